@@ -1,0 +1,91 @@
+"""The public BDFM model from one of its checkpoints."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bdfm_nnunet.checkpoints.adapting import cubic_window
+from bdfm_nnunet.checkpoints.reading import read_checkpoint
+from bdfm_nnunet.checkpoints.sources import translate
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.networks.encoders import encoder_of
+from bdfm_nnunet.networks.swin import SwinEncoder
+from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.settings import PretrainingSettings
+
+# BDFM merges tokens in height and width only, at each of its three steps
+_MERGING = (1, 2, 2)
+
+
+def load_bdfm_reference(path: str | Path) -> MaskedImageModelling:
+    """The objective of a checkpoint of the public BDFM code, in its published form and in eval mode.
+
+    Its images are (B, 1, D, H, W) in the model's order, depth first: the public code permutes volumes loaded as
+    (W, H, D) by (0, 1, 4, 2, 3).
+
+    Raises:
+        InputError: the file is no checkpoint of the public BDFM code.
+    """
+    checkpoint = read_checkpoint(path)
+    if checkpoint.kind != "bdfm_reference":
+        raise InputError(f"{path} is no checkpoint of the public BDFM code: load it with load_pretrained instead")
+    weights, _ = translate(checkpoint.weights)
+    weights["mask_token.value"] = weights["mask_token.value"].flatten()
+    weights["mask_token.initialised"] = torch.tensor(True)
+    weights = _join_frequency_kernels(weights)
+    objective = MaskedImageModelling(encoder_of(_encoder_for(weights, path)), _settings_for(weights))
+    try:
+        objective.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"{path} is no complete BDFM checkpoint ({str(error).splitlines()[1].strip()})") from None
+    return objective.eval()
+
+
+def _encoder_for(weights: dict[str, Tensor], path: str | Path) -> SwinEncoder:
+    """The encoder whose sizes the weights show."""
+    patch = weights["encoder.patch_embed.weight"]
+    depths: list[int] = []
+    while f"encoder.stages.{len(depths)}.blocks.0.norm1.weight" in weights:
+        stage = f"encoder.stages.{len(depths)}.blocks."
+        depths.append(len({name.split(".")[4] for name in weights if name.startswith(stage)}))
+    tables = [weights[f"encoder.stages.{i}.blocks.0.attn.relative_position_bias_table"] for i in range(len(depths))]
+    window = cubic_window(len(tables[0]), patch.ndim - 2)
+    if window is None:
+        raise InputError(
+            f"{path} has a bias table of {len(tables[0])} entries, expected one of a window with equal sides"
+        )
+    first = "encoder.stages.0.blocks.0"
+    return SwinEncoder(
+        patch.shape[1],
+        patch_size=patch.shape[2:],
+        features=[len(weights[f"encoder.stages.{i}.blocks.0.norm1.weight"]) for i in range(len(depths))],
+        depths=depths,
+        num_heads=[table.shape[1] for table in tables],
+        window_size=window,
+        merging=[_MERGING] * (len(depths) - 1),
+        mlp_ratio=len(weights[f"{first}.mlp.0.weight"]) / len(patch),
+        drop_path_rate=0.2,
+        legacy=True,
+    )
+
+
+def _settings_for(weights: dict[str, Tensor]) -> PretrainingSettings:
+    blocks = {name.split(".")[2] for name in weights if name.startswith("frequency_decoder.blocks.")}
+    return PretrainingSettings.published(
+        decoder_channels=weights["pixel_decoder.expand.weight"].shape[1],
+        frequency_blocks=len(blocks),
+    )
+
+
+def _join_frequency_kernels(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One tensor for the two kernels of a block, real part first, and one for their biases."""
+    joined = {name: tensor for name, tensor in weights.items() if "conv1." not in name}
+    for name in weights:
+        if not name.endswith("realconv1.weight"):
+            continue
+        block = name.removesuffix("realconv1.weight")
+        parts = [weights[f"{block}{part}conv1.weight"].squeeze(1) for part in ("real", "imag")]
+        joined[f"{block}kernels"] = torch.stack(parts)
+        joined[f"{block}bias"] = torch.stack([weights[f"{block}{part}conv1.bias"] for part in ("real", "imag")])
+    return joined

@@ -1,0 +1,115 @@
+"""Fourier transforms of patches, in any number of axes.
+
+Shapes: B batch, C channels, P patches, V voxels of a patch, K frequencies of which no two are conjugates.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from bdfm_nnunet.masking import per_axis
+
+# above this many voxels a patch is transformed by FFT: the matrix grows with the square of the voxels
+MATRIX_LIMIT = 512
+
+
+def patchify(images: Tensor, patch_size: int | Sequence[int]) -> Tensor:
+    """Cuts (B, C, *spatial) into (B, P, C, *patch), patches in raster order.
+
+    Raises:
+        ValueError: an axis is no multiple of the patch.
+    """
+    batch, channels, *spatial = images.shape
+    patch = per_axis(patch_size, len(spatial))
+    if any(size % step for size, step in zip(spatial, patch, strict=True)):
+        raise ValueError(f"images of {tuple(spatial)} voxels cannot be cut into whole patches of {patch}")
+    axes = len(spatial)
+    split = [n for size, step in zip(spatial, patch, strict=True) for n in (size // step, step)]
+    grid_axes, patch_axes = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
+    return images.reshape(batch, channels, *split).permute(0, *grid_axes, 1, *patch_axes).flatten(1, axes)
+
+
+def unpatchify(patches: Tensor, grid: Sequence[int]) -> Tensor:
+    """The inverse of `patchify`: (B, P, C, *patch) and the patches per axis give (B, C, *spatial)."""
+    batch, _, channels, *patch = patches.shape
+    axes = len(grid)
+    order = [1 + axes] + [a for i in range(axes) for a in (1 + i, 2 + axes + i)]
+    spatial = [count * step for count, step in zip(grid, patch, strict=True)]
+    return patches.reshape(batch, *grid, channels, *patch).permute(0, *order).reshape(batch, channels, *spatial)
+
+
+def patch_power(patches: Tensor, axes: int) -> tuple[Tensor, Tensor]:
+    """Squared magnitudes of the orthonormal DFT over the last `axes` axes, without the redundant half.
+
+    A real patch has conjugate-symmetric coefficients, so one of each pair is enough. Small patches are transformed by
+    one real matrix product, which is much faster than many tiny FFTs.
+
+    Args:
+        patches: real (..., *patch).
+        axes: how many trailing axes are transformed.
+
+    Returns:
+        The power (..., K), and how many coefficients of the full spectrum each stands for, (K,): 1 or 2.
+    """
+    shape = tuple(patches.shape[-axes:])
+    if math.prod(shape) > MATRIX_LIMIT:
+        spectrum = torch.fft.rfftn(patches, dim=tuple(range(-axes, 0)), norm="ortho")
+        count = torch.full((shape[-1] // 2 + 1,), 2.0, device=patches.device)
+        count[0] = 1
+        if shape[-1] % 2 == 0:
+            count[-1] = 1
+        power = spectrum.real.square() + spectrum.imag.square()
+        return power.flatten(-axes), count.expand(*power.shape[-axes:]).flatten()
+    matrix, count = _half_dft(shape, patches.dtype, patches.device)
+    real, imaginary = (patches.flatten(-axes) @ matrix).chunk(2, dim=-1)
+    return real.square() + imaginary.square(), count
+
+
+@lru_cache(maxsize=32)
+def _half_dft(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of one frequency of each conjugate pair, (V, 2K), and the size of each pair, (K,)."""
+    lengths = torch.tensor(shape, dtype=torch.float64)
+    points = torch.cartesian_prod(*(torch.arange(n) for n in shape)).reshape(-1, len(shape))
+    strides = torch.tensor([math.prod(shape[i + 1 :]) for i in range(len(shape))])
+    own = torch.arange(len(points))
+    conjugate = ((-points % torch.tensor(shape)) * strides).sum(1)
+    keep = own <= conjugate
+    phase = 2 * math.pi * (points.double() / lengths) @ points[keep].double().T
+    matrix = torch.cat([phase.cos(), -phase.sin()], dim=1) / math.sqrt(len(points))
+    count = 1.0 + (own < conjugate)[keep]
+    return matrix.to(dtype).to(device), count.to(dtype).to(device)
+
+
+def spectral_multiplier(kernel: Tensor, spatial: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """What convolving a periodic spectrum with a small kernel does to the image: a product with this field.
+
+    Cross-correlating the DFT of x with k multiplies x(n) by m(n) = sum_d k[d] exp(-2 pi i d.n / N), d counted from the
+    kernel's centre (the modulation theorem). One axis is contracted after the other.
+
+    Args:
+        kernel: real (C, *odd sizes).
+        spatial: N, the image's size per axis.
+
+    Returns:
+        Real and imaginary part of m, (C, *spatial) each; pairs of real tensors work on every device.
+    """
+    real, imaginary = kernel, torch.zeros_like(kernel)
+    for size in spatial:
+        offsets = torch.arange(real.shape[1], device=kernel.device) - real.shape[1] // 2
+        phase = offsets[:, None] * torch.arange(size, device=kernel.device) * (-2 * math.pi / size)
+        cosine, sine = phase.cos().to(kernel.dtype), phase.sin().to(kernel.dtype)
+        # consumes the kernel's next axis and appends the image's
+        real, imaginary = (
+            torch.tensordot(real, cosine, ([1], [0])) - torch.tensordot(imaginary, sine, ([1], [0])),
+            torch.tensordot(real, sine, ([1], [0])) + torch.tensordot(imaginary, cosine, ([1], [0])),
+        )
+    return real, imaginary
+
+
+def reflect(images: Tensor, axes: int) -> Tensor:
+    """x(-n) on the periodic grid, over the last `axes` axes."""
+    dims = tuple(range(-axes, 0))
+    return images.flip(dims).roll((1,) * axes, dims)

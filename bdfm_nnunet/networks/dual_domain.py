@@ -1,0 +1,132 @@
+"""The frequency half of BDFM's spatial-frequency dual-domain decoder."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bdfm_nnunet.frequency import patchify, reflect, spectral_multiplier, unpatchify
+
+_CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
+class FrequencyBlock(nn.Module):
+    """Convolves the real and the imaginary part of an image's spectrum with kernels of size 3, beside a shortcut.
+
+    With circular padding no transform is needed. The real part of a spectrum belongs to the image's even part, i times
+    the imaginary part to its odd part, and convolving a periodic spectrum is a product with a field m in space:
+    the block adds m_r (x(n) + x(-n)) / 2 + m_i (x(n) - x(-n)) / 2.
+
+    Args:
+        channels: channels of the images, each with kernels of its own.
+        axes: spatial axes.
+        padding: of the spectrum: "circular", or "zero" as published, which treats its borders as an end.
+        output: "real" adds the real part and puts a GELU before the filter, the only non-linearity; "magnitude" adds
+            the absolute value, as published, which can only ever add light. Published kernels also have a bias; with
+            "real" there is none: it would be an impulse at the first voxel.
+    """
+
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        channels: int,
+        axes: int,
+        *,
+        padding: Literal["circular", "zero"] = "circular",
+        output: Literal["real", "magnitude"] = "real",
+    ) -> None:
+        super().__init__()
+        if padding == "zero" and axes not in _CONV:
+            raise ValueError(f"zero padding of the spectrum is for 1 to 3 axes, got {axes}: use circular padding")
+        self.padding = padding
+        self.output = output
+        self.kernels = nn.Parameter(torch.zeros(2, channels, *(3,) * axes))  # of the real and the imaginary part
+        if output == "magnitude":
+            bound = 3 ** (-axes / 2)
+            nn.init.uniform_(self.kernels, -bound, bound)
+            self.bias = nn.Parameter(torch.zeros(2, channels))
+        else:
+            self.register_parameter("bias", None)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, *spatial) to the same shape."""
+        if self.output == "real":
+            return images + self._filter(functional.gelu(images))[0]
+        return images + torch.complex(*self._filter(images)).abs()
+
+    def _filter(self, signal: Tensor) -> tuple[Tensor, Tensor]:
+        """Real and imaginary part of the image of the filtered spectrum."""
+        return self._in_space(signal) if self.padding == "circular" else self._in_spectrum(signal)
+
+    def _in_space(self, signal: Tensor) -> tuple[Tensor, Tensor]:
+        spatial = signal.shape[2:]
+        mirrored = reflect(signal, len(spatial))
+        fields = zip(*(spectral_multiplier(kernel, spatial) for kernel in self.kernels), strict=True)
+        real, imaginary = ((even + odd) / 2 * signal + (even - odd) / 2 * mirrored for even, odd in fields)
+        if self.bias is None:
+            return real, imaginary
+        impulse = torch.zeros(spatial, device=signal.device)
+        impulse[(0,) * len(spatial)] = math.sqrt(spatial.numel())
+        offsets = self.bias[(..., *(None,) * len(spatial))]
+        return real + offsets[0] * impulse, imaginary + offsets[1] * impulse
+
+    def _in_spectrum(self, signal: Tensor) -> tuple[Tensor, Tensor]:
+        axes = signal.ndim - 2
+        dims = tuple(range(2, signal.ndim))
+        spectrum = torch.fft.fftn(signal.float(), dim=dims, norm="ortho")
+        bias = (None, None) if self.bias is None else self.bias
+        parts = (
+            _CONV[axes](part.contiguous(), kernel.unsqueeze(1), offset, padding=1, groups=signal.shape[1])
+            for part, kernel, offset in zip((spectrum.real, spectrum.imag), self.kernels, bias, strict=True)
+        )
+        filtered = torch.fft.ifftn(torch.complex(*parts), dim=dims, norm="ortho")
+        return filtered.real, filtered.imag
+
+
+class FrequencyDecoder(nn.Module):
+    """A row of frequency blocks, with an optional LayerNorm over each patch of the result.
+
+    Args:
+        channels: channels of the images.
+        axes: spatial axes.
+        blocks: number of blocks.
+        padding: see `FrequencyBlock`.
+        output: see `FrequencyBlock`.
+        norm_patch: voxels per axis of the patches that are normalised at the end, or None for no normalisation. It
+            gives every patch the same mean and contrast, so it suits patch-normalised targets; BDFM published it with
+            raw ones.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        axes: int,
+        *,
+        blocks: int = 8,
+        padding: Literal["circular", "zero"] = "circular",
+        output: Literal["real", "magnitude"] = "real",
+        norm_patch: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            FrequencyBlock(channels, axes, padding=padding, output=output) for _ in range(blocks)
+        )
+        self.norm_patch = None if norm_patch is None else tuple(norm_patch)
+        self.norm = None if norm_patch is None else nn.LayerNorm(math.prod(norm_patch))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, *spatial) to the same shape; computed in single precision, as spectra do not survive half."""
+        with torch.autocast(images.device.type, enabled=False):
+            images = images.float()
+            for block in self.blocks:
+                images = block(images)
+            if self.norm is None or self.norm_patch is None:
+                return images
+            patches = patchify(images, self.norm_patch)
+            normalised = self.norm(patches.flatten(3)).reshape(patches.shape)
+            grid = [size // step for size, step in zip(images.shape[2:], self.norm_patch, strict=True)]
+            return unpatchify(normalised, grid)

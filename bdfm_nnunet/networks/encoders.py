@@ -1,0 +1,100 @@
+"""One view over the encoders of auto-planned networks: what they give, at which strides, and how they are masked."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from bdfm_nnunet.masking import MaskToken, upsample
+from bdfm_nnunet.networks.swin import SwinEncoder
+
+
+@dataclass(frozen=True)
+class EncoderView:
+    """An encoder and its geometry; the module itself stays what it is, with its own parameter names.
+
+    Attributes:
+        module: called with images (B, C, *spatial), it gives a list of features, finest first.
+        in_channels: channels of the images.
+        channels: of each feature.
+        strides: voxels per axis between neighbours of each feature, counted from the image.
+    """
+
+    module: nn.Module
+    in_channels: int
+    channels: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+
+    @property
+    def is_transformer(self) -> bool:
+        """Whether masking happens on tokens; else it happens on voxels."""
+        return isinstance(self.module, SwinEncoder)
+
+    @property
+    def axes(self) -> int:
+        """Spatial axes."""
+        return len(self.strides[0])
+
+    @property
+    def mask_channels(self) -> int:
+        """Channels of what a mask token replaces."""
+        return self.channels[0] if self.is_transformer else self.in_channels
+
+    @property
+    def token_patch(self) -> tuple[int, ...]:
+        """Voxels per axis of the smallest patch that can be masked: a token, or 4 where the network ever halves."""
+        if self.is_transformer:
+            return self.strides[0]
+        return tuple(min(4, stride) for stride in self.strides[-1])
+
+    def features(self, images: Tensor, mask: Tensor, token: MaskToken, *, patch_size: Sequence[int]) -> list[Tensor]:
+        """Features of masked images.
+
+        Args:
+            images: (B, C, *spatial).
+            mask: boolean (B, *grid), True = masked.
+            token: replaces masked tokens (transformer) or voxels (convolutional encoder).
+            patch_size: voxels per axis of a patch of the mask.
+
+        Returns:
+            One (B, C_i, *spatial_i) a stage, finest first.
+
+        Raises:
+            ValueError: a patch that is no whole number of tokens.
+        """
+        if not self.is_transformer:
+            masked = token(images.movedim(1, -1), upsample(mask, patch_size)).movedim(-1, 1)
+            return list(self.module(masked.contiguous()))
+        if any(patch % step for patch, step in zip(patch_size, self.strides[0], strict=True)):
+            raise ValueError(f"mask patches of {tuple(patch_size)} voxels are no whole tokens of {self.strides[0]}")
+        factors = [patch // step for patch, step in zip(patch_size, self.strides[0], strict=True)]
+        mask = upsample(mask, factors)
+        return list(self.module(images, lambda tokens: token(tokens, mask)))
+
+
+def encoder_of(network: nn.Module) -> EncoderView:
+    """The encoder of a SwinUNet, ResidualEncoderUNet or PlainConvUNet, compiled or wrapped for DDP or not.
+
+    Raises:
+        ValueError: a network without an encoder that states its channels and strides.
+    """
+    encoder = getattr(unwrap(network), "encoder", unwrap(network))
+    channels, strides = getattr(encoder, "output_channels", None), getattr(encoder, "strides", None)
+    if channels is None or strides is None:
+        raise ValueError(
+            f"{type(unwrap(network)).__name__} has no encoder with output_channels and strides: "
+            "use SwinUNet, ResidualEncoderUNet or PlainConvUNet"
+        )
+    totals = [tuple(math.prod(axis) for axis in zip(*strides[: i + 1], strict=True)) for i in range(len(strides))]
+    first = next(parameter for parameter in encoder.parameters() if parameter.ndim > 2)
+    return EncoderView(encoder, first.shape[1], tuple(channels), tuple(totals))
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """The module inside torch.compile's and DDP's wrappers."""
+    while isinstance(network, (OptimizedModule, DistributedDataParallel)):
+        network = network._orig_mod if isinstance(network, OptimizedModule) else network.module
+    return network

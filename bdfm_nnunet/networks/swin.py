@@ -1,0 +1,346 @@
+"""Shifted-window transformer encoder (Liu et al. 2021) over any number of axes.
+
+Shapes: B batch, C channels, *grid tokens per axis, N tokens of a window, W windows of an image, H heads. Tokens are
+channels-last (B, *grid, C) inside and channels-first (B, C, *grid) where they leave.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+TokenFilter = Callable[[Tensor], Tensor]
+
+
+class PatchEmbedding(nn.Module):
+    """Turns each patch of voxels into a token: a convolution whose stride is its kernel, in any number of axes."""
+
+    def __init__(self, in_channels: int, channels: int, patch_size: Sequence[int]) -> None:
+        super().__init__()
+        self.patch_size = tuple(patch_size)
+        self.weight = nn.Parameter(torch.empty(channels, in_channels, *patch_size))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        nn.init.trunc_normal_(self.weight, std=0.02)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C_in, *spatial) to (B, *grid, C); sizes that are no multiple of the patch are padded with zeros."""
+        short = [(-size) % step for size, step in zip(images.shape[2:], self.patch_size, strict=True)]
+        if any(short):
+            images = functional.pad(images, [n for missing in reversed(short) for n in (0, missing)])
+        batch, channels, *spatial = images.shape
+        grid = [size // step for size, step in zip(spatial, self.patch_size, strict=True)]
+        axes = len(grid)
+        split = [n for pair in zip(grid, self.patch_size, strict=True) for n in pair]
+        patches = images.reshape(batch, channels, *split)
+        patches = patches.permute(0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2))
+        return functional.linear(patches.flatten(1 + axes), self.weight.flatten(1), self.bias)
+
+
+class PatchMerging(nn.Module):
+    """Joins neighbouring tokens, `stride` per axis, and projects them to `out_channels`."""
+
+    def __init__(self, channels: int, out_channels: int, stride: Sequence[int]) -> None:
+        super().__init__()
+        self.stride = tuple(stride)
+        joined = channels * math.prod(stride)
+        self.norm = nn.LayerNorm(joined)
+        self.reduction = nn.Linear(joined, out_channels, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, *grid, C) to (B, *smaller grid, out_channels); grids that are no multiple are padded with zeros."""
+        batch, *grid, channels = tokens.shape
+        tokens = _pad_grid(tokens, [(-size) % step for size, step in zip(grid, self.stride, strict=True)])
+        axes = len(grid)
+        split = [n for size, step in zip(tokens.shape[1:-1], self.stride, strict=True) for n in (size // step, step)]
+        # the first axis varies fastest among the joined neighbours, as in the published Swin transformers
+        neighbours = range(2 * axes, 0, -2)
+        tokens = tokens.reshape(batch, *split, channels).permute(0, *range(1, 2 * axes, 2), *neighbours, -1)
+        return self.reduction(self.norm(tokens.flatten(1 + axes)))
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention inside windows, with a learned bias for each relative position.
+
+    Args:
+        channels: channels of a token.
+        window_size: tokens per axis of the largest window; it fixes the size of the bias table.
+        num_heads: heads; must divide the channels.
+        legacy: windows clipped to a smaller grid read the bias table as published, by the raster number of their
+            tokens in the *unclipped* window, instead of by their relative positions.
+    """
+
+    def __init__(self, channels: int, window_size: Sequence[int], num_heads: int, *, legacy: bool = False) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(f"{channels} channels cannot be divided among {num_heads} heads")
+        self.window_size = tuple(window_size)
+        self.num_heads = num_heads
+        self.legacy = legacy
+        entries = math.prod(2 * size - 1 for size in window_size)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(entries, num_heads))
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, windows: Tensor, window: tuple[int, ...], mask: Tensor | None) -> Tensor:
+        """Attends inside each window.
+
+        Args:
+            windows: (B, W, N, C).
+            window: tokens per axis of these windows, at most `window_size`.
+            mask: (W, N, N), True where a token (row) may not see another (column).
+        """
+        batch, count, tokens, channels = windows.shape
+        qkv = self.qkv(windows).reshape(batch, count, tokens, 3, self.num_heads, -1)
+        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, W, H, N, C / H) each
+        bias = self.relative_bias(window)
+        if mask is not None:
+            bias = bias.masked_fill(mask[:, None], -torch.inf)  # (W, H, N, N)
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        return self.proj(attended.transpose(2, 3).reshape(batch, count, tokens, channels))
+
+    def relative_bias(self, window: tuple[int, ...]) -> Tensor:
+        """The bias of each pair of tokens of a window, (H, N, N)."""
+        table = self.relative_position_bias_table
+        index = relative_position_index(window, self.window_size, self.legacy, table.device)
+        return table[index.flatten()].reshape(*index.shape, -1).permute(2, 0, 1)
+
+
+@lru_cache(maxsize=64)
+def relative_position_index(
+    window: tuple[int, ...], table_window: tuple[int, ...], legacy: bool, device: torch.device
+) -> Tensor:
+    """Row of the bias table for each pair of tokens, (N, N); the table covers windows up to `table_window`."""
+    shape = table_window if legacy else window
+    points = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij"), -1).reshape(-1, len(shape))
+    offsets = points[:, None] - points[None]  # (N, N, axes)
+    index = torch.zeros(offsets.shape[:2], dtype=torch.long)
+    for axis, size in enumerate(table_window):
+        index = index * (2 * size - 1) + offsets[..., axis] + size - 1
+    tokens = math.prod(window)
+    return index[:tokens, :tokens].to(device)
+
+
+class SwinBlock(nn.Module):
+    """Window attention and a two-layer perceptron, each behind a LayerNorm and beside a shortcut."""
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        *,
+        window_size: Sequence[int],
+        shifted: bool,
+        mlp_ratio: float,
+        drop_path: float,
+        legacy: bool,
+    ) -> None:
+        super().__init__()
+        self.window_size = tuple(window_size)
+        self.shifted = shifted
+        self.drop_path = drop_path
+        self.legacy = legacy
+        hidden = int(channels * mlp_ratio)
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WindowAttention(channels, window_size, num_heads, legacy=legacy)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, *grid, C) to the same shape."""
+        tokens = tokens + self._drop(self._attend(self.norm1(tokens)))
+        return tokens + self._drop(self.mlp(self.norm2(tokens)))
+
+    def _attend(self, tokens: Tensor) -> Tensor:
+        _, *grid, _ = tokens.shape
+        window = tuple(min(size, limit) for size, limit in zip(grid, self.window_size, strict=True))
+        shift = tuple(
+            size // 2 if self.shifted and count > size else 0 for count, size in zip(grid, window, strict=True)
+        )
+        tokens = _pad_grid(tokens, [(-count) % size for count, size in zip(grid, window, strict=True)])
+        padded = tuple(tokens.shape[1:-1])
+        axes = tuple(range(1, 1 + len(grid)))
+        if any(shift):
+            tokens = tokens.roll([-step for step in shift], axes)
+        visible = padded if self.legacy else tuple(grid)
+        mask = attention_mask(visible, padded, window, shift, tokens.device)
+        windows = self.attn(split_windows(tokens, window), window, mask)
+        tokens = join_windows(windows, padded, window)
+        if any(shift):
+            tokens = tokens.roll(shift, axes)
+        return tokens[(slice(None), *(slice(count) for count in grid))]
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        """Stochastic depth (Huang et al. 2016): leaves the branch out for some samples, scaled to keep the mean."""
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = 1 - self.drop_path
+        kept = torch.rand(len(branch), *(1,) * (branch.ndim - 1), device=branch.device) < keep
+        return branch * kept / keep
+
+
+@lru_cache(maxsize=64)
+def attention_mask(
+    grid: tuple[int, ...],
+    padded: tuple[int, ...],
+    window: tuple[int, ...],
+    shift: tuple[int, ...],
+    device: torch.device,
+) -> Tensor | None:
+    """Which pairs of tokens of a window may not see each other, (W, N, N), or None where all may.
+
+    After the shift, tokens from opposite faces of the image share a window: each axis is divided into the regions that
+    were neighbours before, and padding is a region of its own.
+    """
+    if not any(shift) and grid == padded:
+        return None
+    region = torch.zeros((1,) * len(grid), dtype=torch.long)
+    for axis, (size, full, extent, step) in enumerate(zip(grid, padded, window, shift, strict=True)):
+        place = torch.arange(full)
+        part = (place >= full - extent).long() + (place >= full - step).long() if step else torch.zeros_like(place)
+        part[(place + step) % full >= size] = 3
+        region = region * 4 + part.reshape([-1 if other == axis else 1 for other in range(len(grid))])
+    regions = split_windows(region[None, ..., None], window)[0, ..., 0]  # (W, N)
+    return (regions[:, :, None] != regions[:, None, :]).to(device)
+
+
+def split_windows(tokens: Tensor, window: Sequence[int]) -> Tensor:
+    """(B, *grid, C) to (B, W, N, C), windows and their tokens in raster order."""
+    batch, *grid, channels = tokens.shape
+    axes = len(grid)
+    split = [n for count, size in zip(grid, window, strict=True) for n in (count // size, size)]
+    order = (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), -1)
+    return tokens.reshape(batch, *split, channels).permute(order).reshape(batch, -1, math.prod(window), channels)
+
+
+def join_windows(windows: Tensor, grid: Sequence[int], window: Sequence[int]) -> Tensor:
+    """The inverse of `split_windows`."""
+    batch, channels = len(windows), windows.shape[-1]
+    axes = len(grid)
+    counts = [count // size for count, size in zip(grid, window, strict=True)]
+    order = (0, *(place for axis in range(axes) for place in (1 + axis, 1 + axes + axis)), -1)
+    return windows.reshape(batch, *counts, *window, channels).permute(order).reshape(batch, *grid, channels)
+
+
+def _pad_grid(tokens: Tensor, missing: Sequence[int]) -> Tensor:
+    if not any(missing):
+        return tokens
+    return functional.pad(tokens, [0, 0, *(n for short in reversed(missing) for n in (0, short))])
+
+
+class SwinStage(nn.Module):
+    """Blocks on one grid, every second one with shifted windows, after an optional merging."""
+
+    def __init__(self, blocks: Sequence[SwinBlock], merging: PatchMerging | None, *, checkpointing: bool) -> None:
+        super().__init__()
+        self.merging = merging
+        self.blocks = nn.ModuleList(blocks)
+        self.checkpointing = checkpointing
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, *grid, C) to (B, *grid after merging, C of this stage)."""
+        if self.merging is not None:
+            tokens = self.merging(tokens)
+        for block in self.blocks:
+            if self.checkpointing and self.training:
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+            else:
+                tokens = block(tokens)
+        return tokens
+
+
+class SwinEncoder(nn.Module):
+    """A pyramid of Swin stages over images with any number of axes and any size.
+
+    Args:
+        in_channels: channels of the images.
+        patch_size: voxels per axis of a token.
+        features: channels of each stage.
+        depths: blocks of each stage.
+        num_heads: heads of each stage.
+        window_size: tokens per axis of a window; smaller grids clip it.
+        merging: tokens per axis that are joined before each stage but the first, one tuple a stage.
+        mlp_ratio: width of the perceptrons, relative to the channels.
+        drop_path_rate: probability to leave out the last block; it grows linearly from 0 at the first.
+        gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        legacy: attention as published with BDFM: padding takes part, and clipped windows misread the bias table.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        patch_size: Sequence[int],
+        features: Sequence[int],
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        window_size: Sequence[int],
+        merging: Sequence[Sequence[int]],
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.1,
+        gradient_checkpointing: bool = False,
+        legacy: bool = False,
+    ) -> None:
+        super().__init__()
+        if not len(features) == len(depths) == len(num_heads) == len(merging) + 1:
+            raise ValueError(
+                f"a Swin encoder of {len(features)} stages needs as many depths ({len(depths)}) and heads "
+                f"({len(num_heads)}) and one merging less ({len(merging)})"
+            )
+        if any(len(stride) != len(patch_size) for stride in (window_size, *merging)):
+            raise ValueError(f"window and merging must have {len(patch_size)} axes, as the patch size {patch_size}")
+        self.in_channels = in_channels
+        self.output_channels = tuple(features)
+        self.strides = (tuple(patch_size), *(tuple(stride) for stride in merging))
+        self.patch_embed = PatchEmbedding(in_channels, features[0], patch_size)
+        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        stages = []
+        for i, (channels, depth, heads) in enumerate(zip(features, depths, num_heads, strict=True)):
+            blocks = [
+                SwinBlock(
+                    channels,
+                    heads,
+                    window_size=window_size,
+                    shifted=j % 2 == 1,
+                    mlp_ratio=mlp_ratio,
+                    drop_path=rates[sum(depths[:i]) + j],
+                    legacy=legacy,
+                )
+                for j in range(depth)
+            ]
+            merge = PatchMerging(features[i - 1], channels, merging[i - 1]) if i else None
+            stages.append(SwinStage(blocks, merge, checkpointing=gradient_checkpointing))
+        self.stages = nn.ModuleList(stages)
+        self.norm = nn.LayerNorm(features[-1])
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor, token_filter: TokenFilter | None = None) -> list[Tensor]:
+        """Features of every stage.
+
+        Args:
+            images: (B, C_in, *spatial).
+            token_filter: changes the embedded tokens (B, *grid, C) before the first stage, for instance masks them.
+
+        Returns:
+            One (B, C, *grid) a stage, finest first; the last one after the encoder's final norm.
+        """
+        tokens = self.patch_embed(images)
+        if token_filter is not None:
+            tokens = token_filter(tokens)
+        features = []
+        for stage in self.stages:
+            tokens = stage(tokens)
+            features.append(tokens)
+        features[-1] = self.norm(features[-1])
+        return [feature.movedim(-1, 1) for feature in features]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,275 @@
+"""What a plans file may say about training: three blocks of named, typed settings.
+
+A configuration of an nnU-Net plans file may carry `"training"`, `"pretraining"` and `"finetuning"`. Each block becomes
+one frozen dataclass below; a misspelt name or a value of the wrong type is an `InputError`, never a silent default.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar, Union
+
+from bdfm_nnunet.errors import InputError
+
+Optimizer = Literal["auto", "adamw", "sgd"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+MaskTokenMode = Literal["zero", "learned", "scalar_mean", "channel_mean", "image_mean"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Length, rates and reproducibility of a run; `None` means "what the trainer finds best".
+
+    Attributes:
+        epochs: passes of `iterations_per_epoch` optimiser steps.
+        iterations_per_epoch: optimiser steps in an epoch.
+        val_iterations_per_epoch: validation batches after each epoch.
+        initial_lr: the peak learning rate, reached at the end of the warm-up.
+        weight_decay: decoupled for AdamW, an L2 term for SGD.
+        warmup_epochs: linear warm-up; by default a twentieth of `epochs`, at most 50.
+        optimizer: "auto" is AdamW for transformer encoders and SGD with Nesterov momentum for convolutional ones.
+        gradient_clip: the norm to which gradients are clipped.
+        precision: autocast type on CUDA; "auto" is bf16 where the card has it, else fp16 with loss scaling. On CPU and
+            MPS "auto" is fp32.
+        seed: everything random is a function of the seed, the step and the rank.
+        save_every: epochs between two writings of checkpoint_latest.pth.
+        workers: loader processes; 0 loads in the training process; `None` takes nnU-Net's nnUNet_n_proc_DA.
+        oversample_foreground: share of crops centred on foreground.
+    """
+
+    epochs: int | None = None
+    iterations_per_epoch: int = 250
+    val_iterations_per_epoch: int = 50
+    initial_lr: float | None = None
+    weight_decay: float | None = None
+    warmup_epochs: int | None = None
+    optimizer: Optimizer = "auto"
+    gradient_clip: float = 12.0
+    precision: Precision = "auto"
+    seed: int = 12345
+    save_every: int = 10
+    workers: int | None = None
+    oversample_foreground: float = 0.33
+
+    def __post_init__(self) -> None:
+        _positive(self, "epochs", "iterations_per_epoch", "val_iterations_per_epoch", "initial_lr", "gradient_clip")
+        _positive(self, "save_every")
+        _at_least_zero(self, "weight_decay", "warmup_epochs", "seed", "workers")
+        _share(self, "oversample_foreground")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingSettings:
+    """Masked image modelling. The defaults are BDFM with its faults corrected; `published()` is BDFM as coded.
+
+    Attributes:
+        channels: "single" makes every modality of a case a sample of its own; "all" feeds them together.
+        mask_ratio: share of blocks that are masked.
+        patch_size: voxels per axis of the mask grid and of the patches of the frequency loss; by default the token
+            patch of a transformer, and 4 (1 on axes that the network never halves) for convolutional encoders.
+        block_size: patches per axis that are masked together; by default 1 for a transformer and 4 for a convolutional
+            encoder, whose receptive field sees through small holes.
+        mask_token: what stands in for a masked token (transformer) or masked voxel (convolutional encoder).
+        decoder: "pyramid" joins the features of all stages on the way up; "final" is the published head on the last
+            stage alone.
+        decoder_channels: width of the pixel decoder.
+        frequency_decoder: "parallel" reads an output of its own from the pixel decoder, "serial" (published) continues
+            from the reconstructed image, "none" leaves it out (SimMIM).
+        frequency_blocks: residual blocks of the frequency decoder.
+        frequency_padding: "circular", as a spectrum is periodic, or "zero" (published).
+        frequency_output: "real" part of the filtered spectrum's image, or its "magnitude" (published).
+        frequency_target: "raw" intensities or "patch_normalised" ones (zero mean, unit variance in each patch).
+        frequency_norm: a LayerNorm over each output patch; by default only with the patch-normalised target, since it
+            makes the patch's mean and contrast unreachable.
+        pixel_weight: factor of the masked squared error in the loss.
+        frequency_weight: factor of the focal frequency loss.
+        alpha: exponent of the focal weight.
+        legacy_frequency_loss: the published transform (over channel, depth and height, for patches masked anywhere in
+            the batch).
+        picture_every: epochs between two pictures of original, masked and reconstructed crops.
+    """
+
+    channels: Literal["single", "all"] = "single"
+    mask_ratio: float = 0.75
+    patch_size: tuple[int, ...] | int | None = None
+    block_size: tuple[int, ...] | int | None = None
+    mask_token: MaskTokenMode = "channel_mean"
+    decoder: Literal["pyramid", "final"] = "pyramid"
+    decoder_channels: int = 64
+    frequency_decoder: Literal["parallel", "serial", "none"] = "parallel"
+    frequency_blocks: int = 8
+    frequency_padding: Literal["circular", "zero"] = "circular"
+    frequency_output: Literal["real", "magnitude"] = "real"
+    frequency_target: Literal["raw", "patch_normalised"] = "raw"
+    frequency_norm: bool | None = None
+    pixel_weight: float = 1.0
+    frequency_weight: float = 1.0
+    alpha: float = 1.0
+    legacy_frequency_loss: bool = False
+    picture_every: int = 10
+
+    def __post_init__(self) -> None:
+        _positive(self, "decoder_channels", "frequency_blocks", "picture_every")
+        _at_least_zero(self, "pixel_weight", "frequency_weight", "alpha")
+        if not 0 < self.mask_ratio < 1:
+            raise InputError(f"mask_ratio is {self.mask_ratio}, expected a number between 0 and 1, both excluded")
+
+    @classmethod
+    def published(cls, **changes: Any) -> "PretrainingSettings":
+        """BDFM as its public code has it; `changes` replace single settings."""
+        values: dict[str, Any] = {
+            "mask_token": "scalar_mean",
+            "decoder": "final",
+            "decoder_channels": 16,
+            "frequency_decoder": "serial",
+            "frequency_padding": "zero",
+            "frequency_output": "magnitude",
+            "frequency_norm": True,
+            "legacy_frequency_loss": True,
+        }
+        return cls(**(values | changes))
+
+
+# the SimMIM baseline (Xie et al. 2022) as changes of the defaults: a learned token and the pixel decoder alone
+SIMMIM: dict[str, Any] = {"mask_token": "learned", "decoder": "final", "frequency_decoder": "none"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningSettings:
+    """Fine-tuning from pre-trained weights.
+
+    Attributes:
+        weights: the checkpoint to start from; the environment variable BDFM_WEIGHTS goes before it.
+        weights_sha256: the digest the checkpoint must have.
+        encoder_lr_factor: learning rate of the pre-trained encoder, relative to that of the rest.
+        min_match: share of the encoder's parameters that must be found in the checkpoint.
+    """
+
+    weights: str | None = None
+    weights_sha256: str | None = None
+    encoder_lr_factor: float = 1.0
+    min_match: float = 0.5
+
+    def __post_init__(self) -> None:
+        _at_least_zero(self, "encoder_lr_factor")
+        _share(self, "min_match")
+
+
+BLOCKS: dict[str, type] = {
+    "training": TrainingSettings,
+    "pretraining": PretrainingSettings,
+    "finetuning": FinetuningSettings,
+}
+# switches of a block that choose among sets of defaults and are no field of their own
+_PRESETS = {"pretraining": {"legacy": bool}}
+ALLOWED: dict[str, dict[str, Any]] = {
+    name: {field.name: field.type for field in fields(kind)} | _PRESETS.get(name, {}) for name, kind in BLOCKS.items()
+}
+
+
+def read_block(
+    configuration: Mapping[str, Any],
+    name: Literal["training", "pretraining", "finetuning"],
+    **defaults: Any,
+) -> Any:
+    """The settings that a configuration's block gives, over the `defaults` of whoever asks.
+
+    Args:
+        configuration: a configuration of a plans file.
+        name: which block; a missing one is empty.
+        defaults: settings that hold where the block is silent.
+
+    Returns:
+        `TrainingSettings`, `PretrainingSettings` or `FinetuningSettings`.
+
+    Raises:
+        InputError: a name that does not exist or a value of the wrong type or range.
+    """
+    block = dict(configuration.get(name) or {})
+    for key in block:
+        _check_name(name, key)
+    values = {key: _checked(name, key, value) for key, value in block.items()}
+    if values.pop("legacy", False):
+        return PretrainingSettings.published(**values)
+    return BLOCKS[name](**(defaults | values))
+
+
+def check_blocks(configuration: Mapping[str, Any]) -> None:
+    """Raises InputError when one of the configuration's blocks would be refused by a trainer."""
+    for name in BLOCKS:
+        read_block(configuration, typing.cast(Any, name))
+
+
+def _check_name(block: str, key: str) -> None:
+    if key in ALLOWED[block]:
+        return
+    near = difflib.get_close_matches(key, ALLOWED[block], n=1, cutoff=0.4)
+    hint = f"did you mean {block}.{near[0]}?" if near else f"the names are {', '.join(ALLOWED[block])}"
+    raise InputError(f"{block}.{key} is not a setting: {hint}")
+
+
+def _checked(block: str, key: str, value: Any) -> Any:
+    hint = _PRESETS.get(block, {}).get(key) or typing.get_type_hints(BLOCKS[block])[key]
+    try:
+        return _coerce(value, hint)
+    except TypeError:
+        raise InputError(f"{block}.{key} is {value!r}, expected {_describe(hint)}") from None
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """`value` as `hint` wants it (JSON lists become tuples, whole numbers floats), or TypeError."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        for option in arguments:
+            try:
+                return _coerce(value, option)
+            except TypeError:
+                continue
+        raise TypeError
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise TypeError
+    if origin is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(_coerce(item, arguments[0]) for item in value)
+        raise TypeError
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
+        return value
+    raise TypeError
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(option) for option in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(option) for option in arguments)
+    if origin is tuple:
+        return f"a list of {_describe(arguments[0])} values"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(hint, "null")
+
+
+def _positive(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise InputError(f"{name} is {value}, expected a number above 0")
+
+
+def _at_least_zero(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value >= 0:
+            raise InputError(f"{name} is {value}, expected 0 or more")
+
+
+def _share(settings: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise InputError(f"{name} is {getattr(settings, name)}, expected a share between 0 and 1")

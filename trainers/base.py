@@ -1,0 +1,215 @@
+"""What pre-training and fine-tuning share: settings from the plans, exact resume, precision, safe checkpoints."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from bdfm_nnunet.data.loading import Batch, BatchSource, batches, reseed, seeded
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import write_atomically
+from bdfm_nnunet.networks.encoders import encoder_of, unwrap
+from bdfm_nnunet.settings import TrainingSettings, read_block
+from bdfm_nnunet.trainers.optimisation import WarmupSchedule, autocast_type, build_optimizer, parameter_groups
+
+_CUDA = torch.device("cuda")
+# numbers that keep the random streams of one seed apart
+_NETWORK, _EPOCH, _TRAIN, _VALIDATION = range(4)
+
+
+class ReproducibleTrainer(nnUNetTrainer):
+    """An nnU-Net trainer whose run is a function of plans, data and seed, however often it is interrupted.
+
+    Everything random is drawn from the seed, the rank and the number of the epoch or batch, so `--c` continues exactly
+    where the last checkpoint was written. Length, rates and precision are read from the configuration's "training"
+    block, see `TrainingSettings`.
+
+    Subclasses give `losses_of(batch)` and the two sources of `batch_sources()`.
+    """
+
+    default_epochs = 1000
+    default_rates: Mapping[str, float] = MappingProxyType({"adamw": 1e-4, "sgd": 1e-3})
+    default_weight_decay: Mapping[str, float] = MappingProxyType({"adamw": 0.05, "sgd": 3e-5})
+    with_deep_supervision = True
+    decay: Literal["poly", "cosine"] = "poly"
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = _CUDA,
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.training: TrainingSettings = read_block(self.configuration_manager.configuration, "training")
+        self.num_epochs = self.training.epochs or self.default_epochs
+        self.num_iterations_per_epoch = self.training.iterations_per_epoch
+        self.num_val_iterations_per_epoch = self.training.val_iterations_per_epoch
+        self.oversample_foreground_percent = self.training.oversample_foreground
+        self.save_every = self.training.save_every
+        self.enable_deep_supervision = self.with_deep_supervision
+        self.resumed = False
+        self.autocast_type = autocast_type(self.training.precision, self.device)
+        if self.autocast_type is not torch.float16:
+            self.grad_scaler = None
+        self._iteration = 0
+        self._bar: tqdm[Any] | None = None
+
+    # --- what subclasses give -----------------------------------------------------------------------------------
+
+    def losses_of(self, batch: Batch) -> dict[str, Tensor]:
+        """The scalar "loss" of a batch and, if there are several, its terms."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it minimises: override losses_of")
+
+    def batch_sources(self) -> tuple[BatchSource, BatchSource]:
+        """Where training and validation batches come from."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it reads: override batch_sources")
+
+    # --- set-up -------------------------------------------------------------------------------------------------
+
+    def initialize(self) -> None:
+        """Builds network, optimiser and loss from the seed."""
+        with seeded(self.training.seed, _NETWORK):
+            super().initialize()
+
+    @property
+    def optimizer_kind(self) -> Literal["adamw", "sgd"]:
+        """The optimiser in use; by default the one that suits the encoder."""
+        if self.training.optimizer != "auto":
+            return self.training.optimizer
+        return "adamw" if encoder_of(self.network).is_transformer else "sgd"
+
+    def configure_optimizers(self) -> tuple[Optimizer, WarmupSchedule]:
+        """The optimiser, the encoder in groups of its own, and the schedule."""
+        kind = self.optimizer_kind
+        self.initial_lr = self.training.initial_lr or self.default_rates[kind]
+        decay = self.training.weight_decay
+        self.weight_decay = self.default_weight_decay[kind] if decay is None else decay
+        network = unwrap(self.network)
+        encoder = encoder_of(network).module
+        parts = {
+            "encoder": (encoder.named_parameters(), self.initial_lr * self.encoder_lr_factor),
+            "rest": (network.named_parameters(), self.initial_lr),
+        }
+        optimizer = build_optimizer(kind, parameter_groups(parts, weight_decay=self.weight_decay))
+        asked = self.training.warmup_epochs
+        warmup = min(self.num_epochs / 20, 50) if asked is None else asked
+        return optimizer, WarmupSchedule(optimizer, self.num_epochs, warmup, self.decay)
+
+    @property
+    def encoder_lr_factor(self) -> float:
+        """Learning rate of the encoder, relative to that of the rest."""
+        return 1.0
+
+    def plot_network_architecture(self) -> None:
+        """Nothing: the library nnU-Net asks for this no longer works."""
+
+    # --- data ---------------------------------------------------------------------------------------------------
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Endless, reproducible batches from the current epoch on."""
+        training, validation = self.batch_sources()
+        workers = get_allowed_n_proc_DA() if self.training.workers is None else self.training.workers
+        common = {"pin_memory": self.device.type == "cuda"}
+        first, last = self.current_epoch, self.num_epochs
+        seed, rank = self.training.seed, self.local_rank
+        steps, val_steps = self.num_iterations_per_epoch, self.num_val_iterations_per_epoch
+        train = batches(
+            training, seed, _TRAIN, rank, numbers=range(first * steps, last * steps), workers=workers, **common
+        )
+        numbers = self.validation_numbers(range(first * val_steps, last * val_steps))
+        return train, batches(
+            validation, seed, _VALIDATION, rank, numbers=numbers, workers=(workers + 1) // 2, **common
+        )
+
+    def validation_numbers(self, numbers: range) -> list[int]:
+        """Which validation batches are seen; by default new ones in each epoch, as in nnU-Net."""
+        return list(numbers)
+
+    # --- one step -----------------------------------------------------------------------------------------------
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which the network runs."""
+        if self.autocast_type is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_type)
+
+    def on_train_epoch_start(self) -> None:
+        """Fixes everything random in this epoch."""
+        reseed(self.training.seed, _EPOCH, self.local_rank, self.current_epoch)
+        self._iteration = 0
+        super().on_train_epoch_start()
+        self._bar = tqdm(
+            total=self.num_iterations_per_epoch,
+            desc=f"epoch {self.current_epoch + 1}/{self.num_epochs}",
+            leave=False,
+            disable=None if self.local_rank == 0 else True,  # None: only where somebody watches
+        )
+
+    def train_step(self, batch: Batch) -> dict[str, Any]:
+        """One optimiser step."""
+        self.lr_scheduler.step(self.current_epoch + (self._iteration + 1) / self.num_iterations_per_epoch)
+        self._iteration += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            terms = self.losses_of(batch)
+        self._descend(terms["loss"])
+        if self._bar is not None:
+            self._bar.update()
+        return {name: term.detach().float().cpu().numpy() for name, term in terms.items()}
+
+    def _descend(self, loss: Tensor) -> None:
+        parameters = list(chain.from_iterable(group["params"] for group in self.optimizer.param_groups))
+        if self.grad_scaler is None:
+            loss.backward()
+            clip_grad_norm_(parameters, self.training.gradient_clip)
+            self.optimizer.step()
+            return
+        self.grad_scaler.scale(loss).backward()
+        self.grad_scaler.unscale_(self.optimizer)
+        clip_grad_norm_(parameters, self.training.gradient_clip)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Logs the mean loss."""
+        if self._bar is not None:
+            self._bar.close()
+        super().on_train_epoch_end(train_outputs)
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Writes a checkpoint, whole or not at all: the one before it stays until the new one is on the disk."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        try:
+            with write_atomically(filename) as temporary:
+                super().save_checkpoint(str(temporary))
+        except RuntimeError as error:  # how torch.save reports a full disk
+            raise InputError(f"cannot write {filename} ({error}): free some space and continue with --c") from error
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Continues from a checkpoint."""
+        super().load_checkpoint(filename_or_checkpoint)
+        self.resumed = True
+
+
+def build_from_plans(
+    configuration_manager: Any, *, input_channels: int, output_channels: int, deep_supervision: bool
+) -> nn.Module:
+    """The network that the plans describe."""
+    return nnUNetTrainer.build_network_architecture(
+        None, configuration_manager, input_channels, output_channels, deep_supervision
+    )

@@ -1,0 +1,84 @@
+"""Optimisers and the learning-rate schedule, as functions of the settings."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+Named = Iterator[tuple[str, nn.Parameter]]
+
+
+def parameter_groups(parts: Mapping[str, tuple[Named, float]], *, weight_decay: float) -> list[dict[str, object]]:
+    """Groups for an optimiser, two for each part: matrices and kernels decay, biases, norms and bias tables do not.
+
+    Args:
+        parts: name -> (named parameters, learning rate). A parameter counts in the first part that has it.
+        weight_decay: of the parameters that decay.
+    """
+    groups: list[dict[str, object]] = []
+    seen: set[int] = set()
+    for part, (named, rate) in parts.items():
+        decaying: list[nn.Parameter] = []
+        free: list[nn.Parameter] = []
+        for name, parameter in named:
+            if id(parameter) in seen or not parameter.requires_grad:
+                continue
+            seen.add(id(parameter))
+            vector = parameter.ndim < 2 or name.endswith(("bias_table", "mask_token.value"))
+            (free if vector else decaying).append(parameter)
+        for suffix, parameters, decay in (("", decaying, weight_decay), ("_no_decay", free, 0.0)):
+            if parameters:
+                groups.append(
+                    {"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay, "name": part + suffix}
+                )
+    return groups
+
+
+def build_optimizer(kind: Literal["adamw", "sgd"], groups: list[dict[str, object]]) -> Optimizer:
+    """AdamW, or SGD with the Nesterov momentum of nnU-Net."""
+    if kind == "adamw":
+        return AdamW(groups)
+    return SGD(groups, momentum=0.99, nesterov=True)
+
+
+class WarmupSchedule:
+    """A linear warm-up, then a decay to zero: a pure function of the time, so a resumed run needs no state.
+
+    Args:
+        optimizer: its groups carry their peak rate as "peak_lr".
+        epochs: length of the run.
+        warmup_epochs: length of the warm-up.
+        decay: "poly" with exponent 0.9, as nnU-Net, or "cosine".
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, epochs: int, warmup_epochs: float, decay: Literal["poly", "cosine"]
+    ) -> None:
+        self.optimizer = optimizer
+        self.epochs = epochs
+        self.warmup_epochs = warmup_epochs
+        self.decay = decay
+
+    def factor(self, epoch: float) -> float:
+        """The rate after `epoch` epochs (whole or not), relative to its peak."""
+        if epoch < self.warmup_epochs:
+            return epoch / self.warmup_epochs
+        share = min((epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9), 1.0)
+        return (1 - share) ** 0.9 if self.decay == "poly" else 0.5 * (1 + math.cos(math.pi * share))
+
+    def step(self, epoch: float) -> None:
+        """Sets the rates."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * self.factor(epoch)
+
+
+def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type to which `precision` lets the device drop, or None for full precision."""
+    if precision == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
