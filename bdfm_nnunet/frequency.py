@@ -99,8 +99,9 @@ def spectral_multiplier(kernel: Tensor, spatial: Sequence[int]) -> tuple[Tensor,
     real, imaginary = kernel, torch.zeros_like(kernel)
     for size in spatial:
         offsets = torch.arange(real.shape[1], device=kernel.device) - real.shape[1] // 2
-        phase = offsets[:, None] * torch.arange(size, device=kernel.device) * (-2 * math.pi / size)
-        cosine, sine = phase.cos().to(kernel.dtype), phase.sin().to(kernel.dtype)
+        turns = offsets[:, None] * torch.arange(size, device=kernel.device) % size
+        phase = turns.to(kernel.dtype) * (-2 * math.pi / size)
+        cosine, sine = phase.cos(), phase.sin()
         # consumes the kernel's next axis and appends the image's
         real, imaginary = (
             torch.tensordot(real, cosine, ([1], [0])) - torch.tensordot(imaginary, sine, ([1], [0])),

@@ -61,14 +61,19 @@ def focal_frequency_loss(
         ValueError: shapes that do not fit one another.
     """
     _check(prediction, target, mask, patch_size)
-    difference = patchify(prediction.float() - target.float(), patch_size)
-    if legacy:
-        return _legacy(difference, mask.flatten(1).any(0), alpha)
-    power, count = patch_power(difference, mask.ndim - 1)
+    with torch.autocast(target.device.type, enabled=False):  # a spectrum does not survive half precision
+        difference = patchify(prediction.float() - target.float(), patch_size)
+        if legacy:
+            return _legacy(difference, mask.flatten(1).any(0), alpha)
+        return _corrected(difference, mask.flatten(1), alpha)
+
+
+def _corrected(difference: Tensor, chosen: Tensor, alpha: float) -> Tensor:
+    """Patches (B, P, C, *patch), of which `chosen` (B, P) count."""
+    power, count = patch_power(difference, difference.ndim - 3)
     weight = _focal_weight(power.detach(), power.detach().amax(-1, keepdim=True), alpha)
     per_patch = (power * weight) @ count / difference.shape[3:].numel()  # (B, P, C)
-    chosen = mask.flatten(1).unsqueeze(-1)
-    return (per_patch * chosen).sum() / (chosen.sum() * difference.shape[2]).clamp_min(1)
+    return (per_patch * chosen.unsqueeze(-1)).sum() / (chosen.sum() * difference.shape[2]).clamp_min(1)
 
 
 def _legacy(difference: Tensor, chosen: Tensor, alpha: float) -> Tensor:

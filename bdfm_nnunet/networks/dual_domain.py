@@ -69,7 +69,7 @@ class FrequencyBlock(nn.Module):
         real, imaginary = ((even + odd) / 2 * signal + (even - odd) / 2 * mirrored for even, odd in fields)
         if self.bias is None:
             return real, imaginary
-        impulse = torch.zeros(spatial, device=signal.device)
+        impulse = torch.zeros(spatial, dtype=signal.dtype, device=signal.device)
         impulse[(0,) * len(spatial)] = math.sqrt(spatial.numel())
         offsets = self.bias[(..., *(None,) * len(spatial))]
         return real + offsets[0] * impulse, imaginary + offsets[1] * impulse

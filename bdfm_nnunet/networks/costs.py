@@ -1,0 +1,101 @@
+"""What a network costs in training, counted before a single number is computed.
+
+The forward pass runs on torch's meta device, where tensors have shapes and no content. Hooks on the tensors that
+autograd keeps for the backward pass add up their storages, each once; a counter adds up the arithmetic.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+# Bytes per parameter beside the activations: weight, gradient and the two moments of AdamW, all fp32.
+STATE_COPIES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Counted costs of one forward pass that keeps what the backward pass needs.
+
+    Attributes:
+        parameters: trainable numbers.
+        activation_bytes: storages that autograd holds when the forward pass ends, parameters and buffers excluded.
+        state_bytes: weights, gradients and optimiser state.
+        forward_flops: floating-point operations of the matrix products and convolutions (a multiply and an add are
+            two), or None where they were not counted. The backward pass takes about twice as many again.
+    """
+
+    parameters: int
+    activation_bytes: int
+    state_bytes: int
+    forward_flops: int | None = None
+
+    @property
+    def training_bytes(self) -> int:
+        """Activations, weights, gradients and optimiser state together."""
+        return self.activation_bytes + self.state_bytes
+
+
+def count_costs(
+    network: nn.Module | Callable[[], nn.Module],
+    input_shape: Sequence[int],
+    *,
+    flops: bool = True,
+    state_copies: int = STATE_COPIES,
+    device: str = "meta",
+) -> Costs:
+    """Counts what one training step of a network holds in memory and computes.
+
+    Transient buffers of the backward pass and of library kernels are not part of the count, nor is what gradient
+    checkpointing recomputes.
+
+    Args:
+        network: a function that builds the network, called with torch's default device set to `device`; or a network
+            that already lies on that device.
+        input_shape: shape of the input batch, (B, C, *spatial).
+        flops: count the arithmetic too (makes the count several times slower).
+        state_copies: how many numbers the optimiser keeps per parameter, weight and gradient included: 4 for AdamW, 3
+            for SGD with momentum.
+        device: "meta" allocates nothing; "cpu" really runs the pass, which tests use to check the count.
+    """
+    if not isinstance(network, nn.Module):
+        network = _build(network, device)
+    network.train()
+    own = {_storage_key(tensor) for tensor in (*network.parameters(), *network.buffers())}
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        key = _storage_key(tensor)
+        if key not in own:
+            saved[key] = tensor.untyped_storage()  # held, so that no later storage takes its place in the table
+        return tensor
+
+    counter = FlopCounterMode(display=False) if flops else nullcontext()
+    images = torch.zeros(tuple(input_shape), device=device)
+    with counter, saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = network(images)
+    del outputs
+    parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    state = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters()) * state_copies
+    return Costs(
+        parameters=parameters,
+        activation_bytes=sum(storage.nbytes() for storage in saved.values()),
+        state_bytes=state,
+        forward_flops=counter.get_total_flops() if isinstance(counter, FlopCounterMode) else None,
+    )
+
+
+def _build(build: Callable[[], nn.Module], device: str) -> nn.Module:
+    try:
+        with torch.device(device):
+            return build()
+    except (RuntimeError, NotImplementedError):  # a constructor that reads values, which a meta tensor has none of
+        return build().to(device)
+
+
+def _storage_key(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)  # the address of the storage object; a meta tensor's data has none

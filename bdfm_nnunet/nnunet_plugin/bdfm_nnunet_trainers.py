@@ -1,0 +1,9 @@
+"""What nnU-Net imports when `nnUNet_extTrainer` names this folder: the trainers, by name.
+
+nnU-Net drops modules of such a folder from `sys.modules` after it has looked into them, so the classes live in the
+installed package and are only passed on here. The file's name must not be that of any other module.
+"""
+
+from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
+
+__all__ = ["nnUNetTrainerBDFM", "nnUNetTrainerBDFMPretrain", "nnUNetTrainerSimMIM"]

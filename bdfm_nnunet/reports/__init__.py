@@ -1,0 +1,1 @@
+"""Figures for people: from data to a picture."""

@@ -1,0 +1,186 @@
+"""The summary of the demonstration: numbers, a page of text, pictures."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.summary import summarise
+from bdfm_nnunet.evaluation.tables import comparison_table, interval_text
+from bdfm_nnunet.files import read_json, write_atomically, write_json
+from bdfm_nnunet.reports.figures import save_figure, scores_figure, segmentation_figure
+
+NOTICE = (
+    "The brains are one template, warped; the contrasts and **all lesions are synthetic**. A few steps on a few "
+    "made-up cases show that every part works. They prove nothing about clinical data, whichever column is ahead."
+)
+LABEL_NAMES = {1: "necrotic core", 2: "oedema", 3: "enhancing tumour"}
+_PRETRAINING_NUMBERS = ("loss_first", "loss_last", "psnr", "psnr_mean_fill", "ssim", "ssim_mean_fill")
+_SHOWN_CASES = 3
+_SHOWN_CHANNEL = "0001"
+
+
+@dataclass(frozen=True)
+class DemoFiles:
+    """Where the steps of the demonstration left their results.
+
+    Attributes:
+        out: folder of the results.
+        pretraining: fold folder of the pre-training run.
+        images: test images, nnU-Net names.
+        reference: test labels.
+        predictions: method -> folder of its predictions; the first method is the one compared against.
+        scores: method -> JSON file of `bdfm evaluate`.
+    """
+
+    out: Path
+    pretraining: Path
+    images: Path
+    reference: Path
+    predictions: Mapping[str, Path]
+    scores: Mapping[str, Path]
+
+
+def write_summary(
+    files: DemoFiles, *, settings: Mapping[str, Any], seconds: Mapping[str, float], started: float
+) -> dict[str, Any]:
+    """Writes summary.json, summary.md and figures/ from what the steps left.
+
+    Args:
+        files: where that is.
+        settings: settings of the demonstration, for the record.
+        seconds: duration per step.
+        started: `time.monotonic()` at the start.
+
+    Returns:
+        What summary.json holds.
+    """
+    pretraining = _pretraining_numbers(files.pretraining / "pretraining_summary.json")
+    results = {method: read_json(path) for method, path in files.scores.items()}
+    figures = _draw(files, results)
+    summary = {
+        "notice": NOTICE.replace("**", ""),
+        "pretraining": pretraining,
+        "segmentation": {method: result["summary"] for method, result in results.items()},
+        "difference": differences(results),
+        "metrics": next(iter(results.values()))["metrics"],
+        "test_cases": len(next(iter(results.values()))["cases"]),
+        "settings": dict(settings),
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "total_seconds": round(time.monotonic() - started, 1),
+        "figures": figures,
+    }
+    write_json(files.out / "summary.json", summary)
+    with write_atomically(files.out / "summary.md") as temporary:
+        temporary.write_text(summary_text(summary, results), encoding="utf-8")
+    return summary
+
+
+def _pretraining_numbers(path: Path) -> dict[str, float]:
+    content = read_json(path)
+    missing = [name for name in _PRETRAINING_NUMBERS if name not in content]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}: run the pre-training of this version again")
+    return {name: float(content[name]) for name in _PRETRAINING_NUMBERS}
+
+
+def differences(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Second method minus first, case by case: mean with bootstrap interval per region and measure."""
+    first, second = results.values()
+    table: dict[str, Any] = {}
+    for region, measures in first["summary"].items():
+        pairs = [(a["regions"][region], b["regions"][region]) for a, b in zip(first["cases"], second["cases"])]
+        table[region] = {m: summarise([b[m] - a[m] for a, b in pairs]).as_dict() for m in measures}
+    return table
+
+
+def summary_text(summary: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page summary.md, in Markdown."""
+    pretraining = summary["pretraining"]
+    gain = pretraining["psnr"] - pretraining["psnr_mean_fill"]
+    first, second = results
+    lines = [
+        "# What the demonstration gave",
+        "",
+        NOTICE,
+        "",
+        "## Pre-training (masked image modelling without labels)",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| Loss, first epoch | {pretraining['loss_first']:.4f} |",
+        f"| Loss, last epoch | {pretraining['loss_last']:.4f} |",
+        f"| PSNR of masked voxels in held-out crops | {pretraining['psnr']:.2f} dB |",
+        f"| PSNR of filling them with the mean | {pretraining['psnr_mean_fill']:.2f} dB (difference {gain:+.2f} dB) |",
+        f"| SSIM of masked voxels | {pretraining['ssim']:.3f} |",
+        f"| SSIM of filling them with the mean | {pretraining['ssim_mean_fill']:.3f} |",
+        "",
+        f"## Segmentation of {summary['test_cases']} held-out cases",
+        "",
+        f"Same plan, seed and steps for both. Means over cases with 95 % bootstrap intervals; metric version "
+        f"`{summary['metrics']}`.",
+        "",
+        comparison_table(results),
+        f"Dice, {second} minus {first}, case by case:",
+        "",
+        *[f"- {region}: {interval_text(row['dice'])}" for region, row in summary["difference"].items()],
+        "",
+        "## Pictures",
+        "",
+        *[f"![{name}]({path})" for name, path in summary["figures"].items()],
+        "",
+        f"## Time: {summary['total_seconds'] / 60:.1f} minutes",
+        "",
+        "| Step | Seconds |",
+        "| --- | --- |",
+        *[f"| {name} | {value:.0f} |" for name, value in summary["seconds"].items()],
+        "",
+        "The commands are in `commands.sh`, their output in `logs/`, all scores in `scores/`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _draw(files: DemoFiles, results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    folder = files.out / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = _copy_pictures(files.pretraining, folder)
+    title = f"{len(next(iter(results.values()))['cases'])} held-out made-up cases, synthetic lesions"
+    save_figure(scores_figure(results, title=title), folder / "dice.png")
+    rows = [_row(files, case["case"]) for case in next(iter(results.values()))["cases"][:_SHOWN_CASES]]
+    comparison = segmentation_figure(rows, label_names=LABEL_NAMES, title="Made-up cases, synthetic lesions (T1c)")
+    save_figure(comparison, folder / "segmentations.png")
+    drawn |= {"Dice per region": "dice.png", "Segmentations": "segmentations.png"}
+    return {name: f"figures/{file}" for name, file in drawn.items()}
+
+
+def _copy_pictures(pretraining: Path, folder: Path) -> dict[str, str]:
+    """Takes over the curves and the last reconstruction of the pre-training run, where it drew them."""
+    curves = pretraining / "progress.png"
+    pictures = sorted((p for p in pretraining.rglob("*.png") if p != curves), key=lambda p: (p.stat().st_mtime, p.name))
+    chosen = {"Reconstruction": (pictures[-1:], "reconstruction.png"), "Pre-training": ([curves], "pretraining.png")}
+    copied = {}
+    for name, (sources, target) in chosen.items():
+        if sources and sources[0].is_file():
+            shutil.copyfile(sources[0], folder / target)
+            copied[name] = target
+    return copied
+
+
+def _row(files: DemoFiles, case: str) -> tuple[str, NDArray[Any], dict[str, NDArray[Any]]]:
+    image = _volume(files.images / f"{case}_{_SHOWN_CHANNEL}.nii.gz")
+    segmentations = {"reference": _volume(files.reference / f"{case}.nii.gz")}
+    segmentations |= {method: _volume(path / f"{case}.nii.gz") for method, path in files.predictions.items()}
+    return case, image, segmentations
+
+
+def _volume(path: Path) -> NDArray[Any]:
+    """(z, y, x)."""
+    image: Any = nibabel.load(path)
+    return np.asanyarray(image.dataobj).T

@@ -1,0 +1,241 @@
+"""Turns a download into an nnU-Net data set; the one engine for every release."""
+
+import logging
+import multiprocessing
+import os
+import re
+import signal
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from bdfm_nnunet.dataset_conversion.cases import CaseRecord, Task, do_case
+from bdfm_nnunet.dataset_conversion.journal import Journal
+from bdfm_nnunet.dataset_conversion.manifest import ConversionReport, write_manifest
+from bdfm_nnunet.dataset_conversion.placing import LINKS, remove
+from bdfm_nnunet.dataset_conversion.release import Release
+from bdfm_nnunet.dataset_conversion.scanning import scan
+from bdfm_nnunet.dataset_conversion.splits import grouped_splits
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import write_json
+from bdfm_nnunet.folders import VARIABLES, nnunet_folder
+
+logger = logging.getLogger(__name__)
+PARTIAL = re.compile(r"\.\d+\.partial\.")
+
+
+def convert_release(
+    release: Release,
+    source: str | os.PathLike[str],
+    *,
+    dataset_id: int,
+    unlabelled: bool = False,
+    link: str = "copy",
+    workers: int = 1,
+    dry_run: bool = False,
+    manifest: str | os.PathLike[str] | None = None,
+) -> ConversionReport:
+    """Converts a download to `nnUNet_raw/DatasetXXX_NAME`; good cases are written whatever others are like.
+
+    A second run with the same arguments does only what is missing or has changed. `dataset.json` is written last, so
+    nnU-Net cannot take an unfinished data set for a whole one.
+
+    Args:
+        release: the table entry.
+        source: folder of the unpacked download.
+        dataset_id: nnU-Net's number of the data set, 1 to 999.
+        unlabelled: use the brain mask (voxels that are not zero in any channel) as label; no segmentation is needed.
+        link: `copy`, `hard` or `sym`: how files that need no change are placed.
+        workers: processes; with 1 everything happens in this one.
+        dry_run: check every case, write the manifest and nothing else.
+        manifest: where a dry run writes its manifest (`.json`, and a `.csv` beside it); the current folder by default.
+
+    Raises:
+        InputError: `source` holds nothing of the release, the number is taken, or a folder cannot be written.
+    """
+    _check_settings(dataset_id, link, workers, dry_run, manifest)
+    name = f"Dataset{dataset_id:03d}_{release.dataset_name}{'Unlabelled' if unlabelled else ''}"
+    raw = Path(os.environ.get("nnUNet_raw", ".")) if dry_run else nnunet_folder("nnUNet_raw")
+    folder = raw / name
+    source = Path(source)
+    found = scan(source, release, leave_out=folder)
+    tasks = [
+        Task(release, case, files, source, folder, unlabelled, link, dry_run) for case, files in found.cases.items()
+    ]
+    if dry_run:
+        target = Path(manifest or f"{name}.manifest.json").with_suffix(".json")
+        records = list(_do_all(tasks, workers, done=0))
+    else:
+        target = folder / "manifest.json"
+        records = _convert_cases(tasks, folder, workers)
+    records.sort(key=lambda record: record.case)
+    report = ConversionReport(folder, target, records, found.junk, found.unused, dry_run)
+    write_manifest(report, release, source=source, unlabelled=unlabelled)
+    if not dry_run:
+        _finish(report, release, unlabelled)
+    return report
+
+
+def _check_settings(dataset_id: int, link: str, workers: int, dry_run: bool, manifest: Any) -> None:
+    if not 1 <= dataset_id <= 999:
+        raise InputError(f"data set number {dataset_id} is not possible in nnU-Net: choose one from 1 to 999")
+    if link not in LINKS:
+        raise InputError(f"link = {link} is not known: choose one of {', '.join(LINKS)}")
+    if workers < 1:
+        raise InputError(f"{workers} workers are too few: give 1 or more")
+    if manifest is not None and not dry_run:
+        raise InputError(f"manifest {manifest} is for dry runs only: a conversion writes it into the data set's folder")
+
+
+# -------------------------------------------------------------------------------------------- writing the data set
+
+
+def _convert_cases(tasks: list[Task], folder: Path, workers: int) -> list[CaseRecord]:
+    first = tasks[0]
+    check_number_is_free(folder)
+    journal = Journal(folder, release=first.release.name, unlabelled=first.unlabelled, link=first.link)
+    _check_foreign(folder, tasks)
+    finished = {task.case: record for task in tasks if (record := journal.finished(task))}
+    todo = {task.case: task for task in tasks if task.case not in finished}
+    if todo:
+        remove(folder / "dataset.json")
+    _sweep(folder)
+    journal.begin(set(finished))
+    records = list(finished.values())
+    for record in _do_all(list(todo.values()), workers, done=len(finished)):
+        journal.add(todo[record.case], record)
+        records.append(record)
+    assert len(records) == len(tasks)
+    return records
+
+
+def check_number_is_free(folder: Path) -> None:
+    """Refuses a number that one of nnU-Net's folders already holds under another name.
+
+    Raises:
+        InputError: the number is taken, or `folder` is something that this engine did not write.
+    """
+    prefix = folder.name.partition("_")[0] + "_"
+    for variable in VARIABLES:
+        root = folder.parent if variable == "nnUNet_raw" else Path(os.environ.get(variable) or folder.parent)
+        for other in sorted(root.glob(prefix + "*")) if root.is_dir() else ():
+            if other.name != folder.name:
+                raise InputError(
+                    f"{other} has that number already: choose another with -d, or remove that folder first"
+                )
+    if (folder / "dataset.json").exists() and not (folder / "manifest.json").exists():
+        raise InputError(f"{folder} was not written by bdfm convert: choose another number with -d, or remove it first")
+
+
+def _check_foreign(folder: Path, tasks: list[Task]) -> None:
+    """Refuses to mix the cases of this download with others, which nnU-Net would take for part of the data set."""
+    known = {target for task in tasks for target in task.targets().values()}
+    for part in ("imagesTr", "labelsTr"):
+        names = sorted(os.listdir(folder / part)) if (folder / part).is_dir() else []
+        for name in names:
+            if f"{part}/{name}" not in known and not PARTIAL.match(name):
+                raise InputError(
+                    f"{folder / part / name} belongs to no case of the download: name a folder that holds all cases, "
+                    "choose another number with -d, or remove that file"
+                )
+
+
+def _sweep(folder: Path) -> None:
+    """Removes temporary files of a run that was killed: nnU-Net would see cases in them."""
+    for part in (folder, folder / "imagesTr", folder / "labelsTr"):
+        for name in os.listdir(part) if part.is_dir() else ():
+            if PARTIAL.match(name):
+                remove(part / name)
+
+
+def _finish(report: ConversionReport, release: Release, unlabelled: bool) -> None:
+    """Writes the splits and, last of all, dataset.json; a data set without any good case gets neither."""
+    splits = grouped_splits({record.case: record.patient for record in report.good})
+    if splits:
+        write_json(report.folder / "splits_final.json", splits)
+    else:
+        remove(report.folder / "splits_final.json")
+        logger.warning("%s has fewer than two patients: no splits_final.json was written", report.folder.name)
+    if report.good:
+        write_json(report.folder / "dataset.json", dataset_json(release, len(report.good), unlabelled=unlabelled))
+    else:
+        remove(report.folder / "dataset.json")
+        logger.warning("every case was refused: %s is no data set for nnU-Net", report.folder)
+
+
+def dataset_json(release: Release, cases: int, *, unlabelled: bool) -> dict[str, Any]:
+    """What nnU-Net must know about the data set; no path of this machine is in it."""
+    labels: dict[str, Any] = {"background": 0, "brain": 1}
+    order: dict[str, Any] = {}
+    if not unlabelled:
+        as_regions = bool(release.regions_class_order)
+        regions = {name: list(values) if as_regions else values[0] for name, values in release.regions.items()}
+        labels = {"background": 0, **regions}
+        order = {"regions_class_order": list(release.regions_class_order)} if as_regions else {}
+    return {
+        "channel_names": {str(index): name for index, name in enumerate(release.channels)},
+        "labels": labels,
+        **order,
+        "numTraining": cases,
+        "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": "SimpleITKIO",
+        "name": release.dataset_name,
+        "description": release.title,
+        "release": release.name,
+        "licence": release.licence,
+        "reference": release.url,
+        "citation": release.citation,
+        "converted_by": "bdfm_nnunet",
+    }
+
+
+# ---------------------------------------------------------------------------------------------------- processes
+
+
+def _do_all(tasks: list[Task], workers: int, *, done: int) -> Iterator[CaseRecord]:
+    """Yields finished cases in any order, with a progress bar that starts at `done`."""
+    workers = min(workers, len(tasks))
+    with tqdm(total=done + len(tasks), initial=done, unit="case", desc="cases", disable=None) as bar:
+        for record in _in_processes(tasks, workers) if workers > 1 else map(do_case, tasks):
+            bar.update()
+            yield record
+
+
+def _in_processes(tasks: list[Task], workers: int) -> Iterator[CaseRecord]:
+    waiting = iter(tasks)
+    with _pool(workers) as pool:
+        try:
+            running = {pool.submit(do_case, task) for task in islice(waiting, 2 * workers)}
+            while running:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= {pool.submit(do_case, task) for task in islice(waiting, len(finished))}
+                for future in finished:
+                    yield future.result()
+        except BrokenProcessPool:
+            raise InputError(
+                f"the system ended one of the {workers} worker processes, most likely for want of memory: run the same "
+                "command again with fewer --workers, it continues where it stopped"
+            ) from None
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """The parent alone answers to Ctrl-C, and each worker keeps to one processor."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)

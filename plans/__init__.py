@@ -1,0 +1,28 @@
+"""Plans: fingerprint, planners, preprocessing, variants, and plans that match a pre-trained checkpoint.
+
+Names are loaded when they are first used: nnU-Net takes many seconds to import, and `add_variant` does without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bdfm_nnunet.plans.initial_checkpoint import write_initial_checkpoint
+    from bdfm_nnunet.plans.planning import plan_dataset
+    from bdfm_nnunet.plans.summary import describe_plans
+    from bdfm_nnunet.plans.variants import add_variant
+
+__all__ = ["add_variant", "describe_plans", "plan_dataset", "write_initial_checkpoint"]
+
+_HOMES = {
+    "add_variant": "variants",
+    "describe_plans": "summary",
+    "plan_dataset": "planning",
+    "write_initial_checkpoint": "initial_checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,89 @@
+"""Data sets and plans files by number and name. Imports no nnU-Net."""
+
+from pathlib import Path
+from typing import Any
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import read_json
+from bdfm_nnunet.folders import nnunet_folder
+
+CONFIGURATION = "3d_fullres"
+DEFAULT_PLANS = "BDFMPlans"
+
+
+def dataset_name(dataset_id: int) -> str:
+    """The name, like Dataset501_Demo, of the one data set with this number in nnUNet_raw or nnUNet_preprocessed.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    folders = [nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")]
+    pattern = f"Dataset{dataset_id:03d}_*"
+    names = sorted({path.name for folder in folders for path in folder.glob(pattern) if path.is_dir()})
+    if not names:
+        raise InputError(
+            f"no data set {pattern} in {folders[0]}: convert one with `bdfm convert RELEASE SOURCE -d {dataset_id}`"
+        )
+    if len(names) > 1:
+        raise InputError(f"data set number {dataset_id} is taken by {' and '.join(names)}: rename or remove one")
+    return names[0]
+
+
+def raw_folder(dataset_id: int) -> Path:
+    """The data set's folder in nnUNet_raw.
+
+    Raises:
+        InputError: it does not exist or has no dataset.json.
+    """
+    folder = nnunet_folder("nnUNet_raw") / dataset_name(dataset_id)
+    if not (folder / "dataset.json").is_file():
+        raise InputError(f"{folder} has no dataset.json: convert the data set again with `bdfm convert`")
+    return folder
+
+
+def plans_path(dataset_id: int, plans_name: str) -> Path:
+    """The plans file of that name, whether it exists or not.
+
+    Raises:
+        InputError: the name cannot be a file's.
+    """
+    if not plans_name or Path(plans_name).name != plans_name:
+        raise InputError(f"-p {plans_name!r} is not a plans name: give a plain word such as {DEFAULT_PLANS}")
+    return nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset_id) / f"{plans_name}.json"
+
+
+def read_plans(dataset_id: int, plans_name: str) -> dict[str, Any]:
+    """The content of a plans file.
+
+    Raises:
+        InputError: it does not exist or is no plans file.
+    """
+    path = plans_path(dataset_id, plans_name)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: run `bdfm plan -d {dataset_id} -p {plans_name}` first")
+    plans = read_json(path)
+    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
+        raise InputError(f"{path} is no nnU-Net plans file: run `bdfm plan -d {dataset_id} -p {plans_name}` again")
+    return plans
+
+
+def resolve_configuration(plans: dict[str, Any], name: str) -> dict[str, Any]:
+    """A configuration with everything it inherits, as nnU-Net resolves it (a shallow update, the nearest last).
+
+    Raises:
+        InputError: it does not exist, or it inherits from itself.
+    """
+    configurations = plans["configurations"]
+    chain: list[str] = []
+    current: str | None = name
+    while current is not None:
+        if current not in configurations:
+            raise InputError(f"the plans have no configuration {current!r}: choose one of {', '.join(configurations)}")
+        if current in chain:
+            raise InputError(f"configuration {name!r} inherits from itself ({' -> '.join([*chain, current])})")
+        chain.append(current)
+        current = configurations[current].get("inherits_from")
+    resolved: dict[str, Any] = {}
+    for link in reversed(chain):
+        resolved.update(configurations[link])
+    return resolved

@@ -1,0 +1,78 @@
+"""Pre-trained weights as a full nnU-Net checkpoint, for the stock trainer and its -pretrained_weights flag."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from bdfm_nnunet.checkpoints import LoadReport, load_pretrained
+from bdfm_nnunet.files import read_json, write_atomically
+from bdfm_nnunet.plans.folders import (
+    CONFIGURATION,
+    DEFAULT_PLANS,
+    plans_path,
+    raw_folder,
+    read_plans,
+    resolve_configuration,
+)
+from bdfm_nnunet.settings import read_block
+
+SEED = 12345
+
+
+def write_initial_checkpoint(
+    path: str | Path,
+    *,
+    dataset_id: int,
+    plans_name: str = DEFAULT_PLANS,
+    configuration: str = CONFIGURATION,
+    out: str | Path,
+) -> LoadReport:
+    """Builds the network that the plans describe, loads the weights into it and writes all of it.
+
+    What the weights say nothing about (the decoder, usually) is initialised from a fixed seed.
+
+    Args:
+        path: the pre-trained checkpoint.
+        dataset_id: number of the data set.
+        plans_name: its plans.
+        configuration: the configuration to train.
+        out: the checkpoint to write, for `nnUNetv2_train -pretrained_weights`.
+
+    Returns:
+        What became of every tensor.
+
+    Raises:
+        InputError: the plans do not exist, the weights do not fit, or `out` cannot be written.
+    """
+    plans = read_plans(dataset_id, plans_name)
+    resolved = resolve_configuration(plans, configuration)
+    preprocessed = plans_path(dataset_id, plans_name).parent / "dataset.json"
+    dataset = read_json(preprocessed if preprocessed.is_file() else raw_folder(dataset_id) / "dataset.json")
+    network = _network(plans, configuration, dataset)
+    report = load_pretrained(network, path, min_match=read_block(resolved, "finetuning").min_match)
+    content = {
+        "network_weights": network.state_dict(),
+        "init_args": {"plans": plans, "configuration": configuration, "fold": 0, "dataset_json": dataset},
+        "trainer_name": nnUNetTrainer.__name__,
+        "inference_allowed_mirroring_axes": tuple(range(len(resolved["patch_size"]))),
+        "bdfm_source": {"path": str(report.path), "sha256": report.sha256, "encoder_share": report.encoder_share},
+    }
+    with write_atomically(out) as temporary:
+        torch.save(content, temporary)
+    return report
+
+
+def _network(plans: dict[str, Any], configuration: str, dataset: dict[str, Any]) -> torch.nn.Module:
+    manager = PlansManager(plans)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return nnUNetTrainer.build_network_architecture(
+            manager,
+            manager.get_configuration(configuration),
+            len(dataset["channel_names"]),
+            manager.get_label_manager(dataset).num_segmentation_heads,
+            enable_deep_supervision=True,
+        )

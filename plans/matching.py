@@ -1,0 +1,135 @@
+"""Plans that match a pre-trained checkpoint: its network and patch size, its spacing and normalisation."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bdfm_nnunet.checkpoints.reading import read_checkpoint
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.plans.folders import resolve_configuration
+from bdfm_nnunet.plans.memory import configuration_costs, largest_batch
+from bdfm_nnunet.plans.planners import FixedDataPlanner
+from bdfm_nnunet.plans.swin_planner import MIN_BATCH_SIZE
+
+logger = logging.getLogger(__name__)
+
+NETWORK_OF_CLASS = {"SwinUNet": "swin", "ResidualEncoderUNet": "resenc", "PlainConvUNet": "plain"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedPlans:
+    """What a checkpoint says about the plans it was trained with.
+
+    Attributes:
+        path: the checkpoint.
+        sha256: of its bytes.
+        network: "swin", "resenc" or "plain".
+        configuration: the configuration it was trained with, inheritance resolved.
+        transpose_forward: order of the image axes during training.
+        transpose_backward: the order back.
+    """
+
+    path: Path
+    sha256: str
+    network: str
+    configuration: dict[str, Any]
+    transpose_forward: list[int]
+    transpose_backward: list[int]
+
+    @property
+    def spacing(self) -> list[float]:
+        """Target spacing in the axis order of the images as they are read."""
+        spacing = [0.0] * len(self.transpose_forward)
+        for place, axis in enumerate(self.transpose_forward):
+            spacing[axis] = float(self.configuration["spacing"][place])
+        return spacing
+
+
+def read_pretrained_plans(path: str | Path, network: str | None = None) -> PretrainedPlans:
+    """Reads the plans out of a checkpoint.
+
+    Args:
+        path: a checkpoint of one of our trainers or of nnU-Net.
+        network: the network asked for, if any was.
+
+    Raises:
+        InputError: the checkpoint cannot be read, holds no plans, or is of another network than the one asked for.
+    """
+    path = Path(path).expanduser().resolve()
+    checkpoint = read_checkpoint(path)
+    if checkpoint.plans is None or checkpoint.configuration is None:
+        raise InputError(
+            f"{path} holds no plans, so no plans can match it: run `bdfm plan` without --weights and name the file in "
+            f"the environment variable BDFM_WEIGHTS when you train"
+        )
+    configuration = resolve_configuration(checkpoint.plans, checkpoint.configuration)
+    class_name = configuration.get("architecture", {}).get("network_class_name", "none").rsplit(".", 1)[-1]
+    kind = NETWORK_OF_CLASS.get(class_name)
+    if kind is None:
+        raise InputError(f"{path} is of a network {class_name}, expected one of {', '.join(NETWORK_OF_CLASS)}")
+    if network is not None and network != kind:
+        raise InputError(f"{path} is of a {kind} network, not {network}: leave --network out or choose other weights")
+    if len(configuration["patch_size"]) != 3:
+        raise InputError(f"{path} is of a 2-D network: choose weights of a 3-D configuration")
+    return PretrainedPlans(
+        path=path,
+        sha256=checkpoint.sha256,
+        network=kind,
+        configuration=configuration,
+        transpose_forward=list(checkpoint.plans["transpose_forward"]),
+        transpose_backward=list(checkpoint.plans["transpose_backward"]),
+    )
+
+
+class MatchingPlanner(FixedDataPlanner):
+    """Plans the network of a checkpoint for another data set; only the batch size follows the memory target."""
+
+    def __init__(self, *args: Any, source: PretrainedPlans, **settings: Any) -> None:
+        super().__init__(*args, overwrite_target_spacing=source.spacing, **settings)
+        self.source = source
+
+    def generate_data_identifier(self, configuration_name: str) -> str:
+        """A folder of its own: spacing and normalisation are the checkpoint's, not the data set's."""
+        return f"{self.plans_identifier}_{configuration_name}"
+
+    def determine_transpose(self) -> tuple[list[int], list[int]]:
+        """The checkpoint's order of axes."""
+        return self.source.transpose_forward, self.source.transpose_backward
+
+    def determine_fullres_target_spacing(self) -> np.ndarray:
+        """The checkpoint's spacing."""
+        return np.array(self.source.spacing)
+
+    def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
+        """The checkpoint's normalisation, channel by channel, or for all channels where it has only one kind."""
+        schemes = self.source.configuration["normalization_schemes"]
+        masked = self.source.configuration["use_mask_for_norm"]
+        if len(schemes) == self.input_channels:
+            return list(schemes), list(masked)
+        if len(set(zip(schemes, masked))) == 1:
+            return [schemes[0]] * self.input_channels, [masked[0]] * self.input_channels
+        own: tuple[list[str], list[bool]] = super().determine_normalization_scheme_and_whether_mask_is_used_for_norm()
+        logger.warning(
+            "%s normalises its %d channels differently (%s), which cannot be carried over to %d channels: "
+            "the data set's own normalisation is used (%s)",
+            self.source.path,
+            len(schemes),
+            ", ".join(schemes),
+            self.input_channels,
+            ", ".join(own[0]),
+        )
+        return own
+
+    def choose_network(self, spacing: list[float], median_shape: list[float], voxels: float) -> dict[str, Any]:
+        """See the base class."""
+        source = self.source.configuration
+        chosen = {key: value for key, value in source.items() if key.startswith("resampling_fn")}
+        chosen |= {"patch_size": list(source["patch_size"]), "architecture": source["architecture"]}
+        costs = configuration_costs(chosen, channels=self.input_channels, classes=self.output_channels)
+        covered = int(voxels * self.max_dataset_covered / np.prod(source["patch_size"]))
+        batch_size = max(min(largest_batch(costs, self.UNet_vram_target_GB), covered), MIN_BATCH_SIZE)
+        finetuning = {"weights": str(self.source.path), "weights_sha256": self.source.sha256}
+        return chosen | {"batch_size": batch_size, "finetuning": finetuning}

@@ -1,0 +1,90 @@
+"""From a data set number to a plans file and preprocessed data."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import cannot_write
+from bdfm_nnunet.plans.folders import CONFIGURATION, DEFAULT_PLANS, dataset_name, plans_path, raw_folder
+from bdfm_nnunet.plans.matching import MatchingPlanner, read_pretrained_plans
+from bdfm_nnunet.plans.planners import OurPlanner, PlainUNetPlanner, ResidualUNetPlanner
+from bdfm_nnunet.plans.preparing import prepare_data, prepare_fingerprint
+from bdfm_nnunet.plans.summary import describe_plans
+from bdfm_nnunet.plans.swin_planner import SwinUNetPlanner
+
+logger = logging.getLogger(__name__)
+
+PLANNERS: dict[str, type[OurPlanner]] = {
+    "swin": SwinUNetPlanner,
+    "resenc": ResidualUNetPlanner,
+    "plain": PlainUNetPlanner,
+}
+
+
+def plan_dataset(
+    dataset_id: int,
+    *,
+    network: str | None = None,
+    gpu_memory: float = 8.0,
+    weights: str | Path | None = None,
+    plans_name: str = DEFAULT_PLANS,
+    preprocess: bool = True,
+    workers: int | None = None,
+    configurations: Sequence[str] = (CONFIGURATION,),
+) -> Path:
+    """Extracts the fingerprint of a data set in nnUNet_raw, plans a network for it and preprocesses its images.
+
+    What is up to date is not done again. Variants in a plans file of the same name are kept and follow the new plans.
+
+    Args:
+        dataset_id: number of the data set.
+        network: "swin", "resenc" or "plain"; by default the network of `weights`, or "swin".
+        gpu_memory: GB of GPU memory that training may take, as nnU-Net counts it.
+        weights: a checkpoint whose network, patch size, spacing and normalisation the plans must match.
+        plans_name: name of the plans file.
+        preprocess: whether to preprocess the images too.
+        workers: processes that read and preprocess; by default one a core, at most 8.
+        configurations: the configurations to preprocess.
+
+    Returns:
+        The plans file.
+
+    Raises:
+        InputError: an nnU-Net folder is not set, the data set is missing or faulty, the weights cannot be matched, or
+            the memory is too little. An existing plans file is then left as it was.
+    """
+    path = plans_path(dataset_id, plans_name)
+    raw_folder(dataset_id)
+    if network is not None and network not in PLANNERS:
+        raise InputError(f"--network {network!r} does not exist: choose one of {', '.join(PLANNERS)}")
+    if not gpu_memory > 0:
+        raise InputError(f"--gpu-memory is {gpu_memory}, expected GB above 0")
+    source = read_pretrained_plans(weights, network) if weights is not None else None
+    workers = min(os.cpu_count() or 1, 8) if workers is None else workers
+    if workers < 1:
+        raise InputError(f"--workers is {workers}, expected at least 1")
+    prepare_fingerprint(dataset_id, workers=workers)
+    planner_class: Any = MatchingPlanner if source else PLANNERS[network or "swin"]
+    settings = {"source": source} if source else {}
+    _plan(planner_class, dataset_name(dataset_id), float(gpu_memory), plans_name, settings)
+    for configuration in configurations if preprocess else ():
+        prepare_data(dataset_id, plans_name, configuration, workers=workers)
+    logger.info("%s", describe_plans(path))
+    return path
+
+
+def _plan(planner_class: Any, name: str, gpu_memory: float, plans_name: str, settings: dict[str, Any]) -> None:
+    try:
+        planner: OurPlanner = planner_class(name, gpu_memory_target_in_gb=gpu_memory, plans_name=plans_name, **settings)
+    except AssertionError:
+        raise InputError(
+            f"splits_final.json of {name} in nnUNet_raw disagrees with the one in nnUNet_preprocessed: "
+            f"remove the one in nnUNet_preprocessed if the raw one is newer"
+        ) from None
+    try:
+        planner.plan_experiment()
+    except OSError as error:  # nnU-Net copies dataset.json beside the plans
+        raise cannot_write(Path(error.filename or name), error) from error

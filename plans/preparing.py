@@ -1,0 +1,165 @@
+"""Fingerprint and preprocessing through nnU-Net's own functions, done once and never left half-done."""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import cannot_write, read_json, write_json
+from bdfm_nnunet.folders import nnunet_folder
+from bdfm_nnunet.plans.folders import plans_path, raw_folder, read_plans, resolve_configuration
+
+logger = logging.getLogger(__name__)
+
+RECORD_FILE = "bdfm_preparation.json"  # what the fingerprint and the preprocessed folders were made from
+FINGERPRINT_FILE = "dataset_fingerprint.json"
+MOST_VOXELS = 100_000_000
+VOXELS_PER_CASE = 200_000
+
+
+class FrugalExtractor(DatasetFingerprintExtractor):
+    """nnU-Net's extractor without 100 million draws for a handful of cases.
+
+    nnU-Net divides that number among the cases, which takes seconds for each of few; 200,000 voxels of a case give its
+    mean and percentiles as well.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.num_foreground_voxels_for_intensitystats: float = min(MOST_VOXELS, VOXELS_PER_CASE * len(self.dataset))
+
+
+def prepare_fingerprint(dataset_id: int, *, workers: int) -> None:
+    """Verifies the raw data set and writes its fingerprint, unless that was done and no file has changed since.
+
+    Raises:
+        InputError: a file is missing or unreadable, or images and labels do not fit each other.
+    """
+    raw = raw_folder(dataset_id)
+    folder = nnunet_folder("nnUNet_preprocessed") / raw.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    state = _raw_state(raw)
+    record = _read_record(folder)
+    if record.get("raw") == state and (folder / FINGERPRINT_FILE).is_file():
+        logger.info("the fingerprint of %s is up to date", raw.name)
+        return
+    with _as_input_errors(f"{raw} is no valid nnU-Net data set"):
+        extract_fingerprint_dataset(
+            dataset_id, FrugalExtractor, num_processes=workers, check_dataset_integrity=True, verbose=False
+        )
+    write_json(folder / RECORD_FILE, {"raw": state, "data": {}})
+
+
+def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, workers: int) -> None:
+    """Preprocesses a configuration's data, unless that was done for the same images and the same settings.
+
+    nnU-Net writes into a folder of another name, which takes its place when it is complete: an interrupted run leaves
+    no data that a trainer would take for all of it.
+
+    Raises:
+        InputError: a case cannot be preprocessed or the folder cannot be written.
+    """
+    raw = raw_folder(dataset_id)
+    path = plans_path(dataset_id, plans_name)
+    plans = read_plans(dataset_id, plans_name)
+    settings = resolve_configuration(plans, configuration)
+    identifier = settings["data_identifier"]
+    state = _data_state(_raw_state(raw), plans, settings)
+    record = _read_record(path.parent)
+    if record.get("data", {}).get(identifier) == state and _is_complete(raw, path.parent / identifier):
+        logger.info("the preprocessed data in %s is up to date", path.parent / identifier)
+        return
+    partial = f".{os.getpid()}.partial.{identifier}"
+    passing = path.with_name(f".{os.getpid()}.partial.{plans_name}.json")
+    try:
+        write_json(passing, plans | {"configurations": {configuration: settings | {"data_identifier": partial}}})
+        with _as_input_errors(f"{raw} cannot be preprocessed"):
+            preprocess_dataset(dataset_id, passing.stem, (configuration,), (workers,))
+        shutil.rmtree(path.parent / identifier, ignore_errors=True)
+        (path.parent / partial).rename(path.parent / identifier)
+    finally:
+        passing.unlink(missing_ok=True)
+        shutil.rmtree(path.parent / partial, ignore_errors=True)
+    data = record.get("data", {}) | {identifier: state}
+    write_json(path.parent / RECORD_FILE, record | {"data": data})
+
+
+@contextlib.contextmanager
+def _as_input_errors(what: str) -> Iterator[None]:
+    """Turns what nnU-Net raises into one sentence; its prints go to the log."""
+    prints = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(prints):
+            yield
+    except InputError:
+        raise
+    except OSError as error:
+        if error.errno in (None, errno.ENOENT):
+            raise InputError(f"{what} ({_reason(error)}): convert the data set again") from error
+        raise cannot_write(Path(error.filename or nnunet_folder("nnUNet_preprocessed")), error) from error
+    except (AssertionError, RuntimeError, ValueError, IndexError, KeyError) as error:
+        logger.error("%s", prints.getvalue().strip())
+        raise InputError(
+            f"{what} ({_reason(error)}): repair the file it names, or convert the data set again"
+        ) from error
+    finally:
+        logger.debug("%s", prints.getvalue())
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD_FILE
+    return read_json(path) if path.is_file() else {}
+
+
+def _cases(raw: Path) -> dict[str, Any]:
+    cases: dict[str, Any] = get_filenames_of_train_images_and_targets(str(raw), read_json(raw / "dataset.json"))
+    return cases
+
+
+def _raw_state(raw: Path) -> str:
+    """A digest of dataset.json and of name, size and time of every training image and label."""
+    files = [(raw / "dataset.json").read_text(encoding="utf-8")]
+    for case, entry in sorted(_cases(raw).items()):
+        for path in (*entry["images"], entry["label"]):
+            try:
+                status = os.stat(path)
+            except FileNotFoundError:
+                raise InputError(f"{path} of case {case} does not exist: convert the data set again") from None
+            files.append(f"{os.path.relpath(path, raw)} {status.st_size} {status.st_mtime_ns}")
+    return _digest(files)
+
+
+def _data_state(raw_state: str, plans: dict[str, Any], settings: dict[str, Any]) -> str:
+    names = ("preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm")
+    chosen = {key: value for key, value in settings.items() if key in names or key.startswith("resampling_fn")}
+    general = [plans["transpose_forward"], plans["foreground_intensity_properties_per_channel"]]
+    return _digest([raw_state, chosen, general])
+
+
+def _is_complete(raw: Path, folder: Path) -> bool:
+    return all(
+        (folder / f"{case}{ending}").is_file() for case in _cases(raw) for ending in (".b2nd", "_seg.b2nd", ".pkl")
+    )
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

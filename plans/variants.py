@@ -1,0 +1,166 @@
+"""Variants: configurations that differ from another one in a few named settings."""
+
+import difflib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import sha256_of, write_json
+from bdfm_nnunet.plans.folders import CONFIGURATION, DEFAULT_PLANS, plans_path, read_plans, resolve_configuration
+from bdfm_nnunet.plans.grid import fits_grid
+from bdfm_nnunet.settings import ALLOWED, check_blocks
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
+TOP_LEVEL = ("batch_size", "patch_size")
+RECORD = "variant_settings"  # what a variant was made with, so that planning anew can make it again
+
+
+def add_variant(
+    dataset_id: int,
+    *,
+    plans_name: str = DEFAULT_PLANS,
+    variant: str,
+    base: str = CONFIGURATION,
+    settings: Mapping[str, Any],
+) -> Path:
+    """Adds a configuration to a plans file that is another one with some settings changed.
+
+    Args:
+        dataset_id: number of the data set.
+        plans_name: the plans file.
+        variant: name of the new configuration; one of that name is replaced.
+        base: the configuration it derives from, which stays as it is.
+        settings: "training.NAME", "pretraining.NAME", "finetuning.NAME", "batch_size" or "patch_size" to its value.
+
+    Returns:
+        The plans file.
+
+    Raises:
+        InputError: a name that does not exist, a value that a trainer would refuse, or a patch size that does not fit
+            the network. Nothing is written then.
+    """
+    path = plans_path(dataset_id, plans_name)
+    plans = read_plans(dataset_id, plans_name)
+    if not variant or variant in DEFAULT_CONFIGURATIONS or variant == base:
+        raise InputError(f"--variant {variant!r} would change a planned configuration: give the variant another name")
+    replaced = variant in plans["configurations"]
+    plans["configurations"][variant] = derive(plans, base, settings)
+    write_json(path, plans)
+    logger.info("%s configuration %s (from %s) in %s", "replaced" if replaced else "added", variant, base, path)
+    return path
+
+
+def derive(plans: dict[str, Any], base: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that `settings` make of `base`, with every changed block already merged.
+
+    nnU-Net's `inherits_from` replaces whole blocks, so a changed block holds the base's settings too.
+
+    Raises:
+        InputError: as in `add_variant`.
+    """
+    parent = resolve_configuration(plans, base)
+    configuration: dict[str, Any] = {"inherits_from": base, RECORD: dict(settings)}
+    for name, value in settings.items():
+        block, _, key = name.partition(".")
+        if key and block in ALLOWED:
+            target = configuration.setdefault(block, deepcopy(parent.get(block) or {}))
+            target.update(_named_weights(value) if (block, key) == ("finetuning", "weights") else {key: value})
+        elif name in TOP_LEVEL:
+            configuration[name] = value
+        else:
+            raise InputError(f"{name} is not a setting: {_nearest(name)}")
+    resolved = {**parent, **configuration}
+    check_blocks(resolved)
+    _check_batch_size(resolved["batch_size"])
+    _check_patch_size(resolved)
+    return configuration
+
+
+def renew_variants(plans: dict[str, Any], old: dict[str, Any]) -> list[str]:
+    """Brings the variants of older plans into new ones, merged with the new base; other own configurations are kept.
+
+    Args:
+        plans: the new plans, changed in place.
+        old: the plans of the same name before.
+
+    Returns:
+        The names of the variants.
+
+    Raises:
+        InputError: a variant does not fit the new plans (its patch size, say, or its base is gone).
+    """
+    waiting = {
+        name: configuration
+        for name, configuration in old["configurations"].items()
+        if name not in DEFAULT_CONFIGURATIONS and name not in plans["configurations"]
+    }
+    names = list(waiting)
+    while waiting:
+        ready = [name for name, old_one in waiting.items() if old_one.get("inherits_from") not in waiting]
+        if not ready:
+            raise InputError(f"configurations {', '.join(waiting)} inherit from one another: remove them")
+        for name in ready:
+            configuration = waiting.pop(name)
+            try:
+                plans["configurations"][name] = (
+                    derive(plans, configuration["inherits_from"], configuration[RECORD])
+                    if RECORD in configuration
+                    else configuration
+                )
+                resolve_configuration(plans, name)
+            except InputError as error:
+                raise InputError(
+                    f"variant {name} does not fit the new plans ({error}): remove it or plan under another name with -p"
+                ) from None
+    return names
+
+
+def _named_weights(value: Any) -> dict[str, Any]:
+    path = Path(str(value)).expanduser()
+    if not path.is_file():
+        raise InputError(f"finetuning.weights {path} does not exist: give the path of a checkpoint")
+    return {"weights": str(path.resolve()), "weights_sha256": sha256_of(path)}
+
+
+def _nearest(name: str) -> str:
+    names = [*TOP_LEVEL, *(f"{block}.{key}" for block, keys in ALLOWED.items() for key in keys)]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    blocks = ", ".join(f"{block}.NAME" for block in ALLOWED)
+    return f"did you mean {near[0]}?" if near else f"settings are {', '.join(TOP_LEVEL)} and {blocks}"
+
+
+def _check_batch_size(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"batch_size is {value!r}, expected a whole number of at least 1")
+
+
+def _check_patch_size(configuration: Mapping[str, Any]) -> None:
+    patch = configuration["patch_size"]
+    kwargs = configuration["architecture"]["arch_kwargs"]
+    strides = [stride if isinstance(stride, Sequence) else [stride] * len(patch) for stride in kwargs["strides"]]
+    axes = len(strides[0])
+    if not isinstance(patch, (list, tuple)) or not all(type(size) is int and size > 0 for size in patch):
+        raise InputError(f"patch_size is {json.dumps(patch)}, expected a list of {axes} whole numbers")
+    if len(patch) != axes:
+        raise InputError(f"patch_size is {list(patch)}, expected {axes} whole numbers, one per axis")
+    windows = kwargs.get("window_size") or [None] * axes
+    for axis, (size, window) in enumerate(zip(patch, windows)):
+        steps = [stride[axis] for stride in strides]
+        if not fits_grid(size, steps, window):
+            near = _near_sizes(size, steps, window)
+            raise InputError(f"patch_size {list(patch)} does not fit the network on axis {axis}: take {near} there")
+
+
+def _near_sizes(size: int, steps: Sequence[int], window: int | None) -> str:
+    unit = math.prod(steps) * (window or 1)
+    fitting = [other for other in range(1, size + unit + 1) if fits_grid(other, steps, window)]
+    below = [other for other in fitting if other < size][-1:]
+    above = [other for other in fitting if other > size][:1]
+    return " or ".join(str(other) for other in below + above)

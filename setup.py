@@ -1,0 +1,70 @@
+"""Installs `bdfm_nnunet`; the three root folders become its subpackages."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+PACKAGE_DIR = {
+    "bdfm_nnunet": "bdfm_nnunet",
+    "bdfm_nnunet.trainers": "trainers",
+    "bdfm_nnunet.plans": "plans",
+    "bdfm_nnunet.dataset_conversion": "dataset_conversion",
+}
+PACKAGES = [
+    "bdfm_nnunet",
+    "bdfm_nnunet.checkpoints",
+    "bdfm_nnunet.data",
+    "bdfm_nnunet.dataset_conversion",
+    "bdfm_nnunet.evaluation",
+    "bdfm_nnunet.networks",
+    "bdfm_nnunet.nnunet_plugin",
+    "bdfm_nnunet.plans",
+    "bdfm_nnunet.reports",
+    "bdfm_nnunet.trainers",
+]
+# torch and torchvision carry no upper bound, so that a lab can bring the build that fits its drivers;
+# constraints.txt names the versions we test with.
+REQUIREMENTS = [
+    "torch>=2.6,!=2.9.*",
+    "torchvision",
+    "nnunetv2>=2.8.1,<2.9",
+    "acvl-utils",
+    "batchgenerators",
+    "batchgeneratorsv2",
+    "einops",
+    "matplotlib",
+    "nibabel",
+    "nilearn",
+    "numpy",
+    "safetensors",
+    "scikit-image",
+    "scipy",
+    "setuptools; python_version >= '3.12'",
+    "SimpleITK",
+    "tqdm",
+]
+DEVELOPMENT = ["build", "mypy", "pytest", "ruff", "setuptools>=77"]
+
+readme = Path(__file__).parent / "README.md"
+
+setup(
+    name="bdfm-nnunet",
+    version="0.1.0",
+    description="Self-supervised pre-training and fine-tuning for brain MRI, native to nnU-Net v2",
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=PACKAGES,
+    package_dir=PACKAGE_DIR,
+    package_data={"bdfm_nnunet": ["py.typed"], "bdfm_nnunet.reports": ["*.html", "*.css"]},
+    install_requires=REQUIREMENTS,
+    extras_require={"dev": DEVELOPMENT},
+    entry_points={"console_scripts": ["bdfm=bdfm_nnunet.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Intended Audience :: Science/Research",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+)

@@ -1,0 +1,100 @@
+"""Fixtures for the whole suite. What is costly is made once, when the first test asks for it."""
+
+import multiprocessing
+import multiprocessing.dummy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bdfm_nnunet.data.demo import make_cohort
+from bdfm_nnunet.folders import VARIABLES
+
+SHAPE, SPACING = (40, 48, 40), 4.0
+
+
+_get_context = multiprocessing.get_context
+
+
+def _threads_for_spawn(method: str | None = None) -> Any:
+    return multiprocessing.dummy if method == "spawn" else _get_context(method)
+
+
+def _point_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for variable in VARIABLES:
+        (root / variable).mkdir(parents=True, exist_ok=True)
+        monkeypatch.setenv(variable, str(root / variable))
+    # Everything in this process: worker processes cost seconds each on a small machine.
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_def_n_proc", "1")
+    monkeypatch.setenv("nnUNet_compile", "f")
+    monkeypatch.delenv("BDFM_WEIGHTS", raising=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def brats_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six labelled made-up cases of five patients in the layout of BraTS 2023 GLI, 40 x 48 x 40 at 4 mm. Read only."""
+    root = tmp_path_factory.mktemp("brats_tree")
+    make_cohort(root, cases=6, seed=11, spacing=SPACING, shape=SHAPE, second_visits=1)
+    return root
+
+
+@pytest.fixture
+def nnunet_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that holds empty nnUNet_raw, nnUNet_preprocessed and nnUNet_results, named by the environment.
+
+    nnU-Net 2.8.1 reads these variables when it uses them, so it does not matter whether it is imported already.
+    """
+    return _point_to(tmp_path, monkeypatch)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data sets converted, planned and preprocessed under `root`.
+
+    Attributes:
+        root: holds the three folders of nnU-Net.
+        labelled: number of the labelled data set.
+        unlabelled: number of the same cases with brain masks as labels.
+        plans: name of the plans of both; Swin, for a very small memory target.
+    """
+
+    root: Path
+    labelled: int = 502
+    unlabelled: int = 501
+    plans: str = "BDFMPlans"
+
+    def folder(self, variable: str, dataset_id: int) -> Path:
+        """The folder of a data set under nnUNet_raw or nnUNet_preprocessed."""
+        return next((self.root / variable).glob(f"Dataset{dataset_id:03d}_*"))
+
+
+@pytest.fixture(scope="session")
+def _prepared_once(brats_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    from bdfm_nnunet.dataset_conversion import convert
+    from bdfm_nnunet.plans import plan_dataset
+
+    prepared = Prepared(tmp_path_factory.mktemp("prepared"))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _point_to(prepared.root, monkeypatch)
+        # nnU-Net starts a new Python per pool, which imports torch for ten seconds or more; threads do for six cases.
+        monkeypatch.setattr(multiprocessing, "get_context", _threads_for_spawn)
+        for dataset_id, unlabelled in ((prepared.unlabelled, True), (prepared.labelled, False)):
+            convert("brats2023-gli", brats_tree, dataset_id=dataset_id, unlabelled=unlabelled)
+            plan_dataset(dataset_id, network="swin", gpu_memory=0.25, plans_name=prepared.plans, workers=1)
+    return prepared
+
+
+@pytest.fixture
+def prepared(_prepared_once: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
+    """The prepared data sets, with the environment pointing at them and at an empty nnUNet_results of the test's own.
+
+    Add variants under names of your own (`add_variant`); whatever else a test changes there, others see.
+    """
+    _point_to(_prepared_once.root, monkeypatch)
+    results = tmp_path / "nnUNet_results"
+    results.mkdir()
+    monkeypatch.setenv("nnUNet_results", str(results))
+    return _prepared_once

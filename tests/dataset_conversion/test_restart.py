@@ -1,0 +1,131 @@
+"""A second run finishes what the first one began, and trusts nothing that is half done."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bdfm_nnunet.dataset_conversion import cases, convert, engine
+from bdfm_nnunet.files import read_json
+
+GLI = "brats2023-gli"
+KILLED_IN_THE_MIDDLE = """
+import os, signal, sys
+from bdfm_nnunet.dataset_conversion import cases, convert
+
+place, placed = cases.place, []
+
+def dying(*args, **settings):
+    place(*args, **settings)
+    placed.append(args)
+    if len(placed) == {files}:
+        args[1].with_name(f".{{os.getpid()}}.partial.{{args[1].name}}").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+cases.place = dying
+convert("brats2023-gli", sys.argv[1], dataset_id=501)
+"""
+
+
+def _count_cases(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    done: list[str] = []
+
+    def counting(task: cases.Task) -> cases.CaseRecord:
+        done.append(task.case)
+        return cases.do_case(task)
+
+    monkeypatch.setattr(engine, "do_case", counting)
+    return done
+
+
+def test_kill_in_the_middle(tree: Any, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [tree.add(patient) for patient in range(5)]
+    tree.file(names[1], "seg").unlink()
+    undisturbed = convert(GLI, tree.root, dataset_id=501)
+    contents = {path.name: path.read_bytes() for path in undisturbed.folder.rglob("*") if path.is_file()}
+    shutil.rmtree(undisturbed.folder)
+
+    script = KILLED_IN_THE_MIDDLE.format(files=5 + 3)  # one case whole, one refused, three files of the third
+    result = subprocess.run([sys.executable, "-c", script, str(tree.root)], check=False)
+    assert result.returncode == -signal.SIGKILL
+    folder = undisturbed.folder
+    assert not (folder / "dataset.json").exists()
+    assert list(folder.rglob("*.partial.*"))
+
+    done = _count_cases(monkeypatch)
+    convert(GLI, tree.root, dataset_id=501)
+    assert done == names[1:]  # the refused one is looked at again
+    journal = ".conversion.jsonl"  # holds times
+    after = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert contents.pop(journal) and after.pop(journal)
+    assert after == contents
+
+
+def test_nothing_is_done_twice(tree: Any, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for patient in range(3):
+        tree.add(patient)
+    first = convert(GLI, tree.root, dataset_id=501)
+    done = _count_cases(monkeypatch)
+    second = convert(GLI, tree.root, dataset_id=501)
+    assert not done
+    assert second.records == first.records
+    assert read_json(second.folder / "dataset.json")["numTraining"] == 3
+
+
+def test_changed_source_is_done_anew(tree: Any, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [tree.add(patient) for patient in range(3)]
+    before = convert(GLI, tree.root, dataset_id=501).records
+    tree.add(1)  # the same case with other voxels
+    done = _count_cases(monkeypatch)
+    after = convert(GLI, tree.root, dataset_id=501).records
+    assert done == [names[1]]
+    assert [old.sha256 == new.sha256 for old, new in zip(before, after)] == [True, False, True]
+
+
+@pytest.mark.parametrize("damage", ["cut", "removed"])
+def test_damaged_target_is_done_anew(
+    damage: str, tree: Any, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [tree.add(patient) for patient in range(2)]
+    folder = convert(GLI, tree.root, dataset_id=501).folder
+    target = folder / f"imagesTr/{names[1]}_0002.nii.gz"
+    whole = target.read_bytes()
+    target.write_bytes(whole[:-10]) if damage == "cut" else target.unlink()
+    done = _count_cases(monkeypatch)
+    convert(GLI, tree.root, dataset_id=501)
+    assert done == [names[1]] and target.read_bytes() == whole
+
+
+def test_case_that_went_bad_leaves_the_data_set(tree: Any, raw: Path) -> None:
+    names = [tree.add(patient) for patient in range(3)]
+    convert(GLI, tree.root, dataset_id=501)
+    path = tree.file(names[0], "t1c")
+    path.write_bytes(path.read_bytes()[:-30])
+    report = convert(GLI, tree.root, dataset_id=501)
+    assert [record.case for record in report.refused] == [names[0]]
+    assert not list(report.folder.rglob(f"{names[0]}*.nii.gz"))
+    assert read_json(report.folder / "dataset.json")["numTraining"] == 2
+
+
+def test_repaired_download_enters_the_data_set(tree: Any, raw: Path) -> None:
+    names = [tree.add(patient) for patient in range(2)]
+    tree.file(names[1], "seg").rename(tree.root / "away")
+    assert len(convert(GLI, tree.root, dataset_id=501).refused) == 1
+    (tree.root / "away").rename(tree.file(names[1], "seg"))
+    report = convert(GLI, tree.root, dataset_id=501)
+    assert not report.refused and read_json(report.folder / "dataset.json")["numTraining"] == 2
+
+
+def test_torn_journal(tree: Any, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [tree.add(patient) for patient in range(2)]
+    folder = convert(GLI, tree.root, dataset_id=501).folder
+    journal = folder / ".conversion.jsonl"
+    os.truncate(journal, journal.stat().st_size - 40)
+    done = _count_cases(monkeypatch)
+    assert len(convert(GLI, tree.root, dataset_id=501).good) == 2
+    assert done == [names[1]]

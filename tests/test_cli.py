@@ -1,0 +1,261 @@
+"""The command line: what it accepts, what it hands over, how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import bdfm_nnunet
+from bdfm_nnunet import cli
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.folders import PLUGIN, nnunet_folder, trainer_search_path
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    return tmp_path
+
+
+class Calls(list[tuple[tuple[Any, ...], dict[str, Any]]]):
+    """Stands for a function of the library and keeps what it was called with."""
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        self.append((args, settings))
+        return None
+
+
+@pytest.fixture
+def replace(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Puts a stand-in module with one function into the place of a module of the library."""
+
+    def put(module: str, function: str) -> Calls:
+        stand_in, calls = ModuleType(module), Calls()
+        setattr(stand_in, function, calls)
+        monkeypatch.setitem(sys.modules, module, stand_in)
+        monkeypatch.setattr(bdfm_nnunet, module.rpartition(".")[2], stand_in, raising=False)
+        return calls
+
+    yield put
+
+
+def test_help_is_instant_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from bdfm_nnunet.cli import build_parser; build_parser().format_help();"
+        "print(sorted({'torch', 'nnunetv2', 'numpy', 'SimpleITK'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "bdfm_nnunet.cli", "--help"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1
+
+
+@pytest.mark.parametrize("command", ["releases", "convert", "plan", "weights", "evaluate", "demo", "env"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    assert f"bdfm {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["convert", "brats2023-gli", "somewhere"],
+        ["convert", "brats2023-gli", "somewhere", "-d", "0"],
+        ["convert", "brats2023-gli", "somewhere", "-d", "1", "--workers", "0"],
+        ["convert", "brats2023-gli", "somewhere", "-d", "1", "--link", "soft"],
+        ["plan", "-d", "5", "--gpu-memory", "-2"],
+        ["plan", "-d", "5", "--gpu-memory", "much"],
+        ["plan", "-d", "5", "--network", "vgg"],
+    ],
+)
+def test_wrong_usage_ends_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["releases", "brats2032-gli"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bdfm: error: ") and error.count("\n") == 1 and "brats2023-gli" in error
+
+
+def test_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "build_parser", interrupt)
+    assert cli.main(["env"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_env_prints_a_line_that_a_shell_understands(folders: Path) -> None:
+    odd = '/odd "name" $HOME'
+    environ = {**os.environ, "nnUNet_extTrainer": odd, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    script = f'eval "$({sys.executable} -m bdfm_nnunet.cli env)" && printf %s "$nnUNet_extTrainer"'
+    result = subprocess.run(["bash", "-c", script], env=environ, capture_output=True, text=True, check=True)
+    assert result.stdout == f"{PLUGIN}{os.pathsep}{odd}"
+
+
+def test_search_path_holds_our_folder_once() -> None:
+    assert trainer_search_path({}) == str(PLUGIN)
+    twice = {"nnUNet_extTrainer": os.pathsep.join(["/mine", str(PLUGIN)])}
+    assert trainer_search_path(twice) == os.pathsep.join([str(PLUGIN), "/mine"])
+    assert [path.name for path in PLUGIN.glob("*.py")].count("bdfm_nnunet_trainers.py") == 1
+
+
+def test_unset_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_raw", " ")
+    with pytest.raises(InputError, match="export nnUNet_raw=/path"):
+        nnunet_folder("nnUNet_raw")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["plan", "-d", "5"], ["weights", "x", "-d", "5", "-p", "P", "-o", "y"], ["train", "5", "2d", "0"]]
+)
+def test_commands_need_their_folders(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("nnUNet_raw", "/somewhere")
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    assert cli.main(arguments) == 2
+    assert "export nnUNet_preprocessed=" in capsys.readouterr().err
+
+
+def test_releases_lists_shows_and_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["releases"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()][:2] == ["brats2023-gli", "brats2023-men"]
+    assert cli.main(["releases", "brats2023-ped"]) == 0
+    assert "CASE-t2f.nii.gz" in capsys.readouterr().out
+    assert cli.main(["releases", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert {entry["name"] for entry in table} >= {f"brats2023-{task}" for task in ("gli", "men", "met", "ped", "ssa")}
+    assert list(table[0]["channels"]) == ["t1n", "t1c", "t2w", "t2f"]
+
+
+def test_convert_hands_over_its_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from bdfm_nnunet import dataset_conversion
+
+    seen: dict[str, Any] = {}
+
+    def convert(release: str, source: Path, **settings: Any) -> dataset_conversion.ConversionReport:
+        seen.update(settings, release=release, source=source)
+        return dataset_conversion.ConversionReport(tmp_path, tmp_path / "m.json", [], [], [], dry_run=True)
+
+    monkeypatch.setattr(dataset_conversion, "convert", convert)
+    command = "convert R S -d 12 --unlabelled --link hard --workers 3 --dry-run --manifest m.json"
+    assert cli.main(command.split()) == 0
+    assert seen == {
+        "release": "R", "source": Path("S"), "dataset_id": 12, "unlabelled": True, "link": "hard", "workers": 3,
+        "dry_run": True, "manifest": Path("m.json"),
+    }  # fmt: skip
+
+
+def test_plan_hands_over_its_options(folders: Path, replace: Any) -> None:
+    calls = replace("bdfm_nnunet.plans", "plan_dataset")
+    command = "plan -d 9 --network resenc --gpu-memory 2.5 --weights w.pth -p Mine --no-preprocess --workers 2"
+    assert cli.main(command.split()) == 0
+    assert cli.main(["plan", "-d", "9"]) == 0
+    given = {
+        "network": "resenc", "gpu_memory": 2.5, "weights": Path("w.pth"), "plans_name": "Mine", "preprocess": False,
+        "workers": 2,
+    }  # fmt: skip
+    assert calls[0] == ((9,), given)
+    defaults = calls[1][1]
+    assert (defaults.pop("workers") >= 1, defaults) == (True, {"plans_name": "BDFMPlans", "preprocess": True})
+
+
+def test_variant_settings_are_json_where_they_can_be(folders: Path, replace: Any) -> None:
+    calls = replace("bdfm_nnunet.plans", "add_variant")
+    settings = ["training.epochs=2", "training.initial_lr=1e-4", "pretraining.channels=all", "finetuning.weights=a=b"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    assert cli.main(["plan", "-d", "9", "--variant", "short", *options]) == 0
+    assert cli.main(["plan", "-d", "9", "--variant", "flat", "--base", "2d", "-p", "Mine"]) == 0
+    values = {
+        "training.epochs": 2, "training.initial_lr": 1e-4, "pretraining.channels": "all", "finetuning.weights": "a=b",
+    }  # fmt: skip
+    expected = {"plans_name": "BDFMPlans", "variant": "short", "base": "3d_fullres", "settings": values}
+    assert calls[0] == ((9,), expected)
+    assert calls[1][1] == {"plans_name": "Mine", "variant": "flat", "base": "2d", "settings": {}}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--set", "training.epochs=2"], "need --variant"),
+        (["--base", "2d"], "need --variant"),
+        (["--variant", "short", "--network", "swin"], "--network cannot go with --variant"),
+        (["--variant", "short", "--set", "training.epochs"], "has no value"),
+    ],
+)
+def test_contradictions_of_plan(
+    options: list[str], sentence: str, folders: Path, replace: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = replace("bdfm_nnunet.plans", "add_variant")
+    assert cli.main(["plan", "-d", "9", *options]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not calls
+
+
+def test_weights_hands_over_its_options(folders: Path, replace: Any) -> None:
+    calls = replace("bdfm_nnunet.plans", "write_initial_checkpoint")
+    assert cli.main("weights in.pth -d 9 -p BDFMPlans -o out.pth".split()) == 0
+    assert cli.main("weights in.pth -d 9 -p BDFMPlans -c 2d -o out.pth".split()) == 0
+    expected = {"dataset_id": 9, "plans_name": "BDFMPlans", "configuration": "3d_fullres", "out": Path("out.pth")}
+    assert calls == [((Path("in.pth"),), expected), ((Path("in.pth"),), {**expected, "configuration": "2d"})]
+
+
+def test_evaluate_hands_over_the_regions_of_the_release(replace: Any) -> None:
+    calls = replace("bdfm_nnunet.evaluation", "evaluate_folders")
+    assert cli.main("evaluate ref pred --release brats2023-men -o scores.json --workers 1".split()) == 0
+    ((args, settings),) = calls
+    assert args == (Path("ref"), Path("pred"))
+    assert settings == {
+        "regions": {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing_tumor": (3,)},
+        "release": "brats2023-men", "out": Path("scores.json"), "workers": 1,
+    }  # fmt: skip
+
+
+def test_demo_hands_over_its_folder(replace: Any) -> None:
+    calls = replace("bdfm_nnunet.demo", "run_demo")
+    assert cli.main(["demo", "--out", "there"]) == 0
+    assert calls == [((), {"out": Path("there")})]
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "function"),
+    [
+        ("train", "nnunetv2.run.run_training", "run_training_entry"),
+        ("predict", "nnunetv2.inference.predict_from_raw_data", "predict_entry_point"),
+    ],
+)
+def test_stock_commands_get_every_argument_and_our_trainers(
+    command: str, module: str, function: str, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[list[str], str]] = []
+    stand_in = ModuleType(module)
+    setattr(stand_in, function, lambda: seen.append((sys.argv[1:], os.environ["nnUNet_extTrainer"])))
+    monkeypatch.setitem(sys.modules, module, stand_in)
+    monkeypatch.setattr(sys, "argv", ["bdfm"])
+    monkeypatch.setenv("nnUNet_extTrainer", "/mine")
+    arguments = ["501", "3d_fullres", "0", "-tr", "nnUNetTrainerBDFM", "--c", "-h"]
+    assert cli.main([command, *arguments]) == 0
+    assert seen == [(arguments, f"{PLUGIN}{os.pathsep}/mine")]

@@ -1,0 +1,126 @@
+"""The layers of the house as an executable rule: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {
+    "bdfm_nnunet": "bdfm_nnunet",
+    "trainers": "bdfm_nnunet.trainers",
+    "plans": "bdfm_nnunet.plans",
+    "dataset_conversion": "bdfm_nnunet.dataset_conversion",
+}
+FOR_EVERYONE = {"errors", "files", "folders", "settings"}
+"""Small modules that import nothing of the others."""
+
+MAY_IMPORT: dict[str, set[str]] = {
+    **dict.fromkeys(FOR_EVERYONE, FOR_EVERYONE),
+    "masking": set(),
+    "metrics": set(),
+    "frequency": {"masking"},
+    "losses": {"frequency", "masking"},
+    "networks": {"networks", "masking", "frequency"},
+    "objectives": {"objectives", "networks", "masking", "frequency", "losses"},
+    "checkpoints": {"checkpoints", "networks", "objectives"},
+    "data": {"data", "masking"},
+    "evaluation": {"evaluation"},
+    "reports": {"reports", "evaluation"},
+    "plans": {"plans", "networks", "checkpoints"},
+    "trainers": {
+        "trainers", "objectives", "networks", "checkpoints", "data", "masking", "frequency", "losses", "metrics",
+        "reports",
+    },
+    "dataset_conversion": {"dataset_conversion"},
+    "nnunet_plugin": {"trainers"},
+}  # fmt: skip
+"""Part of the library to the parts it may import, `FOR_EVERYONE` aside."""
+
+ABOVE_ALL = {"cli", "demo", "steps"}
+"""They put the parts together and may import all of them."""
+
+ONLY_TENSORS = {"checkpoints.reading", "checkpoints.sources", "checkpoints.adapting"}
+"""Files of `checkpoints` that know no network."""
+
+MAY_IMPORT_NNUNET = {"plans", "trainers", "data.loading", "cli", "demo", "nnunet_plugin"}
+WITHOUT_TORCH = {*FOR_EVERYONE, "evaluation", "reports", "dataset_conversion", "nnunet_plugin", "cli"}
+
+
+def _modules() -> dict[str, Path]:
+    """Name without the leading `bdfm_nnunet.` to file, for every module of the tree; the root package is `.`."""
+    found = {}
+    for folder, package in FOLDERS.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = [package, *path.relative_to(ROOT / folder).with_suffix("").parts]
+            name = ".".join(part for part in parts if part != "__init__")
+            found[name.removeprefix("bdfm_nnunet").removeprefix(".") or "."] = path
+    return found
+
+
+MODULES = _modules()
+
+
+def _imports(path: Path) -> set[str]:
+    """Full names of what a file imports, at any depth of the code."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; use the installed name"
+            assert node.module is not None
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def _part(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _own(names: set[str]) -> set[str]:
+    return {name.removeprefix("bdfm_nnunet.") for name in names if name.startswith("bdfm_nnunet.")}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_downwards(name: str) -> None:
+    if name == "." or _part(name) in ABOVE_ALL:
+        return
+    assert _part(name) in MAY_IMPORT, f"{name} is new: say in this file what it may import"
+    allowed = MAY_IMPORT[_part(name)] | FOR_EVERYONE
+    if name in ONLY_TENSORS:
+        allowed = {"checkpoints", *FOR_EVERYONE}
+    wrong = {used for used in _own(_imports(MODULES[name])) if _part(used) not in allowed}
+    assert not wrong, f"{name} imports {sorted(wrong)}; it may import {sorted(allowed)}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_third_parties_stay_where_they_belong(name: str) -> None:
+    used = {_part(imported) for imported in _imports(MODULES[name])}
+    if not {name, _part(name)} & MAY_IMPORT_NNUNET:
+        assert "nnunetv2" not in used
+    if _part(name) in WITHOUT_TORCH or name == ".":
+        assert not used & {"torch", "torchvision"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_root_folders_are_imported_by_their_installed_names(name: str) -> None:
+    assert not {_part(imported) for imported in _imports(MODULES[name])} & {*FOLDERS} - {"bdfm_nnunet"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_star_and_no_vague_file_name(name: str) -> None:
+    assert not {imported for imported in _imports(MODULES[name]) if imported.endswith(".*")}
+    assert MODULES[name].stem not in {"utils", "helpers", "misc", "common"}
+
+
+def test_the_table_names_parts_that_exist() -> None:
+    parts = {_part(name) for name in MODULES}
+    assert set(MAY_IMPORT) <= parts
+    assert {name for name in ONLY_TENSORS if name not in MODULES} == set()
+
+
+def test_the_rule_finds_a_wrong_import(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.py"
+    path.write_text("def later():\n    from bdfm_nnunet.trainers import base\n    import bdfm_nnunet.plans.grid\n")
+    assert _own(_imports(path)) == {"trainers.base", "plans.grid"}

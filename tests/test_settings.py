@@ -1,0 +1,82 @@
+import pytest
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.settings import (
+    ALLOWED,
+    SIMMIM,
+    FinetuningSettings,
+    PretrainingSettings,
+    TrainingSettings,
+    check_blocks,
+    read_block,
+)
+
+
+def test_missing_blocks_are_the_defaults() -> None:
+    assert read_block({}, "training") == TrainingSettings()
+    assert read_block({"pretraining": None}, "pretraining") == PretrainingSettings()
+    assert read_block({}, "finetuning") == FinetuningSettings()
+
+
+def test_block_goes_before_the_defaults_of_who_asks() -> None:
+    block = {"pretraining": {"decoder": "pyramid"}}
+    settings = read_block(block, "pretraining", **SIMMIM)
+    assert (settings.mask_token, settings.frequency_decoder, settings.decoder) == ("learned", "none", "pyramid")
+
+
+def test_legacy_is_the_published_model_and_single_settings_go_before_it() -> None:
+    settings = read_block({"pretraining": {"legacy": True, "mask_ratio": 0.5}}, "pretraining")
+    assert settings == PretrainingSettings.published(mask_ratio=0.5)
+    assert settings.frequency_padding == "zero" and settings.legacy_frequency_loss
+    assert read_block({"pretraining": {"legacy": False}}, "pretraining") == PretrainingSettings()
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "near"),
+    [
+        ("training", "epoch", "training.epochs"),
+        ("pretraining", "maskratio", "mask_ratio"),
+        ("finetuning", "wieghts", "weights"),
+    ],
+)
+def test_misspelt_names_are_errors_that_name_the_right_one(block: str, key: str, near: str) -> None:
+    with pytest.raises(InputError, match=near):
+        check_blocks({block: {key: 1}})
+
+
+def test_unlike_any_name() -> None:
+    with pytest.raises(InputError, match="the names are epochs"):
+        check_blocks({"training": {"zzzz": 1}})
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "value", "expected"),
+    [
+        ("training", "epochs", "ten", "a whole number"),
+        ("training", "epochs", 2.5, "a whole number"),
+        ("training", "epochs", True, "a whole number"),
+        ("training", "epochs", 0, "above 0"),
+        ("training", "precision", "fp8", "'auto', 'fp32', 'bf16', 'fp16'"),
+        ("training", "oversample_foreground", 1.5, "between 0 and 1"),
+        ("pretraining", "mask_ratio", 1.0, "between 0 and 1"),
+        ("pretraining", "patch_size", "4", "a list of a whole number values or a whole number"),
+        ("pretraining", "legacy", "yes", "true or false"),
+        ("finetuning", "encoder_lr_factor", -1, "0 or more"),
+    ],
+)
+def test_wrong_values_are_errors_that_name_what_was_expected(
+    block: str, key: str, value: object, expected: str
+) -> None:
+    with pytest.raises(InputError, match=expected):
+        check_blocks({block: {key: value}})
+
+
+def test_json_values_take_the_declared_type() -> None:
+    assert read_block({"training": {"initial_lr": 1}}, "training").initial_lr == 1.0
+    assert read_block({"pretraining": {"block_size": [2, 4, 4]}}, "pretraining").block_size == (2, 4, 4)
+    assert read_block({"pretraining": {"block_size": 2}}, "pretraining").block_size == 2
+
+
+def test_allowed_names_every_field_and_preset() -> None:
+    assert set(ALLOWED) == {"training", "pretraining", "finetuning"}
+    assert "legacy" in ALLOWED["pretraining"] and "mask_ratio" in ALLOWED["pretraining"]
