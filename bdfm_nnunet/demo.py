@@ -57,17 +57,19 @@ class DemoSettings:
     shape: tuple[int, int, int] | None = None
     seed: int = 2023
     network: str = "swin"
-    gpu_memory: float = 1.0
+    gpu_memory: float = 0.25
     pretraining: tuple[tuple[str, Any], ...] = (
-        ("training.epochs", 10),
-        ("training.iterations_per_epoch", 25),
+        ("training.epochs", 20),
+        ("training.iterations_per_epoch", 40),
         ("training.val_iterations_per_epoch", 4),
+        ("training.initial_lr", 1e-3),
         ("pretraining.picture_every", 5),
     )
     finetuning: tuple[tuple[str, Any], ...] = (
         ("training.epochs", 10),
-        ("training.iterations_per_epoch", 20),
+        ("training.iterations_per_epoch", 30),
         ("training.val_iterations_per_epoch", 2),
+        ("training.initial_lr", 1e-3),
     )
     device: str = "cpu"
 
@@ -119,7 +121,9 @@ def run_demo(*, out: Path, settings: DemoSettings | None = None, progress: bool 
     groups = demo_steps(out, settings, workers=cores)
     about = "The commands of the demonstration on a made-up cohort with synthetic lesions."
     write_script(out / "commands.sh", groups, environment=environment, about=about)
-    seconds = run_steps(groups, environment=environment, logs=out / "logs", threads=cores, progress=progress)
+    # Half the cores compute, the others load: threads that wait for one another stall when a core is taken from them.
+    threads = max(1, cores // 2)
+    seconds = run_steps(groups, environment=environment, logs=out / "logs", threads=threads, progress=progress)
     summary = write_summary(
         _files(out), settings=asdict(settings), seconds={"make the cohort": made, **seconds}, started=started
     )

@@ -96,7 +96,7 @@ class OurPlanner(ExperimentPlanner):
         memory = memory_gb(costs, configuration["batch_size"])
         if memory > WORTH_A_WARNING * self.UNet_vram_target_GB:
             logger.warning(
-                "training may take about %.1f GB, more than the %s GB asked for: plan with less --gpu-memory if need be",
+                "training may take about %.1f GB, more than the %s GB asked for: give less --gpu-memory if need be",
                 memory,
                 self.UNet_vram_target_GB,
             )

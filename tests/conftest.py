@@ -21,7 +21,7 @@ def _threads_for_spawn(method: str | None = None) -> Any:
     return multiprocessing.dummy if method == "spawn" else _get_context(method)
 
 
-def _point_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def point_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable in VARIABLES:
         (root / variable).mkdir(parents=True, exist_ok=True)
         monkeypatch.setenv(variable, str(root / variable))
@@ -47,7 +47,7 @@ def nnunet_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     nnU-Net 2.8.1 reads these variables when it uses them, so it does not matter whether it is imported already.
     """
-    return _point_to(tmp_path, monkeypatch)
+    return point_to(tmp_path, monkeypatch)
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ def _prepared_once(brats_tree: Path, tmp_path_factory: pytest.TempPathFactory) -
 
     prepared = Prepared(tmp_path_factory.mktemp("prepared"))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        _point_to(prepared.root, monkeypatch)
+        point_to(prepared.root, monkeypatch)
         # nnU-Net starts a new Python per pool, which imports torch for ten seconds or more; threads do for six cases.
         monkeypatch.setattr(multiprocessing, "get_context", _threads_for_spawn)
         for dataset_id, unlabelled in ((prepared.unlabelled, True), (prepared.labelled, False)):
             convert("brats2023-gli", brats_tree, dataset_id=dataset_id, unlabelled=unlabelled)
-            plan_dataset(dataset_id, network="swin", gpu_memory=0.25, plans_name=prepared.plans, workers=1)
+            plan_dataset(dataset_id, network="swin", gpu_memory=0.05, plans_name=prepared.plans, workers=1)
     return prepared
 
 
@@ -93,8 +93,16 @@ def prepared(_prepared_once: Prepared, tmp_path: Path, monkeypatch: pytest.Monke
 
     Add variants under names of your own (`add_variant`); whatever else a test changes there, others see.
     """
-    _point_to(_prepared_once.root, monkeypatch)
+    point_to(_prepared_once.root, monkeypatch)
     results = tmp_path / "nnUNet_results"
     results.mkdir()
     monkeypatch.setenv("nnUNet_results", str(results))
     return _prepared_once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """One thread: sums over several are added up in an order that may differ in the last bit from run to run."""
+    import torch
+
+    torch.set_num_threads(1)

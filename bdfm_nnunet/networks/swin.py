@@ -297,7 +297,7 @@ class SwinEncoder(nn.Module):
         self.output_channels = tuple(features)
         self.strides = (tuple(patch_size), *(tuple(stride) for stride in merging))
         self.patch_embed = PatchEmbedding(in_channels, features[0], patch_size)
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         stages = []
         for i, (channels, depth, heads) in enumerate(zip(features, depths, num_heads, strict=True)):
             blocks = [

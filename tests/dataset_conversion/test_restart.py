@@ -88,9 +88,7 @@ def test_changed_source_is_done_anew(tree: Any, raw: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("damage", ["cut", "removed"])
-def test_damaged_target_is_done_anew(
-    damage: str, tree: Any, raw: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_target_is_done_anew(damage: str, tree: Any, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [tree.add(patient) for patient in range(2)]
     folder = convert(GLI, tree.root, dataset_id=501).folder
     target = folder / f"imagesTr/{names[1]}_0002.nii.gz"

@@ -26,9 +26,7 @@ def test_values_and_grid_are_those_of_simpleitk(tmp_path: Path, tree: Any) -> No
     volume, image = read_volume(path, "a"), sitk.ReadImage(str(path))
     np.testing.assert_allclose(volume.array, sitk.GetArrayFromImage(image).transpose())
     np.testing.assert_allclose(volume.array, values * 0.25)
-    expected = [
-        image.TransformIndexToPhysicalPoint([x, y, z]) for x in (0, 4) for y in (0, 5) for z in (0, 6)
-    ]
+    expected = [image.TransformIndexToPhysicalPoint([x, y, z]) for x in (0, 4) for y in (0, 5) for z in (0, 6)]
     np.testing.assert_allclose(volume.grid.corners, expected, atol=1e-5)
     assert volume.spacing == [1, 1, 2.5]
 

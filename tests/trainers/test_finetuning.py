@@ -1,0 +1,157 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bdfm_nnunet.checkpoints import read_checkpoint
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.networks import encoder_of
+from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.trainers import nnUNetTrainerBDFM
+from tests.conftest import Prepared
+from tests.trainers.running import checkpoint, curves, make_trainer
+
+
+def _make(prepared: Prepared, variant: str, **settings: Any) -> Any:
+    return make_trainer(nnUNetTrainerBDFM, prepared, prepared.labelled, variant, settings)
+
+
+@pytest.fixture
+def weights(prepared: Prepared, tmp_path: Path) -> Path:
+    """A pre-trained encoder of one channel for the prepared plans."""
+    trainer = _make(prepared, "source")
+    trainer.initialize()
+    arguments = trainer.configuration_manager.network_arch_init_kwargs
+    torch.manual_seed(9)
+    objective = MaskedImageModelling(encoder_of(type(trainer.network)(1, 2, **arguments)))
+    torch.save({"network_weights": objective.state_dict()}, tmp_path / "pretrained.pth")
+    return tmp_path / "pretrained.pth"
+
+
+def _is_pretrained(trainer: Any, weights: Path) -> bool:
+    source = read_checkpoint(weights).weights["encoder.norm.weight"]
+    name = "encoder.stages.0.blocks.0.attn.qkv.weight"
+    return torch.equal(trainer.network.state_dict()[name], read_checkpoint(weights).weights[name]) and len(source) > 0
+
+
+def _start(trainer: Any) -> Any:
+    trainer.initialize()
+    trainer._load_weights()
+    return trainer
+
+
+def test_weights_of_the_environment(prepared: Prepared, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BDFM_WEIGHTS", str(weights))
+    trainer = _start(_make(prepared, "environment"))
+    assert _is_pretrained(trainer, weights)
+    log = next(Path(trainer.output_folder).glob("training_log*.txt")).read_text()
+    assert "100.0% of the encoder" in log and "input channels 1 to 4" in log
+
+
+def test_weights_of_the_plans_and_how_to_do_without(
+    prepared: Prepared, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"finetuning.weights": str(weights)}
+    assert _is_pretrained(_start(_make(prepared, "planned", **settings)), weights)
+    monkeypatch.setenv("BDFM_WEIGHTS", "none")
+    trainer = _start(_make(prepared, "planned", **settings))
+    assert not _is_pretrained(trainer, weights)
+    log = next(Path(trainer.output_folder).glob("training_log*.txt")).read_text()
+    assert "Training from scratch" in log
+
+
+def test_scratch_and_pretrained_start_from_the_same_decoder(
+    prepared: Prepared, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = _start(_make(prepared, "scratch"))
+    monkeypatch.setenv("BDFM_WEIGHTS", str(weights))
+    loaded = _start(_make(prepared, "loaded"))
+    states = scratch.network.state_dict(), loaded.network.state_dict()
+    rest = [name for name in states[0] if not name.startswith("encoder.")]
+    assert rest and all(torch.equal(states[0][name], states[1][name]) for name in rest)
+
+
+def test_planned_weights_that_changed_are_refused(prepared: Prepared, weights: Path) -> None:
+    trainer = _make(prepared, "changed", **{"finetuning.weights": str(weights)})
+    torch.save(torch.load(weights, weights_only=True) | {"more": 1}, weights)
+    with pytest.raises(InputError, match="not the file that was planned for"):
+        _start(trainer)
+
+
+@pytest.mark.parametrize("content", ["nothing", {"encoder.a": torch.ones(3)}])
+def test_useless_weights_are_refused(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object
+) -> None:
+    torch.save(content, tmp_path / "bad.pth")
+    monkeypatch.setenv("BDFM_WEIGHTS", str(tmp_path / "bad.pth"))
+    with pytest.raises(InputError, match=r"bad\.pth"):
+        _start(_make(prepared, "useless"))
+
+
+def test_run_with_nnunets_loss_augmentation_and_validation(
+    prepared: Prepared, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BDFM_WEIGHTS", str(weights))
+    trainer = _make(prepared, "run")
+    trainer.run_training()
+    assert checkpoint(trainer).is_file()
+    assert len(curves(trainer)["train_losses"]) == len(curves(trainer)["mean_fg_dice"]) == 2
+    assert (Path(trainer.output_folder) / "progress.png").is_file()
+
+
+def test_interrupted_run_continues_to_the_same_losses_without_its_weights(
+    prepared: Prepared, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BDFM_WEIGHTS", str(weights))
+    whole = _make(prepared, "whole")
+    whole.run_training()
+    first = _make(prepared, "broken")
+    monkeypatch.setattr(first, "on_epoch_start", _interrupted_at(first, epoch=1))
+    with pytest.raises(KeyboardInterrupt):
+        first.run_training()
+    weights.unlink()
+    second = _make(prepared, "broken")
+    second.load_checkpoint(str(checkpoint(second, "latest")))
+    second.run_training()
+    assert curves(second) == curves(whole)
+
+
+def _interrupted_at(trainer: Any, *, epoch: int) -> Any:
+    start = trainer.on_epoch_start
+
+    def on_epoch_start() -> None:
+        if trainer.current_epoch == epoch:
+            raise KeyboardInterrupt
+        start()
+
+    return on_epoch_start
+
+
+def test_encoder_and_rest_have_rates_of_their_own(prepared: Prepared) -> None:
+    settings = {"finetuning.encoder_lr_factor": 0.1, "training.initial_lr": 0.02}
+    trainer = _make(prepared, "rates", **settings)
+    trainer.initialize()
+    rates = {group["name"]: group["peak_lr"] for group in trainer.optimizer.param_groups}
+    assert rates["rest"] == 0.02 and rates["encoder"] == pytest.approx(0.002)
+    frozen = _make(prepared, "frozen", **{"finetuning.encoder_lr_factor": 0.0, "training.epochs": 1})
+    frozen.initialize()
+    before = frozen.network.encoder.patch_embed.weight.detach().clone()
+    frozen.run_training()
+    assert torch.equal(frozen.network.encoder.patch_embed.weight, before)
+
+
+def test_transformers_take_adamw_and_anything_takes_what_it_is_told(prepared: Prepared) -> None:
+    for optimizer, kind in (("auto", torch.optim.AdamW), ("sgd", torch.optim.SGD)):
+        trainer = _make(prepared, "optimizer", **{"training.optimizer": optimizer})
+        trainer.initialize()
+        assert type(trainer.optimizer) is kind
+    assert trainer.initial_lr == 1e-3
+
+
+def test_misspelt_setting_in_a_plans_file(prepared: Prepared) -> None:
+    plans = _make(prepared, "misspelt").plans_manager.plans | {"continue_training": False}
+    plans["configurations"]["misspelt"]["training"] = {"epoch": 3}
+    dataset = {"labels": {"background": 0, "a": 1}, "channel_names": {"0": "a"}}
+    with pytest.raises(InputError, match=r"did you mean training\.epochs"):
+        nnUNetTrainerBDFM(plans, "misspelt", 0, dataset, torch.device("cpu"))

@@ -1,0 +1,172 @@
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bdfm_nnunet.checkpoints import read_checkpoint
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.trainers import nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
+from tests.conftest import Prepared, point_to
+from tests.trainers.running import checkpoint, curves, make_trainer
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "pretraining_curve.json"
+
+
+def _run(prepared: Prepared, variant: str, kind: type = nnUNetTrainerBDFMPretrain, **settings: Any) -> Any:
+    trainer = make_trainer(kind, prepared, prepared.unlabelled, variant, settings)
+    trainer.run_training()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def undisturbed(_prepared_once: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        point_to(_prepared_once.root, monkeypatch)
+        monkeypatch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("undisturbed")))
+        yield _run(_prepared_once, "undisturbed", **{"training.epochs": 3})
+
+
+def test_run_leaves_checkpoints_pictures_and_a_summary(undisturbed: Any) -> None:
+    folder = Path(undisturbed.output_folder)
+    assert checkpoint(undisturbed).is_file() and checkpoint(undisturbed, "best").is_file()
+    assert not checkpoint(undisturbed, "latest").exists()
+    assert (folder / "progress.png").stat().st_size > 10_000
+    assert sorted(p.name for p in (folder / "reconstructions").iterdir()) == ["epoch_0001.png", "epoch_0003.png"]
+    summary = json.loads((folder / "pretraining_summary.json").read_text())
+    assert summary["epochs_done"] == 3 and summary["trainer"] == "nnUNetTrainerBDFMPretrain"
+    assert all(math.isfinite(summary[key]) for key in ("psnr", "psnr_mean_fill", "ssim", "ssim_mean_fill"))
+    assert len(summary["curves"]["train_pixel"]) == len(summary["curves"]["val_frequency"]) == 3
+    assert summary["loss_last"] == summary["curves"]["train_losses"][-1]
+    assert summary["curves"]["val_losses"][-1] < summary["curves"]["val_losses"][0]
+    undisturbed.perform_actual_validation()
+    log = next(folder.glob("training_log*.txt")).read_text()
+    assert "val_frequency" in log and "Reconstruction of held-out crops: PSNR" in log
+    # the same crops and masks in every epoch: filling with the mean does as well in all of them
+    assert len(set(summary["curves"]["psnr_mean_fill"])) == 1
+
+
+def test_golden_curve(undisturbed: Any) -> None:
+    """A change that should not alter results must not."""
+    if os.environ.get("BDFM_WRITE_GOLDEN"):  # after a change that is meant to alter results
+        names = ("train_pixel", "train_frequency", "val_pixel", "val_frequency", "psnr", "ssim")
+        GOLDEN.write_text(json.dumps({name: curves(undisturbed)[name] for name in names}, indent=1) + "\n")
+    expected = json.loads(GOLDEN.read_text())
+    assert len(expected) == 6
+    for name, values in expected.items():
+        assert curves(undisturbed)[name] == pytest.approx(values, rel=2e-3), name
+
+
+def test_interrupted_run_continues_to_the_same_losses(prepared: Prepared, undisturbed: Any) -> None:
+    first = make_trainer(
+        nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "interrupted", {"training.epochs": 3}
+    )
+    step, done = first.train_step, []
+
+    def failing_step(batch: Any) -> Any:
+        done.append(1)
+        if len(done) == 5:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+        return step(batch)
+
+    first.train_step = failing_step
+    with pytest.raises(KeyboardInterrupt):
+        first.run_training()
+    second = make_trainer(
+        nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "interrupted", {"training.epochs": 3}
+    )
+    second.load_checkpoint(str(checkpoint(second, "latest")))
+    assert second.current_epoch == 1
+    second.run_training()
+    assert curves(second) == curves(undisturbed)
+    ours, theirs = (read_checkpoint(checkpoint(t)).weights for t in (second, undisturbed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_seed_decides(prepared: Prepared, undisturbed: Any) -> None:
+    other = _run(prepared, "seed", **{"training.seed": 7, "training.epochs": 3})
+    assert curves(other)["train_losses"] != curves(undisturbed)["train_losses"]
+
+
+def test_workers_change_nothing(prepared: Prepared) -> None:
+    runs = [_run(prepared, f"workers{n}", **{"training.workers": n, "training.epochs": 1}) for n in (0, 2)]
+    assert curves(runs[0]) == curves(runs[1])
+
+
+def test_single_channel_by_default_all_channels_on_request(prepared: Prepared) -> None:
+    single = make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "single", {})
+    every = make_trainer(
+        nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "every", {"pretraining.channels": "all"}
+    )
+    for trainer, channels in ((single, 1), (every, 4)):
+        trainer.initialize()
+        assert trainer.objective.view.in_channels == channels
+        training, _ = trainer.batch_sources()
+        assert training.generate_train_batch()["data"].shape[1] == channels
+    batch = every.batch_sources()[0].generate_train_batch()
+    assert math.isfinite(every.train_step(batch)["loss"])
+
+
+def test_settings_of_the_plans_reach_the_objective(prepared: Prepared) -> None:
+    settings = {"pretraining.mask_ratio": 0.5, "pretraining.frequency_decoder": "serial", "training.initial_lr": 0.01}
+    trainer = make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "settings", settings)
+    trainer.initialize()
+    assert trainer.objective.settings.mask_ratio == 0.5 and trainer.objective.settings.frequency_decoder == "serial"
+    assert trainer.num_epochs == 2 and trainer.num_iterations_per_epoch == 3
+    assert {group["peak_lr"] for group in trainer.optimizer.param_groups} == {0.01}
+    legacy = make_trainer(
+        nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "legacy", {"pretraining.legacy": True}
+    )
+    legacy.initialize()
+    assert legacy.objective.settings.legacy_frequency_loss
+
+
+def test_simmim_is_a_trainer_of_its_own(prepared: Prepared) -> None:
+    trainer = _run(prepared, "simmim", nnUNetTrainerSimMIM, **{"training.epochs": 1})
+    assert trainer.objective.frequency_decoder is None
+    assert "train_frequency" not in curves(trainer)
+    assert (Path(trainer.output_folder) / "progress.png").is_file()
+
+
+def test_half_precision(prepared: Prepared) -> None:
+    trainer = _run(prepared, "bf16", **{"training.epochs": 1, "training.precision": "bf16"})
+    assert trainer.grad_scaler is None
+    assert math.isfinite(curves(trainer)["train_losses"][0])
+
+
+def test_labelled_data_can_be_pretrained_on(prepared: Prepared) -> None:
+    settings = {"training.epochs": 1}
+    trainer = make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.labelled, "labelled", settings)
+    trainer.run_training()
+    assert checkpoint(trainer).is_file()
+
+
+def test_full_disk_keeps_the_checkpoint_before(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "full", {})
+    trainer.initialize()
+    path = checkpoint(trainer, "latest")
+    for key in ("epoch_start_timestamps", "epoch_end_timestamps"):
+        trainer.logger.log(key, 0.0, 0)
+    trainer.save_checkpoint(str(path))
+    before = path.read_bytes()
+
+    def full(content: object, target: str) -> None:
+        Path(target).write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match="free some space and continue with --c"):
+        trainer.save_checkpoint(str(path))
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.glob(".*")] == []
+
+
+def test_disabled_checkpointing_writes_none(prepared: Prepared) -> None:
+    trainer = make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "none", {"training.epochs": 1})
+    trainer.disable_checkpointing = True
+    trainer.run_training()
+    assert not list(Path(trainer.output_folder).glob("*.pth"))
