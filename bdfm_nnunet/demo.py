@@ -117,13 +117,11 @@ def run_demo(*, out: Path, settings: DemoSettings | None = None, progress: bool 
     logger.info("results go to %s; the lesions of this cohort are synthetic", out)
     _make_cohorts(work, settings, workers=cores if cores > 1 else 0, progress=progress)
     made = time.monotonic() - started
-    environment = _environment(work)
+    environment = _environment(work, cores)
     groups = demo_steps(out, settings, workers=cores)
     about = "The commands of the demonstration on a made-up cohort with synthetic lesions."
     write_script(out / "commands.sh", groups, environment=environment, about=about)
-    # Half the cores compute, the others load: threads that wait for one another stall when a core is taken from them.
-    threads = max(1, cores // 2)
-    seconds = run_steps(groups, environment=environment, logs=out / "logs", threads=threads, progress=progress)
+    seconds = run_steps(groups, environment=environment, logs=out / "logs", threads=cores, progress=progress)
     summary = write_summary(
         _files(out), settings=asdict(settings), seconds={"make the cohort": made, **seconds}, started=started
     )
@@ -170,15 +168,16 @@ def _make_cohorts(work: Path, settings: DemoSettings, *, workers: int, progress:
         first += cases
 
 
-def _environment(work: Path) -> dict[str, str]:
+def _environment(work: Path, cores: int) -> dict[str, str]:
     return {
         "nnUNet_raw": str(work / "nnUNet_raw"),
         "nnUNet_preprocessed": str(work / "nnUNet_preprocessed"),
         "nnUNet_results": str(work / "nnUNet_results"),
         "nnUNet_extTrainer": trainer_search_path(),
-        "nnUNet_n_proc_DA": "1",
+        "nnUNet_n_proc_DA": "0" if cores <= 2 else "2",
         "nnUNet_def_n_proc": "1",
         "nnUNet_compile": "f",
+        "OMP_WAIT_POLICY": "PASSIVE",
         "MPLBACKEND": "Agg",
         "PYTHONUNBUFFERED": "1",
     }
@@ -232,8 +231,9 @@ def demo_steps(out: Path, settings: DemoSettings, *, workers: int) -> list[list[
         [Step("pre-train", _train(UNLABELLED, PRETRAINER, settings))],
         [_plan("labelled", LABELLED, ("--weights", str(checkpoint)), workers)],
         [_variant("labelled", LABELLED, (*settings.finetuning, ("training.seed", settings.seed)))],
-        [_fit(out, method, checkpoint, settings) for method in METHODS],
-        [_predict(out, method, settings) for method in METHODS],
+        # One after the other: nnU-Net takes a thread per core on a CPU, and two such runs wait for each other's threads.
+        *[[_fit(out, method, checkpoint, settings)] for method in METHODS],
+        *[[_predict(out, method, settings)] for method in METHODS],
         [_evaluate(out, method) for method in METHODS],
     ]
 

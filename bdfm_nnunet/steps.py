@@ -20,6 +20,7 @@ from bdfm_nnunet.files import write_atomically
 
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
+# Not OMP_THREAD_LIMIT: oneDNN waits for ever for the threads that torch was told to use and that it forbids.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

@@ -20,6 +20,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write, read_json, write_json
 from bdfm_nnunet.folders import nnunet_folder
 from bdfm_nnunet.plans.folders import plans_path, raw_folder, read_plans, resolve_configuration
+from bdfm_nnunet.plans.verifying import NIFTI, verify_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +59,13 @@ def prepare_fingerprint(dataset_id: int, *, workers: int) -> None:
     if record.get("raw") == state and (folder / FINGERPRINT_FILE).is_file():
         logger.info("the fingerprint of %s is up to date", raw.name)
         return
+    dataset = read_json(raw / "dataset.json")
+    ours = dataset.get("file_ending") in NIFTI  # other formats are left to nnU-Net's own check
+    if ours:
+        verify_dataset(raw, dataset, _cases(raw), workers=workers)
     with _as_input_errors(f"{raw} is no valid nnU-Net data set"):
         extract_fingerprint_dataset(
-            dataset_id, FrugalExtractor, num_processes=workers, check_dataset_integrity=True, verbose=False
+            dataset_id, FrugalExtractor, num_processes=workers, check_dataset_integrity=not ours, verbose=False
         )
     write_json(folder / RECORD_FILE, {"raw": state, "data": {}})
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from bdfm_nnunet.data.loading import Batch, BatchSource, batches, reseed, seeded
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import write_atomically
+from bdfm_nnunet.files import read_json, write_atomically
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.settings import TrainingSettings, read_block
 from bdfm_nnunet.trainers.optimisation import WarmupSchedule, autocast_type, build_optimizer, parameter_groups
@@ -131,6 +132,23 @@ class ReproducibleTrainer(nnUNetTrainer):
         return train, batches(
             validation, seed, _VALIDATION, rank, numbers=numbers, workers=(workers + 1) // 2, **common
         )
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split, but no random one in silence for a fold that splits_final.json does not have.
+
+        Raises:
+            InputError: there is no such fold, or the file is damaged.
+        """
+        path = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
+        if self.fold != "all" and path.is_file():
+            folds = len(read_json(path))
+            if self.fold >= folds:
+                raise InputError(
+                    f"{path} has {folds} folds, so there is no fold {self.fold}: train one of 0 to {folds - 1} or "
+                    "`all`, or add the fold to that file"
+                )
+        split: tuple[list[str], list[str]] = super().do_split()
+        return split
 
     def validation_numbers(self, numbers: range) -> list[int]:
         """Which validation batches are seen; by default new ones in each epoch, as in nnU-Net."""

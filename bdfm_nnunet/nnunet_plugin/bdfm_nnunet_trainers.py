@@ -4,6 +4,9 @@ nnU-Net drops modules of such a folder from `sys.modules` after it has looked in
 installed package and are only passed on here. The file's name must not be that of any other module.
 """
 
+from bdfm_nnunet.errors import show_as_one_line
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
 
 __all__ = ["nnUNetTrainerBDFM", "nnUNetTrainerBDFMPretrain", "nnUNetTrainerSimMIM"]
+
+show_as_one_line()

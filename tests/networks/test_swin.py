@@ -84,7 +84,7 @@ def test_clipped_window_reads_the_bias_of_the_same_offset() -> None:
 
 
 def _allowed(first: int, second: int, *, grid: int, window: int, shift: int) -> bool:
-    """Whether two positions after the roll may see each other: in one window, neighbours before the roll, no padding."""
+    """Whether two positions after the roll may see each other: neighbours before the roll, no padding between."""
     padded = -(-grid // window) * window
     before = [(place + shift) % padded for place in (first, second)]
     pads = [place >= grid for place in before]
