@@ -175,7 +175,7 @@ def _environment(work: Path, cores: int) -> dict[str, str]:
         "nnUNet_results": str(work / "nnUNet_results"),
         "nnUNet_extTrainer": trainer_search_path(),
         "nnUNet_n_proc_DA": "0" if cores <= 2 else "2",
-        "nnUNet_def_n_proc": "1",
+        "nnUNet_def_n_proc": "1",  # also the threads of a prediction, so that two run side by side
         "nnUNet_compile": "f",
         "OMP_WAIT_POLICY": "PASSIVE",
         "MPLBACKEND": "Agg",
@@ -231,9 +231,9 @@ def demo_steps(out: Path, settings: DemoSettings, *, workers: int) -> list[list[
         [Step("pre-train", _train(UNLABELLED, PRETRAINER, settings))],
         [_plan("labelled", LABELLED, ("--weights", str(checkpoint)), workers)],
         [_variant("labelled", LABELLED, (*settings.finetuning, ("training.seed", settings.seed)))],
-        # One after the other: nnU-Net takes a thread per core on a CPU, and two such runs wait for each other's threads.
+        # One after the other: nnU-Net trains with a thread per core, and two such runs wait for each other's threads.
         *[[_fit(out, method, checkpoint, settings)] for method in METHODS],
-        *[[_predict(out, method, settings)] for method in METHODS],
+        [_predict(out, method, settings) for method in METHODS],
         [_evaluate(out, method) for method in METHODS],
     ]
 

@@ -19,6 +19,7 @@ _REMEDIES = {
     errno.EPERM: "give yourself permission to write there or name another folder",
     errno.EROFS: "name a folder on a disk that can be written",
     errno.ENOTDIR: "name a folder in the place of that file",
+    errno.EISDIR: "name a file in that folder",
     errno.EEXIST: "name a folder in the place of that file",
 }
 

@@ -8,7 +8,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from bdfm_nnunet.checkpoints import LoadReport, load_pretrained
-from bdfm_nnunet.files import read_json, write_atomically
+from bdfm_nnunet.checkpoints.writing import write_checkpoint
+from bdfm_nnunet.files import read_json
 from bdfm_nnunet.plans.folders import (
     CONFIGURATION,
     DEFAULT_PLANS,
@@ -60,7 +61,7 @@ def write_initial_checkpoint(
         "inference_allowed_mirroring_axes": tuple(range(len(resolved["patch_size"]))),
         "bdfm_source": {"path": str(report.path), "sha256": report.sha256, "encoder_share": report.encoder_share},
     }
-    with write_atomically(out) as temporary:
+    with write_checkpoint(out) as temporary:
         torch.save(content, temporary)
     return report
 

@@ -93,7 +93,7 @@ def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, worker
     passing = path.with_name(f".{os.getpid()}.partial.{plans_name}.json")
     try:
         write_json(passing, plans | {"configurations": {configuration: settings | {"data_identifier": partial}}})
-        with _as_input_errors(f"{raw} cannot be preprocessed"):
+        with _as_input_errors(f"{raw} cannot be preprocessed", "free some space if the disk is full, else "):
             preprocess_dataset(dataset_id, passing.stem, (configuration,), (workers,))
         shutil.rmtree(path.parent / identifier, ignore_errors=True)
         (path.parent / partial).rename(path.parent / identifier)
@@ -105,7 +105,7 @@ def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, worker
 
 
 @contextlib.contextmanager
-def _as_input_errors(what: str) -> Iterator[None]:
+def _as_input_errors(what: str, first_remedy: str = "") -> Iterator[None]:
     """Turns what nnU-Net raises into one sentence; its prints go to the log."""
     prints = io.StringIO()
     try:
@@ -120,7 +120,7 @@ def _as_input_errors(what: str) -> Iterator[None]:
     except (AssertionError, RuntimeError, ValueError, IndexError, KeyError) as error:
         logger.error("%s", prints.getvalue().strip())
         raise InputError(
-            f"{what} ({_reason(error)}): repair the file it names, or convert the data set again"
+            f"{what} ({_reason(error)}): {first_remedy}repair the file it names, or convert the data set again"
         ) from error
     finally:
         logger.debug("%s", prints.getvalue())

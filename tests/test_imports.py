@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ABOVE_ALL = {"cli", "demo", "steps"}
 """They put the parts together and may import all of them."""
 
-ONLY_TENSORS = {"checkpoints.reading", "checkpoints.sources", "checkpoints.adapting"}
+ONLY_TENSORS = {"checkpoints.reading", "checkpoints.writing", "checkpoints.sources", "checkpoints.adapting"}
 """Files of `checkpoints` that know no network."""
 
 MAY_IMPORT_NNUNET = {"plans", "trainers", "data.loading", "cli", "demo", "nnunet_plugin"}

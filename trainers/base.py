@@ -15,9 +15,10 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from bdfm_nnunet.checkpoints.writing import write_checkpoint
 from bdfm_nnunet.data.loading import Batch, BatchSource, batches, reseed, seeded
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import read_json, write_atomically
+from bdfm_nnunet.files import read_json
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.settings import TrainingSettings, read_block
 from bdfm_nnunet.trainers.optimisation import WarmupSchedule, autocast_type, build_optimizer, parameter_groups
@@ -212,11 +213,8 @@ class ReproducibleTrainer(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        try:
-            with write_atomically(filename) as temporary:
-                super().save_checkpoint(str(temporary))
-        except RuntimeError as error:  # how torch.save reports a full disk
-            raise InputError(f"cannot write {filename} ({error}): free some space and continue with --c") from error
+        with write_checkpoint(filename, remedy="free some space and continue with --c") as temporary:
+            super().save_checkpoint(str(temporary))
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """Continues from a checkpoint."""

@@ -167,6 +167,8 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
         voxels = upsample(mask, self.objective.patch_size)
         if self._picture is None:
             self._picture = images, voxels, rebuilt
+        if self.device.type == "mps":  # has no 3-D average pooling
+            images, voxels, rebuilt = images.cpu(), voxels.cpu(), {name: r.cpu() for name, r in rebuilt.items()}
         prediction, filled = rebuilt["pixel"].float(), metrics.fill_with_mean(images, voxels)
         scores = {
             "psnr": metrics.masked_psnr(prediction, images, voxels),

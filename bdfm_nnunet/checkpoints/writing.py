@@ -1,0 +1,26 @@
+"""Writing checkpoints: there is always a whole one, the new or the one before."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import write_atomically
+
+
+@contextmanager
+def write_checkpoint(
+    path: str | os.PathLike[str], *, remedy: str = "free some space there and run the command again"
+) -> Iterator[Path]:
+    """Yields a temporary path for `torch.save` that takes the place of `path` once it is whole.
+
+    Raises:
+        InputError: it cannot be written; the sentence ends in `remedy` where the disk took no more.
+    """
+    try:
+        with write_atomically(path) as temporary:
+            yield temporary
+    except RuntimeError as error:  # how torch.save reports a full disk
+        reason = str(error).splitlines()[0]
+        raise InputError(f"cannot write {path}, the disk may be full ({reason}): {remedy}") from error

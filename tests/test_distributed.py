@@ -1,0 +1,57 @@
+"""Two processes train as one: the same mask token everywhere, and the gradient of the joined batch."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from torch import multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+from bdfm_nnunet.networks import encoder_of
+from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.settings import PretrainingSettings
+from tests.networks.zoo import network
+
+
+def _objective(**settings: Any) -> MaskedImageModelling:
+    torch.manual_seed(0)
+    swin = network("swin", 1, drop_path_rate=0.0)
+    return MaskedImageModelling(encoder_of(swin), PretrainingSettings(**settings))
+
+
+def _inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(2, 1, 16, 16, 16, generator=generator) + torch.tensor([0.0, 3.0])[:, None, None, None, None]
+    return images, _objective().draw_mask(2, (16, 16, 16), generator=generator)
+
+
+def _train(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    results = {}
+    for name, settings in (("default", {}), ("published", {"mask_token": "scalar_mean"})):
+        wrapped = DistributedDataParallel(_objective(**settings))
+        images, mask = (part[rank : rank + 1] for part in _inputs())
+        torch.manual_seed(rank)  # the noise of the published token must not differ all the same
+        wrapped(images, mask=mask)["loss"].backward()
+        results[name] = {
+            "token": wrapped.module.mask_token.value.detach().clone(),
+            "gradient": {n: p.grad for n, p in wrapped.module.named_parameters()},
+        }
+    torch.save(results, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_are_one_training(tmp_path: Path) -> None:
+    mp.spawn(_train, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name in first:
+        assert torch.equal(first[name]["token"], second[name]["token"]), name
+        assert first[name]["token"].abs().sum() > 0
+    alone = _objective()
+    images, mask = _inputs()
+    alone(images, mask=mask)["loss"].backward()
+    torch.testing.assert_close(alone.mask_token.value, torch.nn.Parameter(first["default"]["token"]))
+    for name, parameter in alone.named_parameters():
+        torch.testing.assert_close(first["default"]["gradient"][name], parameter.grad, atol=1e-6, rtol=1e-3, msg=name)
