@@ -1,9 +1,9 @@
-"""The focal frequency loss against a loop over patches, on one 96^3 sample: forward and backward.
+"""The focal frequency loss against loops over patches, on one 96^3 sample: forward and backward.
 
-The loop is written from the definition (cut a patch, transform it, weight it, add it up), one patch after the other,
-as published implementations do it. Both arms run alternately in one process; the table gives medians and the spread
-of the ratios, beside what reading prediction and target and writing the gradient once would take at the machine's
-measured memory bandwidth.
+One loop is written from the definition, everything patch by patch; the other cuts the patches in a loop and
+transforms them together, as published codes do. The arms run in turn in one process; the figures are medians and the
+spread of the ratios, beside what reading prediction and target and writing the gradient once would take at the
+machine's measured memory bandwidth.
 
     python benchmarks/frequency_loss.py [--size 96] [--rounds 5] [--threads 1] [--json FILE]
 """
@@ -25,23 +25,42 @@ from bdfm_nnunet.losses import focal_frequency_loss
 PATCH = 4
 
 
-def loop(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """The definition, one patch after the other."""
-    values = []
-    for b in range(len(mask)):
-        for place in itertools.product(*(range(n) for n in mask.shape[1:])):
-            if not mask[b][place]:
-                continue
-            box = tuple(slice(PATCH * i, PATCH * (i + 1)) for i in place)
-            for c in range(target.shape[1]):
-                first, second = (torch.fft.fftn(image[b, c][box], norm="ortho") for image in (prediction, target))
-                power = (first - second).abs().square()
-                weight = (power.sqrt() / power.sqrt().max()).detach()
-                values.append((weight * power).mean())
+def patch_by_patch(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """The definition: cut, transform and weight one patch after the other."""
+    values = [_score(first - second) for first, second in _cut(prediction, target, mask)]
     return torch.stack(values).mean()
 
 
-def seconds(arm: Callable[[Tensor, Tensor, Tensor], Tensor], inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[float, Tensor]:
+def cut_in_a_loop(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Cut one patch after the other, then transform all of them at once, as published codes do."""
+    first, second = (torch.stack(patches) for patches in zip(*_cut(prediction, target, mask), strict=True))
+    return _score(first, second)
+
+
+def _cut(prediction: Tensor, target: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    patches = []
+    grid = mask.shape[1:]
+    for b, masked in enumerate(mask.flatten(1).tolist()):
+        for place, chosen in zip(itertools.product(*(range(n) for n in grid)), masked, strict=True):
+            if chosen:
+                z, y, x = (PATCH * i for i in place)
+                box = (b, slice(None), slice(z, z + PATCH), slice(y, y + PATCH), slice(x, x + PATCH))
+                patches.append((prediction[box], target[box]))
+    return patches
+
+
+def _score(first: Tensor, second: Tensor | None = None) -> Tensor:
+    """The loss of patches (..., d, h, w): of a difference, or of two images that are transformed one by one."""
+    axes = (-3, -2, -1)
+    spectrum = torch.fft.fftn(first, dim=axes, norm="ortho")
+    if second is not None:
+        spectrum = spectrum - torch.fft.fftn(second, dim=axes, norm="ortho")
+    power = spectrum.abs().square()
+    weight = (power.sqrt() / power.sqrt().amax(axes, keepdim=True)).detach()
+    return (weight * power).mean()
+
+
+def seconds(arm: Callable[..., Tensor], inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[float, Tensor]:
     """Time of one forward and backward pass, and the gradient."""
     prediction = inputs[0].detach().requires_grad_()
     start = time.perf_counter()
@@ -49,6 +68,15 @@ def seconds(arm: Callable[[Tensor, Tensor, Tensor], Tensor], inputs: tuple[Tenso
     elapsed = time.perf_counter() - start
     assert prediction.grad is not None
     return elapsed, prediction.grad
+
+
+ARMS = (focal_frequency_loss, patch_by_patch, cut_in_a_loop)
+
+
+def spread(slow: list[float], fast: list[float]) -> dict[str, float]:
+    """Median and extremes of the ratios, round by round."""
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
 def floor(size: int) -> float:
@@ -77,23 +105,27 @@ def main() -> None:
     mask = torch.rand(1, *(settings.size // PATCH,) * 3) < 0.75
     inputs = prediction, target, mask
     seconds(focal_frequency_loss, inputs)  # builds the transform's matrix
-    slow, fast, ratios = [], [], []
+    times: dict[str, list[float]] = {arm.__name__: [] for arm in ARMS}
     for _ in range(settings.rounds):
-        slow_time, slow_gradient = seconds(loop, inputs)
-        fast_time, fast_gradient = seconds(focal_frequency_loss, inputs)
-        torch.testing.assert_close(slow_gradient, fast_gradient, rtol=1e-3, atol=1e-9)
-        slow.append(slow_time)
-        fast.append(fast_time)
-        ratios.append(slow_time / fast_time)
+        gradients = []
+        for arm in ARMS:
+            elapsed, gradient = seconds(arm, inputs)
+            times[arm.__name__].append(elapsed)
+            gradients.append(gradient)
+        for gradient in gradients[1:]:
+            torch.testing.assert_close(gradient, gradients[0], rtol=1e-3, atol=1e-9)
+    ours = times[focal_frequency_loss.__name__]
     result = {
         "size": settings.size,
         "threads": settings.threads,
+        "rounds": settings.rounds,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "loop_seconds": statistics.median(slow),
-        "batched_seconds": statistics.median(fast),
         "floor_seconds": floor(settings.size),
-        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+        "seconds": {name: statistics.median(values) for name, values in times.items()},
+        "ratio_to_focal_frequency_loss": {
+            name: spread(values, ours) for name, values in times.items() if values is not ours
+        },
     }
     print(json.dumps(result, indent=2))
     if settings.json:

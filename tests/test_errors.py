@@ -27,7 +27,9 @@ def test_input_errors_are_one_line_and_all_others_go_to_the_hook_before(
     assert seen == [(ValueError, other, None)]
 
 
-@pytest.mark.parametrize(("kind", "last"), [("InputError", "bdfm: error: the sentence"), ("ValueError", "ValueError: the sentence")])
+@pytest.mark.parametrize(
+    ("kind", "last"), [("InputError", "bdfm: error: the sentence"), ("ValueError", "ValueError: the sentence")]
+)
 def test_importing_the_shim_is_enough(kind: str, last: str) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(PLUGIN)!r}); import bdfm_nnunet_trainers\n"

@@ -30,7 +30,7 @@ def _write(path: Path, values: Any, affine: Any = AFFINE) -> None:
 
 
 def _values(path: Path) -> Any:
-    return np.array(Nifti1Image.from_filename(path).dataobj)
+    return np.array(np.asarray(Nifti1Image.from_filename(path).dataobj))
 
 
 @pytest.fixture

@@ -5,8 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
 
+from bdfm_nnunet.networks import encoder_of
+from bdfm_nnunet.objectives import MaskedImageModelling
 from bdfm_nnunet.plans import add_variant
+from bdfm_nnunet.plans.folders import read_plans
 from tests.conftest import Prepared
 
 SHORT = {
@@ -17,11 +23,20 @@ SHORT = {
 }
 
 
-def make_trainer(kind: type, prepared: Prepared, dataset_id: int, variant: str, settings: dict[str, Any]) -> Any:
-    """A trainer for a variant of the prepared plans."""
-    add_variant(dataset_id, plans_name=prepared.plans, variant=variant, settings=SHORT | settings)
+def make_trainer(
+    kind: type,
+    prepared: Prepared,
+    dataset_id: int,
+    variant: str,
+    settings: dict[str, Any],
+    *,
+    plans_name: str | None = None,
+) -> Any:
+    """A trainer for a variant of the prepared plans, or of those of another name."""
+    plans_name = plans_name or prepared.plans
+    add_variant(dataset_id, plans_name=plans_name, variant=variant, settings=SHORT | settings)
     folder = prepared.folder("nnUNet_preprocessed", dataset_id)
-    plans = json.loads((folder / f"{prepared.plans}.json").read_text())
+    plans = json.loads((folder / f"{plans_name}.json").read_text())
     plans["continue_training"] = False
     dataset = json.loads((folder / "dataset.json").read_text())
     return kind(plans, variant, 0, dataset, torch.device("cpu"))
@@ -40,3 +55,19 @@ def _is_curve(name: str, values: list[Any]) -> bool:
 def checkpoint(trainer: Any, name: str = "final") -> Path:
     """A checkpoint in the trainer's folder."""
     return Path(trainer.output_folder) / f"checkpoint_{name}.pth"
+
+
+def stock_network(prepared: Prepared, *, channels: int, configuration: str = "3d_fullres") -> nn.Module:
+    """The network that nnU-Net's own trainer builds from the plans of the labelled data set."""
+    manager = PlansManager(read_plans(prepared.labelled, prepared.plans))
+    chosen = manager.get_configuration(configuration)
+    return nnUNetTrainer.build_network_architecture(manager, chosen, channels, 3, True)
+
+
+def pretrained_encoder(prepared: Prepared, path: Path, *, seed: int = 9) -> Path:
+    """Writes the checkpoint of an untrained objective around the planned encoder, of one channel."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        objective = MaskedImageModelling(encoder_of(stock_network(prepared, channels=1)))
+    torch.save({"network_weights": objective.state_dict()}, path)
+    return path
