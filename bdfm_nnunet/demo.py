@@ -59,15 +59,15 @@ class DemoSettings:
     network: str = "swin"
     gpu_memory: float = 0.25
     pretraining: tuple[tuple[str, Any], ...] = (
-        ("training.epochs", 20),
+        ("training.epochs", 15),
         ("training.iterations_per_epoch", 40),
         ("training.val_iterations_per_epoch", 4),
         ("training.initial_lr", 1e-3),
         ("pretraining.picture_every", 5),
     )
     finetuning: tuple[tuple[str, Any], ...] = (
-        ("training.epochs", 10),
-        ("training.iterations_per_epoch", 30),
+        ("training.epochs", 8),
+        ("training.iterations_per_epoch", 25),
         ("training.val_iterations_per_epoch", 2),
         ("training.initial_lr", 1e-3),
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, distributed, nn
 
+from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.settings import MaskTokenMode
 
 
@@ -32,7 +33,8 @@ def block_mask(
         Boolean (B, *grid), True = masked.
 
     Raises:
-        ValueError: the ratio is not inside (0, 1), or the whole grid is a single block.
+        ValueError: the ratio is not inside (0, 1).
+        InputError: the whole grid is a single block.
     """
     blocks = per_axis(block_size, len(grid))
     coarse = [math.ceil(size / block) for size, block in zip(grid, blocks, strict=True)]
@@ -40,7 +42,10 @@ def block_mask(
     if not 0 < ratio < 1:
         raise ValueError(f"mask ratio is {ratio}, expected a number between 0 and 1, both excluded")
     if count < 2:
-        raise ValueError(f"a grid of {tuple(grid)} patches is a single block of {blocks}: choose a smaller block_size")
+        raise InputError(
+            f"a grid of {tuple(grid)} patches is a single block of {blocks}: choose a smaller pretraining.block_size "
+            "or a larger patch_size"
+        )
     hidden = min(max(round(ratio * count), 1), count - 1)
     noise = torch.rand(batch, count, generator=generator, device=generator.device if generator else device)
     mask = torch.zeros(batch, count, dtype=torch.bool, device=noise.device)

@@ -17,7 +17,7 @@ SHAPE, SPACING = (40, 48, 40), 4.0
 _get_context = multiprocessing.get_context
 
 
-def _threads_for_spawn(method: str | None = None) -> Any:
+def threads_for_spawn(method: str | None = None) -> Any:
     return multiprocessing.dummy if method == "spawn" else _get_context(method)
 
 
@@ -80,7 +80,7 @@ def _prepared_once(brats_tree: Path, tmp_path_factory: pytest.TempPathFactory) -
     with pytest.MonkeyPatch.context() as monkeypatch:
         point_to(prepared.root, monkeypatch)
         # nnU-Net starts a new Python per pool, which imports torch for ten seconds or more; threads do for six cases.
-        monkeypatch.setattr(multiprocessing, "get_context", _threads_for_spawn)
+        monkeypatch.setattr(multiprocessing, "get_context", threads_for_spawn)
         for dataset_id, unlabelled in ((prepared.unlabelled, True), (prepared.labelled, False)):
             convert("brats2023-gli", brats_tree, dataset_id=dataset_id, unlabelled=unlabelled)
             plan_dataset(dataset_id, network="swin", gpu_memory=0.05, plans_name=prepared.plans, workers=1)

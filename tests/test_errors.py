@@ -27,16 +27,11 @@ def test_input_errors_are_one_line_and_all_others_go_to_the_hook_before(
     assert seen == [(ValueError, other, None)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "last"), [("InputError", "bdfm: error: the sentence"), ("ValueError", "ValueError: the sentence")]
-)
-def test_importing_the_shim_is_enough(kind: str, last: str) -> None:
+def test_importing_the_shim_is_enough() -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(PLUGIN)!r}); import bdfm_nnunet_trainers\n"
         "sys.modules.pop('bdfm_nnunet_trainers')\n"  # as nnU-Net does
-        f"from bdfm_nnunet.errors import InputError\nraise {kind}('the sentence')"
+        "from bdfm_nnunet.errors import InputError\nraise InputError('the sentence')"
     )
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1] == last
-    assert ("Traceback" in result.stderr) == (kind == "ValueError")
+    assert (result.returncode, result.stderr) == (1, "bdfm: error: the sentence\n")

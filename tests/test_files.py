@@ -29,7 +29,12 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "remedy"),
-    [(errno.ENOSPC, "free some space"), (errno.EACCES, "permission"), (errno.EROFS, "can be written")],
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EISDIR, "name a file"),
+        (errno.EACCES, "permission"),
+        (errno.EROFS, "can be written"),
+    ],
 )
 def test_a_disk_that_refuses_is_one_sentence_with_a_remedy(tmp_path: Path, number: int, remedy: str) -> None:
     target = tmp_path / "a.txt"

@@ -53,7 +53,7 @@ def test_impossible_ratio_is_refused(ratio: float) -> None:
 
 
 def test_single_block_is_refused() -> None:
-    with pytest.raises(ValueError, match="smaller block_size"):
+    with pytest.raises(ValueError, match=r"smaller pretraining\.block_size"):
         _draw(block_size=8)
 
 

@@ -64,15 +64,34 @@ def test_code_in_a_file_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_what_is_no_checkpoint_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("hello")
+    (tmp_path / "line.pth").write_text("text\n")  # the unpickler takes letters for instructions
     (tmp_path / "empty.pth").write_bytes(b"")
     (tmp_path / "x.safetensors").write_bytes(b"nonsense that is long enough")
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps([1, 2]))
     whole = _saved(tmp_path, WEIGHTS, "whole.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
-    names = ["text.pth", "empty.pth", "x.safetensors", "pickle.pth", "cut.pth"]
+    names = ["text.pth", "line.pth", "empty.pth", "x.safetensors", "pickle.pth", "cut.pth"]
     names.append(_saved(tmp_path, [1, 2], "list.pth").name)
     names.append(_saved(tmp_path, {"epoch": 1}, "no_tensors.pth").name)
     for path in [tmp_path / name for name in names] + [tmp_path / "missing.pth", tmp_path]:
         with pytest.raises(InputError) as caught:
             read_checkpoint(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value), path
+
+
+def test_any_bytes_are_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    path = tmp_path / "any.pth"
+    torch.save({"state_dict": WEIGHTS}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    refused = 0
+    for number in range(300):
+        content = bytearray(random.integers(0, 256, 40, dtype=np.uint8)) if number % 2 else bytearray(whole)
+        content[random.integers(len(content))] = random.integers(32, 127)
+        path.write_bytes(content)
+        try:
+            read_checkpoint(path)
+        except InputError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+    assert refused > 150

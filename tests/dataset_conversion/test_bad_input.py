@@ -2,9 +2,7 @@
 
 import gzip
 import re
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from nibabel.nifti1 import Nifti1Image
 from bdfm_nnunet.cli import main
 from bdfm_nnunet.dataset_conversion import convert
 from bdfm_nnunet.errors import InputError
+from tests.limits import largest_file
 
 GLI = "brats2023-gli"
 
@@ -256,21 +255,10 @@ def test_no_permission_to_write(tree: Any, raw: Path) -> None:
     assert (raw / "Dataset501_BraTS2023GLI").read_text() == "in the way"
 
 
-@contextmanager
-def _largest_file(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("unlabelled", [False, True])
 def test_disk_that_takes_no_more(unlabelled: bool, tree: Any, raw: Path) -> None:
-    """The operating system refuses to write beyond a size, as it does on a full disk."""
     tree.add(0)
-    with _largest_file(1000), pytest.raises(InputError, match=r"cannot write .*imagesTr.* run the command again"):
+    with largest_file(1000), pytest.raises(InputError, match=r"cannot write .*imagesTr.* run the command again"):
         convert(GLI, tree.root, dataset_id=501, unlabelled=unlabelled)
     (folder,) = raw.iterdir()
     assert not (folder / "dataset.json").exists()

@@ -2,15 +2,18 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from bdfm_nnunet.cli import main
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation import evaluate_folders
 from bdfm_nnunet.evaluation.tables import comparison_table
+from tests.limits import largest_file
 
 REGIONS = {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing_tumor": (3,)}
 
@@ -197,6 +200,31 @@ def test_refused_with_one_sentence_and_nothing_written(folders, tmp_path, break_
         evaluate(folders, out=tmp_path / "scores.json", workers=workers)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "scores.json").exists() and not (tmp_path / "scores.csv").exists()
+
+
+def test_faults_at_the_command_line(folders, tmp_path, capsys):
+    command = ["evaluate", *map(str, folders), "--release", "brats2023-gli", "-o", str(tmp_path / "scores.json")]
+    refuse_truncated(*folders)
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("bdfm: error: ") and "case_1.nii.gz cannot be read as NIfTI" in line
+    assert not list(tmp_path.glob("*scores*"))
+
+
+@pytest.mark.parametrize("size", [100, 1_000])
+def test_disk_that_takes_no_more(folders, tmp_path, size, capsys):
+    out = tmp_path / "new" / "scores.json"
+    command = ["evaluate", *map(str, folders), "--release", "brats2023-gli", "-o", str(out)]
+    with largest_file(size):
+        assert main(command) == 2
+    assert re.search(r"bdfm: error: cannot write .*scores\..*(free|raise)", capsys.readouterr().err)
+    assert not list(out.parent.iterdir())
+
+
+def test_place_that_cannot_be_written(folders, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write .*name a folder in the place of that file"):
+        evaluate(folders, out=tmp_path / "file" / "scores.json")
 
 
 def test_unknown_metric_and_wrong_ending_are_refused(folders, tmp_path):

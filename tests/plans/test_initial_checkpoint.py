@@ -1,8 +1,5 @@
 """`bdfm weights`: pre-trained weights as a checkpoint that stock nnU-Net takes."""
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ from bdfm_nnunet import cli
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.plans import add_variant, write_initial_checkpoint
 from tests.conftest import Prepared
+from tests.limits import largest_file
 from tests.networks.zoo import network
 from tests.trainers.running import pretrained_encoder, stock_network
 
@@ -100,20 +98,9 @@ def test_another_architecture(prepared: Prepared, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "out.pth").exists()
 
 
-@contextmanager
-def _largest_file(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_full_disk(prepared: Prepared, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The operating system refuses to write beyond a size, as it does on a full disk."""
     out = tmp_path / "out" / "full.pth"
-    with _largest_file(50_000):
+    with largest_file(50_000):
         sentence = _refused(_command(prepared, weights, out), capsys)
     assert f"cannot write {out}" in sentence and "free some space" in sentence
     assert not list(out.parent.iterdir())

@@ -13,6 +13,7 @@ import pytest
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.plans import add_variant, describe_plans, plan_dataset, planning, preparing
+from tests.limits import largest_file
 
 
 @pytest.fixture
@@ -173,6 +174,24 @@ def test_missing_folders_are_named(skeleton: Callable[..., Any], monkeypatch: py
     monkeypatch.delenv("nnUNet_raw")
     with pytest.raises(InputError, match="nnUNet_raw is not set"):
         plan_dataset(501)
+
+
+def test_two_data_sets_of_one_number(skeleton: Callable[..., Any]) -> None:
+    made = skeleton((40, 40, 40))
+    made.raw.with_name("Dataset501_Other").mkdir()
+    with pytest.raises(InputError, match="501 is taken by Dataset501_Other and Dataset501_Skeleton: rename or remove"):
+        plan_dataset(501)
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_disk_that_fills_up_while_preprocessing(own_copy: tuple[Path, Path]) -> None:
+    """The library that writes preprocessed data does not say that the disk is full."""
+    _, preprocessed = own_copy
+    shutil.rmtree(preprocessed)
+    with largest_file(40_000), pytest.raises(InputError, match=r"cannot be preprocessed .*free some space"):
+        plan_dataset(502, gpu_memory=0.25, workers=1)
+    assert not [path for path in preprocessed.rglob("*") if path.suffix in (".b2nd", ".pkl")]
+    assert not list(preprocessed.glob(".*"))
 
 
 def test_planning_anew_keeps_variants_up_to_date(

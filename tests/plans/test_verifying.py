@@ -143,7 +143,7 @@ def test_every_faulty_case_is_told(raw: Path, caplog: pytest.LogCaptureFixture) 
 def test_labels_without_foreground(raw: Path) -> None:
     for path in (raw / "labelsTr").iterdir():
         _write(path, np.zeros((6, 7, 8), np.uint8))
-    with pytest.raises(InputError, match="labelsTr holds labels without any foreground.*--unlabelled"):
+    with pytest.raises(InputError, match=r"labelsTr holds labels without any foreground.*--unlabelled"):
         _verify(raw)
 
 

@@ -18,6 +18,7 @@ TINY = {
     "training.iterations_per_epoch": 2,
     "training.val_iterations_per_epoch": 1,
     "pretraining.decoder_channels": 8,
+    "pretraining.block_size": 2,
 }
 
 

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from bdfm_nnunet.checkpoints.writing import write_checkpoint
+from bdfm_nnunet.errors import InputError
+from tests.limits import largest_file
+
+
+def _save(path: Path, value: float, **settings: str) -> None:
+    with write_checkpoint(path, **settings) as temporary:
+        torch.save({"a": torch.full((5000,), value)}, temporary)
+
+
+def test_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.pth"
+    _save(path, 1)
+    for remedy, sentence in (
+        ({}, "free some space there"),
+        ({"remedy": "continue with --c"}, r"\): continue with --c"),
+    ):
+        with largest_file(10_000), pytest.raises(InputError, match=rf"cannot write .*a\.pth.*{sentence}") as caught:
+            _save(path, 2, **remedy)
+        assert "\n" not in str(caught.value)
+        assert torch.load(path, weights_only=True)["a"][0] == 1
+        assert list(path.parent.iterdir()) == [path]
+    _save(path, 2)
+    assert torch.load(path, weights_only=True)["a"][0] == 2
+
+
+def test_other_errors_pass(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), write_checkpoint(tmp_path / "a.pth") as temporary:
+        temporary.write_bytes(b"half")
+        raise KeyError
+    assert not list(tmp_path.iterdir())
