@@ -59,14 +59,14 @@ class DemoSettings:
     network: str = "swin"
     gpu_memory: float = 0.25
     pretraining: tuple[tuple[str, Any], ...] = (
-        ("training.epochs", 15),
+        ("training.epochs", 14),
         ("training.iterations_per_epoch", 40),
         ("training.val_iterations_per_epoch", 4),
         ("training.initial_lr", 1e-3),
         ("pretraining.picture_every", 5),
     )
     finetuning: tuple[tuple[str, Any], ...] = (
-        ("training.epochs", 8),
+        ("training.epochs", 7),
         ("training.iterations_per_epoch", 25),
         ("training.val_iterations_per_epoch", 2),
         ("training.initial_lr", 1e-3),
@@ -121,7 +121,9 @@ def run_demo(*, out: Path, settings: DemoSettings | None = None, progress: bool 
     groups = demo_steps(out, settings, workers=cores)
     about = "The commands of the demonstration on a made-up cohort with synthetic lesions."
     write_script(out / "commands.sh", groups, environment=environment, about=about)
-    seconds = run_steps(groups, environment=environment, logs=out / "logs", threads=cores, progress=progress)
+    # half the cores: crops as small as these do not feed more threads, and wait for them instead
+    threads = max(1, cores // 2)
+    seconds = run_steps(groups, environment=environment, logs=out / "logs", threads=threads, progress=progress)
     summary = write_summary(
         _files(out), settings=asdict(settings), seconds={"make the cohort": made, **seconds}, started=started
     )
@@ -231,8 +233,7 @@ def demo_steps(out: Path, settings: DemoSettings, *, workers: int) -> list[list[
         [Step("pre-train", _train(UNLABELLED, PRETRAINER, settings))],
         [_plan("labelled", LABELLED, ("--weights", str(checkpoint)), workers)],
         [_variant("labelled", LABELLED, (*settings.finetuning, ("training.seed", settings.seed)))],
-        # One after the other: nnU-Net trains with a thread per core, and two such runs wait for each other's threads.
-        *[[_fit(out, method, checkpoint, settings)] for method in METHODS],
+        [_fit(out, method, checkpoint, settings) for method in METHODS],
         [_predict(out, method, settings) for method in METHODS],
         [_evaluate(out, method) for method in METHODS],
     ]

@@ -1,5 +1,6 @@
 """What pre-training and fine-tuning share: settings from the plans, exact resume, precision, safe checkpoints."""
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
@@ -66,6 +67,9 @@ class ReproducibleTrainer(nnUNetTrainer):
             self.grad_scaler = None
         self._iteration = 0
         self._bar: tqdm[Any] | None = None
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        if self.device.type == "cpu" and threads.isdigit() and int(threads) > 0:
+            torch.set_num_threads(int(threads))  # nnU-Net's command has set one a core, whatever the variable says
 
     # --- what subclasses give -----------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.trainers import nnUNetTrainerBDFMPretrain
@@ -40,3 +41,15 @@ def test_without_a_split_file_nnunet_makes_its_own(trainer: Any, tmp_path: Any) 
     trainer.preprocessed_dataset_folder_base = str(tmp_path)
     training, validation = trainer.do_split()
     assert training and validation and (tmp_path / "splits_final.json").is_file()
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("2", 2), ("many", 1), ("0", 1)])
+def test_threads_asked_for_on_the_cpu(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, asked: str, threads: int
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    try:
+        make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "threads", {})
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
