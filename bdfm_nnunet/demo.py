@@ -66,7 +66,7 @@ class DemoSettings:
         ("pretraining.picture_every", 5),
     )
     finetuning: tuple[tuple[str, Any], ...] = (
-        ("training.epochs", 7),
+        ("training.epochs", 8),
         ("training.iterations_per_epoch", 25),
         ("training.val_iterations_per_epoch", 2),
         ("training.initial_lr", 1e-3),
