@@ -31,19 +31,17 @@ REQUIREMENTS = [
     "acvl-utils",
     "batchgenerators",
     "batchgeneratorsv2",
-    "einops",
     "matplotlib",
     "nibabel",
     "nilearn",
     "numpy",
     "safetensors",
-    "scikit-image",
     "scipy",
     "setuptools; python_version >= '3.12'",
     "SimpleITK",
     "tqdm",
 ]
-DEVELOPMENT = ["build", "mypy", "pytest", "ruff", "setuptools>=77"]
+DEVELOPMENT = ["build", "mypy", "pytest", "ruff", "scikit-image", "setuptools>=77"]
 
 readme = Path(__file__).parent / "README.md"
 

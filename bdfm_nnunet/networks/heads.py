@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bdfm_nnunet.frequency import unpatchify
+
 # the last layer starts near zero, so the first reconstruction is flat instead of noise
 _QUIET = 0.02
 
@@ -31,13 +33,9 @@ class Expand(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, C_in, *grid) to (B, C_out, *grid times stride)."""
         batch, _, *grid = features.shape
-        axes = len(grid)
-        voxels = functional.linear(features.movedim(1, -1), self.weight.flatten(1).T)
-        voxels = voxels.reshape(batch, *grid, -1, *self.stride)
-        order = [1 + axes] + [place for axis in range(axes) for place in (1 + axis, 2 + axes + axis)]
-        spatial = [count * step for count, step in zip(grid, self.stride, strict=True)]
-        voxels = voxels.permute(0, *order).reshape(batch, -1, *spatial)
-        return voxels + self.bias.reshape(-1, *(1,) * axes)
+        patches = functional.linear(features.movedim(1, -1), self.weight.flatten(1).T)
+        voxels = unpatchify(patches.reshape(batch, -1, self.weight.shape[1], *self.stride), grid)
+        return voxels + self.bias.reshape(-1, *(1,) * len(grid))
 
 
 class FinalDecoder(nn.Module):

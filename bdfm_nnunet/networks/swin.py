@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from bdfm_nnunet.frequency import patchify
+
 TokenFilter = Callable[[Tensor], Tensor]
 
 
@@ -31,13 +33,9 @@ class PatchEmbedding(nn.Module):
         short = [(-size) % step for size, step in zip(images.shape[2:], self.patch_size, strict=True)]
         if any(short):
             images = functional.pad(images, [n for missing in reversed(short) for n in (0, missing)])
-        batch, channels, *spatial = images.shape
-        grid = [size // step for size, step in zip(spatial, self.patch_size, strict=True)]
-        axes = len(grid)
-        split = [n for pair in zip(grid, self.patch_size, strict=True) for n in pair]
-        patches = images.reshape(batch, channels, *split)
-        patches = patches.permute(0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2))
-        return functional.linear(patches.flatten(1 + axes), self.weight.flatten(1), self.bias)
+        grid = [size // step for size, step in zip(images.shape[2:], self.patch_size, strict=True)]
+        patches = patchify(images, self.patch_size).flatten(2)
+        return functional.linear(patches, self.weight.flatten(1), self.bias).reshape(len(images), *grid, -1)
 
 
 class PatchMerging(nn.Module):

@@ -95,6 +95,7 @@ def test_progress_has_a_panel_per_entry(count, tmp_path):
 
 def test_empty_curves_draw(tmp_path):
     save_figure(progress_figure({"loss": {"train": []}}), tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").stat().st_size > 1000
 
 
 def test_segmentations_show_the_slice_of_the_reference_with_the_largest_area():
