@@ -7,33 +7,105 @@ from typing import Any
 
 LABEL = "label"
 """The role of the label file beside the channels' names."""
+MASK = "mask:"
+"""Starts the role of one of several mask files: `mask:OR_left`."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the file of a role lies, and what of it is used.
+
+    Attributes:
+        path: regular expression for the whole path inside the download, with `/` between folders. `{case}` stands for
+            the release's `case_pattern`; where it stands twice, both must be the same. Other named groups may be used
+            by `case_name`. A path ends before `.nii`, `.nii.gz`, `.img` or `.hdr`, which the engine adds.
+        kind: tells alternatives apart in the manifest, for instance `manual` and `automated`.
+        volume: index on the fourth axis of a 4-D file; None where the file must be three-dimensional.
+    """
+
+    path: str
+    kind: str = ""
+    volume: int | None = None
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A fault of the published files that is known, and what is done about it. The case becomes `repaired`.
+
+    Attributes:
+        case: regular expression for the whole case id.
+        why: one sentence for the manifest.
+        files: role to the regular expression of another path (as in `Source`) that stands in where the role's own file
+            is missing.
+        values: stray label value on the disk to the value that it is read as.
+        missing: channels that may be missing or empty; a missing one is written as zeros.
+        plain: whether a file named `.nii.gz` may be an uncompressed NIfTI file.
+    """
+
+    case: str
+    why: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[int, int] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    plain: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table (CSV or XLSX) inside the download that says more about its cases.
+
+    Ids are compared without regard to case and to leading zeros of numbers: `UCSF-PDGM-004` is `UCSF-PDGM-0004`.
+
+    Attributes:
+        path: regular expression for the whole path inside the download.
+        id: column of the case or patient id; the first of these that the table has.
+        aliases: columns with ids that the same patient has elsewhere; those the table does not have are left out.
+        site: columns with the site; the first of these that the table has.
+    """
+
+    path: str
+    id: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    site: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Release:
     """One release: where its files lie, what its labels mean and what nnU-Net shall see.
 
-    `path` is a regular expression for the whole path of a file inside the download, with `/` between folders;
-    `{case}` stands for `case_pattern` and `{suffix}` for the suffix of the channel or of the label.
-
     Attributes:
         name: as typed by users, for instance `brats2023-gli`.
         title: one line for lists.
         dataset_name: the part of the nnU-Net folder's name after `DatasetXXX_`.
-        case_pattern: regular expression of a case id.
+        case_pattern: regular expression of `{case}` in paths, without groups of its own that capture.
         patient_pattern: regular expression that finds the patient key (its group 1) at the start of a case id.
-        channels: channel name to file suffix, in the order of the network's input channels.
-        label_suffix: suffix of the label file.
+        channels: channel name to its file, in the order of the network's input channels.
+        extra_channels: further channels that a user may ask for (`--channels`).
+        label: the label file, alternatives in order of preference; empty where there are no labels or `masks`.
+        masks: structure name to its own file of zeros and non-zeros. They may overlap: structure i becomes bit i of
+            the label, and `regions` has one entry per structure with every value that has its bit.
         labels: label values as they are on the disk, without background, and their meaning.
         label_map: value on the disk to value for nnU-Net, where they differ; nnU-Net wants 0, 1, 2, ... without gaps.
         regions: name to values for nnU-Net; one value each where labels do not overlap.
         regions_class_order: value painted for each region at prediction, later ones over earlier ones; empty where
             every region is one label.
+        case_name: case id made of the named groups of a path; `{case}` where the path itself holds it.
+        unlabelled_part: regular expression searched in the path of a case without label file: such cases were
+            published without segmentation and go to `imagesTs` instead of being refused. Empty: there are none.
+        session_pattern: regular expression that finds the session (its group 1) in a case id; empty: one session.
+        site_pattern: regular expression that finds the site (its group 1) in a case id; empty: not known from the id.
         grid: voxels per axis (x, y, z) of the release, None where cases differ. A case on another grid is noted.
+        spacing: mm per axis that goes with `grid`.
+        origin: of `grid`, mm towards left, posterior, superior (LPS).
+        repairs: known faults.
+        tables: tables inside the download.
+        aliases: patient key to the key of the same patient, where the release itself has two.
+        overlaps: names of releases, or free text, that share scans with this one.
+        submission_name: file name of a segmentation handed in to the challenge, with `{case}`; empty: no challenge.
         licence: terms of use.
         url: where to get the data.
         citation: what to cite.
-        notes: what a user should know.
+        notes: what a user should know, also what is not certain about the layout.
     """
 
     name: str
@@ -41,35 +113,52 @@ class Release:
     dataset_name: str
     case_pattern: str
     patient_pattern: str
-    channels: Mapping[str, str]
-    label_suffix: str
-    labels: Mapping[int, str]
-    regions: Mapping[str, tuple[int, ...]]
-    regions_class_order: tuple[int, ...] = ()
+    channels: Mapping[str, Source]
+    extra_channels: Mapping[str, Source] = field(default_factory=dict)
+    label: tuple[Source, ...] = ()
+    masks: Mapping[str, Source] = field(default_factory=dict)
+    labels: Mapping[int, str] = field(default_factory=dict)
     label_map: Mapping[int, int] = field(default_factory=dict)
-    path: str = r"(?:.*/)?{case}{suffix}\.nii(?:\.gz)?"
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    regions_class_order: tuple[int, ...] = ()
+    case_name: str = "{case}"
+    unlabelled_part: str = ""
+    session_pattern: str = ""
+    site_pattern: str = ""
     grid: tuple[int, int, int] | None = None
+    spacing: tuple[float, float, float] | None = None
+    origin: tuple[float, float, float] | None = None
+    repairs: tuple[Repair, ...] = ()
+    tables: tuple[Table, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    overlaps: tuple[str, ...] = ()
+    submission_name: str = ""
     licence: str = ""
     url: str = ""
     citation: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether segmentations were published for any case."""
+        return bool(self.label or self.masks)
+
     def patient_of(self, case: str) -> str:
         """The patient key of a case id: cases that share it are never on two sides of a split."""
-        match = re.match(self.patient_pattern, case)
-        return match.group(1) if match else case
+        key = _found(self.patient_pattern, case) or case
+        return self.aliases.get(key, key)
 
-    def suffixes(self) -> dict[str, str]:
-        """Role (a channel's name or `label`) to file suffix."""
-        return {**self.channels, LABEL: self.label_suffix}
+    def session_of(self, case: str) -> str:
+        """The session of a case id, empty where ids do not tell."""
+        return _found(self.session_pattern, case)
 
-    def file_patterns(self) -> dict[str, re.Pattern[str]]:
-        """Role to the expression that a path inside the download must match as a whole; its group is `case`."""
-        case = f"(?P<case>{self.case_pattern})"
-        return {
-            role: re.compile(self.path.replace("{case}", case).replace("{suffix}", re.escape(suffix)))
-            for role, suffix in self.suffixes().items()
-        }
+    def site_of(self, case: str) -> str:
+        """The site of a case id, empty where ids do not tell."""
+        return _found(self.site_pattern, case)
+
+    def repairs_of(self, case: str) -> tuple[Repair, ...]:
+        """The known faults that may concern a case."""
+        return tuple(repair for repair in self.repairs if re.fullmatch(repair.case, case))
 
     def target_of(self, value: int) -> int:
         """The value that nnU-Net sees for a value on the disk."""
@@ -83,18 +172,7 @@ class Release:
         """The entry as plain JSON types."""
         return asdict(self)
 
-    def describe(self) -> str:
-        """The entry as text for a terminal."""
-        files = [f"  {role:<8} CASE{suffix}.nii.gz" for role, suffix in self.suffixes().items()]
-        labels = [f"  {value}  {meaning}" for value, meaning in self.labels.items()]
-        regions = [f"  {name:<18} {', '.join(map(str, values))}" for name, values in self.regions.items()]
-        parts = [
-            f"{self.name}: {self.title}",
-            "files (CASE matches " + self.case_pattern + "):", *files,
-            "labels on the disk:", *labels,
-            "regions:", *regions,
-            f"grid: {' x '.join(map(str, self.grid)) if self.grid else 'differs from case to case'}",
-            f"licence: {self.licence}", f"where to get it: {self.url}", f"cite: {self.citation}",
-            *(f"note: {note}" for note in self.notes),
-        ]  # fmt: skip
-        return "\n".join(parts)
+
+def _found(pattern: str, case: str) -> str:
+    match = re.search(pattern, case) if pattern else None
+    return match.group(1) if match else ""
