@@ -13,9 +13,11 @@ PACKAGE_DIR = {
 PACKAGES = [
     "bdfm_nnunet",
     "bdfm_nnunet.checkpoints",
+    "bdfm_nnunet.commands",
     "bdfm_nnunet.data",
     "bdfm_nnunet.dataset_conversion",
     "bdfm_nnunet.evaluation",
+    "bdfm_nnunet.exposure",
     "bdfm_nnunet.networks",
     "bdfm_nnunet.nnunet_plugin",
     "bdfm_nnunet.plans",
@@ -31,17 +33,23 @@ REQUIREMENTS = [
     "acvl-utils",
     "batchgenerators",
     "batchgeneratorsv2",
+    "connected-components-3d",
+    "filelock",
+    "isal",
     "matplotlib",
     "nibabel",
     "nilearn",
     "numpy",
     "safetensors",
+    "scikit-image",
     "scipy",
     "setuptools; python_version >= '3.12'",
     "SimpleITK",
     "tqdm",
 ]
-DEVELOPMENT = ["build", "mypy", "pytest", "ruff", "scikit-image", "setuptools>=77"]
+CLUSTER = ["distributed"]  # bdfm convert --scheduler
+TABLES = ["openpyxl"]  # .xlsx tables inside downloads
+DEVELOPMENT = ["build", "mypy", "pybids", "pytest", "ruff", "setuptools>=77", *CLUSTER, *TABLES]
 
 readme = Path(__file__).parent / "README.md"
 
@@ -58,7 +66,7 @@ setup(
     package_dir=PACKAGE_DIR,
     package_data={"bdfm_nnunet": ["py.typed"], "bdfm_nnunet.reports": ["*.html", "*.css"]},
     install_requires=REQUIREMENTS,
-    extras_require={"dev": DEVELOPMENT},
+    extras_require={"cluster": CLUSTER, "tables": TABLES, "dev": DEVELOPMENT},
     entry_points={"console_scripts": ["bdfm=bdfm_nnunet.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",

@@ -22,6 +22,34 @@ def nnunet_folder(variable: str) -> Path:
     return Path(value)
 
 
+def dataset_name(dataset_id: int) -> str:
+    """The name, like Dataset501_Demo, of the one data set with this number in nnUNet_raw or nnUNet_preprocessed.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    folders = [nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")]
+    pattern = f"Dataset{dataset_id:03d}_*"
+    names = sorted({path.name for folder in folders for path in folder.glob(pattern) if path.is_dir()})
+    if not names:
+        raise InputError(
+            f"no data set {pattern} in {folders[0]}: convert one with `bdfm convert RELEASE SOURCE -d {dataset_id}`"
+        )
+    if len(names) > 1:
+        raise InputError(f"data set number {dataset_id} is taken by {' and '.join(names)}: rename or remove one")
+    return names[0]
+
+
+def dataset_folders(dataset_id: int) -> list[Path]:
+    """The folders of a data set in nnUNet_raw and nnUNet_preprocessed that exist, at least one.
+
+    Raises:
+        InputError: there is no data set of that number, or more than one.
+    """
+    name = dataset_name(dataset_id)
+    return [folder for variable in VARIABLES[:2] if (folder := nnunet_folder(variable) / name).is_dir()]
+
+
 def trainer_search_path(environ: Mapping[str, str] | None = None) -> str:
     """What `nnUNet_extTrainer` must be for nnU-Net to find our trainers; folders already in it are kept."""
     present = (os.environ if environ is None else environ).get("nnUNet_extTrainer", "").split(os.pathsep)

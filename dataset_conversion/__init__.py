@@ -2,17 +2,31 @@
 
 import difflib
 import os
-from pathlib import Path
+from typing import Any
 
+from bdfm_nnunet.dataset_conversion.anatomy import ANATOMY
 from bdfm_nnunet.dataset_conversion.brats import BRATS
 from bdfm_nnunet.dataset_conversion.engine import convert_release
+from bdfm_nnunet.dataset_conversion.lesions import LESIONS
 from bdfm_nnunet.dataset_conversion.manifest import ConversionReport
+from bdfm_nnunet.dataset_conversion.open_trees import BIDS, FOLDER
 from bdfm_nnunet.dataset_conversion.release import Release
+from bdfm_nnunet.dataset_conversion.tumours import TUMOURS
+from bdfm_nnunet.dataset_conversion.vessels import VESSELS
 from bdfm_nnunet.errors import InputError
 
 __all__ = ["RELEASES", "ConversionReport", "Release", "convert", "convert_release", "find_release"]
 
-RELEASES: dict[str, Release] = {**BRATS}
+RELEASES: dict[str, Release] = {
+    **BRATS,
+    **TUMOURS,
+    **LESIONS,
+    **ANATOMY,
+    **VESSELS,
+    FOLDER.name: FOLDER,
+    BIDS.name: BIDS,
+}
+"""Every release by name, in the order of the lists."""
 
 
 def find_release(name: str) -> Release:
@@ -29,24 +43,18 @@ def find_release(name: str) -> Release:
 
 
 def convert(
-    release: str,
-    source: str | os.PathLike[str],
-    *,
-    dataset_id: int,
-    unlabelled: bool = False,
-    link: str = "copy",
-    workers: int = 1,
-    dry_run: bool = False,
-    manifest: str | os.PathLike[str] | None = None,
+    release: str | Release, source: str | os.PathLike[str], *, dataset_id: int, **settings: Any
 ) -> ConversionReport:
-    """Converts the download of a known release; the arguments are those of `convert_release`."""
-    return convert_release(
-        find_release(release),
-        Path(source),
-        dataset_id=dataset_id,
-        unlabelled=unlabelled,
-        link=link,
-        workers=workers,
-        dry_run=dry_run,
-        manifest=manifest,
-    )
+    """Converts the download of a release.
+
+    Args:
+        release: its name, or an entry of your own.
+        source: folder of the unpacked download.
+        dataset_id: nnU-Net's number of the data set, 1 to 999.
+        settings: further arguments of `convert_release`.
+
+    Raises:
+        InputError: as `convert_release` and `find_release`.
+    """
+    entry = find_release(release) if isinstance(release, str) else release
+    return convert_release(entry, source, dataset_id=dataset_id, **settings)

@@ -1,100 +1,17 @@
 """Checks one case and writes it."""
 
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from bdfm_nnunet.dataset_conversion.placing import place, remove, write_labels
-from bdfm_nnunet.dataset_conversion.release import LABEL, Release
-from bdfm_nnunet.dataset_conversion.volumes import (
-    Refusal,
-    Volume,
-    check_geometry,
-    check_image,
-    hash_of_values,
-    label_histogram,
-    read_volume,
-)
-
-OK, REPAIRED, REFUSED = "ok", "repaired", "refused"
-
-
-@dataclass
-class CaseRecord:
-    """One row of the manifest.
-
-    Attributes:
-        case: case id.
-        patient: patient key.
-        status: `ok`, `repaired` (the release's repair list covered a fault) or `refused`.
-        reason: why it was refused or what was repaired, one sentence.
-        notes: what is unusual but fine.
-        sources: role to path relative to the download.
-        targets: role to path relative to the data set; empty when refused.
-        labels: label values on the disk and their voxels.
-        sha256: role to the hash of the voxel values.
-        shape: voxels, (x, y, z).
-        spacing: mm, (x, y, z).
-        orientation: where the axes point to.
-    """
-
-    case: str
-    patient: str
-    status: str = OK
-    reason: str = ""
-    notes: list[str] = field(default_factory=list)
-    sources: dict[str, str] = field(default_factory=dict)
-    targets: dict[str, str] = field(default_factory=dict)
-    labels: dict[int, int] = field(default_factory=dict)
-    sha256: dict[str, str] = field(default_factory=dict)
-    shape: list[int] = field(default_factory=list)
-    spacing: list[float] = field(default_factory=list)
-    orientation: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The row as plain JSON types."""
-        return {**asdict(self), "labels": {str(value): count for value, count in self.labels.items()}}
-
-    @classmethod
-    def from_dict(cls, row: dict[str, Any]) -> "CaseRecord":
-        """The inverse of `as_dict`."""
-        return cls(**{**row, "labels": {int(value): count for value, count in row["labels"].items()}})
-
-
-@dataclass(frozen=True)
-class Task:
-    """All that a worker process needs to do one case.
-
-    Attributes:
-        release: the table entry.
-        case: case id.
-        files: role to the paths found for it, relative to `source`.
-        source: the download.
-        folder: the nnU-Net data set.
-        unlabelled: label with the brain mask.
-        link: how unchanged files are placed.
-        dry_run: check only.
-    """
-
-    release: Release
-    case: str
-    files: dict[str, list[str]]
-    source: Path
-    folder: Path
-    unlabelled: bool
-    link: str
-    dry_run: bool
-
-    def roles(self) -> list[str]:
-        """The files that the case must have."""
-        return [*self.release.channels] if self.unlabelled else [*self.release.channels, LABEL]
-
-    def targets(self) -> dict[str, str]:
-        """Role to path inside the data set."""
-        images = {role: f"imagesTr/{self.case}_{i:04d}.nii.gz" for i, role in enumerate(self.release.channels)}
-        return {**images, LABEL: f"labelsTr/{self.case}.nii.gz"}
+from bdfm_nnunet.dataset_conversion.checks import check_contrast, check_geometry, hash_of_values, is_empty
+from bdfm_nnunet.dataset_conversion.labels import bits_of_masks, foreground_label, mapped_label
+from bdfm_nnunet.dataset_conversion.placing import place, remove, write_values, write_volume
+from bdfm_nnunet.dataset_conversion.records import REFUSED, TEST, CaseRecord
+from bdfm_nnunet.dataset_conversion.refusal import Refusal
+from bdfm_nnunet.dataset_conversion.release import LABEL
+from bdfm_nnunet.dataset_conversion.tasks import Task
+from bdfm_nnunet.dataset_conversion.volumes import Volume, read_volumes
 
 
 def do_case(task: Task) -> CaseRecord:
@@ -103,98 +20,110 @@ def do_case(task: Task) -> CaseRecord:
     Raises:
         InputError: the data set cannot be written.
     """
-    record = CaseRecord(task.case, task.release.patient_of(task.case))
+    record = task.new_record()
     try:
-        record.sources = sources_of(task)
-        volumes = _read_case(task, record)
+        record.sources = task.sources()
+        volumes = _read(task, record)
+        _check(task, record, volumes)
+        label = _label(task, record, volumes)
     except Refusal as refusal:
         record.status, record.reason = REFUSED, str(refusal)
         if not task.dry_run:
-            remove_targets(task)
+            _remove(task, {*task.targets().values(), *task.other_targets()})
         return record
     record.targets = task.targets()
     if not task.dry_run:
-        _write_case(task, record, volumes)
+        _remove(task, task.other_targets())
+        _write(task, record, volumes, label)
     return record
 
 
-def sources_of(task: Task) -> dict[str, str]:
-    """The one file of every role.
-
-    Raises:
-        Refusal: a file is missing, or there are two of one name.
-    """
-    for role, paths in task.files.items():
-        if len(paths) > 1 and role in task.roles():
-            raise Refusal(
-                f"{task.case} has {len(paths)} files for {role}, {' and '.join(paths)}: keep the right one and "
-                "move the others out of the folder"
-            )
-    missing = [role for role in task.roles() if not task.files.get(role)]
-    if missing:
-        names = " and ".join(f"{task.case}{task.release.suffixes()[role]}.nii.gz" for role in missing)
-        remedy = "download the case again"
-        if missing == [LABEL]:
-            remedy += ", or use --unlabelled for cases without segmentation"
-        raise Refusal(f"{names} {'is' if len(missing) == 1 else 'are'} missing: {remedy}")
-    return {role: task.files[role][0] for role in task.roles()}
-
-
-def remove_targets(task: Task) -> None:
-    """Removes what an earlier run wrote for a case."""
-    for target in task.targets().values():
+def _remove(task: Task, targets: set[str]) -> None:
+    for target in targets:
         remove(task.folder / target)
 
 
-def _read_case(task: Task, record: CaseRecord) -> dict[str, Volume]:
-    """Reads and checks all files of a case and fills in its row."""
-    volumes: dict[str, Volume] = {}
-    for role, name in record.sources.items():
-        volume = volumes[role] = read_volume(task.source / name, name)
-        reference = next(iter(volumes.values()))
-        if not record.shape:
-            record.shape, record.spacing = volume.shape, volume.spacing
-            record.orientation = volume.grid.orientation
+# ---------------------------------------------------------------------------------------------------- checking
+
+
+def _read(task: Task, record: CaseRecord) -> dict[str, Volume]:
+    """The volumes of a case by role; a file that has several of them is read once."""
+    plain = next((repair for repair in task.release.repairs_of(task.case) if repair.plain), None)
+    found: dict[str, Volume] = {}
+    for name in dict.fromkeys(record.sources.values()):
+        roles = [role for role, path in record.sources.items() if path == name]
+        indices = [task.index_of(role) for role in roles]
+        found.update(zip(roles, read_volumes(task.source / name, name, indices, plain=plain is not None)))
+        if plain and found[roles[0]].plain:
+            record.add_repair(f"{plain.why} ({name} is not compressed)")
+    return {role: found[role] for role in record.sources}
+
+
+def _check(task: Task, record: CaseRecord, volumes: dict[str, Volume]) -> None:
+    """Compares the volumes with one another and with the release, and fills in the row."""
+    reference = next(iter(volumes.values()))
+    record.shape, record.spacing = reference.shape, reference.spacing
+    record.orientation = reference.grid.orientation
+    optional, labels = task.optional(), task.label_roles()
+    for role, volume in volumes.items():
         check_geometry(volume, reference)
-        if role == LABEL:
-            record.labels = label_histogram(volume)
-            _check_labels(task.release, volume, record)
-        else:
-            check_image(volume)
+        if role in optional and is_empty(volume):
+            record.notes.append(f"{role} is empty")
+            continue
+        if role not in labels:
+            check_contrast(volume)
         record.sha256[role] = hash_of_values(volume)
-    grid = task.release.grid
-    if grid is not None and record.shape != list(grid):
-        record.notes.append(f"the grid is not the release's {' x '.join(map(str, grid))}")
-    return volumes
+    _note_what_is_special(task, record, volumes)
 
 
-def _check_labels(release: Release, volume: Volume, record: CaseRecord) -> None:
-    unknown = {value: count for value, count in record.labels.items() if value != 0 and value not in release.labels}
-    if unknown:
-        listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(unknown.items())[:5])
-        known = ", ".join(map(str, [0, *release.labels]))
-        raise Refusal(
-            f"{volume.name} has label {listed} but {release.name} knows {known}: check that the release is the right "
-            "one, and correct the file or leave the case out"
-        )
-    if set(record.labels) == {0}:
-        record.notes.append("the segmentation is empty")
+def _note_what_is_special(task: Task, record: CaseRecord, volumes: dict[str, Volume]) -> None:
+    for sentence in task.found.repaired:
+        record.add_repair(sentence)
+    for repair in task.release.repairs_of(task.case):
+        for role in repair.missing:
+            if role in task.release.channels and role not in volumes:
+                record.add_repair(f"{repair.why} ({role} is missing and written as zeros)")
+    record.notes += [f"{role}: {kind}" for role, kind in task.found.kinds.items() if role in volumes]
+    record.notes += dict.fromkeys(volume.note for volume in volumes.values() if volume.note)
+    release, grid = task.release, next(iter(volumes.values())).grid
+    if release.grid is not None and grid.size != release.grid:
+        record.notes.append(f"the grid is not the release's {' x '.join(map(str, release.grid))}")
+    elif release.spacing is not None and not np.allclose(grid.spacing, release.spacing, rtol=1e-3):
+        record.notes.append(f"the spacing is not the release's {' x '.join(f'{mm:g}' for mm in release.spacing)} mm")
+    elif release.origin is not None and not np.allclose(grid.origin, release.origin, atol=1e-2):
+        record.notes.append(f"the origin is not the release's ({', '.join(f'{mm:g}' for mm in release.origin)})")
 
 
-def _write_case(task: Task, record: CaseRecord, volumes: dict[str, Volume]) -> None:
-    for role, target in record.targets.items():
-        if role == LABEL and task.unlabelled:
-            first = next(iter(volumes))
-            brain = np.logical_or.reduce([volume.array != 0 for volume in volumes.values()])
-            write_labels(brain, task.folder / target, like=task.source / record.sources[first])
-        elif role == LABEL and any(task.release.target_of(value) != value for value in record.labels):
-            _write_mapped(task, record, volumes[LABEL])
+def _label(task: Task, record: CaseRecord, volumes: dict[str, Volume]) -> np.ndarray | None:
+    """The label map to be written; None where there is none or its file stays as it is."""
+    if task.part == TEST:
+        return None
+    roles = task.label_roles()
+    if not roles:
+        return foreground_label(volumes, record)
+    if roles == [LABEL]:
+        return mapped_label(task.release, volumes[LABEL], record)
+    return bits_of_masks({role: volumes[role] for role in roles}, record)
+
+
+# ----------------------------------------------------------------------------------------------------- writing
+
+
+def _write(task: Task, record: CaseRecord, volumes: dict[str, Volume], label: np.ndarray | None) -> None:
+    first = next(iter(volumes.values()))
+    for role, name in record.targets.items():
+        target = task.folder / name
+        if role == LABEL and label is not None:
+            owner = volumes[(task.label_roles() or [next(iter(volumes))])[0]]
+            write_values(label, target, like=owner.header)
+        elif role not in volumes:
+            write_values(np.zeros(first.stored.shape, np.uint8), target, like=first.header)
         else:
-            place(task.source / record.sources[role], task.folder / target, link=task.link)
+            _put(volumes[role], task.source / record.sources[role], target, task.link)
 
 
-def _write_mapped(task: Task, record: CaseRecord, volume: Volume) -> None:
-    mapped = np.zeros(volume.array.shape, dtype=np.uint8)
-    for value in record.labels:
-        mapped[volume.array == value] = task.release.target_of(value)
-    write_labels(mapped, task.folder / record.targets[LABEL], like=task.source / record.sources[LABEL])
+def _put(volume: Volume, source: Path, target: Path, link: str) -> None:
+    if volume.as_it_is:
+        place(source, target, link=link)
+    else:
+        write_volume(volume.header, volume.stored, target)

@@ -1,34 +1,33 @@
 """Turns a download into an nnU-Net data set; the one engine for every release."""
 
 import logging
-import multiprocessing
 import os
 import re
-import signal
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
 from tqdm import tqdm
 
-from bdfm_nnunet.dataset_conversion.cases import CaseRecord, Task, do_case
+from bdfm_nnunet.dataset_conversion.cases import do_case
 from bdfm_nnunet.dataset_conversion.journal import Journal
+from bdfm_nnunet.dataset_conversion.locking import only_writer
 from bdfm_nnunet.dataset_conversion.manifest import ConversionReport, write_manifest
 from bdfm_nnunet.dataset_conversion.placing import LINKS, remove
+from bdfm_nnunet.dataset_conversion.records import CaseRecord
 from bdfm_nnunet.dataset_conversion.release import Release
 from bdfm_nnunet.dataset_conversion.scanning import scan
-from bdfm_nnunet.dataset_conversion.splits import grouped_splits
+from bdfm_nnunet.dataset_conversion.scheduling import do_all
+from bdfm_nnunet.dataset_conversion.splits import splits_of
+from bdfm_nnunet.dataset_conversion.tasks import Task
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.folders import VARIABLES, nnunet_folder
+from bdfm_nnunet.patients import read_cases
 
 logger = logging.getLogger(__name__)
 PARTIAL = re.compile(r"\.\d+\.partial\.")
+PARTS = ("imagesTr", "labelsTr", "imagesTs")
 
 
 def convert_release(
@@ -41,6 +40,9 @@ def convert_release(
     workers: int = 1,
     dry_run: bool = False,
     manifest: str | os.PathLike[str] | None = None,
+    channels: Sequence[str] | None = None,
+    only: str | None = None,
+    scheduler: str | None = None,
 ) -> ConversionReport:
     """Converts a download to `nnUNet_raw/DatasetXXX_NAME`; good cases are written whatever others are like.
 
@@ -51,36 +53,49 @@ def convert_release(
         release: the table entry.
         source: folder of the unpacked download.
         dataset_id: nnU-Net's number of the data set, 1 to 999.
-        unlabelled: use the brain mask (voxels that are not zero in any channel) as label; no segmentation is needed.
+        unlabelled: use the foreground (voxels that are not zero in any channel, or above Otsu's threshold where the
+            background is not zero) as label; no segmentation is needed.
         link: `copy`, `hard` or `sym`: how files that need no change are placed.
         workers: processes; with 1 everything happens in this one.
         dry_run: check every case, write the manifest and nothing else.
         manifest: where a dry run writes its manifest (`.json`, and a `.csv` beside it); the current folder by default.
+        channels: names of the channels to take, in this order; by default those of the release.
+        only: regular expression for whole case ids; other cases are left out.
+        scheduler: address of a Dask scheduler whose workers do the cases instead of processes of this machine.
 
     Raises:
-        InputError: `source` holds nothing of the release, the number is taken, or a folder cannot be written.
+        InputError: `source` holds nothing of the release, the number is taken, another process writes the same data
+            set, or a folder cannot be written.
     """
     _check_settings(dataset_id, link, workers, dry_run, manifest)
+    if not (release.has_labels or unlabelled):
+        raise InputError(f"{release.name} has no segmentations: convert it with --unlabelled")
+    release = release.with_channels(channels) if channels is not None else release
     name = f"Dataset{dataset_id:03d}_{release.dataset_name}{'Unlabelled' if unlabelled else ''}"
     raw = Path(os.environ.get("nnUNet_raw", ".")) if dry_run else nnunet_folder("nnUNet_raw")
     folder = raw / name
-    source = Path(source)
-    found = scan(source, release, leave_out=folder)
+    source = Path(source).absolute()
+    found = scan(source, release, only=only, leave_out=folder)
     tasks = [
-        Task(release, case, files, source, folder, unlabelled, link, dry_run) for case, files in found.cases.items()
+        Task(release, case, content, source, folder.absolute(), unlabelled, link, dry_run)
+        for case, content in found.cases.items()
     ]
+    target = Path(manifest or f"{name}.manifest.json").with_suffix(".json") if dry_run else folder / "manifest.json"
+    report = ConversionReport(folder, target, [], found.junk, found.unused, found.notes, dry_run)
     if dry_run:
-        target = Path(manifest or f"{name}.manifest.json").with_suffix(".json")
-        records = list(_do_all(tasks, workers, done=0))
-    else:
-        target = folder / "manifest.json"
-        records = _convert_cases(tasks, folder, workers)
-    records.sort(key=lambda record: record.case)
-    report = ConversionReport(folder, target, records, found.junk, found.unused, dry_run)
-    write_manifest(report, release, source=source, unlabelled=unlabelled)
-    if not dry_run:
+        report.records = _in_order(_with_bar(tasks, workers, scheduler, done=0))
+        write_manifest(report, release, source=source, unlabelled=unlabelled)
+        return report
+    check_number_is_free(folder)
+    with only_writer(folder):
+        report.records = _in_order(_convert_cases(tasks, folder, workers, scheduler))
+        write_manifest(report, release, source=source, unlabelled=unlabelled)
         _finish(report, release, unlabelled)
     return report
+
+
+def _in_order(records: Iterable[CaseRecord]) -> list[CaseRecord]:
+    return sorted(records, key=lambda record: record.case)
 
 
 def _check_settings(dataset_id: int, link: str, workers: int, dry_run: bool, manifest: Any) -> None:
@@ -97,10 +112,9 @@ def _check_settings(dataset_id: int, link: str, workers: int, dry_run: bool, man
 # -------------------------------------------------------------------------------------------- writing the data set
 
 
-def _convert_cases(tasks: list[Task], folder: Path, workers: int) -> list[CaseRecord]:
+def _convert_cases(tasks: list[Task], folder: Path, workers: int, scheduler: str | None) -> list[CaseRecord]:
     first = tasks[0]
-    check_number_is_free(folder)
-    journal = Journal(folder, release=first.release.name, unlabelled=first.unlabelled, link=first.link)
+    journal = Journal(folder, release=first.release, unlabelled=first.unlabelled, link=first.link)
     _check_foreign(folder, tasks)
     finished = {task.case: record for task in tasks if (record := journal.finished(task))}
     todo = {task.case: task for task in tasks if task.case not in finished}
@@ -109,7 +123,7 @@ def _convert_cases(tasks: list[Task], folder: Path, workers: int) -> list[CaseRe
     _sweep(folder)
     journal.begin(set(finished))
     records = list(finished.values())
-    for record in _do_all(list(todo.values()), workers, done=len(finished)):
+    for record in _with_bar(list(todo.values()), workers, scheduler, done=len(finished)):
         journal.add(todo[record.case], record)
         records.append(record)
     assert len(records) == len(tasks)
@@ -136,8 +150,8 @@ def check_number_is_free(folder: Path) -> None:
 
 def _check_foreign(folder: Path, tasks: list[Task]) -> None:
     """Refuses to mix the cases of this download with others, which nnU-Net would take for part of the data set."""
-    known = {target for task in tasks for target in task.targets().values()}
-    for part in ("imagesTr", "labelsTr"):
+    known = {target for task in tasks for target in (*task.targets().values(), *task.other_targets())}
+    for part in PARTS:
         names = sorted(os.listdir(folder / part)) if (folder / part).is_dir() else []
         for name in names:
             if f"{part}/{name}" not in known and not PARTIAL.match(name):
@@ -149,25 +163,26 @@ def _check_foreign(folder: Path, tasks: list[Task]) -> None:
 
 def _sweep(folder: Path) -> None:
     """Removes temporary files of a run that was killed: nnU-Net would see cases in them."""
-    for part in (folder, folder / "imagesTr", folder / "labelsTr"):
+    for part in (folder, *(folder / name for name in PARTS)):
         for name in os.listdir(part) if part.is_dir() else ():
             if PARTIAL.match(name):
                 remove(part / name)
 
 
 def _finish(report: ConversionReport, release: Release, unlabelled: bool) -> None:
-    """Writes the splits and, last of all, dataset.json; a data set without any good case gets neither."""
-    splits = grouped_splits({record.case: record.patient for record in report.good})
+    """Writes the splits and, last of all, dataset.json; one without a case to train on gets neither."""
+    content = dataset_json(release, len(report.training), unlabelled=unlabelled)
+    splits = splits_of(read_cases(report.folder), content["labels"])
     if splits:
         write_json(report.folder / "splits_final.json", splits)
     else:
         remove(report.folder / "splits_final.json")
         logger.warning("%s has fewer than two patients: no splits_final.json was written", report.folder.name)
-    if report.good:
-        write_json(report.folder / "dataset.json", dataset_json(release, len(report.good), unlabelled=unlabelled))
+    if report.training:
+        write_json(report.folder / "dataset.json", content)
     else:
         remove(report.folder / "dataset.json")
-        logger.warning("every case was refused: %s is no data set for nnU-Net", report.folder)
+        logger.warning("no case to train on is left: %s is no data set for nnU-Net", report.folder)
 
 
 def dataset_json(release: Release, cases: int, *, unlabelled: bool) -> dict[str, Any]:
@@ -196,46 +211,12 @@ def dataset_json(release: Release, cases: int, *, unlabelled: bool) -> dict[str,
     }
 
 
-# ---------------------------------------------------------------------------------------------------- processes
+# ------------------------------------------------------------------------------------------------------ progress
 
 
-def _do_all(tasks: list[Task], workers: int, *, done: int) -> Iterator[CaseRecord]:
-    """Yields finished cases in any order, with a progress bar that starts at `done`."""
-    workers = min(workers, len(tasks))
+def _with_bar(tasks: list[Task], workers: int, scheduler: str | None, *, done: int) -> Iterator[CaseRecord]:
+    """Yields finished cases in any order; the bar (cases, rate, time left) starts at `done`."""
     with tqdm(total=done + len(tasks), initial=done, unit="case", desc="cases", disable=None) as bar:
-        for record in _in_processes(tasks, workers) if workers > 1 else map(do_case, tasks):
+        for record in do_all(tasks, do_case, workers=workers, scheduler=scheduler):
             bar.update()
             yield record
-
-
-def _in_processes(tasks: list[Task], workers: int) -> Iterator[CaseRecord]:
-    waiting = iter(tasks)
-    with _pool(workers) as pool:
-        try:
-            running = {pool.submit(do_case, task) for task in islice(waiting, 2 * workers)}
-            while running:
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                running |= {pool.submit(do_case, task) for task in islice(waiting, len(finished))}
-                for future in finished:
-                    yield future.result()
-        except BrokenProcessPool:
-            raise InputError(
-                f"the system ended one of the {workers} worker processes, most likely for want of memory: run the same "
-                "command again with fewer --workers, it continues where it stopped"
-            ) from None
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """The parent alone answers to Ctrl-C, and each worker keeps to one processor."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)

@@ -1,17 +1,25 @@
 """Remembers finished cases, so that a second run does only what is missing or has changed."""
 
+import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bdfm_nnunet.dataset_conversion.cases import REFUSED, CaseRecord, Task
+from bdfm_nnunet.dataset_conversion.records import REFUSED, CaseRecord
+from bdfm_nnunet.dataset_conversion.refusal import Refusal
+from bdfm_nnunet.dataset_conversion.release import Release
+from bdfm_nnunet.dataset_conversion.tasks import Task
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write, write_atomically
 
 NAME = ".conversion.jsonl"
-ENGINE = 1
+ENGINE = 2
 """To be raised when the rules of conversion change: cases done under older rules are then done anew."""
+TARGET = "target "
+RULES = ("channels", "label", "masks", "labels", "label_map", "repairs", "grid", "spacing", "origin")
+"""The parts of a release's entry that decide what is written."""
 
 
 class Journal:
@@ -21,10 +29,17 @@ class Journal:
     only if all of them are still the same.
     """
 
-    def __init__(self, folder: Path, *, release: str, unlabelled: bool, link: str) -> None:
+    def __init__(self, folder: Path, *, release: Release, unlabelled: bool, link: str) -> None:
         self.folder = folder
         self.path = folder / NAME
-        self.header = {"engine": ENGINE, "release": release, "unlabelled": unlabelled, "link": link}
+        self.header = {
+            "engine": ENGINE,
+            "release": release.name,
+            "unlabelled": unlabelled,
+            "channels": list(release.channels),
+            "rules": _digest(release),
+            "link": link,
+        }
         self._lines = self._read()
 
     def _read(self) -> dict[str, dict[str, Any]]:
@@ -32,10 +47,10 @@ class Journal:
             return {}
         lines = [entry for text in self.path.read_text(encoding="utf-8").splitlines() if (entry := _parse(text))]
         header = lines[0] if lines else {}
-        for key in ("release", "unlabelled"):
-            if header and header.get(key) != self.header[key]:
+        for key in ("release", "unlabelled", "channels"):
+            if key in header and header[key] != self.header[key]:
                 raise InputError(
-                    f"{self.folder} was converted with {key} = {header.get(key)}, not {self.header[key]}: "
+                    f"{self.folder} was converted with {key} = {header[key]}, not {self.header[key]}: "
                     "choose another number with -d, or remove the folder first"
                 )
         if header != self.header:
@@ -48,11 +63,14 @@ class Journal:
         if entry is None or entry["row"]["status"] == REFUSED:
             return None
         record = CaseRecord.from_dict(entry["row"])
-        if entry["stamps"] != _stamps(task, record) or record.sources != {
-            role: paths[0] for role, paths in task.files.items() if role in task.roles() and len(paths) == 1
-        }:
+        try:
+            same = (record.sources, record.targets) == (task.sources(), task.targets())
+        except Refusal:
             return None
-        return record
+        if not same or entry["stamps"] != _stamps(task, record):
+            return None
+        new = task.new_record()  # a table of the download may say something else now
+        return replace(record, patient=new.patient, session=new.session, site=new.site, aliases=new.aliases)
 
     def begin(self, kept: set[str]) -> None:
         """Writes the file anew with the lines of the cases that stay as they are."""
@@ -62,13 +80,29 @@ class Journal:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
     def add(self, task: Task, record: CaseRecord) -> None:
-        """Notes a case whose files are all in place."""
-        line = json.dumps({"row": record.as_dict(), "stamps": _stamps(task, record)})
+        """Notes a case whose files are all in place.
+
+        Raises:
+            InputError: the journal cannot be written, or a file that a worker wrote is not there.
+        """
+        stamps = _stamps(task, record)
+        for name, stamp in stamps.items():
+            if stamp is None and name.startswith(TARGET):
+                raise InputError(
+                    f"{self.folder / name.removeprefix(TARGET)} was written by a worker but is not there: name folders "
+                    "on a disk that all machines of the cluster share"
+                )
+        line = json.dumps({"row": record.as_dict(), "stamps": stamps})
         try:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
         except OSError as error:
             raise cannot_write(self.path, error) from error
+
+
+def _digest(release: Release) -> str:
+    entry = release.as_dict()
+    return hashlib.sha256(json.dumps({name: entry[name] for name in RULES}).encode()).hexdigest()
 
 
 def _parse(text: str) -> dict[str, Any] | None:
@@ -80,7 +114,7 @@ def _parse(text: str) -> dict[str, Any] | None:
 
 def _stamps(task: Task, record: CaseRecord) -> dict[str, list[int] | None]:
     sources = {f"source {name}": task.source / name for name in record.sources.values()}
-    targets = {f"target {name}": task.folder / name for name in record.targets.values()}
+    targets = {TARGET + name: task.folder / name for name in record.targets.values()}
     return {name: _stamp(path) for name, path in {**sources, **targets}.items()}
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bdfm_nnunet.dataset_conversion.cases import OK, REFUSED, REPAIRED, CaseRecord
+from bdfm_nnunet.dataset_conversion.records import OK, REFUSED, REPAIRED, TEST, CaseRecord
 from bdfm_nnunet.dataset_conversion.release import Release
 from bdfm_nnunet.files import write_atomically, write_json
 
 COLUMNS = (
-    "case", "patient", "status", "reason", "notes", "sources", "targets", "labels", "sha256", "shape", "spacing",
-    "orientation",
+    "case", "patient", "session", "site", "aliases", "part", "status", "reason", "notes", "sources", "targets",
+    "labels", "sha256", "shape", "spacing", "orientation",
 )  # fmt: skip
 MOST_NAMES = 50
 
@@ -29,6 +29,7 @@ class ConversionReport:
         records: one row per case, in the order of case ids.
         junk: left-overs of operating systems that were passed over.
         unused: volumes that belong to no role of the release.
+        notes: what the scan noted about the download.
         dry_run: nothing was written but the manifest.
     """
 
@@ -37,12 +38,18 @@ class ConversionReport:
     records: list[CaseRecord]
     junk: list[str]
     unused: list[str]
+    notes: list[str]
     dry_run: bool
 
     @property
     def good(self) -> list[CaseRecord]:
         """The cases that are in the data set."""
         return [record for record in self.records if record.status != REFUSED]
+
+    @property
+    def training(self) -> list[CaseRecord]:
+        """The cases in it that have a label."""
+        return [record for record in self.good if record.part != TEST]
 
     @property
     def refused(self) -> list[CaseRecord]:
@@ -74,11 +81,17 @@ def write_manifest(report: ConversionReport, release: Release, *, source: Path, 
         "release": release.name,
         "source": str(source.resolve()),
         "unlabelled": unlabelled,
+        "channels": list(release.channels),
+        "licence": release.licence,
+        "url": release.url,
+        "citation": release.citation,
+        "overlaps": list(release.overlaps),
         "counts": report.counts(),
         "source_labels": {str(value): meaning for value, meaning in release.labels.items()},
         "inverse_labels": {str(value): there for value, there in release.inverse_label_map().items()},
         "junk": report.junk[:MOST_NAMES],
         "unused": report.unused[:MOST_NAMES],
+        "notes": report.notes,
         "cases": rows,
     }
     write_json(report.manifest, content)

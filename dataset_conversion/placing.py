@@ -1,62 +1,81 @@
-"""Puts files into the nnU-Net data set: copied, linked, compressed or rewritten, always whole or not at all."""
+"""Puts files into the nnU-Net data set: copied, linked or written anew, always whole or not at all."""
 
 import errno
-import gzip
 import os
+import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
+from bdfm_nnunet.dataset_conversion.packing import pack
+from bdfm_nnunet.dataset_conversion.volumes import FIRST_VOXEL, HEADER
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import cannot_write, write_atomically
+from bdfm_nnunet.files import cannot_write
 
 LINKS = ("copy", "hard", "sym")
-FAST = 1
-"""gzip level of what is written anew: label maps shrink well at any level, and images are rarely recompressed."""
+MOST_AT_ONCE = 1 << 30
 
 
 def place(source: Path, target: Path, *, link: str) -> None:
-    """Puts an unchanged volume at `target`, which ends in `.nii.gz`; a `.nii` file is compressed whatever `link` says.
+    """Puts an unchanged `.nii.gz` file at `target`.
 
     Raises:
         InputError: `target` cannot be written, or cannot be linked to `source`.
     """
-    if source.suffix != ".gz":
-        with (
-            write_atomically(target) as temporary,
-            source.open("rb") as plain,
-            temporary.open("wb") as raw,
-            gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=FAST, mtime=0) as packed,
-        ):
-            shutil.copyfileobj(plain, packed, 1 << 20)
-    elif link == "copy":
-        with write_atomically(target) as temporary:
-            shutil.copyfile(source, temporary)
-    else:
-        _link(source.resolve(), target, symbolic=link == "sym")
+    with _whole(target) as temporary:
+        if link == "copy":
+            _copy(source, temporary)
+        elif link == "sym":
+            temporary.symlink_to(source.resolve())
+        else:
+            _hard_link(source.resolve(), temporary, target)
 
 
-def _link(source: Path, target: Path, *, symbolic: bool) -> None:
-    temporary = target.with_name(f".{os.getpid()}.partial.{target.name}")
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """Yields a temporary path that takes the place of `target` at the end.
+
+    Unlike `write_atomically` it does not wait for the disk, five times a case: should the power fail, the journal's
+    sizes tell which files to write again. The name is unique on a disk that several machines share.
+    """
+    temporary = target.with_name(f".{os.getpid()}{random.SystemRandom().randrange(10**6):06}.partial.{target.name}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        if symbolic:
-            temporary.symlink_to(source)
-        else:
-            os.link(source, temporary)
+        yield temporary
         temporary.replace(target)
     except OSError as error:
-        if error.errno in (errno.EXDEV, errno.EMLINK, errno.ENOTSUP):
-            raise InputError(
-                f"{target} cannot be a hard link to {source} ({error.strerror}): use --link sym or --link copy"
-            ) from None
         raise cannot_write(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)  # replace() leaves it where target was the same hard link already
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Lets the file system share the blocks where it can, and the kernel copy them where it cannot."""
+    if hasattr(os, "copy_file_range"):
+        try:
+            with source.open("rb") as there, target.open("wb") as here:
+                while os.copy_file_range(there.fileno(), here.fileno(), MOST_AT_ONCE):
+                    pass
+            return
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
+                raise
+    shutil.copyfile(source, target)
+
+
+def _hard_link(source: Path, temporary: Path, target: Path) -> None:
+    try:
+        os.link(source, temporary)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EPERM):
+            raise
+        raise InputError(
+            f"{target} cannot be a hard link to {source} ({error.strerror}): use --link sym or --link copy"
+        ) from None
 
 
 def remove(path: Path) -> None:
@@ -71,15 +90,40 @@ def remove(path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
-def write_labels(labels: np.ndarray, target: Path, *, like: Path) -> None:
-    """Writes a label map, (x, y, z), on the grid of the file `like`.
+def write_volume(header: Any, stored: np.ndarray, target: Path) -> None:
+    """Writes one volume as `.nii.gz`.
+
+    Args:
+        header: of a single NIfTI-1 file with the type, size, scaling and position of the volume.
+        stored: values as they shall stand in the file, (x, y, z).
+        target: path of the file.
 
     Raises:
         InputError: `target` cannot be written.
     """
-    values = np.ascontiguousarray(labels, dtype=np.uint8)
-    header: Any = nib.load(like).header.copy()
-    header.set_data_dtype(np.uint8)
-    content = nib.Nifti1Image(values, None, header).to_bytes()
-    with write_atomically(target) as temporary:
-        temporary.write_bytes(gzip.compress(content, compresslevel=FAST, mtime=0))
+    with _whole(target) as temporary:
+        temporary.write_bytes(packed_volume(header, stored))
+
+
+def write_values(values: np.ndarray, target: Path, *, like: Any) -> None:
+    """Writes values without scaling, (x, y, z), on the grid of the header `like`.
+
+    Raises:
+        InputError: `target` cannot be written.
+    """
+    with _whole(target) as temporary:
+        temporary.write_bytes(packed_values(values, like=like))
+
+
+def packed_values(values: np.ndarray, *, like: Any) -> bytes:
+    """The bytes of a `.nii.gz` file with these values, unscaled, (x, y, z), on the grid of the header `like`."""
+    header = like.copy()
+    header.set_data_dtype(values.dtype)
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["cal_min"], header["cal_max"] = 0, 0
+    return packed_volume(header, values.astype(header.get_data_dtype(), copy=False))
+
+
+def packed_volume(header: Any, stored: np.ndarray) -> bytes:
+    """The bytes of a `.nii.gz` file with this header and these values as they shall stand in it, (x, y, z)."""
+    return pack(header.binaryblock + bytes(FIRST_VOXEL - HEADER) + stored.tobytes(order="F"))

@@ -1,9 +1,13 @@
 """What the engine must know about one release of one data set."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from bdfm_nnunet.dataset_conversion.describing import describe
+from bdfm_nnunet.dataset_conversion.patterns import CASE, example_of, path_pattern
+from bdfm_nnunet.errors import InputError
 
 LABEL = "label"
 """The role of the label file beside the channels' names."""
@@ -60,12 +64,14 @@ class Table:
         path: regular expression for the whole path inside the download.
         id: column of the case or patient id; the first of these that the table has.
         aliases: columns with ids that the same patient has elsewhere; those the table does not have are left out.
+        alias_pattern: regular expression that finds the patient key in such an id: its groups, one after the other.
         site: columns with the site; the first of these that the table has.
     """
 
     path: str
     id: tuple[str, ...]
     aliases: tuple[str, ...] = ()
+    alias_pattern: str = r"^(.+)$"
     site: tuple[str, ...] = ()
 
 
@@ -78,7 +84,7 @@ class Release:
         title: one line for lists.
         dataset_name: the part of the nnU-Net folder's name after `DatasetXXX_`.
         case_pattern: regular expression of `{case}` in paths, without groups of its own that capture.
-        patient_pattern: regular expression that finds the patient key (its group 1) at the start of a case id.
+        patient_pattern: regular expression that finds the patient key in a case id: its groups, one after the other.
         channels: channel name to its file, in the order of the network's input channels.
         extra_channels: further channels that a user may ask for (`--channels`).
         label: the label file, alternatives in order of preference; empty where there are no labels or `masks`.
@@ -89,15 +95,23 @@ class Release:
         regions: name to values for nnU-Net; one value each where labels do not overlap.
         regions_class_order: value painted for each region at prediction, later ones over earlier ones; empty where
             every region is one label.
-        case_name: case id made of the named groups of a path; `{case}` where the path itself holds it.
-        unlabelled_part: regular expression searched in the path of a case without label file: such cases were
-            published without segmentation and go to `imagesTs` instead of being refused. Empty: there are none.
+        scored_regions: name to values for nnU-Net of the regions that the organisers score, where these are not
+            `regions`, which must be fit for painting.
+        case_name: case id made of the named groups of a path; `{case}` where the path itself holds it. A slash in an
+            id becomes an underscore.
+        case_folder: path of a folder that shows by its name that there is a case, though all its files be missing.
+        ending: ending of the published files, for messages and lists; every ending is read.
+        unlabelled_part: regular expression searched in the path of a case without label file, which starts with the
+            name of the download's own folder: such cases were published without segmentation and go to `imagesTs`
+            instead of being refused. Empty: there are none.
         session_pattern: regular expression that finds the session (its group 1) in a case id; empty: one session.
         site_pattern: regular expression that finds the site (its group 1) in a case id; empty: not known from the id.
         grid: voxels per axis (x, y, z) of the release, None where cases differ. A case on another grid is noted.
         spacing: mm per axis that goes with `grid`.
         origin: of `grid`, mm towards left, posterior, superior (LPS).
         repairs: known faults.
+        replacements: regular expression searched in paths: of two files for one role, the one that matches was
+            published later in place of the other and is taken. Empty: two files for one role are always a clash.
         tables: tables inside the download.
         aliases: patient key to the key of the same patient, where the release itself has two.
         overlaps: names of releases, or free text, that share scans with this one.
@@ -121,7 +135,10 @@ class Release:
     label_map: Mapping[int, int] = field(default_factory=dict)
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     regions_class_order: tuple[int, ...] = ()
-    case_name: str = "{case}"
+    scored_regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    case_name: str = CASE
+    case_folder: str = r"(?:.*/)?{case}"
+    ending: str = ".nii.gz"
     unlabelled_part: str = ""
     session_pattern: str = ""
     site_pattern: str = ""
@@ -129,6 +146,7 @@ class Release:
     spacing: tuple[float, float, float] | None = None
     origin: tuple[float, float, float] | None = None
     repairs: tuple[Repair, ...] = ()
+    replacements: str = ""
     tables: tuple[Table, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     overlaps: tuple[str, ...] = ()
@@ -142,6 +160,42 @@ class Release:
     def has_labels(self) -> bool:
         """Whether segmentations were published for any case."""
         return bool(self.label or self.masks)
+
+    @property
+    def evaluated_regions(self) -> Mapping[str, tuple[int, ...]]:
+        """The regions that the organisers score."""
+        return self.scored_regions or self.regions
+
+    def sources(self) -> dict[str, tuple[Source, ...]]:
+        """Role to its file, alternatives in order of preference: channels, the label, or the masks."""
+        channels = {name: (source,) for name, source in self.channels.items()}
+        label = {LABEL: self.label} if self.label else {}
+        return {**channels, **label, **{MASK + name: (source,) for name, source in self.masks.items()}}
+
+    def with_channels(self, names: Sequence[str]) -> "Release":
+        """The release with these of its channels, in this order; the others become extra channels.
+
+        Raises:
+            InputError: there is no such channel, or one is named twice.
+        """
+        every = {**self.channels, **self.extra_channels}
+        for name in names:
+            if name not in every:
+                raise InputError(f"{self.name} has no channel {name!r}: choose among {', '.join(every)}")
+        if not names or len(set(names)) < len(names):
+            raise InputError(f"channels {', '.join(names) or '(none)'} of {self.name}: name one or more, each once")
+        chosen = {name: every.pop(name) for name in names}
+        return replace(self, channels=chosen, extra_channels=every)
+
+    def examples(self, role: str, case: str = "") -> list[str]:
+        """A path for every alternative of a role: of a made-up case, or of `case` as far as paths hold the id."""
+        sources = {**self.sources(), **{name: (source,) for name, source in self.extra_channels.items()}}[role]
+        patterns = [path_pattern(source.path, re.escape(case) if case else self.case_pattern) for source in sources]
+        return [example_of(pattern.pattern) + self.ending for pattern in patterns]
+
+    def example(self, role: str, case: str = "") -> str:
+        """The first of `examples`, for messages."""
+        return self.examples(role, case)[0]
 
     def patient_of(self, case: str) -> str:
         """The patient key of a case id: cases that share it are never on two sides of a split."""
@@ -168,11 +222,26 @@ class Release:
         """Value for nnU-Net to value on the disk, for every label."""
         return {self.target_of(value): value for value in self.labels}
 
+    def describe(self) -> str:
+        """The entry in words."""
+        return describe(self)
+
     def as_dict(self) -> dict[str, Any]:
-        """The entry as plain JSON types."""
+        """The entry as plain JSON types; `from_dict` is its inverse."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Any) -> "Release":
+        """An entry that `as_dict` wrote and a user may have changed, checked.
+
+        Raises:
+            InputError: it has unknown names, values of another kind, or cannot work.
+        """
+        from bdfm_nnunet.dataset_conversion.entries import entry_from_dict  # it builds on this module
+
+        return entry_from_dict(content)
 
 
 def _found(pattern: str, case: str) -> str:
     match = re.search(pattern, case) if pattern else None
-    return match.group(1) if match else ""
+    return "".join(text or "" for text in match.groups()) if match else ""

@@ -1,10 +1,8 @@
-"""Reads one NIfTI file and says in one sentence why it cannot be used."""
+"""Reads the volumes of one file and says in one sentence why it cannot be used."""
 
-import gzip
-import hashlib
-import io
 import math
-import zlib
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -14,14 +12,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from nibabel.volumeutils import apply_read_scaling
+
+from bdfm_nnunet.dataset_conversion.packing import GZIP, read_bytes, unpack
+from bdfm_nnunet.dataset_conversion.pairs import read_pair
+from bdfm_nnunet.dataset_conversion.refusal import Refusal
 
 NIFTI_2 = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
-MOST_VALUES = 1000
-"""A file with more distinct values than this is no label map; its values are not listed."""
-
-
-class Refusal(Exception):
-    """Why a case cannot be used: one sentence that names the file and the remedy."""
+MAGIC = b"n+1"
+HEADER, FIRST_VOXEL = 348, 352
 
 
 @dataclass(frozen=True)
@@ -55,17 +54,27 @@ class Grid:
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume in memory.
+    """A three-dimensional volume in memory.
 
     Attributes:
         name: its file, relative to the download, for messages.
-        array: values with the header's scaling applied, (x, y, z).
+        header: of the single NIfTI-1 file that holds this volume alone.
+        stored: values as they are in the file, (x, y, z), x fastest.
+        array: values with the header's scaling applied, (x, y, z); the same memory where there is none.
         grid: where they lie.
+        as_it_is: the file can stand in the data set unchanged; otherwise the volume is written anew.
+        plain: the file is called `.nii.gz` but was not compressed.
+        note: what a user should know of how it was read.
     """
 
     name: str
+    header: Any
+    stored: np.ndarray
     array: np.ndarray
     grid: Grid
+    as_it_is: bool
+    plain: bool = False
+    note: str = ""
 
     @property
     def shape(self) -> list[int]:
@@ -79,37 +88,74 @@ class Volume:
 
 
 def read_volume(path: Path, name: str) -> Volume:
-    """Reads a three-dimensional `.nii` or `.nii.gz` file, all of it.
-
-    nibabel reads the values: SimpleITK would turn NaN into 0 and fill up a file that ends early, both in silence.
+    """Reads the file of one three-dimensional volume, all of it.
 
     Raises:
-        Refusal: the file is damaged, is no NIfTI file or is not three-dimensional.
+        Refusal: the file is damaged, is of a form that is not read, or is not three-dimensional.
     """
+    return read_volumes(path, name, [None])[0]
+
+
+def read_volumes(path: Path, name: str, indices: Sequence[int | None], *, plain: bool = False) -> list[Volume]:
+    """Reads volumes of one `.nii`, `.nii.gz`, `.img` or `.hdr` file, which is read once.
+
+    NumPy takes the values from the bytes as nibabel would: SimpleITK would turn NaN into 0 and fill up a file that
+    ends early, both in silence.
+
+    Args:
+        path: the file.
+        name: how messages call it.
+        indices: on the fourth axis; None stands for the whole of a three-dimensional file.
+        plain: whether a file called `.nii.gz` may be uncompressed.
+
+    Raises:
+        Refusal: the file is damaged, is of a form that is not read, or has not the axes that `indices` ask for.
+    """
+    if path.suffix in (".img", ".hdr"):
+        header, stored, note = read_pair(path, name)
+        _check_type(name, stored.shape, stored.dtype)
+        stored = stored.reshape(without_ones(stored.shape), order="F")
+        return [_one_of(header, stored, index, name, path=None, note=note) for index in indices]
     content = read_bytes(path, name)
+    uncompressed = path.suffix == ".gz" and plain and not content.startswith(GZIP)
+    if path.suffix == ".gz" and not uncompressed:
+        content = unpack(content, name)
+    header, stored = _parse(content, name)
+    judged = None if uncompressed else path
+    return [_one_of(header, stored, index, name, path=judged, plain=uncompressed) for index in indices]
+
+
+def _parse(content: bytes, name: str) -> tuple[Any, np.ndarray]:
+    """Header and values (in the file's own type and axes) of a single NIfTI-1 file."""
     if content[:4] in NIFTI_2:
         raise Refusal(f"{name} is NIfTI-2, which nnU-Net's reader does not know: export it as NIfTI-1")
     try:
-        header: Any = nib.Nifti1Image.header_class.from_fileobj(io.BytesIO(content))
-        shape, type_ = header.get_data_shape(), header.get_data_dtype()
-        needed = int(header.get_data_offset()) + math.prod(shape) * type_.itemsize
+        header: Any = nib.Nifti1Header(content[:HEADER], check=False)  # a check would mend it in silence
+        if int(header["sizeof_hdr"]) != HEADER or header["magic"].item() != MAGIC:
+            raise ValueError("another kind of file")
+        shape, type_, start = header.get_data_shape(), header.get_data_dtype(), float(header["vox_offset"])
+        needed = start + math.prod(shape) * type_.itemsize
     except Exception:  # nibabel may raise anything for a header of random bytes
         raise Refusal(f"{name} is not a NIfTI file: download or export it again") from None
-    if type_.kind not in "iuf" or len(_without_ones(shape)) != 3 or min(shape) < 1:
+    _check_type(name, shape, type_)
+    if not (start >= FIRST_VOXEL and start.is_integer()):
+        raise Refusal(f"{name} has a damaged NIfTI header (voxels start at byte {start:g}): export it again")
+    if len(content) < needed:
+        raise Refusal(f"{name} is truncated ({len(content)} of {needed:.0f} bytes): download it again")
+    stored = np.frombuffer(content, type_, math.prod(shape), int(start))
+    return header, stored.reshape(without_ones(shape), order="F")
+
+
+def _check_type(name: str, shape: Sequence[int], type_: np.dtype) -> None:
+    if type_.kind not in "iuf" or type_.itemsize > 8 or len(without_ones(shape)) not in (3, 4) or min(shape) < 1:
         found = " x ".join(map(str, shape))
         raise Refusal(
             f"{name} is {found} of type {type_} where one 3-D volume of numbers was expected: split it or leave the "
             "case out"
         )
-    if len(content) < needed:
-        raise Refusal(f"{name} is truncated ({len(content)} of {needed} bytes): download it again")
-    grid = _read_grid(path, name)
-    if grid.size != _without_ones(shape):
-        raise Refusal(f"{name} has a damaged NIfTI header (its size is read in two ways): export it again")
-    return Volume(name, np.asanyarray(nib.Nifti1Image.from_bytes(content).dataobj).reshape(grid.size), grid)
 
 
-def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+def without_ones(shape: Sequence[int]) -> tuple[int, ...]:
     """Shape without trailing axes of one voxel, which say nothing."""
     shape = tuple(int(size) for size in shape)
     while len(shape) > 3 and shape[-1] == 1:
@@ -117,106 +163,74 @@ def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
+def _one_of(
+    header: Any, stored: np.ndarray, index: int | None, name: str, *, path: Path | None, plain: bool = False,
+    note: str = "",
+) -> Volume:  # fmt: skip
+    """One volume of a file; `path` is the file if it could stand in the data set unchanged."""
+    if stored.ndim == 4:
+        if index is None or index >= stored.shape[3]:
+            wanted = "one 3-D volume of numbers was" if index is None else f"{index + 1} or more volumes were"
+            raise Refusal(
+                f"{name} is {_times(stored.shape)} of type {stored.dtype} where {wanted} expected: split it or leave "
+                "the case out"
+            )
+        stored, path = stored[..., index], None
+    elif index:
+        raise Refusal(f"{name} is 3-D where {index + 1} or more volumes were expected: download it again")
+    slope, intercept = _scaling(header, name)
+    header = _header_of_one(header, stored)
+    grid = _read_grid(path, name) if path is not None else _grid_of_header(header, name)
+    if grid.size != stored.shape:
+        raise Refusal(f"{name} has a damaged NIfTI header (its size is read in two ways): export it again")
+    array = apply_read_scaling(stored, slope, intercept)
+    return Volume(name, header, stored, array, grid, path is not None and path.suffix == ".gz", plain, note)
+
+
+def _scaling(header: Any, name: str) -> tuple[float, float]:
+    """Slope and intercept, where all readers apply the same.
+
+    NIfTI-1 has slope 0 for no scaling, but ITK then still adds the intercept, and takes a slope below its epsilon for
+    1; values that are not finite are 0 to it.
+    """
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    slope = slope if math.isfinite(slope) else 0.0
+    if slope == 0 and (intercept == 0 or not math.isfinite(intercept)):
+        return 1.0, 0.0
+    if abs(slope) < np.finfo(float).eps or not math.isfinite(intercept):
+        raise Refusal(
+            f"{name} has a scaling that readers take differently (slope {slope:g}, intercept {intercept:g}): export "
+            "it again"
+        )
+    return slope, intercept
+
+
+def _header_of_one(header: Any, stored: np.ndarray) -> Any:
+    """The header of a single NIfTI-1 file with one volume of `header`'s file, scaled and placed as there."""
+    header = header.copy()
+    header["dim"][:] = 3, *stored.shape, 1, 1, 1, 1
+    header["magic"], header["vox_offset"] = b"n+1", FIRST_VOXEL
+    return header
+
+
+def _grid_of_header(header: Any, name: str) -> Grid:
+    """Shows nnU-Net's reader a file that ends after the header."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "header.nii"
+        path.write_bytes(header.binaryblock + bytes(FIRST_VOXEL - HEADER))
+        return _read_grid(path, name)
+
+
 def _read_grid(path: Path, name: str) -> Grid:
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(os.fspath(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        lines = str(error).strip().splitlines()
-        raise Refusal(f"{name} has a header that nnU-Net cannot read ({lines[-1].strip()}): export it again") from None
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise Refusal(f"{name} has a header that nnU-Net cannot read ({reason}): export it again") from None
     return Grid(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
-
-
-def read_bytes(path: Path, name: str) -> bytes:
-    """Reads all bytes, those of `.nii.gz` uncompressed and checked against the stream's checksum.
-
-    Raises:
-        Refusal: the file cannot be read, is empty, or its gzip stream is damaged or ends early.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise Refusal(f"{name} cannot be read ({error.strerror}): check the disk and its permissions") from None
-    if not content:
-        raise Refusal(f"{name} is an empty file: download it again")
-    if path.suffix != ".gz":
-        return content
-    try:
-        return gzip.decompress(content)
-    except EOFError:
-        raise Refusal(f"{name} is a truncated gzip file: download it again") from None
-    except gzip.BadGzipFile as error:
-        what = "is not a gzip file" if "Not a gzipped" in str(error) else f"is a damaged gzip file ({error})"
-        raise Refusal(f"{name} {what}: download it again") from None
-    except zlib.error as error:
-        raise Refusal(f"{name} is a damaged gzip file ({error}): download it again") from None
-
-
-def check_image(volume: Volume) -> None:
-    """Refuses an image with values that are no numbers, and one without any contrast."""
-    if volume.array.dtype.kind == "f":
-        bad = int(np.count_nonzero(~np.isfinite(volume.array)))
-        if bad:
-            raise Refusal(f"{volume.name} has {bad} voxels that are NaN or infinite: repair it or leave the case out")
-    if volume.array.min() == volume.array.max():
-        value = volume.array.flat[0].item()
-        raise Refusal(f"{volume.name} is empty (every voxel is {value:g}): download it again or leave the case out")
-
-
-def label_histogram(volume: Volume) -> dict[int, int]:
-    """Label values and how many voxels have them.
-
-    Raises:
-        Refusal: a value is not a whole number.
-    """
-    values, counts = np.unique(volume.array, return_counts=True)
-    whole = (
-        np.isfinite(values) & (values == np.round(values)) if values.dtype.kind == "f" else np.ones(len(values), bool)
-    )
-    if not whole.all():
-        share = int(counts[~whole].sum())
-        raise Refusal(
-            f"{volume.name} has {share} voxels with values such as {values[~whole][0]:g} where whole-number labels "
-            "were expected: take the original label file, not a resampled one"
-        )
-    return {int(value): int(count) for value, count in zip(values[:MOST_VALUES], counts)}
-
-
-def check_geometry(volume: Volume, reference: Volume) -> None:
-    """Refuses a volume whose voxels do not lie where those of the reference do.
-
-    Spacings must agree as nnU-Net demands it; corners of the two grids may lie 0.01 mm apart.
-    """
-    if volume.shape != reference.shape:
-        raise Refusal(
-            f"{volume.name} has shape {_times(volume.shape)} but {reference.name} has {_times(reference.shape)}: "
-            "take all files of the case from the same release"
-        )
-    if not np.allclose(volume.grid.spacing, reference.grid.spacing):
-        raise Refusal(
-            f"{volume.name} has spacing {_times(volume.spacing)} mm but {reference.name} has "
-            f"{_times(reference.spacing)} mm: take all files of the case from the same release"
-        )
-    distance = float(np.abs(volume.grid.corners - reference.grid.corners).max())
-    if distance > 0.01:
-        raise Refusal(
-            f"{volume.name} has another affine (origin or direction) than {reference.name}, their grids lie "
-            f"{distance:.3g} mm apart: register the files or leave the case out"
-        )
 
 
 def _times(values: Sequence[float]) -> str:
     return " x ".join(f"{value:g}" for value in values)
-
-
-def hash_of_values(volume: Volume) -> str:
-    """SHA-256 of shape (x, y, z) and voxel values as little-endian float32, x fastest, axes towards LPS.
-
-    Scaling is applied first, so it is the same however the file is compressed, typed, scaled or oriented.
-    """
-    oriented = nib.apply_orientation(volume.array, nib.io_orientation(volume.grid.affine))
-    values = np.ascontiguousarray(oriented.transpose(), dtype="<f4") + np.float32(0)  # -0.0 becomes 0.0
-    digest = hashlib.sha256(np.array(oriented.shape, dtype="<i8").tobytes())
-    digest.update(values.data)
-    return digest.hexdigest()

@@ -5,28 +5,10 @@ from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
-from bdfm_nnunet.folders import nnunet_folder
+from bdfm_nnunet.folders import dataset_name, nnunet_folder
 
 CONFIGURATION = "3d_fullres"
 DEFAULT_PLANS = "BDFMPlans"
-
-
-def dataset_name(dataset_id: int) -> str:
-    """The name, like Dataset501_Demo, of the one data set with this number in nnUNet_raw or nnUNet_preprocessed.
-
-    Raises:
-        InputError: there is none, or more than one.
-    """
-    folders = [nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")]
-    pattern = f"Dataset{dataset_id:03d}_*"
-    names = sorted({path.name for folder in folders for path in folder.glob(pattern) if path.is_dir()})
-    if not names:
-        raise InputError(
-            f"no data set {pattern} in {folders[0]}: convert one with `bdfm convert RELEASE SOURCE -d {dataset_id}`"
-        )
-    if len(names) > 1:
-        raise InputError(f"data set number {dataset_id} is taken by {' and '.join(names)}: rename or remove one")
-    return names[0]
 
 
 def raw_folder(dataset_id: int) -> Path:

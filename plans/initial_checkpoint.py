@@ -8,7 +8,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from bdfm_nnunet.checkpoints import LoadReport, load_pretrained
+from bdfm_nnunet.checkpoints.reading import EXPOSURE
 from bdfm_nnunet.checkpoints.writing import write_checkpoint
+from bdfm_nnunet.exposure import Exposure
 from bdfm_nnunet.files import read_json
 from bdfm_nnunet.plans.folders import (
     CONFIGURATION,
@@ -61,6 +63,9 @@ def write_initial_checkpoint(
         "inference_allowed_mirroring_axes": tuple(range(len(resolved["patch_size"]))),
         "bdfm_source": {"path": str(report.path), "sha256": report.sha256, "encoder_share": report.encoder_share},
     }
+    exposure = Exposure.of(report.exposure, kind=report.kind)
+    if exposure.runs:
+        content[EXPOSURE] = exposure.as_dict()
     with write_checkpoint(out) as temporary:
         torch.save(content, temporary)
     return report

@@ -11,7 +11,7 @@ from bdfm_nnunet.files import cannot_write
 from bdfm_nnunet.plans.folders import CONFIGURATION, DEFAULT_PLANS, dataset_name, plans_path, raw_folder
 from bdfm_nnunet.plans.matching import MatchingPlanner, read_pretrained_plans
 from bdfm_nnunet.plans.planners import OurPlanner, PlainUNetPlanner, ResidualUNetPlanner
-from bdfm_nnunet.plans.preparing import prepare_data, prepare_fingerprint
+from bdfm_nnunet.plans.preparing import copy_manifest, prepare_data, prepare_fingerprint
 from bdfm_nnunet.plans.summary import describe_plans
 from bdfm_nnunet.plans.swin_planner import SwinUNetPlanner
 
@@ -67,6 +67,7 @@ def plan_dataset(
     if workers < 1:
         raise InputError(f"--workers is {workers}, expected at least 1")
     prepare_fingerprint(dataset_id, workers=workers)
+    copy_manifest(dataset_id)
     planner_class: Any = MatchingPlanner if source else PLANNERS[network or "swin"]
     settings = {"source": source} if source else {}
     _plan(planner_class, dataset_name(dataset_id), float(gpu_memory), plans_name, settings)

@@ -17,8 +17,9 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import cannot_write, read_json, write_json
+from bdfm_nnunet.files import cannot_write, read_json, write_atomically, write_json
 from bdfm_nnunet.folders import nnunet_folder
+from bdfm_nnunet.patients import MANIFEST
 from bdfm_nnunet.plans.folders import plans_path, raw_folder, read_plans, resolve_configuration
 from bdfm_nnunet.plans.verifying import NIFTI, verify_dataset
 
@@ -68,6 +69,21 @@ def prepare_fingerprint(dataset_id: int, *, workers: int) -> None:
             dataset_id, FrugalExtractor, num_processes=workers, check_dataset_integrity=not ours, verbose=False
         )
     write_json(folder / RECORD_FILE, {"raw": state, "data": {}})
+
+
+def copy_manifest(dataset_id: int) -> None:
+    """Puts the manifest beside the preprocessed data, so that trainers know the patients where no raw data is.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    raw = raw_folder(dataset_id)
+    copy = nnunet_folder("nnUNet_preprocessed") / raw.name / MANIFEST
+    if (raw / MANIFEST).is_file():
+        with write_atomically(copy) as temporary:
+            shutil.copyfile(raw / MANIFEST, temporary)
+    else:
+        copy.unlink(missing_ok=True)
 
 
 def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, workers: int) -> None:

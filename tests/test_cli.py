@@ -63,10 +63,13 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     assert min(seconds) < 1
 
 
-@pytest.mark.parametrize("command", ["releases", "convert", "plan", "weights", "evaluate", "demo", "env"])
+@pytest.mark.parametrize("command", [
+    "releases", "convert", "cohort", "splits", "exposure", "submit", "plan", "weights", "evaluate", "postprocess tune",
+    "postprocess apply", "demo", "env",
+])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main([command, "--help"])
+        cli.main([*command.split(), "--help"])
     assert end.value.code == 0
     assert f"bdfm {command}" in capsys.readouterr().out
 
@@ -80,6 +83,13 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ["convert", "brats2023-gli", "somewhere", "-d", "0"],
         ["convert", "brats2023-gli", "somewhere", "-d", "1", "--workers", "0"],
         ["convert", "brats2023-gli", "somewhere", "-d", "1", "--link", "soft"],
+        ["convert", "folder", "somewhere", "-d", "1", "--image", "t1"],
+        ["convert", "folder", "somewhere", "-d", "1", "--channels", "a,,b"],
+        ["splits", "-d", "1", "--fractions", "0,50"],
+        ["splits", "-d", "1", "--fractions", "half"],
+        ["evaluate", "a", "b", "--release", "brats2021", "-o", "c.json", "--metrics", "lesionwise"],
+        ["postprocess"],
+        ["cohort", "-d", "1"],
         ["plan", "-d", "5", "--gpu-memory", "-2"],
         ["plan", "-d", "5", "--gpu-memory", "much"],
         ["plan", "-d", "5", "--network", "vgg"],
@@ -93,7 +103,7 @@ def test_wrong_usage_ends_with_two(arguments: list[str], capsys: pytest.CaptureF
 
 
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["releases", "brats2032-gli"]) == 2
+    assert cli.main(["releases", "brats2023-gly"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("bdfm: error: ") and error.count("\n") == 1 and "brats2023-gli" in error
 
@@ -142,31 +152,77 @@ def test_commands_need_their_folders(
 
 def test_releases_lists_shows_and_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["releases"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()][:2] == ["brats2023-gli", "brats2023-men"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()][4:6] == ["brats2023-gli", "brats2023-men"]
     assert cli.main(["releases", "brats2023-ped"]) == 0
-    assert "CASE-t2f.nii.gz" in capsys.readouterr().out
+    assert "BraTS-PED-00000-000-t2f.nii.gz" in capsys.readouterr().out
     assert cli.main(["releases", "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     assert {entry["name"] for entry in table} >= {f"brats2023-{task}" for task in ("gli", "men", "met", "ped", "ssa")}
-    assert list(table[0]["channels"]) == ["t1n", "t1c", "t2w", "t2f"]
+    assert list(table[4]["channels"]) == ["t1n", "t1c", "t2w", "t2f"]
 
 
-def test_convert_hands_over_its_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def conversion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """What `dataset_conversion.convert` was called with."""
     from bdfm_nnunet import dataset_conversion
 
     seen: dict[str, Any] = {}
 
-    def convert(release: str, source: Path, **settings: Any) -> dataset_conversion.ConversionReport:
+    def convert(release: Any, source: Path, **settings: Any) -> dataset_conversion.ConversionReport:
         seen.update(settings, release=release, source=source)
-        return dataset_conversion.ConversionReport(tmp_path, tmp_path / "m.json", [], [], [], dry_run=True)
+        return dataset_conversion.ConversionReport(tmp_path, tmp_path / "m.json", [], [], [], [], dry_run=True)
 
     monkeypatch.setattr(dataset_conversion, "convert", convert)
-    command = "convert R S -d 12 --unlabelled --link hard --workers 3 --dry-run --manifest m.json"
+    return seen
+
+
+def test_convert_hands_over_its_options(conversion: dict[str, Any]) -> None:
+    command = (
+        "convert R S -d 12 --unlabelled --link hard --workers 3 --dry-run --manifest m.json --channels b,a "
+        "--only case_.* --scheduler tcp://there:8786"
+    )
     assert cli.main(command.split()) == 0
-    assert seen == {
+    assert conversion == {
         "release": "R", "source": Path("S"), "dataset_id": 12, "unlabelled": True, "link": "hard", "workers": 3,
-        "dry_run": True, "manifest": Path("m.json"),
+        "dry_run": True, "manifest": Path("m.json"), "channels": ["b", "a"], "only": "case_.*",
+        "scheduler": "tcp://there:8786",
     }  # fmt: skip
+
+
+def test_convert_with_an_entry_from_a_file(conversion: dict[str, Any], tmp_path: Path) -> None:
+    from bdfm_nnunet.dataset_conversion import find_release
+
+    entry = {**find_release("brats2021").as_dict(), "name": "ours"}
+    (tmp_path / "entry.json").write_text(json.dumps(entry))
+    assert cli.main(["convert", "brats2021", "S", "-d", "1", "--entry", str(tmp_path / "entry.json")]) == 0
+    assert conversion["release"].name == "ours"
+    assert conversion["release"].label_map == {4: 3}
+
+
+def test_convert_folder_and_bids_make_their_entry(conversion: dict[str, Any]) -> None:
+    options = ["--image", "t1={case}_T1", "--image", "t2={case}_T2", "--label", "{case}_mask", "--labels", "1=lesion"]
+    assert cli.main(["convert", "folder", "S", "-d", "1", *options, "--name", "Ours"]) == 0
+    entry = conversion["release"]
+    assert (list(entry.channels), dict(entry.labels), entry.dataset_name) == (["t1", "t2"], {1: "lesion"}, "Ours")
+    assert cli.main(["convert", "bids", "S", "-d", "1", "--channels", "T1w,FLAIR", "--unlabelled"]) == 0
+    assert list(conversion["release"].channels) == ["T1w", "FLAIR"]
+    assert conversion["channels"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["brats2021", "--label", "x"], "--label cannot be used"),
+        (["bids", "--image", "a=b"], "--image cannot be used"),
+        (["folder", "--image", "a={case}", "--label", "x", "--labels", "one=lesion"], "whole numbers"),
+    ],
+)
+def test_contradictions_of_convert(
+    options: list[str], sentence: str, conversion: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["convert", options[0], "S", "-d", "1", *options[1:]]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not conversion
 
 
 def test_plan_hands_over_its_options(folders: Path, replace: Any) -> None:
@@ -230,8 +286,23 @@ def test_evaluate_hands_over_the_regions_of_the_release(replace: Any) -> None:
     assert args == (Path("ref"), Path("pred"))
     assert settings == {
         "regions": {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing_tumor": (3,)},
-        "release": "brats2023-men", "out": Path("scores.json"), "workers": 1,
+        "release": "brats2023-men", "metrics": "whole", "out": Path("scores.json"), "workers": 1,
     }  # fmt: skip
+
+
+def test_evaluate_knows_the_labels_on_the_disk(replace: Any) -> None:
+    calls = replace("bdfm_nnunet.evaluation", "evaluate_folders")
+    command = "evaluate ref pred --release brats2020 --source-labels --metrics lesionwise-2023 -o s.json"
+    assert cli.main(command.split()) == 0
+    assert calls[0][1]["regions"] == {"whole_tumor": (1, 2, 4), "tumor_core": (1, 4), "enhancing_tumor": (4,)}
+    assert calls[0][1]["metrics"] == "lesionwise-2023"
+
+
+def test_metric_versions_are_those_of_the_library() -> None:
+    from bdfm_nnunet.commands.scores import VERSIONS
+    from bdfm_nnunet.evaluation import METRICS
+
+    assert set(VERSIONS) == set(METRICS)
 
 
 def test_demo_hands_over_its_folder(replace: Any) -> None:

@@ -23,28 +23,30 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": {"frequency", "masking"},
     "networks": {"networks", "masking", "frequency"},
     "objectives": {"objectives", "networks", "masking", "frequency", "losses"},
+    "patients": set(),
     "checkpoints": {"checkpoints", "networks", "objectives"},
+    "exposure": {"exposure", "patients", "checkpoints"},
     "data": {"data", "masking"},
     "evaluation": {"evaluation"},
     "reports": {"reports", "evaluation"},
-    "plans": {"plans", "networks", "checkpoints"},
+    "plans": {"plans", "networks", "checkpoints", "exposure", "patients"},
     "trainers": {
         "trainers", "objectives", "networks", "checkpoints", "data", "masking", "frequency", "losses", "metrics",
-        "reports",
+        "reports", "exposure", "patients",
     },
-    "dataset_conversion": {"dataset_conversion"},
+    "dataset_conversion": {"dataset_conversion", "patients"},
     "nnunet_plugin": {"trainers"},
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""
 
-ABOVE_ALL = {"cli", "demo", "steps"}
+ABOVE_ALL = {"cli", "commands", "demo", "steps"}
 """They put the parts together and may import all of them."""
 
 ONLY_TENSORS = {"checkpoints.reading", "checkpoints.writing", "checkpoints.sources", "checkpoints.adapting"}
 """Files of `checkpoints` that know no network."""
 
-MAY_IMPORT_NNUNET = {"plans", "trainers", "data.loading", "cli", "demo", "nnunet_plugin"}
-WITHOUT_TORCH = {*FOR_EVERYONE, "evaluation", "reports", "dataset_conversion", "nnunet_plugin", "cli"}
+MAY_IMPORT_NNUNET = {"plans", "trainers", "data.loading", "demo", "nnunet_plugin"}
+WITHOUT_TORCH = {*FOR_EVERYONE, "patients", "evaluation", "reports", "dataset_conversion", "nnunet_plugin", "cli", "commands"}
 
 
 def _modules() -> dict[str, Path]:

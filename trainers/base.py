@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -16,11 +17,14 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from bdfm_nnunet.checkpoints.reading import EXPOSURE, read_checkpoint
 from bdfm_nnunet.checkpoints.writing import write_checkpoint
 from bdfm_nnunet.data.loading import Batch, BatchSource, batches, reseed, seeded
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.exposure import Exposure, describe_run
 from bdfm_nnunet.files import read_json
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
+from bdfm_nnunet.patients import CaseList, read_cases
 from bdfm_nnunet.settings import TrainingSettings, read_block
 from bdfm_nnunet.trainers.optimisation import WarmupSchedule, autocast_type, build_optimizer, parameter_groups
 
@@ -67,6 +71,10 @@ class ReproducibleTrainer(nnUNetTrainer):
             self.grad_scaler = None
         self._iteration = 0
         self._bar: tqdm[Any] | None = None
+        self._split: tuple[list[str], list[str]] | None = None
+        self.ancestors = Exposure()
+        self._told = Exposure()
+        self.started_from: dict[str, str] = {}
         threads = os.environ.get("OMP_NUM_THREADS", "")
         if self.device.type == "cpu" and threads.isdigit() and int(threads) > 0:
             torch.set_num_threads(int(threads))  # nnU-Net's command has set one a core, whatever the variable says
@@ -153,6 +161,7 @@ class ReproducibleTrainer(nnUNetTrainer):
                     "`all`, or add the fold to that file"
                 )
         split: tuple[list[str], list[str]] = super().do_split()
+        self._split = [str(case) for case in split[0]], [str(case) for case in split[1]]
         return split
 
     def validation_numbers(self, numbers: range) -> list[int]:
@@ -213,17 +222,76 @@ class ReproducibleTrainer(nnUNetTrainer):
     # --- checkpoints --------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, filename: str) -> None:
-        """Writes a checkpoint, whole or not at all: the one before it stays until the new one is on the disk."""
+        """Writes a checkpoint, whole or not at all: the one before it stays until the new one is on the disk.
+
+        It is nnU-Net's own with one entry more, which names the cases seen; see `bdfm_nnunet.exposure`.
+        """
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
+        content = {
+            "network_weights": unwrap(self.network).state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "logging": self.logger.get_checkpoint(),
+            "_best_ema": self._best_ema,
+            "current_epoch": self.current_epoch + 1,
+            "init_args": self.my_init_kwargs,
+            "trainer_name": type(self).__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            EXPOSURE: self.exposure.as_dict(),
+        }
         with write_checkpoint(filename, remedy="free some space and continue with --c") as temporary:
-            super().save_checkpoint(str(temporary))
+            torch.save(content, temporary)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """Continues from a checkpoint."""
         super().load_checkpoint(filename_or_checkpoint)
         self.resumed = True
+        self._recall_exposure(read_checkpoint(str(filename_or_checkpoint)).exposure)
+
+    # --- what was seen ------------------------------------------------------------------------------------------
+
+    @property
+    def cases(self) -> CaseList:
+        """The cases of the data set, as the manifest beside the preprocessed data knows them, else the raw one."""
+        folders = [Path(self.preprocessed_dataset_folder_base)]
+        if raw := os.environ.get("nnUNet_raw"):
+            folders.append(Path(raw) / self.plans_manager.dataset_name)
+        try:
+            return read_cases(*folders)
+        except InputError as error:  # no reason to lose a training
+            return CaseList(self.plans_manager.dataset_name, self.plans_manager.dataset_name, [], str(error))
+
+    @cached_property
+    def exposure(self) -> Exposure:
+        """The cases this training sees, after those that its starting weights have seen."""
+        if self._split is None:
+            self.do_split()
+        assert self._split is not None
+        train, val = self._split
+        run = describe_run(
+            self.cases,
+            train=train,
+            val=[] if self.fold == "all" else val,
+            trainer=type(self).__name__,
+            configuration=self.configuration_name,
+            fold=str(self.fold),
+            weights=self.started_from,
+        )
+        whole = self.ancestors.then(run)
+        if not self._told.runs or self._told.runs[-1] == whole.runs[-1]:
+            return whole
+        return self._told.then(run)  # the run was interrupted and goes on with other data
+
+    def _recall_exposure(self, stored: Any) -> None:
+        """Takes over what an interrupted run knew."""
+        self._told = Exposure.of(stored) if stored is not None else Exposure()
+        self.__dict__.pop("exposure", None)
+        if self._told.runs:
+            last = self._told.runs[-1]
+            self.started_from = dict(last.get("weights", {}))
+            self.ancestors = Exposure(self._told.runs[:-1], last.get("ancestors", ""))
 
 
 def build_from_plans(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bdfm_nnunet.checkpoints import load_pretrained
 from bdfm_nnunet.data.loading import Batch, BatchSource
+from bdfm_nnunet.exposure import Exposure, compare, parts_of
 from bdfm_nnunet.settings import FinetuningSettings, read_block
 from bdfm_nnunet.trainers.base import ReproducibleTrainer
 
@@ -56,6 +57,20 @@ class nnUNetTrainerBDFM(ReproducibleTrainer):
             sha256=None if named else self.finetuning.weights_sha256,
         )
         self.print_to_log_file(report)
+        self.started_from = {"name": report.path.name, "sha256": report.sha256}
+        self.ancestors = Exposure.of(report.exposure, kind=report.kind, named=report.path.name)
+        self._warn_of_cases_seen(report.path.name)
+
+    def _warn_of_cases_seen(self, name: str) -> None:
+        """Says which validation and test cases the weights know already."""
+        if self.ancestors.note:
+            self.print_to_log_file(f"{self.ancestors.note}, so nobody can tell whether it has seen the test cases.")
+            return
+        cases = self.cases
+        train, val = self.do_split() if self.fold != "all" else ([], [])
+        report = compare(self.ancestors, cases, parts_of(cases, train, val), checkpoint=name)
+        if warning := report.warning():
+            self.print_to_log_file(warning)
 
     def losses_of(self, batch: Batch) -> dict[str, Tensor]:
         """nnU-Net's segmentation loss."""

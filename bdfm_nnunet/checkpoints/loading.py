@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ class LoadReport:
     Attributes:
         path: the checkpoint.
         sha256: its digest.
+        kind: what wrote it, as in `Checkpoint`.
+        exposure: what it tells of the cases it was trained on, as in `Checkpoint`.
         loaded: names taken over as they are.
         adapted: names taken over in another shape, and how.
         new: names of the network that the checkpoint says nothing usable about, and why.
@@ -36,6 +39,8 @@ class LoadReport:
 
     path: Path
     sha256: str
+    kind: str = "weights"
+    exposure: Any = None
     loaded: list[str] = field(default_factory=list)
     adapted: dict[str, str] = field(default_factory=dict)
     new: dict[str, str] = field(default_factory=dict)
@@ -81,7 +86,7 @@ def load_pretrained(
             "file that was planned for; plan again with --weights"
         )
     network = unwrap(network)
-    report = LoadReport(checkpoint.path, checkpoint.sha256)
+    report = LoadReport(checkpoint.path, checkpoint.sha256, checkpoint.kind, checkpoint.exposure)
     tensors = _assign(network, checkpoint, report)
     if report.encoder_share < min_match:
         raise InputError(_refusal(network, checkpoint, report, min_match))

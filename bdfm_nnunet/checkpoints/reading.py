@@ -16,6 +16,8 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import sha256_of
 
 Kind = Literal["nnunet", "bdfm_reference", "weights"]
+EXPOSURE = "bdfm_exposure"
+"""The entry in which our checkpoints tell which cases they were trained on."""
 
 # keys under which common training codes keep the weights, most specific first
 _CONTAINERS = ("network_weights", "state_dict", "model_state_dict", "model", "teacher", "student")
@@ -41,6 +43,7 @@ class Checkpoint:
         plans: nnU-Net's plans the network was trained with, if the file holds them.
         configuration: the configuration of those plans.
         trainer: class name of the trainer.
+        exposure: what the file tells of the cases it was trained on, as it stands there; None where it tells nothing.
     """
 
     path: Path
@@ -49,6 +52,7 @@ class Checkpoint:
     plans: dict[str, Any] | None = None
     configuration: str | None = None
     trainer: str | None = None
+    exposure: Any = None
 
     @cached_property
     def sha256(self) -> str:
@@ -78,6 +82,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         plans=arguments.get("plans"),
         configuration=arguments.get("configuration"),
         trainer=content.get("trainer_name"),
+        exposure=content.get(EXPOSURE),
     )
 
 

@@ -1,82 +1,105 @@
 """Scores two folders of segmentations against each other, case by case and region by region."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.case import Case, RegionScores
 from bdfm_nnunet.evaluation.summary import summarise
 from bdfm_nnunet.evaluation.tables import table_paths, write_tables
-from bdfm_nnunet.evaluation.volumes import check_same_grid, pair_folders, read_segmentation
-from bdfm_nnunet.evaluation.voxelwise import BRATS_MISSING_DISTANCE, Mask, dice, hd95
+from bdfm_nnunet.evaluation.versions import METRICS, Chosen, choose
+from bdfm_nnunet.evaluation.volumes import check_same_grid, pair_folders, pair_what_there_is, read_segmentation
+from bdfm_nnunet.evaluation.voxelwise import BRATS_MISSING_DISTANCE
 
 Regions = Mapping[str, Sequence[int]]
 Scores = dict[str, float]
 
 
-def whole_region_scores(
-    reference: Mask, prediction: Mask, *, spacing: Sequence[float], missing_distance: float
-) -> Scores:
-    """Dice and HD95 of a region taken as one piece, however many lesions it has."""
-    return {
-        "dice": dice(reference, prediction),
-        "hd95_mm": hd95(reference, prediction, spacing=spacing, missing_distance=missing_distance),
-    }
+def score_case(
+    reference: NDArray[Any],
+    prediction: NDArray[Any],
+    *,
+    spacing: Sequence[float],
+    regions: Regions,
+    release: str,
+    metrics: str = "whole",
+    task: str | None = None,
+    missing_distance: float = BRATS_MISSING_DISTANCE,
+) -> dict[str, Scores]:
+    """Scores of one case from arrays, by region and name; NaN where a score does not exist.
+
+    Args:
+        reference: labels (x, y, z).
+        prediction: labels of the same shape.
+        spacing: voxel size in mm along each axis.
+        regions: region name -> label values it consists of.
+        release: name of the release, by which the rules are chosen.
+        metrics: version of the metric, a key of `METRICS`; its `measures` are the scores that decide.
+        task: takes the rules of this task instead of the release's.
+        missing_distance: as in `evaluate_folders`.
+
+    Raises:
+        InputError: the version is not known, or has no rules for the release.
+    """
+    chosen = choose(metrics, release=release, regions=regions, missing_distance=missing_distance, task=task)
+    case = Case.cut(reference, prediction, spacing=spacing, regions=regions)
+    return {region: _with_volumes(case, region, scored.scores) for region, scored in chosen.score(case).items()}
+
+
+def _with_volumes(case: Case, region: str, scores: Mapping[str, float]) -> Scores:
+    volumes = [float(mask.sum()) * case.voxel_mm3 for mask in case.masks(case.regions[region])]
+    return {**scores, "reference_mm3": volumes[0], "prediction_mm3": volumes[1]}
 
 
 @dataclass(frozen=True)
-class MetricVersion:
-    """A named way to score a region; its name and `definition` stand in every result."""
-
-    definition: str
-    score: Callable[..., Scores]
-
-
-METRICS: dict[str, MetricVersion] = {
-    "whole": MetricVersion(
-        "Dice and HD95 of the whole region. HD95: the larger of the two directed 95th percentiles of distances between "
-        "surface voxels. Region empty in both: Dice 1, HD95 0; in one: Dice 0, HD95 the missing distance.",
-        whole_region_scores,
-    ),
-}
-
-
-@dataclass(frozen=True)
-class _Task:
+class _Job:
     case: str
     reference: Path
-    prediction: Path
+    prediction: Path | None
     regions: dict[str, tuple[int, ...]]
-    metrics: str
-    missing_distance: float
+    chosen: Chosen
 
 
-def _score_case(task: _Task) -> dict[str, Any]:
-    allowed = {0}.union(*task.regions.values())
-    reference = read_segmentation(task.reference, allowed=allowed)
-    prediction = read_segmentation(task.prediction, allowed=allowed)
-    check_same_grid(reference, prediction, task.prediction)
-    voxel_mm3 = float(np.prod(reference.spacing))
-    row: dict[str, Any] = {"case": task.case, "regions": {}}
-    for name, values in task.regions.items():
-        masks = [np.isin(segmentation.labels, values) for segmentation in (reference, prediction)]
-        scores = METRICS[task.metrics].score(*masks, spacing=reference.spacing, missing_distance=task.missing_distance)
-        volumes = [float(mask.sum()) * voxel_mm3 for mask in masks]
-        row["regions"][name] = {**scores, "reference_mm3": volumes[0], "prediction_mm3": volumes[1]}
-    return row
+def _score(job: _Job) -> dict[str, Any]:
+    allowed = {0}.union(*job.regions.values())
+    reference = read_segmentation(job.reference, allowed=allowed)
+    if job.prediction is None:
+        prediction = np.zeros_like(reference.labels)
+    else:
+        predicted = read_segmentation(job.prediction, allowed=allowed)
+        check_same_grid(reference, predicted, job.prediction)
+        prediction = predicted.labels
+    case = Case.cut(reference.labels, prediction, spacing=reference.spacing, regions=job.regions)
+    found = job.chosen.score(case)
+    if job.prediction is None:
+        absent = METRICS[job.chosen.version].missing or {}
+        found = {region: RegionScores({**scored.scores, **absent}) for region, scored in found.items()}
+    row = {region: _with_volumes(case, region, scored.scores) for region, scored in found.items()}
+    lesions = {region: scored.lesions for region, scored in found.items() if scored.lesions}
+    return {"case": job.case, "regions": row, **({"lesions": lesions} if lesions else {})}
 
 
-def _run(tasks: Sequence[_Task], workers: int) -> Iterator[dict[str, Any]]:
+def _run(jobs: Sequence[_Job], workers: int) -> Iterator[dict[str, Any]]:
     if not workers:
-        yield from map(_score_case, tasks)
+        yield from map(_score, jobs)
         return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(_score_case, tasks)
+    try:
+        with ProcessPoolExecutor(workers) as pool:
+            yield from pool.map(_score, jobs)
+    except BrokenProcessPool:
+        raise InputError(
+            f"one of {workers} worker processes was killed, most often for want of memory: "
+            "run the command again with fewer workers"
+        ) from None
 
 
 def _summaries(rows: Sequence[Mapping[str, Any]], regions: Iterable[str], seed: int) -> dict[str, Any]:
@@ -88,6 +111,15 @@ def _summaries(rows: Sequence[Mapping[str, Any]], regions: Iterable[str], seed: 
     return summaries
 
 
+def _none_for_nan(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _none_for_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_none_for_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def evaluate_folders(
     reference: Path | str,
     prediction: Path | str,
@@ -96,6 +128,8 @@ def evaluate_folders(
     release: str,
     out: Path | str | None = None,
     metrics: str = "whole",
+    task: str | None = None,
+    allow_missing: bool = False,
     missing_distance: float = BRATS_MISSING_DISTANCE,
     workers: int = 0,
     seed: int = 0,
@@ -103,55 +137,58 @@ def evaluate_folders(
 ) -> dict[str, Any]:
     """Scores every case of `reference` by the file of the same name in `prediction`.
 
-    Empty regions: in both, Dice is 1 and HD95 0; in one of the two, Dice is 0 and HD95 is `missing_distance`. Such
-    cases count in the means like all others.
+    What an empty region scores is part of a version's definition. With `whole`: in both, Dice is 1 and HD95 0; in one
+    of the two, Dice is 0 and HD95 is `missing_distance`. Such cases count in the means like all others; scores that do
+    not exist (None) are counted and left out of them.
 
     Args:
         reference: folder of reference segmentations, `CASE.nii.gz`.
         prediction: folder with exactly the same cases.
         regions: region name -> label values it consists of. Values outside all regions (but 0) are refused.
-        release: name of the release, for the record.
+        release: name of the release, for the record, and to choose the rules of the version by.
         out: JSON file to write; a CSV file with one line per case and region is written beside it.
         metrics: version of the metric, a key of `METRICS`.
-        missing_distance: HD95 in mm of a region that only one side has; the default is the BraTS organisers' 374.
+        task: takes the rules of this task (GLI, MEN, MEN-RT, MET, PED, SSA) instead of the release's.
+        allow_missing: scores a case without prediction as the version prescribes, where it does, instead of refusing.
+        missing_distance: HD95 in mm of a region that only one side has, for `whole`; the default is the BraTS
+            organisers' 374.
         workers: processes; 0 works in this one.
         seed: seed of the bootstrap intervals.
         progress: whether a progress bar is shown; by default on a terminal only.
 
     Returns:
-        What the JSON file holds: "metrics", "definition", "summary" per region and measure (mean, 95 % bootstrap
-        interval over cases, median), "cases".
+        What the JSON file holds: "metrics", "definition", "parameters", "summary" per region and measure (mean, 95 %
+        bootstrap interval over cases, median, number of cases and of undefined ones), "cases" with their scores and,
+        where the version has them, their lesions.
 
     Raises:
-        InputError: a missing or extra prediction, another grid, an unknown label value, an unreadable file.
+        InputError: a missing or extra prediction, another grid, an unknown label value, an unreadable file, a version
+            without rules for the release.
     """
-    if metrics not in METRICS:
-        raise InputError(f"metrics={metrics!r} is not known: choose one of {', '.join(METRICS)}")
     if out is not None:
         table_paths(Path(out))
     wanted = {name: tuple(int(value) for value in values) for name, values in regions.items()}
-    pairs = pair_folders(Path(reference), Path(prediction))
-    tasks = [_Task(case, a, b, wanted, metrics, missing_distance) for case, a, b in pairs]
-    rows = list(
-        tqdm(
-            _run(tasks, workers),
-            total=len(tasks),
-            desc="evaluate",
-            unit="case",
-            disable=None if progress is None else not progress,
-        )
+    chosen = choose(metrics, release=release, regions=wanted, missing_distance=missing_distance, task=task)
+    if allow_missing and METRICS[metrics].missing is None:
+        raise InputError(f"metrics={metrics!r} has no score for a case without prediction: predict all cases")
+    pairs = (pair_what_there_is if allow_missing else pair_folders)(Path(reference), Path(prediction))
+    jobs = [_Job(case, a, b, wanted, chosen) for case, a, b in pairs]
+    hidden = None if progress is None else not progress
+    rows = list(tqdm(_run(jobs, workers), total=len(jobs), desc="evaluate", unit="case", disable=hidden))
+    result: dict[str, Any] = _none_for_nan(
+        {
+            "release": release,
+            "metrics": metrics,
+            "definition": METRICS[metrics].definition,
+            "parameters": chosen.parameters,
+            "regions": {name: list(values) for name, values in wanted.items()},
+            "interval": "95 % percentile bootstrap of the mean over cases",
+            "seed": seed,
+            "missing": [job.case for job in jobs if job.prediction is None],
+            "summary": _summaries(rows, wanted, seed),
+            "cases": rows,
+        }
     )
-    result = {
-        "release": release,
-        "metrics": metrics,
-        "definition": METRICS[metrics].definition,
-        "missing_distance_mm": missing_distance,
-        "regions": {name: list(values) for name, values in wanted.items()},
-        "interval": "95 % percentile bootstrap of the mean over cases",
-        "seed": seed,
-        "summary": _summaries(rows, wanted, seed),
-        "cases": rows,
-    }
     if out is not None:
         write_tables(Path(out), result)
     return result

@@ -8,13 +8,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean and median over cases, with the bootstrap interval of the mean."""
+    """Mean and median over cases, with the bootstrap interval of the mean.
+
+    `undefined` cases, where the score does not exist (NaN), are no part of it; without any other all is NaN.
+    """
 
     mean: float
     low: float
     high: float
     median: float
     cases: int
+    undefined: int = 0
 
     def as_dict(self) -> dict[str, float]:
         """The same as a plain dictionary, for JSON."""
@@ -28,15 +32,19 @@ def summarise(scores: Sequence[float], *, seed: int = 0, level: float = 0.95, re
     It speaks of the spread over cases alone, not of another training run. One case gives an interval without width.
 
     Args:
-        scores: one score per case, none of them NaN.
+        scores: one score per case; NaN where it does not exist.
         seed: seed of the resampling.
         level: share of the means inside the interval.
         resamples: number of resamples.
     """
     values = np.asarray(scores, dtype=np.float64)
-    if not values.size or np.isnan(values).any():
-        raise ValueError(f"expected at least one score and no NaN, got {values.size} with {np.isnan(values).sum()} NaN")
+    if not values.size:
+        raise ValueError("expected at least one score, got none")
+    undefined = int(np.isnan(values).sum())
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return Summary(*[float("nan")] * 4, 0, undefined)
     rng = np.random.default_rng(seed)
     means = values[rng.integers(values.size, size=(resamples, values.size))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Summary(float(values.mean()), float(low), float(high), float(np.median(values)), int(values.size))
+    return Summary(float(values.mean()), float(low), float(high), float(np.median(values)), int(values.size), undefined)

@@ -1,7 +1,7 @@
 """Results as files and as text: JSON, CSV and Markdown."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +30,32 @@ def write_tables(path: Path, result: Mapping[str, Any]) -> None:
                 writer.writerow([result["release"], result["metrics"], row["case"], region, *values])
 
 
-def interval_text(summary: Mapping[str, float], digits: int = 3) -> str:
-    """`0.812 [0.770, 0.850]`: a mean with its interval."""
+def interval_text(summary: Mapping[str, float | None], digits: int = 3) -> str:
+    """`0.812 [0.770, 0.850]`: a mean with its interval; a dash where no case has the score."""
+    if summary["mean"] is None:
+        return "-"
     return f"{summary['mean']:.{digits}f} [{summary['low']:.{digits}f}, {summary['high']:.{digits}f}]"
 
 
-def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """A Markdown table of several results over the same regions: one line per region, two columns per result.
+_HEADS = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "nsd": "NSD"}
+
+
+def _head(measure: str) -> str:
+    prefix, _, rest = measure.partition("_")
+    return _HEADS.get(measure) or (f"{prefix} {_HEADS[rest]}" if rest in _HEADS else measure)
+
+
+def comparison_table(results: Mapping[str, Mapping[str, Any]], measures: Sequence[str] = ("dice", "hd95_mm")) -> str:
+    """A Markdown table of several results over the same regions: one line per region, a column per measure and result.
 
     Args:
         results: name of a method -> its result of `evaluate_folders`.
+        measures: names of scores; distances, which end in `_mm`, are shown with one digit.
     """
     names = list(results)
-    head = ["Region", *[f"{measure}, {name}" for measure in ("Dice", "HD95 (mm)") for name in names]]
+    head = ["Region", *[f"{_head(measure)}, {name}" for measure in measures for name in names]]
     lines = [head, ["---"] * len(head)]
     for region in results[names[0]]["summary"]:
-        summaries = [results[name]["summary"][region] for name in names]
-        dice_cells = [interval_text(summary["dice"]) for summary in summaries]
-        lines.append([region, *dice_cells, *[interval_text(summary["hd95_mm"], 1) for summary in summaries]])
+        summaries = [(m, results[name]["summary"][region][m]) for m in measures for name in names]
+        lines.append([region, *[interval_text(summary, 1 if m.endswith("_mm") else 3) for m, summary in summaries]])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -53,20 +53,31 @@ def pair_folders(reference: Path, prediction: Path) -> list[tuple[str, Path, Pat
     Raises:
         InputError: a case has no prediction, or a prediction no reference.
     """
-    references, predictions = segmentations_in(reference), segmentations_in(prediction)
+    references, predictions = _both(reference, prediction)
     missing = [case for case in references if case not in predictions]
     if missing:
         raise InputError(
             f"{prediction / (missing[0] + '.nii.gz')} is missing ({len(missing)} of {len(references)} reference cases "
             "have no prediction): predict it, or take its reference out of the folder"
         )
+    return [(case, references[case], predictions[case]) for case in references]
+
+
+def pair_what_there_is(reference: Path, prediction: Path) -> list[tuple[str, Path, Path | None]]:
+    """Like `pair_folders`, with None in the place of a prediction that is missing."""
+    references, predictions = _both(reference, prediction)
+    return [(case, references[case], predictions.get(case)) for case in references]
+
+
+def _both(reference: Path, prediction: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    references, predictions = segmentations_in(reference), segmentations_in(prediction)
     extra = [case for case in predictions if case not in references]
     if extra:
         raise InputError(
             f"{predictions[extra[0]]} has no reference in {reference} ({len(extra)} predictions without one): "
             "add the reference, or move the prediction away"
         )
-    return [(case, references[case], predictions[case]) for case in references]
+    return references, predictions
 
 
 def _corners(shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.float64]:

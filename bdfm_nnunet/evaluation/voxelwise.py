@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Mask = NDArray[np.bool_]
+from bdfm_nnunet.evaluation.nearest import Mask, box_of, nearest_distances
 
 # What the BraTS organisers give a region that only one side has: about the diagonal of 240 x 240 x 155 mm.
 BRATS_MISSING_DISTANCE = 374.0
@@ -23,11 +23,6 @@ def surface(mask: Mask) -> Mask:
     return mask & ~ndimage.binary_erosion(mask, border_value=0)
 
 
-def _cropped_to_union(reference: Mask, prediction: Mask) -> tuple[Mask, Mask]:
-    box = ndimage.find_objects((reference | prediction).astype(np.uint8))[0]
-    return reference[box], prediction[box]
-
-
 def surface_distances(
     reference: Mask, prediction: Mask, *, spacing: Sequence[float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -41,10 +36,9 @@ def surface_distances(
     Returns:
         Distances from reference to prediction, and from prediction to reference.
     """
-    near, far = (surface(mask) for mask in _cropped_to_union(reference, prediction))
-    to_prediction = ndimage.distance_transform_edt(~far, sampling=spacing)[near]
-    to_reference = ndimage.distance_transform_edt(~near, sampling=spacing)[far]
-    return to_prediction, to_reference
+    box = box_of(reference | prediction)
+    near, far = surface(reference[box]), surface(prediction[box])
+    return nearest_distances(near, far, spacing=spacing), nearest_distances(far, near, spacing=spacing)
 
 
 def hd95(
@@ -72,3 +66,16 @@ def hd95(
         return missing_distance if any(present) else 0.0
     there, back = surface_distances(reference, prediction, spacing=spacing)
     return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+
+
+def surface_dice(distances: tuple[NDArray[np.float64], NDArray[np.float64]], tolerance: float) -> float:
+    """Normalised surface Dice (NSD) as nnU-Net defines it and BraTS uses it: the mean of two shares.
+
+    They are the shares of surface voxels of the one mask that lie within `tolerance` mm of the other's. (Surface Dice
+    by area, as DeepMind defines it, is another number.)
+
+    Args:
+        distances: both ways, from `surface_distances`.
+        tolerance: distance in mm, itself included.
+    """
+    return float(np.mean([np.mean(values <= tolerance) for values in distances]))

@@ -5,12 +5,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bdfm_nnunet.dataset_conversion import cases, convert, engine
+from bdfm_nnunet.dataset_conversion import cases, convert, engine, records, tasks
+from bdfm_nnunet.dataset_conversion.locking import only_writer
+from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
 
 GLI = "brats2023-gli"
@@ -35,7 +38,7 @@ convert("brats2023-gli", sys.argv[1], dataset_id=501)
 def _count_cases(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
 
-    def counting(task: cases.Task) -> cases.CaseRecord:
+    def counting(task: tasks.Task) -> records.CaseRecord:
         done.append(task.case)
         return cases.do_case(task)
 
@@ -127,3 +130,64 @@ def test_torn_journal(tree: Any, raw: Path, monkeypatch: pytest.MonkeyPatch) -> 
     done = _count_cases(monkeypatch)
     assert len(convert(GLI, tree.root, dataset_id=501).good) == 2
     assert done == [names[1]]
+
+
+def test_two_conversions_at_a_time(tree: Any, raw: Path) -> None:
+    tree.add(0)
+    folder = raw / "Dataset501_BraTS2023GLI"
+    with only_writer(folder), pytest.raises(InputError, match=r"another process is writing .*choose another number"):
+        convert(GLI, tree.root, dataset_id=501)
+    assert not list(folder.rglob("*.nii.gz"))
+    assert len(convert(GLI, tree.root, dataset_id=501).good) == 1
+
+
+def test_a_file_that_a_worker_wrote_elsewhere(tree: Any, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a cluster whose machines do not share the folder."""
+    case = tree.add(0)
+
+    def elsewhere(task: tasks.Task) -> records.CaseRecord:
+        record = cases.do_case(task)
+        (task.folder / record.targets["t2w"]).unlink()
+        return record
+
+    monkeypatch.setattr(engine, "do_case", elsewhere)
+    with pytest.raises(InputError, match=rf"{case}_0002.nii.gz was written by a worker but is not there"):
+        convert(GLI, tree.root, dataset_id=501)
+    assert not (raw / "Dataset501_BraTS2023GLI/dataset.json").exists()
+
+
+COMMAND = [sys.executable, "-c", "import sys; from bdfm_nnunet.cli import main; sys.exit(main())", "convert", GLI]
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    names = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".conversion"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in names}
+
+
+@pytest.mark.slow
+def test_500_cases_with_a_kill_in_the_middle(tree: Any, raw: Path) -> None:
+    for number in range(500):
+        tree.add(number // 2, number % 2)
+    tree.file(tree.case_id(77), "t2f").unlink()
+    undisturbed = raw / "Dataset501_BraTS2023GLI"
+    command = [*COMMAND, str(tree.root), "-d", "501", "--workers", "2"]
+    assert subprocess.run(command, check=False).returncode == 3
+    expected, rows = _files(undisturbed), read_json(undisturbed / "manifest.json")["cases"]
+    shutil.rmtree(undisturbed)
+
+    process = subprocess.Popen(command, start_new_session=True)
+    labels = undisturbed / "labelsTr"
+    while not labels.is_dir() or len(os.listdir(labels)) < 150:
+        assert process.poll() is None
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (undisturbed / "dataset.json").exists()
+    early = {path: path.stat().st_mtime_ns for path in labels.iterdir() if not path.name.startswith(".")}
+    assert 150 <= len(early) < 490
+
+    assert subprocess.run(command, check=False).returncode == 3
+    assert _files(undisturbed) == expected
+    assert read_json(undisturbed / "manifest.json")["cases"] == rows and len(rows) == 500
+    done_again = sum(path.stat().st_mtime_ns != before for path, before in early.items())
+    assert done_again <= 4  # two workers, and a case each that was done but not noted

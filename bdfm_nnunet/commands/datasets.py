@@ -1,0 +1,257 @@
+"""`bdfm releases`, `convert`, `cohort`, `splits`, `exposure` and `submit`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bdfm_nnunet.commands.arguments import (
+    EXIT_REFUSED,
+    Add,
+    command,
+    count,
+    dataset,
+    names,
+    pair,
+    percentages,
+    workers,
+)
+from bdfm_nnunet.errors import InputError
+
+if TYPE_CHECKING:
+    from bdfm_nnunet.dataset_conversion import Release
+
+MOST_REASONS = 20
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the parsers."""
+    add = command(commands, "releases", releases, "list the data-set releases that can be converted")
+    add("name", nargs="?", metavar="NAME", help="show this release in full")
+    add("--json", action="store_true", help="print the table as JSON")
+
+    _convert_options(command(commands, "convert", convert, "turn a downloaded release into an nnU-Net data set"))
+
+    add = command(commands, "cohort", cohort, "merge converted data sets into one unlabelled pre-training data set")
+    dataset(add)
+    add("sources", nargs="+", metavar="SOURCE", help="number, name or folder of a converted data set")
+    add("--name", default="Cohort", metavar="NAME", help="the part of its name after DatasetXXX_ (default: %(default)s)")
+    add("--channels", choices=("single", "all"), default="single",
+        help="single: every modality is a case of its own; all: cases keep their channels (default: %(default)s)")  # fmt: skip
+    workers(add)
+
+    _splits_options(command(commands, "splits", splits, "make or check cross-validation and label-fraction splits"))
+
+    add = command(commands, "exposure", exposure, "report which cases of a data set a checkpoint was pre-trained on")
+    add("checkpoint", type=Path, metavar="CKPT", help="the pre-trained checkpoint")
+    dataset(add)
+    add("--fold", type=int, metavar="N", help="only the validation cases of this fold, and the test cases")
+    add("--aliases", type=Path, metavar="TABLE.csv", help="ids of the same patient, one patient a row")
+    add("-o", "--out", type=Path, metavar="FILE.json", help="write the report here too")
+
+    add = command(commands, "submit", submit, "pack predictions as the challenge wants them")
+    add("predictions", type=Path, metavar="PREDICTIONS", help="folder of predicted label maps, CASE.nii.gz")
+    add("--release", required=True, metavar="NAME", help="the challenge, see `bdfm releases`")
+    add("-o", "--out", required=True, type=Path, metavar="ZIP", help="the archive; a report lies beside it")
+    add("--images", type=Path, metavar="FOLDER", help="the challenge's images: their ids are required, their grids held")
+    workers(add)
+
+
+# ----------------------------------------------------------------------------------------------------- releases
+
+
+def releases(settings: argparse.Namespace) -> int:
+    """Lists the releases that can be converted, or shows one."""
+    from bdfm_nnunet.dataset_conversion import RELEASES, find_release
+
+    chosen = list(RELEASES.values()) if settings.name is None else [find_release(settings.name)]
+    if settings.json:
+        print(json.dumps([release.as_dict() for release in chosen], indent=2))
+    elif settings.name is None:
+        width = max(map(len, RELEASES))
+        print("\n".join(f"{release.name:<{width}}  {release.title}" for release in chosen))
+    else:
+        print(chosen[0].describe())
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------ convert
+
+
+def _convert_options(add: Add) -> None:
+    add("release", metavar="RELEASE", help="name of the release, see `bdfm releases`")
+    add("source", type=Path, metavar="SOURCE", help="the unpacked download; folders may be nested in any way")
+    dataset(add)
+    add("--unlabelled", action="store_true", help="for pre-training: brain masks as labels, cases need no segmentation")
+    add("--channels", type=names, metavar="A,B", help="take these channels, in this order")
+    add("--only", metavar="REGEX", help="take only the cases whose whole id matches")
+    add(
+        "--link", choices=("copy", "hard", "sym"), default="copy", help="how unchanged files are placed (default: copy)"
+    )
+    workers(add)
+    add("--scheduler", metavar="ADDRESS", help="a Dask scheduler that runs the work instead of processes here")
+    add("--dry-run", action="store_true", help="check every case and write the manifest alone")
+    add("--manifest", type=Path, metavar="FILE", help="where --dry-run writes it (default: the current folder)")
+    add("--strict", action=argparse.BooleanOptionalAction, default=True,
+        help="end with exit code 3 if a case was refused; the good ones are written all the same")  # fmt: skip
+    add("--entry", type=Path, metavar="FILE.json",
+        help="a table entry of your own in place of the release's; `bdfm releases NAME --json` prints one to edit")  # fmt: skip
+    add("--image", action="append", default=[], type=pair, metavar="CHANNEL=PATTERN",
+        help="for `folder`: where the files of a channel lie, for instance t1='**/{case}/{case}_T1'")  # fmt: skip
+    add("--label", metavar="PATTERN", help="for `folder` and `bids`: where the label files lie")
+    add("--labels", action="append", default=[], type=pair, metavar="VALUE=MEANING",
+        help="for `folder` and `bids`: a label value and what it means; may be repeated")  # fmt: skip
+    add("--patient", metavar="REGEX", help="for `folder`: finds the patient in a case id (its group 1)")
+    add("--name", metavar="NAME", help="for `folder` and `bids`: the part of the data set's name after DatasetXXX_")
+
+
+def convert(settings: argparse.Namespace) -> int:
+    """Converts a release to an nnU-Net data set."""
+    from bdfm_nnunet import dataset_conversion
+
+    own = _own_entry(settings)
+    report = dataset_conversion.convert(
+        own or settings.release,
+        settings.source,
+        dataset_id=settings.dataset,
+        unlabelled=settings.unlabelled,
+        channels=None if own and settings.release == "bids" else settings.channels,
+        only=settings.only,
+        link=settings.link,
+        workers=settings.workers,
+        scheduler=settings.scheduler,
+        dry_run=settings.dry_run,
+        manifest=settings.manifest,
+    )
+    print(report.summary())
+    refused = report.refused
+    for record in refused[:MOST_REASONS]:
+        print(f"  refused {record.case}: {record.reason}")
+    if len(refused) > MOST_REASONS:
+        print(f"  ... and {len(refused) - MOST_REASONS} more, see the manifest")
+    print(f"manifest: {report.manifest}")
+    return EXIT_REFUSED if refused and settings.strict else 0
+
+
+def _own_entry(settings: argparse.Namespace) -> "Release | None":
+    """The table entry that the options describe; None where the release's own is meant."""
+    options = {
+        "--image": settings.image, "--label": settings.label, "--labels": settings.labels,
+        "--patient": settings.patient, "--name": settings.name,
+    }  # fmt: skip
+    given = [option for option, value in options.items() if value]
+    allowed = {"folder": set(options), "bids": {"--label", "--labels", "--name"}}.get(settings.release, set())
+    for option in given:
+        if settings.entry is not None or option not in allowed:
+            raise InputError(
+                f"{option} cannot be used here: it belongs to `bdfm convert {'folder' if settings.entry else ''}` alone"
+            )
+    if settings.entry is not None:
+        from bdfm_nnunet.dataset_conversion import Release
+        from bdfm_nnunet.files import read_json
+
+        return Release.from_dict(read_json(settings.entry))
+    if settings.release == "folder" and given:
+        from bdfm_nnunet.dataset_conversion.open_trees import folder_release
+
+        return folder_release(dict(settings.image), **_label_options(settings), patient=settings.patient)
+    if settings.release == "bids" and (given or settings.channels):
+        from bdfm_nnunet.dataset_conversion.open_trees import bids_release
+
+        return bids_release(settings.channels or ["T1w"], **_label_options(settings))
+    return None
+
+
+def _label_options(settings: argparse.Namespace) -> dict[str, Any]:
+    try:
+        labels = {int(value): meaning for value, meaning in settings.labels}
+    except ValueError:
+        raise InputError("--labels wants whole numbers: write it as --labels 1=lesion") from None
+    named = {"name": settings.name} if settings.name else {}
+    return {"label": settings.label, "labels": labels or None, **named}
+
+
+# ------------------------------------------------------------------------------------------------------- cohort
+
+
+def cohort(settings: argparse.Namespace) -> int:
+    """Merges converted data sets into one for pre-training."""
+    from bdfm_nnunet.dataset_conversion.cohort import make_cohort_dataset
+
+    report = make_cohort_dataset(
+        settings.dataset,
+        settings.sources,
+        name=settings.name,
+        channels=settings.channels,
+        workers=settings.workers,
+    )
+    print(report.summary())
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------- splits
+
+
+def _splits_options(add: Add) -> None:
+    dataset(add)
+    add("--folds", type=count, default=5, metavar="K", help="number of folds (default: %(default)s)")
+    add("--fractions", type=percentages, default=[1.0], metavar="P,Q",
+        help="label fractions in percent, for instance 1,5,10,20,50,100; each makes K folds more (default: 100)")  # fmt: skip
+    add("--seed", type=int, default=12345, metavar="N", help="seed (default: %(default)s)")
+    add("--sites", type=Path, metavar="TABLE.csv", help="sites of cases or patients: two columns, id and site")
+    add("--patients", metavar="REGEX", help="finds the patient in a case id (its group 1), without a manifest")
+    add("--overwrite", action="store_true", help="replace other splits; folds trained on them are then worthless")
+    add("--check", action="store_true", help="check the splits that are there; exit code 3 where a patient leaks")
+
+
+def splits(settings: argparse.Namespace) -> int:
+    """Makes or checks splits_final.json."""
+    from bdfm_nnunet.dataset_conversion.splits import check_splits, make_splits
+
+    if settings.check:
+        check = check_splits(settings.dataset, patients=settings.patients)
+        print(check.summary())
+        return EXIT_REFUSED if check.faults else 0
+    report = make_splits(
+        settings.dataset,
+        folds=settings.folds,
+        fractions=settings.fractions,
+        seed=settings.seed,
+        sites=settings.sites,
+        patients=settings.patients,
+        overwrite=settings.overwrite,
+    )
+    print(report.summary())
+    return 0
+
+
+# ------------------------------------------------------------------------------------------- exposure and submission
+
+
+def exposure(settings: argparse.Namespace) -> int:
+    """Reports which cases of a data set a checkpoint has seen."""
+    from bdfm_nnunet.exposure import exposure_report
+    from bdfm_nnunet.files import write_json
+
+    report = exposure_report(settings.checkpoint, settings.dataset, aliases=settings.aliases, fold=settings.fold)
+    print(report.summary())
+    if settings.out is not None:
+        write_json(settings.out, report.as_dict())
+        print(f"report: {settings.out}")
+    return 0
+
+
+def submit(settings: argparse.Namespace) -> int:
+    """Packs predictions for a challenge."""
+    from bdfm_nnunet.dataset_conversion import find_release
+    from bdfm_nnunet.dataset_conversion.submission import make_submission
+
+    report = make_submission(
+        settings.predictions,
+        release=find_release(settings.release),
+        out=settings.out,
+        images=settings.images,
+        workers=settings.workers,
+    )
+    print(report.summary())
+    return 0

@@ -1,0 +1,168 @@
+"""`bdfm plan`, `weights`, `train`, `predict` and `env`."""
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from bdfm_nnunet.commands.arguments import Add, assignment, command, dataset, positive, workers
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.folders import nnunet_folder, trainer_search_path
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the parsers."""
+    _plan_options(command(commands, "plan", plan, "plan and preprocess a data set, or add a variant to its plans"))
+
+    add = command(commands, "weights", weights, "write weights as a checkpoint for nnU-Net's -pretrained_weights")
+    add("path", type=Path, metavar="PATH", help="the pre-trained checkpoint")
+    dataset(add)
+    add("-p", "--plans", required=True, metavar="PLANS", help="name of the plans")
+    add("-c", "--configuration", default="3d_fullres", metavar="CONFIG", help="configuration (default: %(default)s)")
+    add("-o", "--out", required=True, type=Path, metavar="OUT", help="the checkpoint to write")
+
+    for name, purpose in (
+        ("train", "nnUNetv2_train with our trainers; every argument goes to it"),
+        ("predict", "nnUNetv2_predict with our trainers; every argument but --postprocess RULES.json goes to it"),
+    ):
+        commands.add_parser(name, help=purpose, description=purpose, add_help=False)
+    command(commands, "env", env, 'print the line for stock nnU-Net commands: eval "$(bdfm env)"')
+
+
+def env(settings: argparse.Namespace) -> int:
+    """Prints the line that lets stock nnU-Net commands find the trainers."""
+    value = re.sub(r'(["\\$`])', r"\\\1", trainer_search_path())
+    print(f'export nnUNet_extTrainer="{value}"')
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------- plan
+
+
+def _plan_options(add: Add) -> None:
+    dataset(add)
+    add("-p", "--plans", default="BDFMPlans", metavar="NAME", help="name of the plans (default: %(default)s)")
+    add("--network", choices=("swin", "resenc", "plain"), help="network to plan for")
+    add("--gpu-memory", type=positive, metavar="GB", help="memory that training may take")
+    add("--weights", type=Path, metavar="CKPT", help="plan to match this pre-trained checkpoint")
+    add("--preprocess", action=argparse.BooleanOptionalAction, default=True, help="preprocess after planning")
+    workers(add)
+    add("--variant", metavar="NAME", help="add this configuration to existing plans instead")
+    add("--base", metavar="CONFIG", help="configuration that the variant starts from (default: 3d_fullres)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the variant; may be repeated")
+
+
+def plan(settings: argparse.Namespace) -> int:
+    """Plans and preprocesses a data set, or adds a variant to its plans."""
+    if settings.variant is None:
+        if settings.set or settings.base is not None:
+            raise InputError("--set and --base need --variant NAME: name the configuration that they make")
+        return _plan_dataset(settings)
+    given = [
+        option for option, value in (("--network", settings.network), ("--gpu-memory", settings.gpu_memory),
+                                     ("--weights", settings.weights)) if value is not None
+    ]  # fmt: skip
+    if given:
+        raise InputError(f"{given[0]} cannot go with --variant: plan the data set first, then add the variant to it")
+    from bdfm_nnunet.plans import add_variant
+
+    nnunet_folder("nnUNet_preprocessed")
+    values = dict(assignment(text) for text in settings.set)
+    base = settings.base or "3d_fullres"
+    add_variant(settings.dataset, plans_name=settings.plans, variant=settings.variant, base=base, settings=values)
+    return 0
+
+
+def _plan_dataset(settings: argparse.Namespace) -> int:
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        nnunet_folder(variable)
+    from bdfm_nnunet.plans import plan_dataset
+
+    chosen = {"network": settings.network, "gpu_memory": settings.gpu_memory, "weights": settings.weights}
+    plan_dataset(
+        settings.dataset,
+        plans_name=settings.plans,
+        preprocess=settings.preprocess,
+        workers=settings.workers,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+    return 0
+
+
+def weights(settings: argparse.Namespace) -> int:
+    """Writes pre-trained weights as a checkpoint that nnU-Net's own -pretrained_weights takes."""
+    nnunet_folder("nnUNet_preprocessed")
+    from bdfm_nnunet.plans import write_initial_checkpoint
+
+    write_initial_checkpoint(
+        settings.path,
+        dataset_id=settings.dataset,
+        plans_name=settings.plans,
+        configuration=settings.configuration,
+        out=settings.out,
+    )
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------- stock commands
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Runs nnU-Net's own training command with our trainers in reach."""
+    if not _asks_for_help(arguments):
+        for variable in ("nnUNet_preprocessed", "nnUNet_results"):
+            nnunet_folder(variable)
+    return _stock("nnUNetv2_train", "nnunetv2.run.run_training", "run_training_entry", arguments)
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """Runs nnU-Net's own prediction command with our trainers in reach, and post-processes where asked to."""
+    arguments, rules = _without_option(arguments, "--postprocess")
+    if rules is None:
+        return _predict(arguments)
+    from bdfm_nnunet.evaluation.postprocessing import apply_folder, read_rules
+
+    read_rules(Path(rules))  # so that a wrong file is found before hours of prediction
+    _, out = _without_option(arguments, "-o")
+    if out is None:
+        raise InputError("--postprocess needs the output folder: add -o FOLDER")
+    code = _predict(arguments)
+    apply_folder(Path(out), Path(rules), Path(out))
+    return code
+
+
+def _predict(arguments: Sequence[str]) -> int:
+    return _stock("nnUNetv2_predict", "nnunetv2.inference.predict_from_raw_data", "predict_entry_point", arguments)
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    return bool({"-h", "--help"} & set(arguments))
+
+
+def _without_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:
+    """The arguments without an option, and its value if it is there."""
+    rest = list(arguments)
+    if option not in rest:
+        return rest, None
+    place = rest.index(option)
+    if place + 1 == len(rest):
+        raise InputError(f"{option} has no value: name a path after it")
+    value = rest[place + 1]
+    del rest[place : place + 2]
+    return rest, value
+
+
+def _stock(name: str, module: str, function: str, arguments: Sequence[str]) -> int:
+    import sys
+
+    os.environ["nnUNet_extTrainer"] = trainer_search_path()
+    sys.argv = [name, *arguments]
+    getattr(import_module(module), function)()
+    return 0
+
+
+STOCK: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "predict": predict}
+"""Commands whose arguments are nnU-Net's, --help too."""

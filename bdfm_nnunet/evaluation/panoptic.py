@@ -1,0 +1,127 @@
+"""Panoptic scores as the organisers of BraTS 2026 compute them with panoptica: lesions matched one to one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+
+from bdfm_nnunet.evaluation.case import Case, RegionScores
+from bdfm_nnunet.evaluation.components import Numbers, components
+from bdfm_nnunet.evaluation.nearest import Mask, around
+from bdfm_nnunet.evaluation.tasks import Task
+from bdfm_nnunet.evaluation.voxelwise import dice, surface_dice, surface_distances
+
+# A match must overlap more than this; the same number lies between the cost of no match and of the worst match.
+_LEAST_DICE = 1e-6
+
+
+@dataclass(frozen=True)
+class _Match:
+    volume: float
+    dice: float
+    distance: float
+    share: float
+
+
+def panoptic_scores(case: Case, task: Task) -> dict[str, RegionScores]:
+    """Scores of every region of a case.
+
+    Args:
+        case: what is scored.
+        task: the penalty, and the sizes where lesions are told apart by size.
+    """
+    return {region: RegionScores(_region(*case.masks(values), case, task)) for region, values in case.regions.items()}
+
+
+def _region(reference: Mask, prediction: Mask, case: Case, task: Task) -> dict[str, float]:
+    penalty = task.penalty_for(case.shape)
+    lesions, predicted = components(reference), components(prediction)
+    overlaps = _overlaps(lesions, predicted)
+    places = ndimage.find_objects(lesions), ndimage.find_objects(predicted)
+    matches = []
+    for first, second in _best_pairs(overlaps):
+        box = around([places[0][first - 1], places[1][second - 1]])
+        matches.append(_measured(lesions[box] == first, predicted[box] == second, float(overlaps[first, second]), case))
+    sizes = np.bincount(lesions.ravel())[1:] * case.voxel_mm3
+    total = len(sizes), int(predicted.max(initial=0))
+    scores = _qualities(matches, total, penalty)
+    scores |= _global(reference, prediction, case.spacing, penalty)
+    if task.large_mm3 is not None:
+        scores |= _by_size(matches, sizes, task, penalty)
+    return scores
+
+
+def _overlaps(lesions: Numbers, predicted: Numbers) -> NDArray[np.float64]:
+    """Dice (lesions + 1, predicted lesions + 1) of every pair of numbers; row and column 0 are empty."""
+    shape = int(lesions.max(initial=0)) + 1, int(predicted.max(initial=0)) + 1
+    common = np.bincount(
+        (lesions.astype(np.int64) * shape[1] + predicted).ravel(), minlength=shape[0] * shape[1]
+    ).reshape(shape)
+    both = common.sum(axis=1)[:, None] + common.sum(axis=0)[None]
+    overlaps = 2.0 * common / np.maximum(both, 1)
+    overlaps[0], overlaps[:, 0] = 0, 0
+    return overlaps
+
+
+def _best_pairs(overlaps: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """The pairing one to one with the largest sum of Dice, without pairs that do not overlap."""
+    costs = np.where(overlaps >= _LEAST_DICE, 1 - overlaps, 1 + _LEAST_DICE)[1:, 1:]
+    rows, columns = linear_sum_assignment(costs)
+    return [(int(i) + 1, int(j) + 1) for i, j in zip(rows, columns, strict=True) if costs[i, j] < 1]
+
+
+def _measured(lesion: Mask, predicted: Mask, overlap: float, case: Case) -> _Match:
+    apart = surface_distances(lesion, predicted, spacing=case.spacing)
+    volume = float(lesion.sum()) * case.voxel_mm3
+    return _Match(volume, overlap, _pooled95(apart), surface_dice(apart, min(case.spacing)))
+
+
+def _pooled95(distances: Sequence[NDArray[np.float64]]) -> float:
+    return float(np.percentile(np.concatenate(distances), 95))
+
+
+def _mean(values: Sequence[float], otherwise: float) -> float:
+    return float(np.mean(values)) if values else otherwise
+
+
+def _qualities(matches: Sequence[_Match], total: tuple[int, int], penalty: float) -> dict[str, float]:
+    """Segmentation quality over matched lesions, recognition quality over all; NaN where no side has a lesion."""
+    tp, anything = len(matches), any(total)
+    none, far = (0.0, penalty) if anything else (np.nan, np.nan)
+    overlap = _mean([match.dice for match in matches], none)
+    recognised = 2 * tp / sum(total) if anything else np.nan
+    return {
+        "sq_dsc": overlap,
+        "sq_hd95_mm": _mean([match.distance for match in matches], far),
+        "sq_nsd": _mean([match.share for match in matches], none),
+        "rq": recognised,
+        "pq_dsc": overlap * recognised,
+        "tp": tp,
+        "fp": total[1] - tp,
+        "fn": total[0] - tp,
+    }
+
+
+def _global(reference: Mask, prediction: Mask, spacing: tuple[float, ...], penalty: float) -> dict[str, float]:
+    """Of the region as one piece; like a lesion that was missed where the two do not overlap."""
+    if not (reference & prediction).any():
+        nothing = not (reference.any() or prediction.any())
+        return {"global_dice": np.nan if nothing else 0.0, "global_hd95_mm": np.nan if nothing else penalty}
+    apart = surface_distances(reference, prediction, spacing=spacing)
+    return {"global_dice": dice(reference, prediction), "global_hd95_mm": _pooled95(apart)}
+
+
+def _by_size(matches: Sequence[_Match], sizes: NDArray[np.float64], task: Task, penalty: float) -> dict[str, float]:
+    assert task.large_mm3 is not None
+    large = [match for match in matches if match.volume > task.large_mm3]
+    none, far = (0.0, penalty) if (sizes > task.large_mm3).any() else (np.nan, np.nan)
+    found = sum(match.volume <= task.large_mm3 and match.dice >= task.overlap for match in matches)
+    return {
+        "large_sq_dsc": _mean([match.dice for match in large], none),
+        "large_sq_hd95_mm": _mean([match.distance for match in large], far),
+        "small_tp": found,
+        "small_fn": int((sizes <= task.large_mm3).sum()) - found,
+    }

@@ -1,0 +1,164 @@
+"""What a challenge's tasks prescribe: numbers per region, and which release belongs to which task."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bdfm_nnunet.errors import InputError
+
+# Names that regions have in data sets, by the organisers' abbreviation.
+_NAMES = {
+    "WT": ("whole_tumor",),
+    "TC": ("tumor_core",),
+    "ET": ("enhancing_tumor",),
+    "NETC": ("non_enhancing_tumor_core", "necrosis", "ncr"),
+    "SNFH": ("surrounding_hyperintensity", "surrounding_non_enhancing_flair_hyperintensity"),
+    "RC": ("resection_cavity",),
+    "NET": ("non_enhancing_tumor",),
+    "CC": ("cystic_component",),
+    "ED": ("edema", "oedema", "peritumoral_edema"),
+    "GTV": ("gross_tumor_volume",),
+}
+_TISSUES = {name: tissue for tissue, names in _NAMES.items() for name in (tissue.lower(), *names)}
+
+
+def tissue_of(region: str) -> str:
+    """The organisers' abbreviation of a region, such as ET for `enhancing_tumor`; another name is kept."""
+    name = region.lower().replace("tumour", "tumor").replace("-", "_").replace(" ", "_")
+    return _TISSUES.get(name, region)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How far lesions of a region are dilated, in voxels, and up to which size they do not count."""
+
+    dilation: int
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """The rules of a task.
+
+    Attributes:
+        rule: of regions that have none of their own.
+        own_rules: tissue to its rule.
+        penalty: HD95 in mm of a lesion that only one side has; None: the diagonal of the volume in voxels.
+        false_positives_count: whether a false lesion lowers the mean.
+        joins_prediction: whether predicted pieces are joined by dilation and small ones dropped, as in the reference.
+        threshold_in_mm3: whether the threshold for predicted lesions is in mm3, not voxels; for reference lesions it
+            always is.
+        partners: tissue to those that join its lesions by contact, in this order.
+        large_mm3: size from which lesions count as large (2026, metastases).
+        overlap: Dice from which a lesion that is not large counts as found.
+    """
+
+    rule: Rule = Rule(0, 0)
+    own_rules: Mapping[str, Rule] = field(default_factory=dict)
+    penalty: float | None = 374.0
+    false_positives_count: bool = True
+    joins_prediction: bool = True
+    threshold_in_mm3: bool = False
+    partners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    large_mm3: float | None = None
+    overlap: float = 0.0
+
+    def rule_for(self, tissue: str) -> Rule:
+        """The rule of a tissue."""
+        return self.own_rules.get(tissue, self.rule)
+
+    def penalty_for(self, shape: Sequence[int]) -> float:
+        """HD95 of a lesion that only one side has, in a volume of this shape."""
+        return math.dist(shape, [0] * len(shape)) if self.penalty is None else self.penalty
+
+
+def _task2023(dilation: int, threshold: float) -> Task:
+    return Task(Rule(dilation, threshold), joins_prediction=False)
+
+
+TASKS_2023 = {
+    "GLI": _task2023(3, 50),
+    "SSA": _task2023(3, 50),
+    "PED": _task2023(3, 50),
+    "MEN": _task2023(1, 50),
+    "MET": _task2023(1, 2),
+}
+
+_CAVITY_OR_CORE = Rule(5, 20)
+TASKS_2024 = {
+    "GLI": Task(
+        Rule(3, 20),
+        # SNFH was meant to have 5: the code asks for "SFNH".
+        own_rules={"ET": Rule(3, 10), "NETC": _CAVITY_OR_CORE, "RC": _CAVITY_OR_CORE},
+        penalty=337.0,
+        partners={
+            "NETC": ("ET", "RC"),
+            "ET": ("NETC", "RC"),
+            "RC": ("ET", "NETC"),
+            "SNFH": ("ET", "RC", "NETC"),
+        },
+    ),
+    "MEN": _task2023(1, 50),
+    "MEN-RT": Task(Rule(1, 50), penalty=None, false_positives_count=False, threshold_in_mm3=True),
+    "MET": Task(Rule(1, 2), penalty=None, partners={"ET": ("NETC",)}),
+    "PED": Task(Rule(5, 10)),
+    "SSA": Task(Rule(3, 50), partners={"ET": ("NETC",)}),
+}
+
+_SEGMENTATION = Task(penalty=373.0)
+TASKS_2026 = {
+    **dict.fromkeys(("GLI", "SSA", "PED", "MEN", "MEN-RT", "OTHER"), _SEGMENTATION),
+    "MET": Task(penalty=373.0, large_mm3=27.0, overlap=0.2),
+}
+
+_GLIOMA = ("brats2018", "brats2019", "brats2020", "brats2021", "brats2023-gli", "brats2024-gli", "brats2024-goat",
+           "brats2025-gli-pre", "msd-brain-tumour", "ucsf-pdgm", "upenn-gbm")  # fmt: skip
+_RELEASES = {
+    **dict.fromkeys(_GLIOMA, "GLI"),
+    "brats2023-men": "MEN",
+    "brats2024-men-rt": "MEN-RT",
+    "brats2023-met": "MET",
+    "brats2024-met": "MET",
+    "brats2025-met": "MET",
+    "brats2023-ped": "PED",
+    "brats2024-ped": "PED",
+    "brats2023-ssa": "SSA",
+}
+
+
+def task_name(tasks: Mapping[str, Task], release: str, task: str | None, metrics: str) -> str:
+    """The task that is asked for, or else the release's.
+
+    Raises:
+        InputError: the version has no such task.
+    """
+    name = task or _RELEASES.get(release, "OTHER")
+    if name in tasks:
+        return name
+    known = ", ".join(sorted(set(tasks) - {"OTHER"}))
+    what = f"task={task!r}" if task else f"release={release!r}"
+    raise InputError(
+        f"{what} has no rules in {metrics}: name a task whose rules to use ({known}), "
+        "or choose the metrics whole or panoptic-2026"
+    )
+
+
+def parameters(name: str, task: Task, regions: Sequence[str]) -> dict[str, Any]:
+    """What a result says of the rules that it was computed by."""
+    rules = {region: task.rule_for(tissue_of(region)) for region in regions}
+    return {
+        "task": name,
+        "penalty_mm": "diagonal of the volume in voxels" if task.penalty is None else task.penalty,
+        "false_positives_count": task.false_positives_count,
+        "prediction_joined_and_small_ones_dropped": task.joins_prediction,
+        "predicted_threshold_unit": "mm3" if task.threshold_in_mm3 else "voxels",
+        "regions": {
+            region: {
+                "dilation_voxels": rule.dilation,
+                "threshold_mm3": rule.threshold,
+                "joined_by_contact_with": list(task.partners.get(tissue_of(region), ())),
+            }
+            for region, rule in rules.items()
+        },
+    }

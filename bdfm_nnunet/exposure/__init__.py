@@ -1,0 +1,15 @@
+"""Which cases a checkpoint has seen, and which of a data set are among them."""
+
+from bdfm_nnunet.exposure.comparing import ExposureReport, Finding, compare, exposure_report, parts_of
+from bdfm_nnunet.exposure.record import PUBLIC_BDFM, Exposure, describe_run
+
+__all__ = [
+    "PUBLIC_BDFM",
+    "Exposure",
+    "ExposureReport",
+    "Finding",
+    "compare",
+    "describe_run",
+    "exposure_report",
+    "parts_of",
+]

@@ -1,0 +1,188 @@
+"""Entries for data that is no known release: any folders with a file-name pattern, and BIDS."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bdfm_nnunet.dataset_conversion.anatomy import one_label_each
+from bdfm_nnunet.dataset_conversion.patterns import CASE
+from bdfm_nnunet.dataset_conversion.release import Release, Source, Table
+from bdfm_nnunet.errors import InputError
+
+_OWN: dict[str, Any] = {
+    "licence": "that of your data",
+    "url": "your own data",
+    "citation": "that of your data",
+}
+_ENDING = re.compile(r"\.(?:nii(?:\.gz)?|img|hdr)$")
+
+FOLDER = Release(
+    name="folder",
+    title="any folders: every volume is a case",
+    dataset_name="Folder",
+    case_pattern=r".+",
+    patient_pattern=r"^(.+)$",
+    channels={"image": Source(CASE)},
+    case_folder="",
+    notes=(
+        "as it stands every volume is a case of one channel without label (use --unlabelled); patterns with {case} "
+        "describe cases of several channels and labels: --image t1='**/{case}/{case}_T1' --label '**/{case}/seg'",
+        "the path makes the case id, with underscores for slashes; every case counts as a patient of its own unless "
+        "--patient tells them from the id",
+    ),
+    **_OWN,
+)
+
+
+def folder_release(
+    images: Mapping[str, str],
+    label: str | None = None,
+    labels: Mapping[int, str] | None = None,
+    patient: str | None = None,
+    name: str = "Folder",
+) -> Release:
+    """An entry for files that follow a pattern.
+
+    Patterns are whole paths inside the download with an ending or without: `*` stands for anything but a slash, `**/`
+    for any folders or none, `{case}` for the case id.
+
+    Args:
+        images: channel name to pattern.
+        label: pattern of the label file; None where there is none.
+        labels: label value to meaning; `{1: "foreground"}` by default.
+        patient: regular expression that finds the patient key (its group 1) in a case id; by default the case id.
+        name: part of the data set's name after `DatasetXXX_`.
+
+    Raises:
+        InputError: a pattern without `{case}`, no image, labels without a label file, or a bad expression.
+    """
+    if not images:
+        raise InputError("no image pattern was given: name one per channel, such as t1='**/{case}/{case}_T1'")
+    _check_expression(patient)
+    return Release(
+        name="folder",
+        title="folders with file names of your own",
+        dataset_name=_dataset_name(name),
+        case_pattern=r"[^/]+?",
+        patient_pattern=patient or r"^(.+)$",
+        channels={channel: Source(expression_of(pattern)) for channel, pattern in images.items()},
+        label=() if label is None else (Source(expression_of(label)),),
+        case_folder="",
+        **_own_labels(label, labels),
+        **_OWN,
+    )
+
+
+def expression_of(pattern: str) -> str:
+    """The regular expression for a pattern in the style of a shell, without the file ending.
+
+    Raises:
+        InputError: `{case}` is not in it.
+    """
+    if CASE not in pattern:
+        raise InputError(f"the pattern {pattern!r} does not tell the case: put {{case}} where its id stands")
+    pattern = _ENDING.sub("", pattern.removeprefix("./"))
+    meaning = {"**/": r"(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]", CASE: CASE}
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\{case\})", pattern)
+    return "".join(meaning.get(piece, re.escape(piece)) for piece in pieces)
+
+
+def _own_labels(label: str | None, labels: Mapping[int, str] | None) -> dict[str, Any]:
+    if label is None:
+        if labels:
+            raise InputError("label values were named, but no label file: give a pattern for it, or leave them out")
+        return {}
+    return one_label_each(dict(labels or {1: "foreground"}))
+
+
+def _check_expression(pattern: str | None) -> None:
+    try:
+        groups = re.compile(pattern).groups if pattern else 1
+    except re.error as error:
+        raise InputError(f"patient = {pattern!r} is no regular expression ({error}): correct it") from None
+    if not groups:
+        raise InputError(f"patient = {pattern!r} has no group: put the part that names the patient in parentheses")
+
+
+def _dataset_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*", name):
+        raise InputError(f"the name {name!r} is no good for a folder of nnU-Net: use letters and digits")
+    return name
+
+
+# -------------------------------------------------------------------------------------------------------------- BIDS
+
+_VALUE = r"[A-Za-z0-9+]+"
+_ENTITIES = rf"(?:_[a-z]+-{_VALUE})*?"
+_SUBJECT = rf"sub-{_VALUE}(?:_ses-{_VALUE})?"
+_RAW = r"(?:(?!(?:derivatives|sourcedata|code)/)[^/]+/)*?"
+_DATATYPE = (
+    rf"(?P<subject>sub-{_VALUE})/(?:(?P<session>ses-{_VALUE})/)?[a-z]+/"
+    r"(?=(?P=subject)(?(session)_(?P=session)_|_(?!ses-)))"
+)
+"""Folders of subject and session whose names the file's name begins with."""
+
+
+def bids_release(
+    suffixes: Sequence[str] = ("T1w",),
+    *,
+    label: str | None = None,
+    labels: Mapping[int, str] | None = None,
+    name: str = "BIDS",
+) -> Release:
+    """An entry for a BIDS data set, raw data and optionally a label from its derivatives.
+
+    With one suffix every file is a case, whatever its entities. With several a case is a subject's session, and must
+    have one file of each; entities before a suffix choose among files: `acq-mprage_T1w`.
+
+    Args:
+        suffixes: one channel each, for instance `T1w` and `FLAIR`.
+        label: suffix of the label file under `derivatives`, entities before it if need be: `label-lesion_mask`.
+        labels: label value to meaning; `{1: "foreground"}` by default.
+        name: part of the data set's name after `DatasetXXX_`.
+
+    Raises:
+        InputError: not the form of a suffix, none or one given twice, or labels without a label file.
+    """
+    if not suffixes or len(set(suffixes)) < len(suffixes):
+        raise InputError(f"suffixes {', '.join(suffixes) or '(none)'}: name one or more, each once, such as T1w")
+    alone = len(suffixes) == 1
+    case_pattern = _SUBJECT + (_ENTITIES.replace("*?", "*") if alone else "")
+    return Release(
+        name="bids",
+        title=f"a BIDS data set: {', '.join(suffixes)}",
+        dataset_name=_dataset_name(name),
+        case_pattern=case_pattern,
+        patient_pattern=rf"^(sub-{_VALUE})",
+        session_pattern=rf"_ses-({_VALUE})",
+        channels={suffix: Source(_RAW + _DATATYPE + _file(suffix, alone)) for suffix in suffixes},
+        label=() if label is None else (Source(rf"(?:.*/)?derivatives/(?:.*/)?{_file(label, False)}"),),
+        case_folder="",
+        tables=(
+            Table(
+                r"participants\.tsv",
+                id=("participant_id",),
+                site=("site", "Site", "SITE", "site_id", "center", "centre", "scanner_site"),
+            ),
+        ),
+        **_own_labels(label, labels),
+        **_OWN,
+        notes=(
+            "patient keys such as sub-01 mean something inside their own data set alone",
+            "with one channel every file is a case; with several a case is a session with one file of each",
+        ),
+    )
+
+
+def _file(suffix: str, alone: bool) -> str:
+    """The expression of a file's name; where the id does not hold the entities, any may stand around the wanted."""
+    *wanted, last = suffix.split("_")
+    if not re.fullmatch(r"[A-Za-z0-9]+", last) or not all(re.fullmatch(rf"[a-z]+-{_VALUE}", e) for e in wanted):
+        raise InputError(
+            f"{suffix!r} is no suffix of BIDS: write it as T1w, or with entities before it as acq-mprage_T1w"
+        )
+    between = "" if alone and not wanted else _ENTITIES
+    return CASE + between + "".join(f"_{entity}{_ENTITIES}" for entity in wanted) + f"_{last}"
+
+
+BIDS = bids_release()

@@ -1,0 +1,245 @@
+"""Packs predictions as a challenge wants them: the release's labels, names and grid."""
+
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from bdfm_nnunet.dataset_conversion.checks import check_geometry, label_histogram, whole_numbers
+from bdfm_nnunet.dataset_conversion.placing import packed_values
+from bdfm_nnunet.dataset_conversion.refusal import Refusal
+from bdfm_nnunet.dataset_conversion.release import Release
+from bdfm_nnunet.dataset_conversion.scanning import scan
+from bdfm_nnunet.dataset_conversion.scheduling import do_all
+from bdfm_nnunet.dataset_conversion.volumes import Volume, read_volume
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import write_atomically, write_json
+
+ENDINGS = (".nii.gz", ".nii")
+LONG_AGO = (1980, 1, 1, 0, 0, 0)
+"""The date of every member, so that the same predictions give the same archive."""
+MOST_FAULTS = 10
+TOLERANCE_MM = 0.01
+
+
+@dataclass(frozen=True)
+class Member:
+    """One segmentation of the archive.
+
+    Attributes:
+        case: case id.
+        name: its file name in the archive.
+        labels: the release's label values and their voxels.
+        sha256: of the file in the archive.
+    """
+
+    case: str
+    name: str
+    labels: dict[int, int]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SubmissionReport:
+    """What an archive holds.
+
+    Attributes:
+        archive: the ZIP file; the report lies beside it as JSON.
+        release: name of the release.
+        members: one a case, in the order of ids.
+    """
+
+    archive: Path
+    release: str
+    members: list[Member] = field(default_factory=list)
+
+    @property
+    def empty(self) -> list[str]:
+        """The cases without a single labelled voxel."""
+        return [member.case for member in self.members if set(member.labels) <= {0}]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain JSON types."""
+        rows = [asdict(member) for member in self.members]
+        members = [{**row, "labels": {str(value): count for value, count in row["labels"].items()}} for row in rows]
+        return {"release": self.release, "archive": self.archive.name, "empty": self.empty, "members": members}
+
+    def summary(self) -> str:
+        """One line for a terminal, a second one where predictions are empty."""
+        text = f"{self.archive}: {len(self.members)} segmentations for {self.release}"
+        return text + (f"\nempty: {', '.join(self.empty)}" if self.empty else "")
+
+
+@dataclass(frozen=True)
+class _Task:
+    release: Release
+    case: str
+    path: Path
+    image: Path | None
+
+
+def make_submission(
+    predictions: Path | str, *, release: Release, out: Path | str, images: Path | str | None = None, workers: int = 1
+) -> SubmissionReport:
+    """Writes the archive that the organisers of a challenge take, or nothing where anything is wrong.
+
+    Args:
+        predictions: folder of label maps, `CASE.nii.gz` or `CASE.nii`, in nnU-Net's values.
+        release: the challenge.
+        out: the ZIP file.
+        images: the images that were predicted, as published or as an nnU-Net folder: their ids are the required ones,
+            and each prediction must lie on the grid of its image. Without them the release's own grid is held.
+        workers: processes.
+
+    Raises:
+        InputError: the release is no challenge; cases are missing, unknown or double; labels or grids are wrong. The
+            sentence names the first faults and how many there are.
+    """
+    out = Path(out)
+    if not release.submission_name:
+        raise InputError(f"{release.name} is no challenge that takes files: `bdfm releases` lists those that are")
+    if out.suffix != ".zip":
+        raise InputError(f"{out} does not end in .zip, as the archive must: name it {out.with_suffix('.zip').name}")
+    found, faults = _predictions_in(Path(predictions), release)
+    required = _images_in(Path(images), release) if images is not None else {}
+    if images is not None:
+        faults += [f"{case} has an image but no prediction" for case in required if case not in found]
+        faults += [f"{found[case].name} has no image in {images}" for case in found if case not in required]
+    elif release.grid is None:
+        raise InputError(f"{release.name} has no grid of its own: name the folder of its images with --images")
+    _raise(faults, predictions)
+    tasks = [_Task(release, case, path, required.get(case)) for case, path in sorted(found.items())]
+    with write_atomically(out) as temporary:
+        members, faults = _write(temporary, tasks, workers)
+        _raise(faults, predictions)
+    report = SubmissionReport(out, release.name, members)
+    write_json(out.with_suffix(".json"), report.as_dict())
+    return report
+
+
+def _raise(faults: Sequence[str], predictions: Path | str) -> None:
+    if not faults:
+        return
+    more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+    raise InputError(
+        f"{predictions} cannot be handed in, {len(faults)} faults: {'; '.join(faults[:MOST_FAULTS])}{more}. Correct "
+        "them and run the command again: nothing was written"
+    )
+
+
+# ------------------------------------------------------------------------------------------------ finding the files
+
+
+def _predictions_in(folder: Path, release: Release) -> tuple[dict[str, Path], list[str]]:
+    """Case id to file, and what is wrong with names."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: name the folder of the predictions")
+    found: dict[str, Path] = {}
+    faults: list[str] = []
+    handed_in = re.escape(release.submission_name.removesuffix(".nii.gz")).replace(r"\{case\}", "(.+)")
+    for path in sorted(folder.iterdir()):
+        stem = _without_ending(path.name)
+        if stem is None or path.name.startswith("."):
+            continue
+        if not re.fullmatch(release.case_pattern, stem) and (match := re.fullmatch(handed_in, stem)):
+            stem = match.group(1)
+        if not re.fullmatch(release.case_pattern, stem):
+            faults.append(f"{path.name} is no case id of {release.name}")
+        elif stem in found:
+            faults.append(f"{path.name} and {found[stem].name} are the same case")
+        else:
+            found[stem] = path
+    if not found and not faults:
+        raise InputError(f"{folder} holds no .nii.gz or .nii file: name the folder of the predictions")
+    return found, faults
+
+
+def _without_ending(name: str) -> str | None:
+    return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), None)
+
+
+def _images_in(folder: Path, release: Release) -> dict[str, Path]:
+    """Case id to its first image: of an nnU-Net folder (`CASE_0000.nii.gz`) or of the download."""
+    nnunet = re.compile(rf"({release.case_pattern})_0000\.nii(?:\.gz)?")
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    found = {match.group(1): folder / match.group(0) for name in names if (match := nnunet.fullmatch(name))}
+    if found:
+        return found
+    channel = next(iter(release.channels))
+    cases = scan(folder, release).cases
+    missing = [case for case, content in cases.items() if not content.files.get(channel)]
+    if missing:
+        raise InputError(f"{missing[0]} has no {channel} image in {folder} ({len(missing)} cases): download it again")
+    return {case: folder / content.files[channel][0] for case, content in cases.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def _write(archive: Path, tasks: list[_Task], workers: int) -> tuple[list[Member], list[str]]:
+    packed: dict[str, tuple[Member, bytes]] = {}
+    faults: list[str] = []
+    for result in tqdm(
+        do_all(tasks, _pack_case, workers=workers), total=len(tasks), desc="submission", unit="case", disable=None
+    ):
+        if isinstance(result, str):
+            faults.append(result)
+        else:
+            packed[result[0].case] = result
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:  # the members are compressed already
+        for case in sorted(packed) if not faults else ():
+            member, content = packed[case]
+            target.writestr(zipfile.ZipInfo(member.name, LONG_AGO), content)
+    return [packed[case][0] for case in sorted(packed)], sorted(faults)
+
+
+def _pack_case(task: _Task) -> tuple[Member, bytes] | str:
+    """The member of a case and its bytes, or what is wrong with it."""
+    try:
+        volume = read_volume(task.path, task.path.name)
+        _check_grid(volume, task)
+        values = _source_values(volume, task.release)
+    except Refusal as refusal:
+        return str(refusal)
+    content = packed_values(values, like=volume.header)
+    name = task.release.submission_name.format(case=task.case)
+    counts = {int(value): int(count) for value, count in zip(*np.unique(values, return_counts=True), strict=True)}
+    return Member(task.case, name, counts, sha256(content).hexdigest()), content
+
+
+def _check_grid(volume: Volume, task: _Task) -> None:
+    """Holds a prediction against its image, else against the release's shape, spacing and origin."""
+    if task.image is not None:
+        check_geometry(volume, read_volume(task.image, task.image.name))
+        return
+    release = task.release
+    expected: Mapping[str, tuple[Any, Any]] = {
+        "shape": (volume.grid.size, release.grid),
+        "spacing": (volume.grid.spacing, release.spacing),
+        "origin": (volume.grid.origin, release.origin),
+    }
+    for what, (value, wanted) in expected.items():
+        if wanted is not None and not np.allclose(value, wanted, rtol=0, atol=TOLERANCE_MM):
+            raise Refusal(f"{volume.name} has {what} {_text(value)} where {release.name} has {_text(wanted)}")
+
+
+def _text(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)
+
+
+def _source_values(volume: Volume, release: Release) -> np.ndarray:
+    """The label map in the release's own values, (x, y, z)."""
+    inverse = {0: 0, **release.inverse_label_map()}
+    unknown = sorted(set(label_histogram(volume)) - set(inverse))
+    if unknown:
+        raise Refusal(f"{volume.name} has label {unknown[0]} where {sorted(inverse)} are known to nnU-Net")
+    table = np.array([inverse.get(value, 0) for value in range(max(inverse) + 1)], dtype=np.uint8)
+    values: np.ndarray = table[whole_numbers(volume)]
+    return values
+

@@ -1,0 +1,163 @@
+"""What trainers write about the cases they see, and the warning of fine-tuning."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from bdfm_nnunet.checkpoints.reading import EXPOSURE, read_checkpoint
+from bdfm_nnunet.exposure import Exposure, exposure_report
+from bdfm_nnunet.plans import write_initial_checkpoint
+from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
+from tests.conftest import Prepared
+from tests.trainers.running import checkpoint, make_trainer
+
+
+def _saved(trainer: Any) -> Path:
+    if not trainer.was_initialized:
+        trainer.initialize()
+    for key in ("epoch_start_timestamps", "epoch_end_timestamps"):
+        trainer.logger.log(key, 0.0, 0)
+    path = checkpoint(trainer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trainer.save_checkpoint(str(path))
+    return path
+
+
+def _pretrainer(prepared: Prepared, variant: str = "exposure") -> Any:
+    return make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, variant, {})
+
+
+def _finetuner(prepared: Prepared, variant: str) -> Any:
+    return make_trainer(nnUNetTrainerBDFM, prepared, prepared.labelled, variant, {})
+
+
+def _exposure(path: Path) -> Exposure:
+    return Exposure.of_checkpoint(read_checkpoint(path))
+
+
+def _log(trainer: Any) -> str:
+    return next(Path(trainer.output_folder).glob("training_log*.txt")).read_text()
+
+
+@pytest.fixture
+def pretrained(prepared: Prepared) -> Path:
+    return _saved(_pretrainer(prepared))
+
+
+def test_checkpoint_names_the_cases_of_its_fold(prepared: Prepared, pretrained: Path) -> None:
+    (run,) = _exposure(pretrained).runs
+    folder = prepared.folder("nnUNet_raw", prepared.unlabelled)
+    split = json.loads((folder / "splits_final.json").read_text())[0]
+    rows = {row["case"]: row for row in json.loads((folder / "manifest.json").read_text())["cases"]}
+    for part in ("train", "val"):
+        assert run[part]["case"] == sorted(split[part])
+        assert run[part]["patient"] == [rows[case]["patient"] for case in sorted(split[part])]
+        images = [{v for k, v in rows[case]["sha256"].items() if k != "label"} for case in sorted(split[part])]
+        assert [set(hashes) for hashes in run[part]["sha256"]] == images and len(images[0]) == 4
+    assert (run["trainer"], run["fold"], run["dataset"]) == ("nnUNetTrainerBDFMPretrain", "0", folder.name)
+    assert set(run["releases"]) == {"brats2023-gli"}
+
+
+def test_checkpoint_is_nnunets_own_with_one_entry_more(prepared: Prepared) -> None:
+    trainer = _pretrainer(prepared)
+    ours = torch.load(_saved(trainer), weights_only=False)
+    nnUNetTrainer.save_checkpoint(trainer, str(checkpoint(trainer, "stock")))
+    stock = torch.load(checkpoint(trainer, "stock"), weights_only=False)
+    assert set(ours) - set(stock) == {EXPOSURE} and not set(stock) - set(ours)
+    for name in set(stock) - {"network_weights", "optimizer_state", "logging"}:
+        assert ours[name] == stock[name], name
+    assert all(torch.equal(ours["network_weights"][k], v) for k, v in stock["network_weights"].items())
+    assert ours["optimizer_state"].keys() == stock["optimizer_state"].keys()
+    assert ours["logging"].keys() == stock["logging"].keys()
+
+
+def test_training_on_all_cases_has_no_validation_of_its_own(prepared: Prepared) -> None:
+    trainer = _pretrainer(prepared, "all")
+    trainer.fold = "all"
+    (run,) = _exposure(_saved(trainer)).runs
+    assert len(run["train"]["case"]) == 6 and run["val"]["case"] == [] and run["fold"] == "all"
+
+
+def test_manifest_beside_the_preprocessed_data_is_enough(
+    prepared: Prepared, pretrained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    assert _exposure(_saved(_pretrainer(prepared))) == _exposure(pretrained)
+
+
+def test_without_any_manifest_the_case_ids_are_carried(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    trainer = _pretrainer(prepared)
+    trainer.do_split()
+    trainer.preprocessed_dataset_folder_base = str(tmp_path)
+    (run,) = _exposure(_saved(trainer)).runs
+    assert len(run["train"]["case"]) > 0 and not any(run["train"]["sha256"])
+    assert run["note"]
+
+
+def test_finetuning_inherits_warns_and_is_recognised(
+    prepared: Prepared, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BDFM_WEIGHTS", str(pretrained))
+    trainer = _finetuner(prepared, "inherits")
+    trainer.initialize()
+    trainer._load_weights()
+    validation = trainer.do_split()[1]
+    assert "WARNING: the weights of checkpoint_final.pth have seen" in _log(trainer)
+    assert f"{len(validation)} of {len(validation)} validation cases ({validation[0]}" in _log(trainer)
+    runs = _exposure(_saved(trainer)).runs
+    assert [run["trainer"] for run in runs] == ["nnUNetTrainerBDFMPretrain", "nnUNetTrainerBDFM"]
+    assert runs[1]["weights"]["sha256"] == read_checkpoint(pretrained).sha256
+    report = exposure_report(checkpoint(trainer), prepared.labelled, fold=0)
+    assert len(report.findings) == 6 and {by for f in report.findings for by in f.by} == {"content", "patient"}
+
+
+def test_interrupted_finetuning_keeps_what_it_inherited(
+    prepared: Prepared, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BDFM_WEIGHTS", str(pretrained))
+    first = _finetuner(prepared, "resumed")
+    first.initialize()
+    first._load_weights()
+    before = _exposure(_saved(first))
+    pretrained.unlink()
+    second = _finetuner(prepared, "resumed")
+    second.load_checkpoint(str(checkpoint(first)))
+    second.save_checkpoint(str(checkpoint(second, "again")))
+    assert _exposure(checkpoint(second, "again")) == before
+    third = _finetuner(prepared, "resumed")
+    third.load_checkpoint(str(checkpoint(first)))
+    third._split = (["a-new-case"], [])
+    third.save_checkpoint(str(checkpoint(third, "changed")))
+    runs = _exposure(checkpoint(third, "changed")).runs
+    assert runs[:2] == before.runs and runs[2]["train"]["case"] == ["a-new-case"]
+
+
+def test_weights_that_say_nothing(prepared: Prepared, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = torch.load(pretrained, weights_only=False)
+    del content[EXPOSURE]
+    torch.save(content, pretrained)
+    monkeypatch.setenv("BDFM_WEIGHTS", str(pretrained))
+    trainer = _finetuner(prepared, "silent")
+    trainer.initialize()
+    trainer._load_weights()
+    assert "checkpoint_final.pth says nothing about the cases it was trained on, so nobody can tell" in _log(trainer)
+    (run,) = _exposure(_saved(trainer)).runs
+    assert "says nothing" in run["ancestors"]
+    again = _finetuner(prepared, "silent")
+    again.load_checkpoint(str(checkpoint(trainer)))
+    again.save_checkpoint(str(checkpoint(again)))
+    assert _exposure(checkpoint(again)).runs == (run,)
+
+
+def test_initial_checkpoint_keeps_the_exposure(prepared: Prepared, pretrained: Path, tmp_path: Path) -> None:
+    write_initial_checkpoint(
+        pretrained, dataset_id=prepared.labelled, plans_name=prepared.plans, out=tmp_path / "full.pth"
+    )
+    assert _exposure(tmp_path / "full.pth") == _exposure(pretrained)
