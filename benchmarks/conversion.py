@@ -7,7 +7,8 @@ medians, and the smallest and largest ratio within a round.
 - BraTS 2023 (labels 1, 2, 3, nothing changes): `bdfm convert` with --link copy, hard and sym beside `cp -r`. `cp` only
   moves bytes; we also uncompress, check and hash every voxel, and `floor` is what that costs by itself in one process.
 - BraTS 2021 (labels 1, 2, 4, every label is written anew): `bdfm convert --link copy` beside one process that copies
-  images with shutil and maps labels with SimpleITK and NumPy, as nnU-Net's own conversion scripts do, and checks nothing.
+  images with shutil and maps labels with SimpleITK and NumPy, as nnU-Net's own conversion scripts do, and checks no
+  more than the label values.
 
     python benchmarks/conversion.py [--cases 8] [--rounds 3] [--workers 1,2,4] [--folder DIR] [--json FILE]
 """

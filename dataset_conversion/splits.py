@@ -169,7 +169,8 @@ def _all_splits(
         for fraction in reversed(smaller):
             share = fraction * whole / strata.cases(kept)
             chosen[fraction, fold] = kept = strata.subset(kept, share, seed=f"{seed} {fold} {fraction!r}")
-    splits, rows = [], []
+    splits: list[Split] = []
+    rows: list[dict[str, Any]] = []
     for fraction, fold in sorted(chosen, key=lambda key: (key[0] < 1, *key)):
         train = [fact for group in chosen[fraction, fold] for fact in members[strata.names[group]]]
         held_out = [fact for group in parts[fold] for fact in members[strata.names[group]]]
@@ -261,10 +262,11 @@ def _facts(cases: CaseList, labels: Mapping[str, Any], *, sites: Mapping[str, st
 def _regions_on_disk(labels: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, set[int]]:
     """Region to its values in the manifest's histograms, which are those of the release."""
     inverse = {int(value): int(there) for value, there in content.get("inverse_labels", {}).items()}
-    found = {}
+    found: dict[str, set[int]] = {}
     for name, values in labels.items():
         if name not in NOT_REGIONS:
-            found[name] = {inverse.get(value, value) for value in (values if isinstance(values, list) else [values])}
+            listed: list[int] = values if isinstance(values, list) else [values]
+            found[name] = {inverse.get(value, value) for value in listed}
     return found
 
 

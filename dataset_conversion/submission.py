@@ -242,4 +242,3 @@ def _source_values(volume: Volume, release: Release) -> np.ndarray:
     table = np.array([inverse.get(value, 0) for value in range(max(inverse) + 1)], dtype=np.uint8)
     values: np.ndarray = table[whole_numbers(volume)]
     return values
-

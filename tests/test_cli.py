@@ -63,10 +63,24 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     assert min(seconds) < 1
 
 
-@pytest.mark.parametrize("command", [
-    "releases", "convert", "cohort", "splits", "exposure", "submit", "plan", "weights", "evaluate", "postprocess tune",
-    "postprocess apply", "demo", "env",
-])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "releases",
+        "convert",
+        "cohort",
+        "splits",
+        "exposure",
+        "submit",
+        "plan",
+        "weights",
+        "evaluate",
+        "postprocess tune",
+        "postprocess apply",
+        "demo",
+        "env",
+    ],
+)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([*command.split(), "--help"])

@@ -46,7 +46,16 @@ ONLY_TENSORS = {"checkpoints.reading", "checkpoints.writing", "checkpoints.sourc
 """Files of `checkpoints` that know no network."""
 
 MAY_IMPORT_NNUNET = {"plans", "trainers", "data.loading", "demo", "nnunet_plugin"}
-WITHOUT_TORCH = {*FOR_EVERYONE, "patients", "evaluation", "reports", "dataset_conversion", "nnunet_plugin", "cli", "commands"}
+WITHOUT_TORCH = {
+    *FOR_EVERYONE,
+    "patients",
+    "evaluation",
+    "reports",
+    "dataset_conversion",
+    "nnunet_plugin",
+    "cli",
+    "commands",
+}
 
 
 def _modules() -> dict[str, Path]:

@@ -35,9 +35,15 @@ def add_commands(commands: Any) -> None:
     add = command(commands, "cohort", cohort, "merge converted data sets into one unlabelled pre-training data set")
     dataset(add)
     add("sources", nargs="+", metavar="SOURCE", help="number, name or folder of a converted data set")
-    add("--name", default="Cohort", metavar="NAME", help="the part of its name after DatasetXXX_ (default: %(default)s)")
-    add("--channels", choices=("single", "all"), default="single",
-        help="single: every modality is a case of its own; all: cases keep their channels (default: %(default)s)")  # fmt: skip
+    add(
+        "--name", default="Cohort", metavar="NAME", help="the part of its name after DatasetXXX_ (default: %(default)s)"
+    )
+    add(
+        "--channels",
+        choices=("single", "all"),
+        default="single",
+        help="single: every modality is a case of its own; all: cases keep their channels (default: %(default)s)",
+    )
     workers(add)
 
     _splits_options(command(commands, "splits", splits, "make or check cross-validation and label-fraction splits"))
@@ -53,7 +59,9 @@ def add_commands(commands: Any) -> None:
     add("predictions", type=Path, metavar="PREDICTIONS", help="folder of predicted label maps, CASE.nii.gz")
     add("--release", required=True, metavar="NAME", help="the challenge, see `bdfm releases`")
     add("-o", "--out", required=True, type=Path, metavar="ZIP", help="the archive; a report lies beside it")
-    add("--images", type=Path, metavar="FOLDER", help="the challenge's images: their ids are required, their grids held")
+    add(
+        "--images", type=Path, metavar="FOLDER", help="the challenge's images: their ids are required, their grids held"
+    )
     workers(add)
 
 
@@ -92,15 +100,39 @@ def _convert_options(add: Add) -> None:
     add("--scheduler", metavar="ADDRESS", help="a Dask scheduler that runs the work instead of processes here")
     add("--dry-run", action="store_true", help="check every case and write the manifest alone")
     add("--manifest", type=Path, metavar="FILE", help="where --dry-run writes it (default: the current folder)")
-    add("--strict", action=argparse.BooleanOptionalAction, default=True,
-        help="end with exit code 3 if a case was refused; the good ones are written all the same")  # fmt: skip
-    add("--entry", type=Path, metavar="FILE.json",
-        help="a table entry of your own in place of the release's; `bdfm releases NAME --json` prints one to edit")  # fmt: skip
-    add("--image", action="append", default=[], type=pair, metavar="CHANNEL=PATTERN",
-        help="for `folder`: where the files of a channel lie, for instance t1='**/{case}/{case}_T1'")  # fmt: skip
-    add("--label", metavar="PATTERN", help="for `folder` and `bids`: where the label files lie")
-    add("--labels", action="append", default=[], type=pair, metavar="VALUE=MEANING",
-        help="for `folder` and `bids`: a label value and what it means; may be repeated")  # fmt: skip
+    add(
+        "--strict",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="end with exit code 3 if a case was refused; the good ones are written all the same",
+    )
+    add(
+        "--entry",
+        type=Path,
+        metavar="FILE.json",
+        help="a table entry of your own in place of the release's; `bdfm releases NAME --json` prints one to edit",
+    )
+    add(
+        "--image",
+        action="append",
+        default=[],
+        type=pair,
+        metavar="CHANNEL=PATTERN",
+        help="for `folder`: where the files of a channel lie, for instance t1='**/{case}/{case}_T1'",
+    )
+    add(
+        "--label",
+        metavar="PATTERN",
+        help="label files: for `folder` where they lie, for `bids` what ends their names, such as label-lesion_mask",
+    )
+    add(
+        "--labels",
+        action="append",
+        default=[],
+        type=pair,
+        metavar="VALUE=MEANING",
+        help="for `folder` and `bids`: a label value and what it means; may be repeated",
+    )
     add("--patient", metavar="REGEX", help="for `folder`: finds the patient in a case id (its group 1)")
     add("--name", metavar="NAME", help="for `folder` and `bids`: the part of the data set's name after DatasetXXX_")
 
@@ -195,8 +227,13 @@ def cohort(settings: argparse.Namespace) -> int:
 def _splits_options(add: Add) -> None:
     dataset(add)
     add("--folds", type=count, default=5, metavar="K", help="number of folds (default: %(default)s)")
-    add("--fractions", type=percentages, default=[1.0], metavar="P,Q",
-        help="label fractions in percent, for instance 1,5,10,20,50,100; each makes K folds more (default: 100)")  # fmt: skip
+    add(
+        "--fractions",
+        type=percentages,
+        default=[1.0],
+        metavar="P,Q",
+        help="label fractions in percent, for instance 1,5,10,20,50,100; each makes K folds more (default: 100)",
+    )
     add("--seed", type=int, default=12345, metavar="N", help="seed (default: %(default)s)")
     add("--sites", type=Path, metavar="TABLE.csv", help="sites of cases or patients: two columns, id and site")
     add("--patients", metavar="REGEX", help="finds the patient in a case id (its group 1), without a manifest")

@@ -106,7 +106,7 @@ def _steps(regions: Mapping[str, tuple[int, ...]], thresholds: Sequence[float]) 
         values = regions[name]
         for what in ("total", "components"):
             yield [
-                Rule(name, values, what, float(threshold), becomes)  # type: ignore[arg-type]
+                Rule(name, values, what, float(threshold), becomes)
                 for becomes in _replacements(values, regions)
                 for threshold in thresholds
             ]

@@ -186,8 +186,8 @@ class _Matcher:
         found: dict[str, tuple[str, str]] = {}
         for channel, digest in sorted(image_hashes(row).items()):
             if digest in self.hashes and "content" not in found:
-                entry = self.hashes[digest]
-                found["content"] = (f"its {channel} image is one of {entry.where}", entry.part)
+                same = self.hashes[digest]
+                found["content"] = (f"its {channel} image is one of {same.where}", same.part)
         patient = str(row.get("patient") or row["case"])
         if entry := self.patients.get(plain_id(qualified(patient, row.get("release") or scope))):
             found["patient"] = (f"patient {patient} is that of {entry.where}", entry.part)

@@ -132,7 +132,7 @@ def test_cases_are_those_of_the_images(tmp_path: Path) -> None:
         _write(tmp_path / f"images/BraTS2021_{number:05d}_0000.nii.gz", image)
     for number in (1, 2):
         _write(tmp_path / f"out/BraTS2021_{number:05d}.nii.gz", np.zeros((9, 8, 7), np.uint8))
-    with pytest.raises(InputError, match="2 faults: BraTS2021_00000 has an image but no prediction; .*00002"):
+    with pytest.raises(InputError, match=r"2 faults: BraTS2021_00000 has an image but no prediction; .*00002"):
         make_submission(
             tmp_path / "out", release=RELEASES["brats2021"], out=tmp_path / "s.zip", images=tmp_path / "images"
         )

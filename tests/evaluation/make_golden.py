@@ -15,7 +15,7 @@ from scipy import ndimage
 from tests.evaluation.shapes import SPACINGS, pair
 
 # surface-distance 0.1 is older than these names' end.
-np.Inf, np.NaN = np.inf, np.nan
+np.Inf, np.NaN = np.inf, np.nan  # noqa: NPY201
 ndimage.filters = ndimage.morphology = ndimage
 
 from panoptica import (  # noqa: E402

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import SimpleITK as sitk
 
 from bdfm_nnunet.cli import main
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.evaluation import evaluate_folders
+from bdfm_nnunet.evaluation import METRICS, evaluate_folders, score_case
 from bdfm_nnunet.evaluation.tables import comparison_table
 from tests.limits import largest_file
 
@@ -70,7 +71,9 @@ def test_files_name_release_metric_version_and_definition(folders, tmp_path):
     result = evaluate(folders, out=out)
     stored = json.loads(out.read_text())
     assert stored == json.loads(json.dumps(result))
-    assert (stored["release"], stored["metrics"], stored["missing_distance_mm"]) == ("brats2023-gli", "whole", 374.0)
+    assert (stored["release"], stored["metrics"], stored["parameters"]) == (
+        "brats2023-gli", "whole", {"missing_distance_mm": 374.0},
+    )  # fmt: skip
     assert "95th percentiles" in stored["definition"]
     with out.with_suffix(".csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -80,8 +83,78 @@ def test_files_name_release_metric_version_and_definition(folders, tmp_path):
     assert {path.name for path in out.parent.iterdir()} == {"scores.json", "scores.csv"}
 
 
-def test_workers_give_the_same_result(folders):
-    assert evaluate(folders, workers=2) == evaluate(folders, workers=0)
+@pytest.mark.parametrize("metrics", METRICS)
+def test_workers_give_the_same_result(folders, metrics):
+    assert evaluate(folders, metrics=metrics, workers=2) == evaluate(folders, metrics=metrics, workers=0)
+
+
+@pytest.mark.parametrize("metrics", METRICS)
+def test_every_version_names_its_rules_and_fills_the_table(folders, tmp_path, metrics):
+    write(folders[0] / "case_2.nii.gz", np.zeros((14, 16, 18), dtype=np.uint8))
+    write(folders[1] / "case_2.nii.gz", np.zeros((14, 16, 18), dtype=np.uint8))
+    result = evaluate(folders, metrics=metrics, out=tmp_path / "scores.json")
+    # Strict JSON: no NaN.
+    stored = json.loads((tmp_path / "scores.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert stored == json.loads(json.dumps(result))
+    assert stored["parameters"] and stored["definition"] == METRICS[metrics].definition
+    for measure in METRICS[metrics].measures:
+        summary = stored["summary"]["tumor_core"][measure]
+        assert (summary["cases"], summary["undefined"]) == ((2, 1) if metrics == "panoptic-2026" else (3, 0))
+    with (tmp_path / "scores.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    decisive = next(iter(METRICS[metrics].measures))
+    assert [row[decisive] == "" for row in rows[-3:]] == [metrics == "panoptic-2026"] * 3
+    assert float(rows[0][decisive]) == 1 and rows[0]["metrics"] == metrics
+
+
+def test_lesions_of_a_case_are_listed(folders):
+    rows = evaluate(folders, metrics="lesionwise-2023")["cases"]
+    (lesion,) = rows[1]["lesions"]["whole_tumor"]
+    assert lesion["volume_mm3"] == 8 * 9 * 9 * 2 and lesion["dice"] == pytest.approx(7 / 8)
+    assert "lesions" not in evaluate(folders)["cases"][0]
+
+
+def test_rules_of_another_task_can_be_asked_for(folders):
+    result = evaluate_folders(*folders, regions=REGIONS, release="atlas-r2", metrics="lesionwise-2024", task="MET")
+    assert result["parameters"]["task"] == "MET" and result["parameters"]["regions"]["tumor_core"]["threshold_mm3"] == 2
+    with pytest.raises(InputError, match="atlas-r2' has no rules in lesionwise-2024"):
+        evaluate_folders(*folders, regions=REGIONS, release="atlas-r2", metrics="lesionwise-2024")
+
+
+def test_missing_predictions_score_nothing_where_the_version_says_so(folders):
+    (folders[1] / "case_1.nii.gz").unlink()
+    result = evaluate(folders, metrics="panoptic-2026", allow_missing=True)
+    assert result["missing"] == ["case_1"]
+    scored = result["cases"][1]["regions"]["tumor_core"]
+    assert (scored["sq_dsc"], scored["sq_hd95_mm"], scored["global_hd95_mm"], scored["fn"]) == (0, 373, 373, 1)
+    assert result["summary"]["tumor_core"]["sq_dsc"]["cases"] == 3
+    with pytest.raises(InputError, match="metrics='whole' has no score for a case without prediction"):
+        evaluate(folders, allow_missing=True)
+    with pytest.raises(InputError, match="is missing"):
+        evaluate(folders, metrics="panoptic-2026")
+
+
+def test_killed_worker_is_one_sentence(folders, monkeypatch):
+    def broken(*_):
+        raise BrokenProcessPool("gone")
+
+    monkeypatch.setattr("bdfm_nnunet.evaluation.folders.ProcessPoolExecutor.map", broken)
+    with pytest.raises(InputError, match=r"one of 2 worker processes was killed.*fewer workers"):
+        evaluate(folders, workers=2)
+
+
+def test_score_case_wants_two_volumes_of_one_shape():
+    with pytest.raises(ValueError, match="expected two volumes"):
+        score_case(np.zeros((3, 3, 3)), np.zeros((3, 3, 4)), spacing=(1, 1, 1), regions=REGIONS, release="x")
+
+
+@pytest.mark.parametrize("metrics", METRICS)
+def test_score_case_gives_what_the_table_holds(folders, metrics):
+    row = evaluate(folders, metrics=metrics)["cases"][1]["regions"]
+    arrays = [sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "case_1.nii.gz"))).T for folder in folders]
+    found = score_case(*arrays, spacing=(1, 1, 2), regions=REGIONS, release="brats2023-gli", metrics=metrics)
+    for region, scores in row.items():
+        assert found[region] == pytest.approx(scores, nan_ok=True)
 
 
 def test_progress_shows_a_bar(folders, capfd):
@@ -241,3 +314,15 @@ def test_comparison_table(folders):
     assert lines[0] == "| Region | Dice, scratch | Dice, fine-tuned | HD95 (mm), scratch | HD95 (mm), fine-tuned |"
     assert len(lines) == 5 and all(line.count("|") == 6 for line in lines)
     assert lines[2].startswith("| whole_tumor | 0.875 [") and lines[2].endswith("] |")
+
+
+def test_comparison_table_of_other_measures_shows_what_is_not_defined(folders):
+    empty = np.zeros((14, 16, 18), dtype=np.uint8)
+    for folder in folders:
+        for path in folder.glob("case*"):
+            write(path, np.where(labels_of(2) == 3, 1, labels_of(2)).astype(np.uint8) + empty)
+    text = comparison_table({"ours": evaluate(folders, metrics="panoptic-2026")}, ["sq_dsc", "sq_hd95_mm"])
+    lines = text.splitlines()
+    assert lines[0] == "| Region | sq_dsc, ours | sq HD95 (mm), ours |"
+    assert lines[2] == "| whole_tumor | 1.000 [1.000, 1.000] | 0.0 [0.0, 0.0] |"
+    assert lines[4] == "| enhancing_tumor | - | - |"

@@ -43,7 +43,13 @@ def test_one_case_has_no_width():
     assert summary.low == summary.high == summary.mean == 0.3
 
 
-@pytest.mark.parametrize("scores", [[], [0.1, float("nan")]])
-def test_nothing_to_summarise_is_an_error(scores):
-    with pytest.raises(ValueError, match="expected at least one score and no NaN"):
-        summarise(scores)
+def test_scores_that_do_not_exist_are_counted_and_left_out():
+    assert summarise([0.3, float("nan"), 0.5], seed=2).as_dict() == {**summarise([0.3, 0.5], seed=2).as_dict(),
+                                                                     "undefined": 1}  # fmt: skip
+    nothing = summarise([float("nan")])
+    assert (nothing.cases, nothing.undefined) == (0, 1) and np.isnan([nothing.mean, nothing.low, nothing.median]).all()
+
+
+def test_nothing_to_summarise_is_an_error():
+    with pytest.raises(ValueError, match="expected at least one score"):
+        summarise([])
