@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from bdfm_nnunet.dataset_conversion.records import CaseRecord
 from bdfm_nnunet.dataset_conversion.release import Release
 from bdfm_nnunet.dataset_conversion.scanning import scan
 from bdfm_nnunet.dataset_conversion.scheduling import do_all
-from bdfm_nnunet.dataset_conversion.splits import splits_of
+from bdfm_nnunet.dataset_conversion.splits import check_splits, splits_of
 from bdfm_nnunet.dataset_conversion.tasks import Task
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_json
@@ -172,17 +172,25 @@ def _sweep(folder: Path) -> None:
 def _finish(report: ConversionReport, release: Release, unlabelled: bool) -> None:
     """Writes the splits and, last of all, dataset.json; one without a case to train on gets neither."""
     content = dataset_json(release, len(report.training), unlabelled=unlabelled)
-    splits = splits_of(read_cases(report.folder), content["labels"])
-    if splits:
-        write_json(report.folder / "splits_final.json", splits)
-    else:
-        remove(report.folder / "splits_final.json")
-        logger.warning("%s has fewer than two patients: no splits_final.json was written", report.folder.name)
+    _write_splits(report.folder, content["labels"])
     if report.training:
         write_json(report.folder / "dataset.json", content)
     else:
         remove(report.folder / "dataset.json")
         logger.warning("no case to train on is left: %s is no data set for nnU-Net", report.folder)
+
+
+def _write_splits(folder: Path, labels: Mapping[str, Any]) -> None:
+    """Writes the folds; those of an earlier run stay if they still fit, for users may have added fractions."""
+    path = folder / "splits_final.json"
+    if path.is_file() and not check_splits(folder).faults:
+        return
+    splits = splits_of(read_cases(folder), labels)
+    if splits:
+        write_json(path, splits)
+    else:
+        remove(path)
+        logger.warning("%s has fewer than two patients: no splits_final.json was written", folder.name)
 
 
 def dataset_json(release: Release, cases: int, *, unlabelled: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from bdfm_nnunet.files import write_atomically, write_json
 ENDINGS = (".nii.gz", ".nii")
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
 """The date of every member, so that the same predictions give the same archive."""
-MOST_FAULTS = 10
+MOST_FAULTS = 5
 TOLERANCE_MM = 0.01
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bdfm_nnunet.dataset_conversion.release import Release, Table
+from bdfm_nnunet.patients import plain_id
 
 if TYPE_CHECKING:
     from bdfm_nnunet.dataset_conversion.scanning import FoundCase
@@ -44,11 +45,6 @@ def add_what_tables_say(
                 notes.append(str(problem))
             else:
                 notes.append(f"{path} knows {known} of the ids in the download")
-
-
-def plain_id(text: str) -> str:
-    """An id without regard to case and to leading zeros of numbers."""
-    return re.sub(r"\d+", lambda match: match.group().lstrip("0") or "0", text.strip().lower())
 
 
 def _read(path: Path, name: str, table: Table, keys: "Mapping[str, list[FoundCase]]") -> int:

@@ -51,7 +51,7 @@ def add_commands(commands: Any) -> None:
     add = command(commands, "exposure", exposure, "report which cases of a data set a checkpoint was pre-trained on")
     add("checkpoint", type=Path, metavar="CKPT", help="the pre-trained checkpoint")
     dataset(add)
-    add("--fold", type=int, metavar="N", help="only the validation cases of this fold, and the test cases")
+    add("--fold", type=int, metavar="N", help="tells the validation cases of this fold from its training cases")
     add("--aliases", type=Path, metavar="TABLE.csv", help="ids of the same patient, one patient a row")
     add("-o", "--out", type=Path, metavar="FILE.json", help="write the report here too")
 

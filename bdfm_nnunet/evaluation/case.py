@@ -53,8 +53,8 @@ class Case:
         labelled = (reference != 0) | (prediction != 0)
         box = box_of(labelled, _MARGIN) if labelled.any() else (slice(0, 1),) * 3
         steps = tuple(float(step) for step in spacing)
-        cut = (np.ascontiguousarray(volume[box]) for volume in (reference, prediction))
-        return Case(*cut, steps, reference.shape, regions)
+        first, second = (np.ascontiguousarray(volume[box]) for volume in (reference, prediction))
+        return Case(first, second, steps, reference.shape, regions)
 
     @property
     def voxel_mm3(self) -> float:

@@ -42,7 +42,7 @@ def box_of(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
     """The smallest box that holds a mask with at least one voxel, widened by `margin` voxels inside the volume."""
     box: list[slice] = []
     for axis in range(mask.ndim):
-        inside = mask[(*box, ...)]
+        inside = mask[tuple(box)]
         kept = np.flatnonzero(inside.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
         box.append(slice(int(kept[0]), int(kept[-1]) + 1))
     return tuple(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +115,7 @@ def _global(reference: Mask, prediction: Mask, spacing: tuple[float, ...], penal
     return {"global_dice": dice(reference, prediction), "global_hd95_mm": _pooled95(apart)}
 
 
-def _by_size(matches: Sequence[_Match], sizes: NDArray[np.float64], task: Task, penalty: float) -> dict[str, float]:
+def _by_size(matches: Sequence[_Match], sizes: NDArray[Any], task: Task, penalty: float) -> dict[str, float]:
     assert task.large_mm3 is not None
     large = [match for match in matches if match.volume > task.large_mm3]
     none, far = (0.0, penalty) if (sizes > task.large_mm3).any() else (np.nan, np.nan)

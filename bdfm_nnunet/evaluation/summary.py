@@ -43,7 +43,8 @@ def summarise(scores: Sequence[float], *, seed: int = 0, level: float = 0.95, re
     undefined = int(np.isnan(values).sum())
     values = values[~np.isnan(values)]
     if not values.size:
-        return Summary(*[float("nan")] * 4, 0, undefined)
+        nothing = float("nan")
+        return Summary(nothing, nothing, nothing, nothing, 0, undefined)
     rng = np.random.default_rng(seed)
     means = values[rng.integers(values.size, size=(resamples, values.size))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])

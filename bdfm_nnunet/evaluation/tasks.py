@@ -144,8 +144,14 @@ def task_name(tasks: Mapping[str, Task], release: str, task: str | None, metrics
     )
 
 
-def parameters(name: str, task: Task, regions: Sequence[str]) -> dict[str, Any]:
-    """What a result says of the rules that it was computed by."""
+def panoptic_parameters(name: str, task: Task, _: Sequence[str]) -> dict[str, Any]:
+    """What a panoptic result says of the rules that it was computed by."""
+    sizes = {} if task.large_mm3 is None else {"large_above_mm3": task.large_mm3, "small_found_from_dice": task.overlap}
+    return {"task": name, "penalty_mm": task.penalty, **sizes}
+
+
+def lesionwise_parameters(name: str, task: Task, regions: Sequence[str]) -> dict[str, Any]:
+    """What a lesion-wise result says of the rules that it was computed by."""
     rules = {region: task.rule_for(tissue_of(region)) for region in regions}
     return {
         "task": name,

@@ -1,6 +1,6 @@
 """The metric versions by name: what they mean, by which rules, and which scores decide."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -9,7 +9,15 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.case import Case, RegionScores
 from bdfm_nnunet.evaluation.lesionwise import TOLERANCES_MM, lesionwise_scores
 from bdfm_nnunet.evaluation.panoptic import panoptic_scores
-from bdfm_nnunet.evaluation.tasks import TASKS_2023, TASKS_2024, TASKS_2026, Task, parameters, task_name
+from bdfm_nnunet.evaluation.tasks import (
+    TASKS_2023,
+    TASKS_2024,
+    TASKS_2026,
+    Task,
+    lesionwise_parameters,
+    panoptic_parameters,
+    task_name,
+)
 from bdfm_nnunet.evaluation.voxelwise import dice, hd95
 
 
@@ -33,6 +41,7 @@ class MetricVersion:
         measures: the scores that decide, and whether a larger value is better.
         score: makes the scores of a case by the rules of a task.
         tasks: task to its rules; empty where every release is scored alike.
+        parameters: what a result says of the rules, from the task's name, its rules and the regions.
         missing: scores of a case without a prediction, where the version has them.
     """
 
@@ -40,6 +49,7 @@ class MetricVersion:
     measures: Mapping[str, bool]
     score: Callable[[Case, Task], dict[str, RegionScores]]
     tasks: Mapping[str, Task] = field(default_factory=dict)
+    parameters: Callable[[str, Task, Sequence[str]], dict[str, Any]] = lesionwise_parameters
     missing: Mapping[str, float] | None = None
 
 
@@ -90,17 +100,20 @@ METRICS: dict[str, MetricVersion] = {
         "Panoptic as BraTS 2026 computes it with panoptica: pieces by 26 neighbours, matched one to one for the "
         "largest sum of Dice, a match having Dice of at least 1e-6; no dilation. sq_: mean over matched lesions alone "
         "(Dice; 95th percentile of the distances of both surfaces together; NSD at the smallest spacing); rq: F1 of "
-        "lesions; pq_dsc: their product; global_: of the region as one piece, its HD95 in mm, where panoptica counts voxels. "
-        "Region empty in both: not defined, left out of means; no match: 0, HD95 373 mm; case without prediction: the "
+        "lesions; pq_dsc: their product; global_: of the region as one piece, its HD95 in mm, where panoptica counts "
+        "voxels. Region empty in both: not defined, left out of means; no match: 0, HD95 373 mm; case without prediction: the "
         "same. Metastases: large_ over lesions above 27 mm3, small_ counts smaller ones as found from a Dice of 0.2 "
         "(thresholds as published; not compared with the organisers' table).",
         {"sq_dsc": True, "sq_hd95_mm": False, "rq": True, "global_dice": True},
         panoptic_scores,
         TASKS_2026,
-        missing={"sq_dsc": 0.0, "sq_hd95_mm": 373.0, "sq_nsd": 0.0, "rq": 0.0, "pq_dsc": 0.0, "global_dice": 0.0,
-                 "global_hd95_mm": 373.0},
+        panoptic_parameters,
+        missing={
+            **dict.fromkeys(("sq_dsc", "sq_nsd", "rq", "pq_dsc", "global_dice"), 0.0),
+            **dict.fromkeys(("sq_hd95_mm", "global_hd95_mm"), 373.0),
+        },
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -137,4 +150,4 @@ def choose(
     if not tasks:
         return Chosen(metrics, Task(penalty=missing_distance), {"missing_distance_mm": missing_distance})
     name = task_name(tasks, release, task, metrics)
-    return Chosen(metrics, tasks[name], parameters(name, tasks[name], list(regions)))
+    return Chosen(metrics, tasks[name], METRICS[metrics].parameters(name, tasks[name], list(regions)))

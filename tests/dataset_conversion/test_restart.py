@@ -13,6 +13,7 @@ import pytest
 
 from bdfm_nnunet.dataset_conversion import cases, convert, engine, records, tasks
 from bdfm_nnunet.dataset_conversion.locking import only_writer
+from bdfm_nnunet.dataset_conversion.splits import make_splits
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
 
@@ -191,3 +192,16 @@ def test_500_cases_with_a_kill_in_the_middle(tree: Any, raw: Path) -> None:
     assert read_json(undisturbed / "manifest.json")["cases"] == rows and len(rows) == 500
     done_again = sum(path.stat().st_mtime_ns != before for path, before in early.items())
     assert done_again <= 4  # two workers, and a case each that was done but not noted
+
+
+def test_fractions_survive_a_second_conversion(tree: Any, raw: Path) -> None:
+    for patient in range(6):
+        tree.add(patient)
+    folder = convert(GLI, tree.root, dataset_id=501).folder
+    make_splits(folder, fractions=(0.5, 1.0))
+    kept = (folder / "splits_final.json").read_bytes()
+    convert(GLI, tree.root, dataset_id=501)
+    assert (folder / "splits_final.json").read_bytes() == kept
+    tree.add(6)
+    convert(GLI, tree.root, dataset_id=501)
+    assert sum(len(split["val"]) for split in read_json(folder / "splits_final.json")) == 7

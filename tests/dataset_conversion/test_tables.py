@@ -9,7 +9,7 @@ import pytest
 
 from bdfm_nnunet.dataset_conversion.release import Release, Source, Table
 from bdfm_nnunet.dataset_conversion.scanning import Scan, scan
-from bdfm_nnunet.dataset_conversion.tables import plain_id, read_rows
+from bdfm_nnunet.dataset_conversion.tables import read_rows
 
 RELEASE = Release(
     name="made-up",
@@ -110,12 +110,6 @@ def test_without_the_package_a_note_says_what_to_install(download: Path, monkeyp
 def test_rows_that_are_too_short(download: Path) -> None:
     (download / "info.csv").write_text("ID,Old,Centre\nAB-0004\n\nAB-0017,X\n")
     assert known(scan(download, RELEASE))["AB-0017_1"] == (["X"], "")
-
-
-def test_ids_are_compared_without_zeros_and_case() -> None:
-    assert plain_id(" UCSF-PDGM-0004 ") == plain_id("ucsf-pdgm-004") == "ucsf-pdgm-4"
-    assert plain_id("A-000") == "a-0"
-    assert plain_id("A-10") != plain_id("A-1")
 
 
 def test_cells_are_text(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.evaluation.tasks import TASKS_2023, TASKS_2024, parameters, tissue_of
+from bdfm_nnunet.evaluation.tasks import TASKS_2023, TASKS_2024, lesionwise_parameters, tissue_of
 from bdfm_nnunet.evaluation.versions import METRICS, choose
 
 GLIOMA = "brats2018 brats2019 brats2020 brats2021 brats2023-gli brats2024-gli brats2024-goat brats2025-gli-pre".split()
@@ -71,12 +71,18 @@ def test_regions_by_any_of_their_names(region, tissue):
 
 def test_parameters_say_what_differs_by_region():
     regions = ["enhancing_tumor", "surrounding_hyperintensity", "resection_cavity"]
-    found = parameters("GLI", TASKS_2024["GLI"], regions)
+    found = lesionwise_parameters("GLI", TASKS_2024["GLI"], regions)
     assert [found["regions"][region]["dilation_voxels"] for region in regions] == [3, 3, 5]
     assert [found["regions"][region]["threshold_mm3"] for region in regions] == [10, 20, 20]
     assert found["penalty_mm"] == 337 and found["false_positives_count"]
-    assert parameters("MET", TASKS_2024["MET"], regions)["penalty_mm"] == "diagonal of the volume in voxels"
-    assert not parameters("MEN-RT", TASKS_2024["MEN-RT"], regions)["false_positives_count"]
+    assert lesionwise_parameters("MET", TASKS_2024["MET"], regions)["penalty_mm"] == "diagonal of the volume in voxels"
+    assert not lesionwise_parameters("MEN-RT", TASKS_2024["MEN-RT"], regions)["false_positives_count"]
+
+
+def test_panoptic_parameters_are_those_of_the_task():
+    assert chosen("panoptic-2026", "brats2023-ped").parameters == {"task": "PED", "penalty_mm": 373.0}
+    sizes = {"large_above_mm3": 27.0, "small_found_from_dice": 0.2}
+    assert chosen("panoptic-2026", "brats2025-met").parameters == {"task": "MET", "penalty_mm": 373.0, **sizes}
 
 
 def test_measures_that_decide_say_which_way_is_better():
