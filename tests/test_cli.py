@@ -344,3 +344,43 @@ def test_stock_commands_get_every_argument_and_our_trainers(
     arguments = ["501", "3d_fullres", "0", "-tr", "nnUNetTrainerBDFM", "--c", "-h"]
     assert cli.main([command, *arguments]) == 0
     assert seen == [(arguments, f"{PLUGIN}{os.pathsep}/mine")]
+
+
+@pytest.fixture
+def rules_applied(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Stands for nnU-Net's prediction, and for the rules."""
+    from bdfm_nnunet.evaluation import postprocessing
+
+    calls = Calls()
+    stand_in = ModuleType("nnunetv2.inference.predict_from_raw_data")
+    stand_in.predict_entry_point = lambda: calls.append((("predict", *sys.argv[1:]), {}))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "nnunetv2.inference.predict_from_raw_data", stand_in)
+    monkeypatch.setattr(sys, "argv", ["bdfm"])
+    monkeypatch.setattr(postprocessing, "apply_folder", calls)
+    return calls
+
+
+def test_predictions_are_postprocessed_where_asked(rules_applied: Calls, folders: Path, tmp_path: Path) -> None:
+    from bdfm_nnunet.evaluation.postprocessing import RuleSet
+
+    rules = tmp_path / "rules.json"
+    RuleSet("brats2021", "whole", (), (0, 1, 2, 3)).write(rules)
+    assert cli.main(["predict", "-i", "in", "--postprocess", str(rules), "-o", "out"]) == 0
+    predicted, processed = rules_applied
+    assert predicted[0] == ("predict", "-i", "in", "-o", "out")
+    assert processed[0] == (Path("out"), rules, Path("out"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-o", "out", "--postprocess"], "--postprocess has no value"),
+        (["-o", "out", "--postprocess", "missing.json"], "missing.json does not exist"),
+    ],
+)
+def test_wrong_rules_are_found_before_the_prediction(
+    arguments: list[str], sentence: str, rules_applied: Calls, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["predict", "-i", "in", *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not rules_applied

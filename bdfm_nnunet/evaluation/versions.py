@@ -69,7 +69,7 @@ _VERSIONS = {
         years="2024 and 2025",
         nsd=", NSD 0",
         nsd1=", NSD 1",
-        rest="But in MEN, predicted pieces are joined like the reference's, and those up to the threshold are dropped "
+        rest="Except in MEN, predicted pieces are joined like the reference's, and those up to the threshold are dropped "
         "before anything is scored, legacy_ too. Lesions that touch the same lesion of a partner tissue are joined, "
         "where more than one pair touches. NSD: the mean of the two shares of surface voxels within 0.5 or 1 mm of the "
         "other's, as nnU-Net defines it. SNFH of GLI is dilated 3 times: 5 was meant, but a typing error in the "
@@ -101,8 +101,9 @@ METRICS: dict[str, MetricVersion] = {
         "largest sum of Dice, a match having Dice of at least 1e-6; no dilation. sq_: mean over matched lesions alone "
         "(Dice; 95th percentile of the distances of both surfaces together; NSD at the smallest spacing); rq: F1 of "
         "lesions; pq_dsc: their product; global_: of the region as one piece, its HD95 in mm, where panoptica counts "
-        "voxels. Region empty in both: not defined, left out of means; no match: 0, HD95 373 mm; case without prediction: the "
-        "same. Metastases: large_ over lesions above 27 mm3, small_ counts smaller ones as found from a Dice of 0.2 "
+        "voxels. Region empty in both: not defined, left out of means; no match: 0, HD95 373 mm; case without "
+        "prediction: the same. Metastases: large_ over lesions above 27 mm3, small_ counts smaller ones as "
+        "found from a Dice of 0.2 "
         "(thresholds as published; not compared with the organisers' table).",
         {"sq_dsc": True, "sq_hd95_mm": False, "rq": True, "global_dice": True},
         panoptic_scores,
