@@ -69,11 +69,12 @@ _VERSIONS = {
         years="2024 and 2025",
         nsd=", NSD 0",
         nsd1=", NSD 1",
-        rest="Except in MEN, predicted pieces are joined like the reference's, and those up to the threshold are dropped "
-        "before anything is scored, legacy_ too. Lesions that touch the same lesion of a partner tissue are joined, "
-        "where more than one pair touches. NSD: the mean of the two shares of surface voxels within 0.5 or 1 mm of the "
-        "other's, as nnU-Net defines it. SNFH of GLI is dilated 3 times: 5 was meant, but a typing error in the "
-        "organisers' code gives 3. legacy_ and sensitivity are of masks, where that code takes numbers of lesions.",
+        rest="Except in MEN, predicted pieces are joined like the reference's, and those up to the threshold are "
+        "dropped before anything is scored, legacy_ too. Lesions that touch the same lesion of a partner tissue "
+        "are joined, where more than one pair touches. NSD: the mean of the two shares of surface voxels within "
+        "0.5 or 1 mm of the other's, as nnU-Net defines it. SNFH of GLI is dilated 3 times: 5 was meant, but a "
+        "typing error in the organisers' code gives 3. legacy_ and sensitivity are of masks, where that code "
+        "takes numbers of lesions.",
     ),
 }
 
