@@ -301,15 +301,16 @@ def test_evaluate_hands_over_the_regions_of_the_release(replace: Any) -> None:
     assert settings == {
         "regions": {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing_tumor": (3,)},
         "release": "brats2023-men", "metrics": "whole", "out": Path("scores.json"), "workers": 1,
+        "task": None, "allow_missing": False,
     }  # fmt: skip
 
 
 def test_evaluate_knows_the_labels_on_the_disk(replace: Any) -> None:
     calls = replace("bdfm_nnunet.evaluation", "evaluate_folders")
-    command = "evaluate ref pred --release brats2020 --source-labels --metrics lesionwise-2023 -o s.json"
+    command = "evaluate ref pred --release brats2020 --source-labels --metrics lesionwise-2023 -o s.json --task MET"
     assert cli.main(command.split()) == 0
     assert calls[0][1]["regions"] == {"whole_tumor": (1, 2, 4), "tumor_core": (1, 4), "enhancing_tumor": (4,)}
-    assert calls[0][1]["metrics"] == "lesionwise-2023"
+    assert (calls[0][1]["metrics"], calls[0][1]["task"]) == ("lesionwise-2023", "MET")
 
 
 def test_metric_versions_are_those_of_the_library() -> None:

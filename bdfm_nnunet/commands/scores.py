@@ -18,6 +18,10 @@ def add_commands(commands: Any) -> None:
     _folders(add)
     add("--release", required=True, metavar="NAME", help="whose regions to score, see `bdfm releases`")
     add("--metrics", choices=VERSIONS, default="whole", help="version of the metrics (default: %(default)s)")
+    add(
+        "--task", metavar="TASK", help="take the rules of this task (GLI, MEN, MEN-RT, MET, PED, SSA) for the release's"
+    )
+    add("--allow-missing", action="store_true", help="score a case without a prediction, where the version says how")
     add("--source-labels", action="store_true", help="the files hold the release's own labels, not nnU-Net's")
     add("-o", "--out", required=True, type=Path, metavar="FILE.json", help="the table; a CSV of it lies beside it")
     workers(add)
@@ -54,6 +58,8 @@ def evaluate(settings: argparse.Namespace) -> int:
         regions=_on_disk(release) if settings.source_labels else release.evaluated_regions,
         release=release.name,
         metrics=settings.metrics,
+        task=settings.task,
+        allow_missing=settings.allow_missing,
         out=settings.out,
         workers=settings.workers,
     )
