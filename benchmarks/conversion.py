@@ -10,7 +10,7 @@ medians, and the smallest and largest ratio within a round.
   images with shutil and maps labels with SimpleITK and NumPy, as nnU-Net's own conversion scripts do, and checks no
   more than the label values.
 
-    python benchmarks/conversion.py [--cases 8] [--rounds 3] [--workers 1,2,4] [--folder DIR] [--json FILE]
+    python benchmarks/conversion.py [--cases 40] [--rounds 3] [--workers 1,2,4] [--folder DIR] [--json FILE]
 """
 
 import argparse
@@ -40,13 +40,16 @@ PACKAGES = ("numpy", "nibabel", "SimpleITK", "isal")
 Arm = Callable[[Path], object]
 
 
-def make_trees(root: Path, *, cases: int, size: Sequence[int]) -> tuple[Path, Path]:
-    """The same made-up cases in the layouts of BraTS 2023 and 2021."""
+def make_trees(root: Path, *, cases: int, drawn: int, size: Sequence[int]) -> tuple[Path, Path]:
+    """The same made-up cases in the layouts of BraTS 2023 and 2021; those beyond `drawn` are copies of the first."""
     from bdfm_nnunet.data.demo import make_cohort  # worker processes, which import this file, do without
 
     new, old = root / "brats2023", root / "brats2021"
     spacing = [240 / size[0], 240 / size[1], 155 / size[2]]
-    for number, folder in enumerate(make_cohort(new, cases=cases, seed=0, spacing=spacing, shape=size)):
+    folders = make_cohort(new, cases=min(cases, drawn), seed=0, spacing=spacing, shape=size)
+    for number in range(len(folders), cases):
+        folders.append(_copy_of(folders[number % drawn], f"BraTS-GLI-{number:05}-000"))
+    for number, folder in enumerate(folders):
         name = f"BraTS2021_{number:05}"
         (old / name).mkdir(parents=True)
         for suffix, before in OLD_NAMES.items():
@@ -56,6 +59,14 @@ def make_trees(root: Path, *, cases: int, size: Sequence[int]) -> tuple[Path, Pa
         values[values == 3] = 4
         nib.save(nib.Nifti1Image(values, None, label.header), old / name / f"{name}_seg.nii.gz")
     return new, old
+
+
+def _copy_of(folder: Path, name: str) -> Path:
+    target = folder.with_name(name)
+    target.mkdir()
+    for path in folder.iterdir():
+        shutil.copy(path, target / path.name.replace(folder.name, name))
+    return target
 
 
 def converted(release: str, tree: Path, *, link: str, workers: int) -> Arm:
@@ -144,7 +155,7 @@ def compare(arms: dict[str, Arm], reference: str, *, scratch: Path, rounds: int,
 
 def measure(scratch: Path, settings: argparse.Namespace) -> dict:
     """Makes the trees in `scratch` and compares all arms."""
-    new, old = make_trees(scratch, cases=settings.cases, size=settings.size)
+    new, old = make_trees(scratch, cases=settings.cases, drawn=settings.drawn, size=settings.size)
     files = list(new.rglob("*.nii.gz"))
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     unchanged: dict[str, Arm] = {"cp_r": copied(new), "floor": floor(new)}
@@ -174,7 +185,8 @@ def numbers(text: str) -> list[int]:
 def main() -> None:
     """Prints the tables as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=8)
+    parser.add_argument("--cases", type=int, default=40)
+    parser.add_argument("--drawn", type=int, default=4, help="how many of them differ, which takes a while to make")
     parser.add_argument("--size", type=numbers, default=[240, 240, 155], help="voxels (default: 240,240,155)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=numbers, default=[1, 2, 4])
