@@ -94,6 +94,10 @@ def test_workers_that_die(tmp_path: Path, cluster: Any) -> None:
     assert sorted(do_all(markers, _die_once, scheduler=address)) == ["first", "second"]
     with pytest.raises(InputError, match="died over and over"):
         list(do_all([1], os._exit, scheduler=address))
+    import distributed
+
+    with distributed.Client(address, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)  # a cluster that is closed while a worker starts anew complains
 
 
 @pytest.mark.slow
