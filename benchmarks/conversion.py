@@ -5,7 +5,8 @@ The arms run in turn in every round, each into an empty folder, from files that 
 medians, and the smallest and largest ratio within a round.
 
 - BraTS 2023 (labels 1, 2, 3, nothing changes): `bdfm convert` with --link copy, hard and sym beside `cp -r`. `cp` only
-  moves bytes; we also uncompress, check and hash every voxel, and `floor` is what that costs by itself in one process.
+  moves bytes; we also uncompress, check and hash every voxel, and `floor` is what uncompressing and hashing cost by
+  themselves in one process.
 - BraTS 2021 (labels 1, 2, 4, every label is written anew): `bdfm convert --link copy` beside one process that copies
   images with shutil and maps labels with SimpleITK and NumPy, as nnU-Net's own conversion scripts do, and checks no
   more than the label values.
@@ -32,6 +33,7 @@ import numpy as np
 import SimpleITK as sitk
 from isal import igzip
 
+from bdfm_nnunet.allocator import keep_freed_memory
 from bdfm_nnunet.dataset_conversion import convert
 
 OLD_NAMES = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
@@ -195,6 +197,7 @@ def main() -> None:
     settings = parser.parse_args()
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         os.environ.pop(variable, None)
+    keep_freed_memory()  # as `bdfm convert` does; the other arms of this process have it too
     with tempfile.TemporaryDirectory(dir=settings.folder) as folder:
         result = measure(Path(folder), settings)
     print(json.dumps(result, indent=2))

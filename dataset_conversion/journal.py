@@ -15,7 +15,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write, write_atomically
 
 NAME = ".conversion.jsonl"
-ENGINE = 2
+ENGINE = 3
 """To be raised when the rules of conversion change: cases done under older rules are then done anew."""
 TARGET = "target "
 RULES = ("channels", "label", "masks", "labels", "label_map", "repairs", "grid", "spacing", "origin")

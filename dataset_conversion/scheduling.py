@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import SimpleITK as sitk
 
+from bdfm_nnunet.allocator import keep_freed_memory
 from bdfm_nnunet.errors import InputError
 
 Task = TypeVar("Task")
@@ -74,6 +75,7 @@ def _start_worker() -> None:
     """The parent alone answers to Ctrl-C, its death ends the worker, and each worker keeps to one processor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
 

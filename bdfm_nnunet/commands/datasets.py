@@ -140,7 +140,9 @@ def _convert_options(add: Add) -> None:
 def convert(settings: argparse.Namespace) -> int:
     """Converts a release to an nnU-Net data set."""
     from bdfm_nnunet import dataset_conversion
+    from bdfm_nnunet.allocator import keep_freed_memory
 
+    keep_freed_memory()  # five large buffers a case
     own = _own_entry(settings)
     report = dataset_conversion.convert(
         own or settings.release,

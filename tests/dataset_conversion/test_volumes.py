@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from bdfm_nnunet.dataset_conversion.checks import hash_of_values
+from bdfm_nnunet.dataset_conversion.checks import hash_of_values, histogram
 from bdfm_nnunet.dataset_conversion.refusal import Refusal
 from bdfm_nnunet.dataset_conversion.volumes import read_volume
 
@@ -86,13 +86,41 @@ def test_any_header_is_read_or_refused_in_a_sentence(seed: int, tmp_path: Path) 
     assert 0 < refused < 150
 
 
-def test_hash_as_the_docstring_defines_it(tmp_path: Path, tree: Any) -> None:
+@pytest.mark.parametrize(
+    ("values", "entered_as"),
+    [
+        (np.arange(24, dtype=np.int16), "<i2"),
+        (np.arange(24, dtype=np.uint8), "<i2"),
+        (np.arange(24, dtype=np.float64), "<i2"),
+        (np.arange(24, dtype=np.int16) + np.iinfo(np.int16).min, "<i2"),
+        (np.arange(24, dtype=np.float32) - 2**15, "<i2"),
+        (np.arange(24, dtype=np.int32) - 2**15 - 1, "<f4"),
+        (np.arange(24, dtype=np.float32) + 2**15 - 23, "<f4"),
+        (np.arange(24, dtype=np.float32) / 2, "<f4"),
+        (np.linspace(0, 1, 24), "<f4"),
+    ],
+)
+def test_hash_as_the_docstring_defines_it(values: np.ndarray, entered_as: str, tmp_path: Path, tree: Any) -> None:
     """Written out by hand, so that hashes in manifests stay comparable for ever."""
-    values = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # in RAS: x and y point against LPS
+    values = values.reshape(2, 3, 4)  # in RAS: x and y point against LPS
     tree.write(tmp_path / "a.nii.gz", values, affine=np.eye(4))
     content = np.array([2, 3, 4], "<i8").tobytes()
     for z in range(4):
         for y in (2, 1, 0):
             for x in (1, 0):
-                content += np.float32(values[x, y, z]).tobytes()
+                content += values[x, y, z].astype(np.float32).astype(entered_as).tobytes()
     assert hash_of_values(read_volume(tmp_path / "a.nii.gz", "a")) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("low", [-2, 0, 250])
+@pytest.mark.parametrize("type_", [np.uint8, np.int16, np.int64])
+@pytest.mark.parametrize("spread", [1, 5, 300])
+def test_histogram_counts_every_value(low: int, type_: type, spread: int) -> None:
+    random = np.random.default_rng(0)
+    whole = (low + random.integers(0, spread, (9, 8, 7)) * 3).clip(*_limits(type_)).astype(type_)
+    values, counts = np.unique(whole, return_counts=True)
+    assert histogram(whole) == dict(zip(values.tolist(), counts.tolist()))
+
+
+def _limits(type_: type) -> tuple[int, int]:
+    return int(np.iinfo(type_).min), int(np.iinfo(type_).max)
