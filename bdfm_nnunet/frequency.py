@@ -16,6 +16,11 @@ from bdfm_nnunet.masking import per_axis
 MATRIX_LIMIT = 512
 
 
+def at_least_single(tensor: Tensor) -> Tensor:
+    """The tensor in single precision, or in double if it is."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def patchify(images: Tensor, patch_size: int | Sequence[int]) -> Tensor:
     """Cuts (B, C, *spatial) into (B, P, C, *patch), patches in raster order.
 
@@ -83,31 +88,43 @@ def _half_dft(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) 
     return matrix.to(dtype).to(device), count.to(dtype).to(device)
 
 
-def spectral_multiplier(kernel: Tensor, spatial: Sequence[int]) -> tuple[Tensor, Tensor]:
+def spectral_multiplier(kernel: Tensor, spatial: Sequence[int], *, imaginary: bool = True) -> tuple[Tensor, ...]:
     """What convolving a periodic spectrum with a small kernel does to the image: a product with this field.
 
     Cross-correlating the DFT of x with k multiplies x(n) by m(n) = sum_d k[d] exp(-2 pi i d.n / N), d counted from the
     kernel's centre (the modulation theorem). One axis is contracted after the other.
 
     Args:
-        kernel: real (C, *odd sizes).
+        kernel: real (..., *odd sizes).
         spatial: N, the image's size per axis.
+        imaginary: whether the imaginary part is wanted.
 
     Returns:
-        Real and imaginary part of m, (C, *spatial) each; pairs of real tensors work on every device.
+        Real and, if wanted, imaginary part of m, (..., *spatial) each; pairs of real tensors work on every device.
     """
-    real, imaginary = kernel, torch.zeros_like(kernel)
-    for size in spatial:
-        offsets = torch.arange(real.shape[1], device=kernel.device) - real.shape[1] // 2
+    axis = kernel.ndim - len(spatial)
+    parts = [kernel, torch.zeros_like(kernel)]
+    for number, size in enumerate(spatial, start=1):
+        length = parts[0].shape[axis]
+        offsets = torch.arange(length, device=kernel.device) - length // 2
         turns = offsets[:, None] * torch.arange(size, device=kernel.device) % size
         phase = turns.to(kernel.dtype) * (-2 * math.pi / size)
         cosine, sine = phase.cos(), phase.sin()
-        # consumes the kernel's next axis and appends the image's
-        real, imaginary = (
-            torch.tensordot(real, cosine, ([1], [0])) - torch.tensordot(imaginary, sine, ([1], [0])),
-            torch.tensordot(real, sine, ([1], [0])) + torch.tensordot(imaginary, cosine, ([1], [0])),
-        )
-    return real, imaginary
+        # both parts in one product, which consumes the kernel's next axis and appends the image's
+        joined = torch.cat(parts, axis)
+        turned = [torch.cat([cosine, -sine]), torch.cat([sine, cosine])]
+        wanted = turned if imaginary or number < len(spatial) else turned[:1]
+        parts = [torch.tensordot(joined, matrix, ([axis], [0])) for matrix in wanted]
+    return tuple(parts)
+
+
+def next_fast_length(size: int) -> int:
+    """The smallest length from `size` on whose prime factors are 2, 3, 5 and 7, which FFTs are made for."""
+    rest = size
+    for prime in (2, 3, 5, 7):
+        while rest % prime == 0:
+            rest //= prime
+    return size if rest == 1 else next_fast_length(size + 1)
 
 
 def reflect(images: Tensor, axes: int) -> Tensor:

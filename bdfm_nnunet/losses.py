@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bdfm_nnunet.frequency import patch_power, patchify
+from bdfm_nnunet.frequency import at_least_single, patch_power, patchify
 from bdfm_nnunet.masking import per_axis, upsample
 
 
@@ -26,7 +26,7 @@ def masked_mse(
     _check(prediction, target, mask, patch_size)
     factors = [size // count for size, count in zip(target.shape[2:], mask.shape[1:], strict=True)]
     weight = upsample(mask, factors).unsqueeze(1)
-    error = (prediction.float() - target.float()).square()
+    error = (at_least_single(prediction) - at_least_single(target)).square()
     return (error * weight).sum() / (weight.sum() * target.shape[1]).clamp_min(1)
 
 
@@ -62,7 +62,7 @@ def focal_frequency_loss(
     """
     _check(prediction, target, mask, patch_size)
     with torch.autocast(target.device.type, enabled=False):  # a spectrum does not survive half precision
-        difference = patchify(prediction.float() - target.float(), patch_size)
+        difference = patchify(at_least_single(prediction) - at_least_single(target), patch_size)
         if legacy:
             return _legacy(difference, mask.flatten(1).any(0), alpha)
         return _corrected(difference, mask.flatten(1), alpha)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bdfm_nnunet.frequency import patchify, unpatchify
+from bdfm_nnunet.frequency import at_least_single, patchify, unpatchify
 from bdfm_nnunet.losses import focal_frequency_loss, masked_mse
 from bdfm_nnunet.masking import MaskToken, block_mask, per_axis
 from bdfm_nnunet.networks.dual_domain import FrequencyDecoder
@@ -128,7 +128,7 @@ class MaskedImageModelling(nn.Module):
         """What the frequency decoder should give: the image, or the image with each patch normalised."""
         if self.settings.frequency_target == "raw":
             return images
-        patches = patchify(images.float(), self.patch_size)
+        patches = patchify(at_least_single(images), self.patch_size)
         voxels = tuple(range(3, patches.ndim))
         spread, mean = torch.var_mean(patches, dim=voxels, keepdim=True, unbiased=False)
         return unpatchify((patches - mean) / (spread + 1e-6).sqrt(), self.grid(images.shape[2:]))

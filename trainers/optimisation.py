@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -38,10 +38,12 @@ def parameter_groups(parts: Mapping[str, tuple[Named, float]], *, weight_decay: 
 
 
 def build_optimizer(kind: Literal["adamw", "sgd"], groups: list[dict[str, object]]) -> Optimizer:
-    """AdamW, or SGD with the Nesterov momentum of nnU-Net."""
+    """AdamW, or SGD with the Nesterov momentum of nnU-Net; all parameters in one pass where the device can."""
+    devices = {parameter.device.type for group in groups for parameter in cast(list[nn.Parameter], group["params"])}
+    fused = devices <= {"cpu", "cuda"}
     if kind == "adamw":
-        return AdamW(groups)
-    return SGD(groups, momentum=0.99, nesterov=True)
+        return AdamW(groups, fused=fused)
+    return SGD(groups, momentum=0.99, nesterov=True, fused=fused)
 
 
 class WarmupSchedule:

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bdfm_nnunet.frequency import patchify, reflect, spectral_multiplier, unpatchify
-
-_CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+from bdfm_nnunet.frequency import at_least_single, next_fast_length, patchify, reflect, spectral_multiplier, unpatchify
 
 
 class FrequencyBlock(nn.Module):
@@ -40,8 +38,6 @@ class FrequencyBlock(nn.Module):
         output: Literal["real", "magnitude"] = "real",
     ) -> None:
         super().__init__()
-        if padding == "zero" and axes not in _CONV:
-            raise ValueError(f"zero padding of the spectrum is for 1 to 3 axes, got {axes}: use circular padding")
         self.padding = padding
         self.output = output
         self.kernels = nn.Parameter(torch.zeros(2, channels, *(3,) * axes))  # of the real and the imaginary part
@@ -55,18 +51,27 @@ class FrequencyBlock(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, *spatial) to the same shape."""
         if self.output == "real":
-            return images + self._filter(functional.gelu(images))[0]
-        return images + torch.complex(*self._filter(images)).abs()
+            return self._add_real_part(images, functional.gelu(images))
+        parts = self._in_space(images) if self.padding == "circular" else self._in_spectrum(images)
+        return images + torch.complex(*parts).abs()
 
-    def _filter(self, signal: Tensor) -> tuple[Tensor, Tensor]:
-        """Real and imaginary part of the image of the filtered spectrum."""
-        return self._in_space(signal) if self.padding == "circular" else self._in_spectrum(signal)
+    def _add_real_part(self, images: Tensor, signal: Tensor) -> Tensor:
+        """The images and the real part of the image of the signal's filtered spectrum."""
+        if self.padding == "zero":
+            return images + self._in_spectrum(signal)[0]
+        own, across = spectral_multiplier(self._of_signal_and_mirror(), signal.shape[2:], imaginary=False)[0]
+        return torch.addcmul(torch.addcmul(images, own, signal), across, reflect(signal, signal.ndim - 2))
+
+    def _of_signal_and_mirror(self) -> Tensor:
+        """Kernels of what x(n) and x(-n) are multiplied with, (2, C, *3): half the sum and half the difference."""
+        return torch.stack([self.kernels[0] + self.kernels[1], self.kernels[0] - self.kernels[1]]) / 2
 
     def _in_space(self, signal: Tensor) -> tuple[Tensor, Tensor]:
+        """Real and imaginary part of the image of the filtered spectrum."""
         spatial = signal.shape[2:]
         mirrored = reflect(signal, len(spatial))
-        fields = zip(*(spectral_multiplier(kernel, spatial) for kernel in self.kernels), strict=True)
-        real, imaginary = ((even + odd) / 2 * signal + (even - odd) / 2 * mirrored for even, odd in fields)
+        fields = spectral_multiplier(self._of_signal_and_mirror(), spatial)
+        real, imaginary = (own * signal + across * mirrored for own, across in fields)
         if self.bias is None:
             return real, imaginary
         impulse = torch.zeros(spatial, dtype=signal.dtype, device=signal.device)
@@ -75,16 +80,22 @@ class FrequencyBlock(nn.Module):
         return real + offsets[0] * impulse, imaginary + offsets[1] * impulse
 
     def _in_spectrum(self, signal: Tensor) -> tuple[Tensor, Tensor]:
-        axes = signal.ndim - 2
+        """The same with a spectrum that ends at its borders: one that is padded with zeros and periodic after that.
+
+        The padded spectrum is filtered as in `_in_space`, which takes two more transforms but no convolution.
+        """
+        spatial = signal.shape[2:]
         dims = tuple(range(2, signal.ndim))
-        spectrum = torch.fft.fftn(signal.float(), dim=dims, norm="ortho")
-        bias = (None, None) if self.bias is None else self.bias
-        parts = (
-            _CONV[axes](part.contiguous(), kernel.unsqueeze(1), offset, padding=1, groups=signal.shape[1])
-            for part, kernel, offset in zip((spectrum.real, spectrum.imag), self.kernels, bias, strict=True)
-        )
-        filtered = torch.fft.ifftn(torch.complex(*parts), dim=dims, norm="ortho")
-        return filtered.real, filtered.imag
+        padded = [next_fast_length(size + 1) for size in spatial]
+        spectrum = torch.fft.fftn(signal, dim=dims, norm="ortho")
+        image = torch.fft.ifftn(spectrum, s=padded, dim=dims)
+        own, across = torch.complex(*spectral_multiplier(self._of_signal_and_mirror(), padded))
+        image = own * image + across * reflect(image, len(spatial)).conj()
+        filtered = torch.fft.fftn(image, dim=dims)[(..., *(slice(size) for size in spatial))]
+        if self.bias is not None:
+            filtered = filtered + torch.complex(*self.bias)[(..., *(None,) * len(spatial))]
+        result = torch.fft.ifftn(filtered, dim=dims, norm="ortho")
+        return result.real, result.imag
 
 
 class FrequencyDecoder(nn.Module):
@@ -119,9 +130,9 @@ class FrequencyDecoder(nn.Module):
         self.norm = None if norm_patch is None else nn.LayerNorm(math.prod(norm_patch))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, *spatial) to the same shape; computed in single precision, as spectra do not survive half."""
+        """(B, C, *spatial) to the same shape; in single precision at least, as spectra do not survive half."""
         with torch.autocast(images.device.type, enabled=False):
-            images = images.float()
+            images = at_least_single(images)
             for block in self.blocks:
                 images = block(images)
             if self.norm is None or self.norm_patch is None:

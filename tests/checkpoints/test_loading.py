@@ -8,6 +8,7 @@ from bdfm_nnunet.checkpoints import load_pretrained
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import sha256_of
 from bdfm_nnunet.networks import encoder_of
+from bdfm_nnunet.networks.windows import relative_position_index
 from bdfm_nnunet.objectives import MaskedImageModelling
 from tests.networks.zoo import NETWORKS, network
 
@@ -68,7 +69,11 @@ def test_another_window(tmp_path: Path) -> None:
     report = load_pretrained(target, path)
     tables = [name for name in report.adapted if name.endswith("bias_table")]
     assert len(tables) == 4 and report.adapted[tables[0]] == "window (3, 3, 3) to (4, 4, 4)"
-    ours, theirs = (module.stages[0].blocks[0].attn.relative_bias((3, 3, 3)) for module in (target.encoder, encoder))
+    attentions = [module.stages[0].blocks[0].attn for module in (target.encoder, encoder)]
+    ours, theirs = (
+        attention.relative_bias(relative_position_index((3, 3, 3), attention.window_size, False))
+        for attention in attentions
+    )
     assert torch.equal(ours, theirs)
 
 

@@ -1,21 +1,9 @@
-import itertools
-
 import pytest
 import torch
 from torch.nn import functional
 
-from bdfm_nnunet.networks.swin import (
-    PatchEmbedding,
-    PatchMerging,
-    SwinEncoder,
-    WindowAttention,
-    attention_mask,
-    join_windows,
-    relative_position_index,
-    split_windows,
-)
-
-CPU = torch.device("cpu")
+from bdfm_nnunet.networks.swin import PatchEmbedding, PatchMerging, SwinEncoder, WindowAttention
+from bdfm_nnunet.networks.windows import relative_position_index
 
 
 def _encoder(**changes: object) -> SwinEncoder:
@@ -55,57 +43,16 @@ def test_merging_joins_neighbours_first_axis_fastest() -> None:
     assert merge(tokens)[0, 1, 0, 0].tolist() == [4, 6, 5, 7]  # (row, column): 00, 10, 01, 11
 
 
-@pytest.mark.parametrize("grid", [(6,), (4, 6), (4, 6, 2), (4, 2, 6, 2)])
-def test_windows_round_trip(grid: tuple[int, ...]) -> None:
-    window = (2,) * len(grid)
-    tokens = torch.randn(2, *grid, 3)
-    windows = split_windows(tokens, window)
-    assert windows.shape[2] == 2 ** len(grid)
-    assert torch.equal(join_windows(windows, grid, window), tokens)
-
-
-def test_relative_position_index_by_its_definition() -> None:
-    window = (2, 3)
-    points = list(itertools.product(range(2), range(3)))
-    index = relative_position_index(window, window, False, CPU)
-    for (i, a), (j, b) in itertools.product(enumerate(points), repeat=2):
-        assert index[i, j] == (a[0] - b[0] + 1) * 5 + a[1] - b[1] + 2
-
-
 def test_clipped_window_reads_the_bias_of_the_same_offset() -> None:
     attention = WindowAttention(4, (3, 3), 2)
-    large, small = attention.relative_bias((3, 3)), attention.relative_bias((2, 3))
+
+    def bias(window: tuple[int, int], *, legacy: bool = False) -> torch.Tensor:
+        return attention.relative_bias(relative_position_index(window, (3, 3), legacy))
+
+    large, small, narrow = bias((3, 3)), bias((2, 3)), bias((3, 2))
     assert torch.equal(small, large[:, :6, :6])  # rows of a clipped first axis keep their raster numbers
-    narrow = attention.relative_bias((3, 2))
     assert torch.equal(narrow[:, 0, 2], large[:, 0, 3])  # one row down, whatever the width
-    legacy = WindowAttention(4, (3, 3), 2, legacy=True)
-    legacy.load_state_dict(attention.state_dict())
-    assert torch.equal(legacy.relative_bias((3, 2))[:, 0, 2], large[:, 0, 2])
-
-
-def _allowed(first: int, second: int, *, grid: int, window: int, shift: int) -> bool:
-    """Whether two positions after the roll may see each other: neighbours before the roll, no padding between."""
-    padded = -(-grid // window) * window
-    before = [(place + shift) % padded for place in (first, second)]
-    pads = [place >= grid for place in before]
-    if pads[0] != pads[1]:
-        return False
-    wrapped = [place < shift for place in before]
-    return all(pads) or not shift or wrapped[0] == wrapped[1]
-
-
-@pytest.mark.parametrize(("grid", "window", "shift"), [(6, 3, 1), (8, 4, 2), (5, 3, 1), (7, 4, 2), (5, 3, 0)])
-def test_attention_mask_in_one_axis(grid: int, window: int, shift: int) -> None:
-    padded = -(-grid // window) * window
-    mask = attention_mask((grid,), (padded,), (window,), (shift,), CPU)
-    assert mask is not None and not mask.diagonal(dim1=1, dim2=2).any()
-    for number, (i, j) in itertools.product(range(padded // window), itertools.product(range(window), repeat=2)):
-        first, second = number * window + i, number * window + j
-        assert mask[number, i, j] == (not _allowed(first, second, grid=grid, window=window, shift=shift))
-
-
-def test_no_mask_where_nothing_is_hidden() -> None:
-    assert attention_mask((6, 6), (6, 6), (3, 3), (0, 0), CPU) is None
+    assert torch.equal(bias((3, 2), legacy=True)[:, 0, 2], large[:, 0, 2])
 
 
 def test_opposite_faces_do_not_see_each_other() -> None:

@@ -55,3 +55,28 @@ def test_precision() -> None:
     cpu = torch.device("cpu")
     assert autocast_type("auto", cpu) is None and autocast_type("fp32", cpu) is None
     assert autocast_type("bf16", cpu) == torch.bfloat16 and autocast_type("fp16", cpu) == torch.float16
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_fused_steps_are_the_plain_ones(kind: str) -> None:
+    """Against PyTorch's loop over parameters, with gradients of several sizes."""
+    results = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3))
+        groups = parameter_groups({"all": (layers.named_parameters(), 0.1)}, weight_decay=0.05)
+        optimizer = build_optimizer(kind, groups)  # type: ignore[arg-type]
+        assert all(group["fused"] for group in optimizer.param_groups)
+        for group in optimizer.param_groups:
+            group["fused"] = fused
+        for _ in range(5):
+            optimizer.zero_grad()
+            layers(torch.ones(2, 5)).square().sum().backward()
+            optimizer.step()
+        results.append([parameter.detach() for parameter in layers.parameters()])
+    torch.testing.assert_close(*results)
+
+
+def test_devices_without_a_fused_step_do_without() -> None:
+    groups = [{"params": [nn.Parameter(torch.zeros(2, device="meta"))], "lr": 0.1}]
+    assert not build_optimizer("adamw", groups).defaults["fused"]  # type: ignore[arg-type]
