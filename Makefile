@@ -20,7 +20,7 @@ BENCH_INSTALLED := $(VENV)/.installed-bench
 ROOT_FOLDERS := trainers plans dataset_conversion
 TYPES := build/types/bdfm_nnunet
 # Whatever makes a result.
-BENCHMARKS = $(filter-out benchmarks/harness.py,$(shell grep -l 'Result(' benchmarks/*.py))
+BENCHMARKS = $(filter-out benchmarks/harness.py,$(shell grep -lw Result benchmarks/*.py))
 
 .PHONY: demo test test-slow check bench bench-quick install clean
 .DELETE_ON_ERROR:

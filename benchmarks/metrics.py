@@ -8,6 +8,7 @@ the box of the two masks. Both arms must give the same numbers.
 """
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 import cc3d
@@ -18,7 +19,7 @@ from scipy import ndimage
 from bdfm_nnunet.evaluation import score_case
 from bdfm_nnunet.evaluation.surfaces import surfel_areas
 from bdfm_nnunet.evaluation.tasks import TASKS_2023, TASKS_2024, Task, task_name, tissue_of
-from harness import Result, Table, Times, alternate, options, parse, prose
+from harness import Result, Table, Times, alternate, numbers, options, parse, prose
 
 REGIONS = {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing_tumor": (3,)}
 NEIGHBOURS = ndimage.generate_binary_structure(3, 2)
@@ -124,7 +125,7 @@ def _mean(
     return sum(row[0] for row in rows) / total, (sum(distances) + false * penalty) / total
 
 
-def scene(lesions: int, shape: tuple[int, int, int] = (240, 240, 155)) -> tuple[Volume, Volume]:
+def scene(lesions: int, shape: Sequence[int]) -> tuple[Volume, Volume]:
     """A reference with shells of oedema, enhancing and necrotic tissue; the prediction lies one voxel off."""
     rng = np.random.default_rng(0)
     labels = np.zeros(shape, dtype=np.int16)
@@ -164,9 +165,10 @@ def main() -> None:
     """Compares both arms by the rules of both years and writes the result."""
     parser = options(__doc__, rounds=3)
     parser.add_argument("--lesions", type=int, default=24)
+    parser.add_argument("--size", type=numbers, default=[240, 240, 155], help="voxels (default: 240,240,155)")
     parser.add_argument("--release", default="brats2024-met")
     settings = parse(parser, quick={"lesions": 6, "rounds": 1})
-    images = scene(settings.lesions)
+    images = scene(settings.lesions, settings.size)
     table = Table("One case", ["version", f"{OURS}, s", f"{PLAIN}, s", "times faster"])
     result = Result("Lesion-wise scores", prose(__doc__), vars(settings), PACKAGES, tables=[table])
     for version, tasks in (("lesionwise-2023", TASKS_2023), ("lesionwise-2024", TASKS_2024)):
