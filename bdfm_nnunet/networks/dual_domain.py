@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bdfm_nnunet.frequency import patchify, reflect, spectral_multiplier, unpatchify
+from bdfm_nnunet.frequency import full_precision, patchify, reflect, spectral_multiplier, unpatchify
 
 _CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
@@ -119,8 +119,8 @@ class FrequencyDecoder(nn.Module):
         self.norm = None if norm_patch is None else nn.LayerNorm(math.prod(norm_patch))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, *spatial) to the same shape; computed in single precision, as spectra do not survive half."""
-        with torch.autocast(images.device.type, enabled=False):
+        """(B, C, *spatial) to the same shape; computed in single precision."""
+        with full_precision(images.device):
             images = images.float()
             for block in self.blocks:
                 images = block(images)
