@@ -53,10 +53,14 @@ def tell_costs(settings: argparse.Namespace, configuration: str) -> None:
     Raises:
         InputError: there is no such trainer or device, or no preprocessed data to calibrate on.
     """
+    from bdfm_nnunet.plans import describe_plans
     from bdfm_nnunet.plans.folders import plans_path, read_plans, resolve_configuration
 
     plans = read_plans(settings.dataset, settings.plans)
-    folder = plans_path(settings.dataset, settings.plans).parent
+    path = plans_path(settings.dataset, settings.plans)
+    folder = path.parent
+    if settings.variant is not None:  # planning has told it already
+        logger.info("%s", describe_plans(path, configuration))
     what = {"plans": plans, "configuration": configuration, "dataset": _read_dataset(folder)}
     names = TRAINERS if settings.trainer is None else (settings.trainer,)
     logger.info("\n%s", _table({name: _counted(name, what) for name in names}))

@@ -1,7 +1,6 @@
 """`bdfm plan`, `weights`, `train`, `predict` and `env`."""
 
 import argparse
-import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -13,8 +12,6 @@ from bdfm_nnunet.commands.arguments import Add, assignment, command, dataset, po
 from bdfm_nnunet.commands.costs import check_cost_options, cost_options, tell_costs
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.folders import nnunet_folder, trainer_search_path
-
-logger = logging.getLogger(__name__)
 
 
 def add_commands(commands: Any) -> None:
@@ -80,17 +77,17 @@ def _plan_variant(settings: argparse.Namespace) -> None:
     ]  # fmt: skip
     if given:
         raise InputError(f"{given[0]} cannot go with --variant: plan the data set first, then add the variant to it")
-    from bdfm_nnunet.plans import add_variant, describe_plans
-    from bdfm_nnunet.plans.folders import plans_path, read_plans
-
     nnunet_folder("nnUNet_preprocessed")
-    path = plans_path(settings.dataset, settings.plans)
-    there = settings.variant in read_plans(settings.dataset, settings.plans)["configurations"]
-    if settings.set or settings.base is not None or not there:
-        values = dict(assignment(text) for text in settings.set)
-        base = settings.base or "3d_fullres"
-        add_variant(settings.dataset, plans_name=settings.plans, variant=settings.variant, base=base, settings=values)
-    logger.info("%s", describe_plans(path, settings.variant))
+    values = dict(assignment(text) for text in settings.set)
+    if not values and settings.base is None:
+        from bdfm_nnunet.plans.folders import read_plans
+
+        if settings.variant in read_plans(settings.dataset, settings.plans)["configurations"]:
+            return  # its cost is asked for
+    from bdfm_nnunet.plans import add_variant
+
+    base = settings.base or "3d_fullres"
+    add_variant(settings.dataset, plans_name=settings.plans, variant=settings.variant, base=base, settings=values)
 
 
 def _plan_dataset(settings: argparse.Namespace) -> None:

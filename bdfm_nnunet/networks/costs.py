@@ -89,6 +89,8 @@ def count_costs(
 
     counter = FlopCounterMode(display=False, custom_mapping=dict(_FLOPS)) if flops else None
     images = torch.zeros(tuple(input_shape), device=device)
+    if flops:
+        network(images)  # makes the constants that are kept for all steps
     with counter or nullcontext(), saved_tensors_hooks(pack, lambda tensor: tensor):
         outputs = network(images)
     forward = backward = None
