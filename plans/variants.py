@@ -76,7 +76,7 @@ def derive(plans: dict[str, Any], base: str, settings: Mapping[str, Any]) -> dic
             configuration[name] = value
         else:
             raise InputError(f"{name} is not a setting: {_nearest(name)}")
-    if any(name in settings for name in TOP_LEVEL):
+    if "costs" in parent and any(name in settings for name in TOP_LEVEL):
         configuration["costs"] = None  # those of the base were counted for another step
     resolved = {**parent, **configuration}
     check_blocks(resolved)
