@@ -3,6 +3,7 @@
 #   make demo [DEMO_OUT=DIR]      the whole way on a made-up cohort
 #   make test                     the tests; `make test-slow` the slow ones
 #   make check                    ruff and mypy
+#   make bench                    all benchmarks, then docs/benchmarks.md; `make bench-quick` a short run into build/
 #   make clean                    removes what was built, not the environment
 #
 # PYTHON=python3.12 chooses the interpreter. VENV=DIR CONSTRAINTS=/dev/null uses an environment of yours with your own
@@ -15,10 +16,13 @@ DEMO_OUT ?= demo_results
 
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+BENCH_INSTALLED := $(VENV)/.installed-bench
 ROOT_FOLDERS := trainers plans dataset_conversion
 TYPES := build/types/bdfm_nnunet
+# Whatever makes a result.
+BENCHMARKS = $(filter-out benchmarks/harness.py,$(shell grep -lw Result benchmarks/*.py))
 
-.PHONY: demo test test-slow check install clean
+.PHONY: demo test test-slow check bench bench-quick install clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -37,6 +41,17 @@ check: $(INSTALLED)
 	for entry in bdfm_nnunet/* $(ROOT_FOLDERS); do ln -s "$(CURDIR)/$$entry" "$(TYPES)/" || exit 1; done
 	$(RUN) -m mypy "$(TYPES)"
 
+# A benchmark that fails does not keep the others from running.
+bench-quick: BENCH_OPTIONS := --quick
+bench bench-quick: $(BENCH_INSTALLED)
+	@failed=; \
+	for script in $(BENCHMARKS); do \
+		echo "== $$script $(BENCH_OPTIONS)"; \
+		$(RUN) "$$script" $(BENCH_OPTIONS) || failed="$$failed $$script"; \
+	done; \
+	$(RUN) benchmarks/report.py $(BENCH_OPTIONS) || failed="$$failed benchmarks/report.py"; \
+	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
+
 install: $(INSTALLED)
 
 # torch and torchvision go into one command, so that pip chooses a pair that fits.
@@ -46,6 +61,10 @@ $(INSTALLED): setup.py pyproject.toml $(CONSTRAINTS)
 	$(RUN) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv "$(VENV)" || \
 		{ echo 'no environment could be made: install the venv module of $(PYTHON) (Debian: python3-venv)' >&2; exit 1; }
 	$(RUN) -m pip install -c "$(CONSTRAINTS)" torch torchvision -e '.[dev]'
+	touch "$@"
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(RUN) -m pip install -c "$(CONSTRAINTS)" -e '.[bench]'
 	touch "$@"
 
 clean:

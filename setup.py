@@ -49,6 +49,7 @@ REQUIREMENTS = [
 ]
 CLUSTER = ["distributed"]  # bdfm convert --scheduler
 TABLES = ["openpyxl"]  # .xlsx tables inside downloads
+BENCHMARKS = ["monai"]  # SwinUNETR, to compare with
 DEVELOPMENT = ["build", "mypy", "pybids", "pytest", "ruff", "setuptools>=77", *CLUSTER, *TABLES]
 
 readme = Path(__file__).parent / "README.md"
@@ -66,7 +67,7 @@ setup(
     package_dir=PACKAGE_DIR,
     package_data={"bdfm_nnunet": ["py.typed"], "bdfm_nnunet.reports": ["*.html", "*.css"]},
     install_requires=REQUIREMENTS,
-    extras_require={"cluster": CLUSTER, "tables": TABLES, "dev": DEVELOPMENT},
+    extras_require={"cluster": CLUSTER, "tables": TABLES, "bench": BENCHMARKS, "dev": DEVELOPMENT},
     entry_points={"console_scripts": ["bdfm=bdfm_nnunet.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",

@@ -23,12 +23,14 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def dataset_name(dataset_id: int) -> str:
-    """The name, like Dataset501_Demo, of the one data set with this number in nnUNet_raw or nnUNet_preprocessed.
+    """The name, like Dataset501_Demo, of the one data set with this number, in nnUNet_raw or nnUNet_preprocessed.
+
+    One of the two variables is enough.
 
     Raises:
         InputError: there is none, or more than one.
     """
-    folders = [nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")]
+    folders = [nnunet_folder(name) for name in VARIABLES[:2] if os.environ.get(name)] or [nnunet_folder("nnUNet_raw")]
     pattern = f"Dataset{dataset_id:03d}_*"
     names = sorted({path.name for folder in folders for path in folder.glob(pattern) if path.is_dir()})
     if not names:

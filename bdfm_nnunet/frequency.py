@@ -5,7 +5,9 @@ Shapes: B batch, C channels, P patches, V voxels of a patch, K frequencies of wh
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +21,13 @@ MATRIX_LIMIT = 512
 def at_least_single(tensor: Tensor) -> Tensor:
     """The tensor in single precision, or in double if it is."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """A context without autocast: a spectrum does not survive half precision."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()  # the meta device, on which costs are counted
 
 
 def patchify(images: Tensor, patch_size: int | Sequence[int]) -> Tensor:

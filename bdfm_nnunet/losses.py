@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bdfm_nnunet.frequency import at_least_single, patch_power, patchify
+from bdfm_nnunet.frequency import at_least_single, full_precision, patch_power, patchify
 from bdfm_nnunet.masking import per_axis, upsample
 
 
@@ -61,7 +61,7 @@ def focal_frequency_loss(
         ValueError: shapes that do not fit one another.
     """
     _check(prediction, target, mask, patch_size)
-    with torch.autocast(target.device.type, enabled=False):  # a spectrum does not survive half precision
+    with full_precision(target.device):
         difference = patchify(at_least_single(prediction) - at_least_single(target), patch_size)
         if legacy:
             return _legacy(difference, mask.flatten(1).any(0), alpha)

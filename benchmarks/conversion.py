@@ -1,31 +1,30 @@
 """Conversion of full-size cases against `cp -r`, and of cases whose labels change against a plain script.
 
-The cases are made up on a real brain template, 240 x 240 x 155 voxels, four images and a label each, as gzip files.
-The arms run in turn in every round, each into an empty folder, from files that are in memory already; the figures are
-medians, and the smallest and largest ratio within a round.
+The cases are made up on a real brain template, 240 x 240 x 155 voxels, four images and a label each, gzip files in
+memory; every arm writes into an empty folder. The floor is uncompressing and hashing every file in one process.
 
-- BraTS 2023 (labels 1, 2, 3, nothing changes): `bdfm convert` with --link copy, hard and sym beside `cp -r`. `cp` only
-  moves bytes; we also uncompress, check and hash every voxel, and `floor` is what uncompressing and hashing cost by
-  themselves in one process.
+- BraTS 2023 (labels 1, 2, 3, nothing changes): `bdfm convert` with --link copy, hard and sym beside `cp -r`, which only
+  moves bytes. We also uncompress, check and hash every voxel.
 - BraTS 2021 (labels 1, 2, 4, every label is written anew): `bdfm convert --link copy` beside one process that copies
   images with shutil and maps labels with SimpleITK and NumPy, as nnU-Net's own conversion scripts do, and checks no
   more than the label values.
 
-    python benchmarks/conversion.py [--cases 40] [--rounds 3] [--workers 1,2,4] [--folder DIR] [--json FILE]
+A converter that looks at nothing is faster: it is reading every voxel, which finds damaged and mislabelled files, that
+costs the time (three quarters of it gzip and SHA-256), and placing the files costs next to nothing beside it. The work
+is shared among processes without any lock, so it grows with the cores until the disk is the limit; starting the workers
+counts, and more workers than cores cost some.
+
+    python benchmarks/conversion.py [--quick] [--cases 40] [--rounds 3] [--workers 1,2,4] [--folder DIR]
 """
 
 import argparse
 import hashlib
-import json
 import os
-import platform
 import shutil
-import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -35,9 +34,12 @@ from isal import igzip
 
 from bdfm_nnunet.allocator import keep_freed_memory
 from bdfm_nnunet.dataset_conversion import convert
+from harness import Result, Table, Times, alternate, numbers, options, parse, prose
 
 OLD_NAMES = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
 PACKAGES = ("numpy", "nibabel", "SimpleITK", "isal")
+
+CP, SCRIPT = "`cp -r`", "plain script"
 
 Arm = Callable[[Path], object]
 
@@ -116,93 +118,71 @@ def floor(tree: Path) -> Arm:
     return lambda out: [hashlib.sha256(igzip.decompress(path.read_bytes())) for path in tree.rglob("*.nii.gz")]
 
 
-def seconds(arm: Arm, scratch: Path) -> float:
-    """Time of one run into a new folder, which is removed afterwards."""
-    with tempfile.TemporaryDirectory(dir=scratch) as out:
-        start = time.perf_counter()
-        arm(Path(out))
-        return time.perf_counter() - start
+def emptied(folder: Path) -> None:
+    """Makes the folder anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
 
 
-def compare(arms: dict[str, Arm], reference: str, *, scratch: Path, rounds: int, size: tuple[int, float]) -> dict:
-    """Runs the arms in turn.
-
-    Args:
-        arms: name to arm.
-        reference: the arm that ratios are taken to.
-        scratch: an empty folder.
-        rounds: how often every arm runs.
-        size: number of cases and their MB.
-    """
-    times: dict[str, list[float]] = {name: [] for name in arms}
-    seconds(arms["floor"], scratch)  # reads every file into memory
-    for _ in range(rounds):
-        for name, arm in arms.items():
-            times[name].append(seconds(arm, scratch))
-    cases, megabytes = size
-    table = {}
-    for name, values in times.items():
-        ratios = [value / other for value, other in zip(values, times[reference], strict=True)]
-        middle = statistics.median(values)
-        table[name] = {
-            "seconds": middle,
-            "cases_per_second": cases / middle,
-            "MB_per_second": megabytes / middle,
-            f"time_relative_to_{reference}": {
-                "median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)
-            },
-        }  # fmt: skip
-    return table
+def compare(arms: dict[str, Arm], *, out: Path, rounds: int) -> Times:
+    """Runs the arms in turn, each into an emptied folder."""
+    emptied(out)
+    arms["floor"](out)  # reads every file into memory
+    calls = {name: partial(arm, out) for name, arm in arms.items()}
+    return alternate(calls, rounds=rounds, warmup=0, before=partial(emptied, out))
 
 
-def measure(scratch: Path, settings: argparse.Namespace) -> dict:
-    """Makes the trees in `scratch` and compares all arms."""
-    new, old = make_trees(scratch, cases=settings.cases, drawn=settings.drawn, size=settings.size)
-    files = list(new.rglob("*.nii.gz"))
-    megabytes = sum(path.stat().st_size for path in files) / 1e6
-    unchanged: dict[str, Arm] = {"cp_r": copied(new), "floor": floor(new)}
-    relabelled: dict[str, Arm] = {"plain_script": plain_script(old), "floor": floor(old)}
+def table(title: str, times: Times, reference: str, *, cases: int) -> Table:
+    """Rates, and times relative to the reference."""
+    result = Table(title, ["arm", "s", "cases/s", f"time relative to {reference}"])
+    for arm in times.seconds:
+        middle = times.of(arm)
+        slower = times.speedup(reference, arm)
+        result.rows.append([arm, str(middle), f"{cases / middle.median:.3g}", str(slower)])
+    return result
+
+
+def measure(root: Path, settings: argparse.Namespace) -> Result:
+    """Makes the trees in `root` and compares all arms."""
+    new, old = make_trees(root, cases=settings.cases, drawn=settings.drawn, size=settings.size)
+    unchanged: dict[str, Arm] = {CP: copied(new), "floor": floor(new)}
+    relabelled: dict[str, Arm] = {SCRIPT: plain_script(old), "floor": floor(old)}
     for workers in settings.workers:
         for link in ("copy", "hard", "sym"):
-            unchanged[f"{link}_{workers}_workers"] = converted("brats2023-gli", new, link=link, workers=workers)
-        relabelled[f"copy_{workers}_workers"] = converted("brats2021", old, link="copy", workers=workers)
-    how = {"scratch": scratch, "rounds": settings.rounds, "size": (settings.cases, megabytes)}
-    return {
-        "cases": settings.cases,
-        "size": settings.size,
-        "MB": megabytes,
-        "rounds": settings.rounds,
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} processors",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "unchanged": compare(unchanged, "cp_r", **how),
-        "relabelled": compare(relabelled, "plain_script", **how),
-    }
+            unchanged[arm_name(link, workers)] = converted("brats2023-gli", new, link=link, workers=workers)
+        relabelled[arm_name("copy", workers)] = converted("brats2021", old, link="copy", workers=workers)
+    result = Result("Conversion", prose(__doc__), vars(settings), PACKAGES)
+    result.raw["MB"] = sum(path.stat().st_size for path in new.rglob("*.nii.gz")) / 1e6
+    for key, title, arms, reference in (
+        ("unchanged", "BraTS 2023, nothing changes", unchanged, CP),
+        ("relabelled", "BraTS 2021, every label is written anew", relabelled, SCRIPT),
+    ):
+        times = compare(arms, out=root / "out", rounds=settings.rounds)
+        result.raw[key] = times
+        result.tables.append(table(title, times, reference, cases=settings.cases))
+    return result
 
 
-def numbers(text: str) -> list[int]:
-    """Numbers separated by commas."""
-    return [int(part) for part in text.split(",")]
+def arm_name(link: str, workers: int) -> str:
+    """What an arm of ours is called in the tables."""
+    return f"--link {link}, {workers} worker{'s' if workers > 1 else ''}"
 
 
 def main() -> None:
-    """Prints the tables as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measures and writes the result."""
+    parser = options(__doc__, rounds=3)
     parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--drawn", type=int, default=4, help="how many of them differ, which takes a while to make")
     parser.add_argument("--size", type=numbers, default=[240, 240, 155], help="voxels (default: 240,240,155)")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=numbers, default=[1, 2, 4])
     parser.add_argument("--folder", type=Path, help="the disk to measure (default: that of temporary files)")
-    parser.add_argument("--json", type=Path)
-    settings = parser.parse_args()
+    settings = parse(parser, quick={"rounds": 1, "cases": 8, "drawn": 1, "workers": [1, 2]})
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         os.environ.pop(variable, None)
     keep_freed_memory()  # as `bdfm convert` does; the other arms of this process have it too
     with tempfile.TemporaryDirectory(dir=settings.folder) as folder:
         result = measure(Path(folder), settings)
-    print(json.dumps(result, indent=2))
-    if settings.json:
-        settings.json.write_text(json.dumps(result, indent=2) + "\n")
+    result.write(settings.json)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,27 @@
 """The focal frequency loss against loops over patches, on one 96^3 sample: forward and backward.
 
-One loop is written from the definition, everything patch by patch; another cuts the patches in a loop and transforms
-them together, as published codes do; the cheapest gets its patches cut and loops over the transforms. The arms run in
-turn in one process; the figures are medians and the spread of the ratios, beside what reading prediction and target
-and writing the gradient once would take at the machine's measured memory bandwidth.
+Three quarters of the sample's 13,824 patches are masked. Of the loops, `patch_by_patch` is written from the definition;
+`cut_in_a_loop` cuts one patch after the other and transforms them together, as published codes do;
+`over_ready_patches`, the cheapest, gets its patches cut and loops over the transforms. What the loops that cut patches
+pay is mostly the backward pass: the gradient of every cut is an image of zeros. All arms must give the same gradient.
+The floor is reading two images and writing one gradient at the memory rate measured in the same run.
 
-    python benchmarks/frequency_loss.py [--size 96] [--rounds 5] [--threads 1] [--json FILE]
+    python benchmarks/frequency_loss.py [--quick] [--size 96] [--rounds 3] [--threads 1]
 """
 
-import argparse
 import itertools
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from bdfm_nnunet.frequency import patchify
 from bdfm_nnunet.losses import focal_frequency_loss
+from harness import Result, Table, alternate, memory_rate, options, parse, prose
 
 PATCH = 4
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def patch_by_patch(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -71,76 +69,49 @@ def _score(first: Tensor, second: Tensor | None = None) -> Tensor:
     return (weight * power).mean()
 
 
-def seconds(arm: Callable[..., Tensor], inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[float, Tensor]:
-    """Time of one forward and backward pass, and the gradient."""
-    prediction = inputs[0].detach().requires_grad_()
-    start = time.perf_counter()
-    arm(prediction, *inputs[1:]).backward()
-    elapsed = time.perf_counter() - start
+def gradient(arm: Loss, images: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """One forward and backward pass."""
+    prediction = images[0].detach().requires_grad_()
+    arm(prediction, *images[1:]).backward()
     assert prediction.grad is not None
-    return elapsed, prediction.grad
+    return prediction.grad
 
 
-ARMS = (focal_frequency_loss, patch_by_patch, cut_in_a_loop, over_ready_patches)
-
-
-def spread(slow: list[float], fast: list[float]) -> dict[str, float]:
-    """Median and extremes of the ratios, round by round."""
-    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-
-
-def floor(size: int) -> float:
-    """Seconds to move the images through memory once: two read, one gradient written, at the measured rate."""
-    source = torch.rand(1 << 26)
-    target = torch.empty_like(source)
-    rates = []
-    for _ in range(5):
-        start = time.perf_counter()
-        target.copy_(source)
-        rates.append(2 * 4 * len(source) / (time.perf_counter() - start))
-    return 3 * 4 * size**3 / max(rates)
+OURS = focal_frequency_loss.__name__
+ARMS: dict[str, Loss] = {
+    OURS: focal_frequency_loss,
+    "over_ready_patches": over_ready_patches,
+    "cut_in_a_loop": cut_in_a_loop,
+    "patch_by_patch": patch_by_patch,
+}
 
 
 def main() -> None:
-    """Runs both arms alternately and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Checks that the arms agree, runs them alternately and writes the result."""
+    parser = options(__doc__, rounds=3)
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    settings = parser.parse_args()
+    settings = parse(parser, quick={"size": 48, "rounds": 2})
     torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
     prediction, target = torch.randn(2, 1, 1, *(settings.size,) * 3)
     mask = torch.rand(1, *(settings.size // PATCH,) * 3) < 0.75
-    inputs = prediction, target, mask
-    seconds(focal_frequency_loss, inputs)  # builds the transform's matrix
-    times: dict[str, list[float]] = {arm.__name__: [] for arm in ARMS}
-    for _ in range(settings.rounds):
-        gradients = []
-        for arm in ARMS:
-            elapsed, gradient = seconds(arm, inputs)
-            times[arm.__name__].append(elapsed)
-            gradients.append(gradient)
-        for gradient in gradients[1:]:
-            torch.testing.assert_close(gradient, gradients[0], rtol=1e-3, atol=1e-9)
-    ours = times[focal_frequency_loss.__name__]
-    result = {
-        "size": settings.size,
-        "threads": settings.threads,
-        "rounds": settings.rounds,
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "floor_seconds": floor(settings.size),
-        "seconds": {name: statistics.median(values) for name, values in times.items()},
-        "ratio_to_focal_frequency_loss": {
-            name: spread(values, ours) for name, values in times.items() if values is not ours
-        },
-    }
-    print(json.dumps(result, indent=2))
-    if settings.json:
-        settings.json.write_text(json.dumps(result, indent=2) + "\n")
+    images = prediction, target, mask
+    expected = gradient(over_ready_patches, images)
+    for arm in (focal_frequency_loss, cut_in_a_loop, patch_by_patch):
+        torch.testing.assert_close(gradient(arm, images), expected, rtol=1e-3, atol=1e-9)
+    times = alternate(
+        {name: partial(gradient, arm, images) for name, arm in ARMS.items()}, rounds=settings.rounds, warmup=0
+    )
+
+    floor = 3 * prediction.nbytes / memory_rate()
+    result = Result("Focal frequency loss", prose(__doc__), vars(settings), ("torch",))
+    table = Table("Forward and backward", ["arm", "s", f"time relative to {OURS}"], [["floor", f"{floor:.3g}", ""]])
+    for name in ARMS:
+        table.rows.append([name, str(times.of(name)), str(times.speedup(OURS, name))])
+    result.tables.append(table)
+    result.raw = {"floor_seconds": floor, "seconds": times}
+    result.write(settings.json)
 
 
 if __name__ == "__main__":

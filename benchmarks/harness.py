@@ -1,13 +1,16 @@
 """What all benchmarks share: arms that take turns, floors measured on the same machine, and the file of results.
 
 A script makes one `Result`, adds tables to it and writes it to `benchmarks/results/NAME.json`; `report.py` turns all of
-these into docs/benchmarks.md. Only torch and NumPy are needed.
+these into docs/benchmarks.md. Quick runs go to `build/benchmarks`, so that they never replace a result that is
+reported. Only torch and NumPy are needed.
 """
 
+import argparse
 import json
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -19,8 +22,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
-FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+QUICK_RESULTS = ROOT / "build" / "benchmarks"
+FIGURES = ROOT / "docs" / "figures"
 
 Arm = Callable[[], object]
 
@@ -39,6 +44,8 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
+        if self.low == self.high:
+            return f"{self.median:.3g}"
         return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
@@ -87,8 +94,51 @@ def in_new_process(script: str | Path, *arguments: str, environment: Mapping[str
 
 
 def peak_memory() -> int:
-    """The most memory this process has held so far, in bytes."""
+    """The most memory this process has held so far, in bytes.
+
+    On Linux getrusage starts at the peak of the process that started this one, so the kernel is asked for our own.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# -------------------------------------------------------------------------------------------------------- options
+
+
+def options(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
+    """A parser with what every script takes: --rounds, --quick and --json.
+
+    Args:
+        description: the script's docstring.
+        rounds: how often every arm is timed unless the user says otherwise.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, help="how often every arm is timed (default: %(default)s)"
+    )
+    parser.add_argument("--quick", action="store_true", help="a short run; its result goes to build/benchmarks")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the result (default: benchmarks/results/NAME.json)")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, *, quick: Mapping[str, Any]) -> argparse.Namespace:
+    """The settings from the command line; `quick` are the defaults with --quick, which options still override."""
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(**quick)
+    return parser.parse_args()
+
+
+def prose(docstring: str | None) -> str:
+    """A script's docstring without the command at its end, to be the `about` of its result."""
+    return (docstring or "").partition("\n\n    ")[0].strip()
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers separated by commas, as an argparse type."""
+    return [int(part) for part in text.split(",")]
 
 
 # --------------------------------------------------------------------------------------------------------- floors
@@ -170,14 +220,12 @@ class Result:
     raw: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """What is written."""
-        content = asdict(self)
-        del content["packages"]
+        """What is written; `_plain` makes JSON of what is none yet."""
+        content = {name: value for name, value in vars(self).items() if name != "packages"}
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in self.settings.items()}
-        script = Path(sys.argv[0]).name
         return {
             **content,
-            "command": " ".join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
+            "command": _command(),
             "settings": settings,
             "date": date.today().isoformat(),
             "machine": machine(),
@@ -185,14 +233,31 @@ class Result:
         }
 
     def write(self, path: Path | None = None) -> Path:
-        """Writes the result, by default to `benchmarks/results/` under the script's name, and prints its tables."""
-        path = path or RESULTS / f"{Path(sys.argv[0]).stem}.json"
+        """Writes the result and prints its tables and goals.
+
+        Args:
+            path: the file; by default it has the script's name and lies in `benchmarks/results`, or in
+                `build/benchmarks` where the settings have a true `quick`.
+        """
+        folder = QUICK_RESULTS if self.settings.get("quick") else RESULTS
+        path = path or folder / f"{Path(sys.argv[0]).stem}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.as_dict(), indent=2, default=_plain) + "\n", encoding="utf-8")
         for table in self.tables:
             print(f"\n{table.title}\n{markdown(table)}")
+        for goal, measured, reached in self.goals:
+            print(f"{'reached' if reached else 'missed'}: {goal}: {measured}")
         print(f"\n{path}")
         return path
+
+
+def _command() -> str:
+    """What was typed, without where the result went."""
+    given = [*sys.argv[1:]]
+    if "--json" in given:
+        place = given.index("--json")
+        del given[place : place + 2]
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
 
 
 def markdown(table: Table) -> str:
@@ -242,10 +307,10 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Spread):
-        return asdict(value)
     if isinstance(value, Times):
         return value.seconds
+    if isinstance(value, Spread | Table):
+        return asdict(value)
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value)

@@ -1,19 +1,14 @@
 """Lesion-wise scores of one case against a plain transcription of their rules: three regions, dozens of lesions.
 
-The transcription does to the whole volume, lesion by lesion, what the rules say: mask it, dilate it, look for the
-predicted lesions in it. As in the organisers' code, the distance transforms alone are cut to the box of the two masks.
-Both arms must give the same numbers.
+The transcription does to the whole volume of 240 x 240 x 155 voxels, lesion by lesion, what the rules say: mask it,
+dilate it, look for the predicted lesions in it. As in the organisers' code, the distance transforms alone are cut to
+the box of the two masks. Both arms must give the same numbers.
 
-    python benchmarks/metrics.py [--lesions 24] [--rounds 1] [--release brats2024-met] [--json FILE]
+    python benchmarks/metrics.py [--quick] [--lesions 24] [--rounds 3] [--release brats2024-met]
 """
 
 import argparse
-import json
-import os
-import platform
-import statistics
-import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import cc3d
@@ -24,9 +19,13 @@ from scipy import ndimage
 from bdfm_nnunet.evaluation import score_case
 from bdfm_nnunet.evaluation.surfaces import surfel_areas
 from bdfm_nnunet.evaluation.tasks import TASKS_2023, TASKS_2024, Task, task_name, tissue_of
+from harness import Result, Table, Times, alternate, numbers, options, parse, prose
 
 REGIONS = {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing_tumor": (3,)}
 NEIGHBOURS = ndimage.generate_binary_structure(3, 2)
+SPACING = (1.0, 1.0, 1.0)
+PACKAGES = ("numpy", "scipy", "connected-components-3d")
+OURS, PLAIN = "score_case", "transcription"
 KERNEL = 2 ** np.arange(8).reshape(2, 2, 2)[::-1, ::-1, ::-1]
 Volume = NDArray[Any]
 
@@ -126,7 +125,7 @@ def _mean(
     return sum(row[0] for row in rows) / total, (sum(distances) + false * penalty) / total
 
 
-def scene(lesions: int, shape: tuple[int, int, int] = (240, 240, 155)) -> tuple[Volume, Volume]:
+def scene(lesions: int, shape: Sequence[int]) -> tuple[Volume, Volume]:
     """A reference with shells of oedema, enhancing and necrotic tissue; the prediction lies one voxel off."""
     rng = np.random.default_rng(0)
     labels = np.zeros(shape, dtype=np.int16)
@@ -142,51 +141,42 @@ def scene(lesions: int, shape: tuple[int, int, int] = (240, 240, 155)) -> tuple[
     return labels, np.roll(labels, 1, axis=0)
 
 
+Scores = dict[str, tuple[float, float]]
+
+
+def compare(version: str, task: Task, images: tuple[Volume, Volume], settings: argparse.Namespace) -> Times:
+    """Times both arms in turn and checks that they agree."""
+    scores: dict[str, Scores] = {}
+
+    def ours() -> None:
+        found = score_case(*images, spacing=SPACING, regions=REGIONS, release=settings.release, metrics=version)
+        scores[OURS] = {region: (found[region]["lw_dice"], found[region]["lw_hd95_mm"]) for region in REGIONS}
+
+    def transcription() -> None:
+        scores[PLAIN] = plain(*images, SPACING, REGIONS, task)
+
+    times = alternate({OURS: ours, PLAIN: transcription}, rounds=settings.rounds, warmup=0)
+    for region in REGIONS:
+        np.testing.assert_allclose(scores[OURS][region], scores[PLAIN][region], rtol=1e-9)
+    return times
+
+
 def main() -> None:
-    """Runs both arms in turn, compares their numbers and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Compares both arms by the rules of both years and writes the result."""
+    parser = options(__doc__, rounds=3)
     parser.add_argument("--lesions", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--size", type=numbers, default=[240, 240, 155], help="voxels (default: 240,240,155)")
     parser.add_argument("--release", default="brats2024-met")
-    parser.add_argument("--json", type=Path)
-    settings = parser.parse_args()
-    reference, prediction = scene(settings.lesions)
-    spacing, times = (1.0, 1.0, 1.0), {}
-    for metrics, tasks in (("lesionwise-2023", TASKS_2023), ("lesionwise-2024", TASKS_2024)):
-        task = tasks[task_name(tasks, settings.release, None, metrics)]
-        rounds = []
-        for _ in range(settings.rounds):
-            start = time.perf_counter()
-            ours = score_case(
-                reference, prediction, spacing=spacing, regions=REGIONS, release=settings.release, metrics=metrics
-            )
-            middle = time.perf_counter()
-            slow = plain(reference, prediction, spacing, REGIONS, task)
-            rounds.append((middle - start, time.perf_counter() - middle))
-            for region, expected in slow.items():
-                np.testing.assert_allclose([ours[region]["lw_dice"], ours[region]["lw_hd95_mm"]], expected, rtol=1e-9)
-        ratios = [b / a for a, b in rounds]
-        times[metrics] = {
-            "seconds": {
-                "score_case": statistics.median(a for a, _ in rounds),
-                "plain": statistics.median(b for _, b in rounds),
-            },
-            "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
-        }
-    result = {
-        "release": settings.release,
-        "shape": reference.shape,
-        "lesions": settings.lesions,
-        "regions": len(REGIONS),
-        "rounds": settings.rounds,
-        "threads": os.environ.get("OMP_NUM_THREADS"),
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "versions": times,
-    }
-    print(json.dumps(result, indent=2))
-    if settings.json:
-        settings.json.write_text(json.dumps(result, indent=2) + "\n")
+    settings = parse(parser, quick={"lesions": 6, "rounds": 1})
+    images = scene(settings.lesions, settings.size)
+    table = Table("One case", ["version", f"{OURS}, s", f"{PLAIN}, s", "times faster"])
+    result = Result("Lesion-wise scores", prose(__doc__), vars(settings), PACKAGES, tables=[table])
+    for version, tasks in (("lesionwise-2023", TASKS_2023), ("lesionwise-2024", TASKS_2024)):
+        task = tasks[task_name(tasks, settings.release, None, version)]
+        times = compare(version, task, images, settings)
+        table.rows.append([version, str(times.of(OURS)), str(times.of(PLAIN)), str(times.speedup(OURS, PLAIN))])
+        result.raw[version] = times
+    result.write(settings.json)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,8 @@ def derive(plans: dict[str, Any], base: str, settings: Mapping[str, Any]) -> dic
             configuration[name] = value
         else:
             raise InputError(f"{name} is not a setting: {_nearest(name)}")
+    if "costs" in parent and any(name in settings for name in TOP_LEVEL):
+        configuration["costs"] = None  # those of the base were counted for another step
     resolved = {**parent, **configuration}
     check_blocks(resolved)
     _check_batch_size(resolved["batch_size"])

@@ -14,6 +14,7 @@ import pytest
 
 import bdfm_nnunet
 from bdfm_nnunet import cli
+from bdfm_nnunet.commands import training
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.folders import PLUGIN, nnunet_folder, trainer_search_path
 
@@ -107,6 +108,8 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ["plan", "-d", "5", "--gpu-memory", "-2"],
         ["plan", "-d", "5", "--gpu-memory", "much"],
         ["plan", "-d", "5", "--network", "vgg"],
+        ["plan", "-d", "5", "--calibrate", "0"],
+        ["plan", "-d", "5", "--calibrate", "--device", "tpu"],
     ],
 )
 def test_wrong_usage_ends_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,7 +242,15 @@ def test_contradictions_of_convert(
     assert not conversion
 
 
-def test_plan_hands_over_its_options(folders: Path, replace: Any) -> None:
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """The configurations whose cost was asked for."""
+    calls = Calls()
+    monkeypatch.setattr(training, "tell_costs", calls)
+    return calls
+
+
+def test_plan_hands_over_its_options(folders: Path, replace: Any, told: Calls) -> None:
     calls = replace("bdfm_nnunet.plans", "plan_dataset")
     command = "plan -d 9 --network resenc --gpu-memory 2.5 --weights w.pth -p Mine --no-preprocess --workers 2"
     assert cli.main(command.split()) == 0
@@ -251,9 +262,10 @@ def test_plan_hands_over_its_options(folders: Path, replace: Any) -> None:
     assert calls[0] == ((9,), given)
     defaults = calls[1][1]
     assert (defaults.pop("workers") >= 1, defaults) == (True, {"plans_name": "BDFMPlans", "preprocess": True})
+    assert [configuration for (_, configuration), _ in told] == ["3d_fullres", "3d_fullres"]
 
 
-def test_variant_settings_are_json_where_they_can_be(folders: Path, replace: Any) -> None:
+def test_variant_settings_are_json_where_they_can_be(folders: Path, replace: Any, told: Calls) -> None:
     calls = replace("bdfm_nnunet.plans", "add_variant")
     settings = ["training.epochs=2", "training.initial_lr=1e-4", "pretraining.channels=all", "finetuning.weights=a=b"]
     options = [word for setting in settings for word in ("--set", setting)]
@@ -265,6 +277,7 @@ def test_variant_settings_are_json_where_they_can_be(folders: Path, replace: Any
     expected = {"plans_name": "BDFMPlans", "variant": "short", "base": "3d_fullres", "settings": values}
     assert calls[0] == ((9,), expected)
     assert calls[1][1] == {"plans_name": "Mine", "variant": "flat", "base": "2d", "settings": {}}
+    assert [configuration for (_, configuration), _ in told] == ["short", "flat"]
 
 
 @pytest.mark.parametrize(
@@ -274,6 +287,7 @@ def test_variant_settings_are_json_where_they_can_be(folders: Path, replace: Any
         (["--base", "2d"], "need --variant"),
         (["--variant", "short", "--network", "swin"], "--network cannot go with --variant"),
         (["--variant", "short", "--set", "training.epochs"], "has no value"),
+        (["--device", "cpu"], "--device needs --calibrate"),
     ],
 )
 def test_contradictions_of_plan(

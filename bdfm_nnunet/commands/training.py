@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.commands.arguments import Add, assignment, command, dataset, positive, workers
+from bdfm_nnunet.commands.costs import check_cost_options, cost_options, tell_costs
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.folders import nnunet_folder, trainer_search_path
 
@@ -50,33 +51,46 @@ def _plan_options(add: Add) -> None:
     add("--weights", type=Path, metavar="CKPT", help="plan to match this pre-trained checkpoint")
     add("--preprocess", action=argparse.BooleanOptionalAction, default=True, help="preprocess after planning")
     workers(add)
-    add("--variant", metavar="NAME", help="add this configuration to existing plans instead")
+    add("--variant", metavar="NAME", help="add this configuration to existing plans, or tell its cost")
     add("--base", metavar="CONFIG", help="configuration that the variant starts from (default: 3d_fullres)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the variant; may be repeated")
+    cost_options(add)
 
 
 def plan(settings: argparse.Namespace) -> int:
-    """Plans and preprocesses a data set, or adds a variant to its plans."""
+    """Plans and preprocesses a data set, or adds a variant to its plans, and tells what training will cost."""
+    check_cost_options(settings)
     if settings.variant is None:
         if settings.set or settings.base is not None:
             raise InputError("--set and --base need --variant NAME: name the configuration that they make")
-        return _plan_dataset(settings)
+        _plan_dataset(settings)
+    else:
+        _plan_variant(settings)
+    tell_costs(settings, settings.variant or "3d_fullres")
+    return 0
+
+
+def _plan_variant(settings: argparse.Namespace) -> None:
     given = [
         option for option, value in (("--network", settings.network), ("--gpu-memory", settings.gpu_memory),
                                      ("--weights", settings.weights)) if value is not None
     ]  # fmt: skip
     if given:
         raise InputError(f"{given[0]} cannot go with --variant: plan the data set first, then add the variant to it")
-    from bdfm_nnunet.plans import add_variant
-
     nnunet_folder("nnUNet_preprocessed")
     values = dict(assignment(text) for text in settings.set)
+    if not values and settings.base is None:
+        from bdfm_nnunet.plans.folders import read_plans
+
+        if settings.variant in read_plans(settings.dataset, settings.plans)["configurations"]:
+            return  # its cost is asked for
+    from bdfm_nnunet.plans import add_variant
+
     base = settings.base or "3d_fullres"
     add_variant(settings.dataset, plans_name=settings.plans, variant=settings.variant, base=base, settings=values)
-    return 0
 
 
-def _plan_dataset(settings: argparse.Namespace) -> int:
+def _plan_dataset(settings: argparse.Namespace) -> None:
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         nnunet_folder(variable)
     from bdfm_nnunet.plans import plan_dataset
@@ -89,7 +103,6 @@ def _plan_dataset(settings: argparse.Namespace) -> int:
         workers=settings.workers,
         **{name: value for name, value in chosen.items() if value is not None},
     )
-    return 0
 
 
 def weights(settings: argparse.Namespace) -> int:

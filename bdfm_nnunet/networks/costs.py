@@ -1,12 +1,13 @@
 """What a network costs in training, counted before a single number is computed.
 
-The forward pass runs on torch's meta device, where tensors have shapes and no content. Hooks on the tensors that
-autograd keeps for the backward pass add up their storages, each once; a counter adds up the arithmetic.
+The passes run on torch's meta device, where tensors have shapes and no content. Hooks on the tensors that autograd
+keeps for the backward pass add up their storages, each once; a counter adds up the arithmetic.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +18,33 @@ from torch.utils.flop_counter import FlopCounterMode
 STATE_COPIES = 4
 
 
+def _added_product(_: Sequence[int], left: Sequence[int], right: Sequence[int], **__: Any) -> int:
+    batch, rows, inner = left
+    return 2 * batch * rows * inner * right[-1]
+
+
+# what torch's counter leaves out: it knows baddbmm, not its in-place form
+_FLOPS: Mapping[Any, Callable[..., int]] = {torch.ops.aten.baddbmm_: _added_product}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Counted costs of one forward pass that keeps what the backward pass needs.
+    """Counted costs of one training step.
 
     Attributes:
         parameters: trainable numbers.
         activation_bytes: storages that autograd holds when the forward pass ends, parameters and buffers excluded.
         state_bytes: weights, gradients and optimiser state.
         forward_flops: floating-point operations of the matrix products and convolutions (a multiply and an add are
-            two), or None where they were not counted. The backward pass takes about twice as many again.
+            two), or None where they were not counted.
+        backward_flops: those of the backward pass, with what gradient checkpointing computes again.
     """
 
     parameters: int
     activation_bytes: int
     state_bytes: int
     forward_flops: int | None = None
+    backward_flops: int | None = None
 
     @property
     def training_bytes(self) -> int:
@@ -50,20 +62,21 @@ def count_costs(
 ) -> Costs:
     """Counts what one training step of a network holds in memory and computes.
 
-    Transient buffers of the backward pass and of library kernels are not part of the count, nor is what gradient
-    checkpointing recomputes.
+    Transient buffers of the backward pass and of library kernels are not part of the count, nor is the memory of what
+    gradient checkpointing recomputes.
 
     Args:
         network: a function that builds the network, called with torch's default device set to `device`; or a network
-            that already lies on that device.
+            that already lies on that device. Called with images it gives a tensor, a list of tensors, or, as
+            pre-training objectives do, a dictionary with a "loss".
         input_shape: shape of the input batch, (B, C, *spatial).
-        flops: count the arithmetic too (makes the count several times slower).
+        flops: count the arithmetic too, forward and backward (makes the count several times slower).
         state_copies: how many numbers the optimiser keeps per parameter, weight and gradient included: 4 for AdamW, 3
             for SGD with momentum.
         device: "meta" allocates nothing; "cpu" really runs the pass, which tests use to check the count.
     """
     if not isinstance(network, nn.Module):
-        network = _build(network, device)
+        network = build_on(network, device)
     network.train()
     own = {_storage_key(tensor) for tensor in (*network.parameters(), *network.buffers())}
     saved: dict[int, torch.UntypedStorage] = {}
@@ -74,10 +87,20 @@ def count_costs(
             saved[key] = tensor.untyped_storage()  # held, so that no later storage takes its place in the table
         return tensor
 
-    counter = FlopCounterMode(display=False) if flops else nullcontext()
+    counter = FlopCounterMode(display=False, custom_mapping=dict(_FLOPS)) if flops else None
     images = torch.zeros(tuple(input_shape), device=device)
-    with counter, saved_tensors_hooks(pack, lambda tensor: tensor):
+    if flops:
+        network(images)  # makes the constants that are kept for all steps
+    with counter or nullcontext(), saved_tensors_hooks(pack, lambda tensor: tensor):
         outputs = network(images)
+    forward = backward = None
+    if counter is not None:
+        forward = counter.get_total_flops()
+        loss = _sum_of(outputs)
+        with counter:  # counts from zero again
+            loss.backward()
+        backward = counter.get_total_flops()
+        network.zero_grad(set_to_none=True)
     del outputs
     parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     state = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters()) * state_copies
@@ -85,11 +108,21 @@ def count_costs(
         parameters=parameters,
         activation_bytes=sum(storage.nbytes() for storage in saved.values()),
         state_bytes=state,
-        forward_flops=counter.get_total_flops() if isinstance(counter, FlopCounterMode) else None,
+        forward_flops=forward,
+        backward_flops=backward,
     )
 
 
-def _build(build: Callable[[], nn.Module], device: str) -> nn.Module:
+def _sum_of(outputs: Any) -> Tensor:
+    if isinstance(outputs, Mapping):
+        outputs = outputs["loss"]
+    outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+    total: Tensor = sum(output.float().sum() for output in outputs)
+    return total
+
+
+def build_on(build: Callable[[], nn.Module], device: str = "meta") -> nn.Module:
+    """A network on a device that need not hold any content."""
     try:
         with torch.device(device):
             return build()

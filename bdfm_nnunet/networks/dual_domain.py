@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bdfm_nnunet.frequency import at_least_single, next_fast_length, patchify, reflect, spectral_multiplier, unpatchify
+from bdfm_nnunet.frequency import (
+    at_least_single,
+    full_precision,
+    next_fast_length,
+    patchify,
+    reflect,
+    spectral_multiplier,
+    unpatchify,
+)
 
 
 class FrequencyBlock(nn.Module):
@@ -131,7 +139,7 @@ class FrequencyDecoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, *spatial) to the same shape; in single precision at least, as spectra do not survive half."""
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images.device):
             images = at_least_single(images)
             for block in self.blocks:
                 images = block(images)

@@ -8,7 +8,11 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from torch import nn
 
 from bdfm_nnunet.networks.costs import count_costs
+from bdfm_nnunet.networks.encoders import EncoderView
+from bdfm_nnunet.networks.swin import SwinEncoder
 from bdfm_nnunet.networks.swin_unet import SwinUNet
+from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.settings import PretrainingSettings
 
 CONVOLUTIONS = {
     "n_stages": 3,
@@ -109,7 +113,75 @@ def test_flops_of_one_linear_layer() -> None:
     assert costs.forward_flops == 2 * 10 * 8 * 16
     assert costs.parameters == 8 * 16 + 16
     assert costs.activation_bytes == 10 * 8 * 4  # the input, for the gradient of the weight
-    assert count_costs(lambda: nn.Linear(8, 16), (10, 8), flops=False).forward_flops is None
+    assert costs.backward_flops == 2 * 10 * 8 * 16  # the gradient of the weight; nobody asks for the input's
+    without = count_costs(lambda: nn.Linear(8, 16), (10, 8), flops=False)
+    assert without.forward_flops is None and without.backward_flops is None
+
+
+def test_flops_of_two_layers_and_of_a_convolution() -> None:
+    first, second = 2 * 10 * 8 * 16, 2 * 10 * 16 * 4
+    costs = count_costs(lambda: nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)), (10, 8))
+    assert (costs.forward_flops, costs.backward_flops) == (first + second, first + 2 * second)
+    product = 2 * 27 * 2 * 4 * 6**3
+    costs = count_costs(lambda: nn.Conv3d(2, 4, 3, padding=1), (1, 2, 6, 6, 6))
+    assert (costs.forward_flops, costs.backward_flops) == (product, product)
+
+
+def small_objective() -> MaskedImageModelling:
+    """16^3 voxels: 4^3 tokens in windows of 2^3, then 2^3 tokens in one window."""
+    encoder = SwinEncoder(
+        1,
+        patch_size=[4, 4, 4],
+        features=[8, 16],
+        depths=[2, 2],
+        num_heads=[2, 4],
+        window_size=[2, 2, 2],
+        merging=[[2, 2, 2]],
+    )
+    view = EncoderView(encoder, 1, (8, 16), ((4, 4, 4), (8, 8, 8)))
+    return MaskedImageModelling(view, PretrainingSettings(decoder_channels=12, frequency_blocks=1))
+
+
+def test_flops_of_pretraining_by_hand() -> None:
+    def block(tokens: int, pairs: int, channels: int) -> int:
+        linear = 3 + 1 + 4 + 4  # queries, keys, values; their join; two layers of the perceptron
+        return 2 * channels * (linear * channels * tokens + 2 * pairs)  # scores, and sums of values by them
+
+    embedding, merging = 64 * 64 * 8, 8 * (8 * 8) * 16
+    whole, shifted = (2**2 + 2**2) ** 3, (1 + 2**2 + 1) ** 3  # 4 tokens an axis in windows of 2
+    encoder = block(64, whole, 8) + block(64, shifted, 8) + 2 * block(8, 8**2, 16) + 2 * (embedding + merging)
+    decoder = 2 * (64 * 8 * 12 + 8 * 16 * 12 + 8 * 12 * (12 * 8) + 64 * 12 * (2 * 64))
+    # two kernels, axis after axis from 3 x 3 x 3 to 16 x 16 x 16: two parts each from two, of the last the real one
+    first, second, third = 9 * 3 * 16, 16 * 3 * 3 * 16, 16 * 16 * 3 * 16
+    frequency_block = 2 * 2 * (4 * first + 4 * second + 2 * third)
+    frequency_loss = 2 * 64 * 64 * (2 * 36)  # 36 of the 64 frequencies of a patch are no conjugates of others
+    costs = count_costs(small_objective, (1, 1, 16, 16, 16))
+    assert costs.forward_flops == encoder + decoder + frequency_block + frequency_loss
+    assert costs.backward_flops is not None
+    # twice the forward pass, without the gradients of the image and of constant matrices
+    constant = 2 * embedding + frequency_block + frequency_loss
+    assert costs.backward_flops == 2 * costs.forward_flops - constant
+    assert costs.parameters == sum(p.numel() for p in small_objective().parameters())
+
+
+def test_flops_of_pretraining_are_counted_alike_in_a_real_pass() -> None:
+    counted, real = (count_costs(small_objective, (2, 1, 16, 16, 16), device=name) for name in ("meta", "cpu"))
+    assert (counted.forward_flops, counted.backward_flops) == (real.forward_flops, real.backward_flops)
+    assert counted.forward_flops > count_costs(small_objective, (1, 1, 16, 16, 16)).forward_flops
+
+
+def test_flops_of_products_added_in_place() -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(2, 3, 5))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.new_zeros(2, 3, 4).baddbmm_(self.weight, images)
+
+    for device in ("meta", "cpu"):
+        costs = count_costs(Product, (2, 5, 4), device=device)
+        assert costs.forward_flops == costs.backward_flops == 2 * 2 * 3 * 5 * 4
 
 
 def test_frozen_parameters_are_not_trained_and_a_built_network_is_taken_as_it_is() -> None:

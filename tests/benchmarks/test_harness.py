@@ -1,0 +1,140 @@
+"""The harness measures what it says, and writes results that programs and people can read."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness import (
+    Result,
+    Spread,
+    Table,
+    Times,
+    alternate,
+    in_new_process,
+    markdown,
+    options,
+    parse,
+    peak_memory,
+    prose,
+)
+
+
+def test_arms_take_turns_and_warm_up_is_not_timed() -> None:
+    calls: list[str] = []
+    arms = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    times = alternate(arms, rounds=2, warmup=1, before=lambda: calls.append("-"))
+    assert "".join(calls) == "-a-b" * 3
+    assert {name: len(values) for name, values in times.seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_only_the_arm_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: now[0])
+
+    def lasting(seconds: float) -> harness.Arm:
+        return lambda: now.__setitem__(0, now[0] + seconds)
+
+    times = alternate({"fast": lasting(1), "slow": lasting(4)}, rounds=3, before=lasting(100))
+    assert times.seconds == {"fast": [1, 1, 1], "slow": [4, 4, 4]}
+
+
+def test_spread_and_speedup_are_taken_over_the_rounds() -> None:
+    times = Times({"fast": [1.0, 2.0, 1.0], "slow": [10.0, 10.0, 30.0]})
+    assert times.of("slow") == Spread(10, 10, 30)
+    assert times.speedup("fast", "slow") == Spread(10, 5, 30)
+    assert str(times.speedup("fast", "slow")) == "10 (5 to 30)"
+    assert str(Spread.of([2.5])) == "2.5"
+
+
+def test_markdown_has_columns_of_even_width() -> None:
+    table = Table("", ["arm", "s"], [["a longer name", "1"], ["b", "1234"]])
+    assert markdown(table).splitlines() == [
+        "| arm           | s    |",
+        "|---------------|------|",
+        "| a longer name | 1    |",
+        "| b             | 1234 |",
+    ]
+
+
+def test_a_script_in_a_new_process_reports_by_its_last_line(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, os, sys\nprint('noise')\nprint(json.dumps([os.getpid(), sys.argv[1:], os.environ['KEY']]))\n"
+    )
+    number, arguments, value = in_new_process(script, "x", "--y", environment={"KEY": "there"})
+    assert number != harness.os.getpid()
+    assert (arguments, value) == (["x", "--y"], "there")
+
+
+def test_peak_memory_of_a_new_process_holds_what_it_allocated(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(harness.__file__).parent)!r})\n"
+        "from harness import peak_memory\nbefore = peak_memory()\nblock = b'1' * (100 << 20)\ndel block\n"
+        "print(peak_memory() - before)\n"
+    )
+    # the kernel counts pages with a slack of some dozens
+    assert 99 << 20 <= in_new_process(script) < 110 << 20
+    assert peak_memory() > 10 << 20
+
+
+def test_rates_of_this_machine_are_plausible() -> None:
+    import torch
+
+    assert 1e8 < harness.matrix_rate(torch.float32, size=128, rounds=2) < 1e14
+    assert 1e8 < harness.memory_rate(megabytes=8, rounds=2) < 1e13
+
+
+def test_quick_changes_defaults_and_options_still_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    def settings(*given: str) -> tuple[int, int, bool]:
+        monkeypatch.setattr(sys, "argv", ["script.py", *given])
+        parser = options("what it is", rounds=5)
+        parser.add_argument("--size", type=int, default=96)
+        found = parse(parser, quick={"size": 16, "rounds": 1})
+        return found.size, found.rounds, found.quick
+
+    assert settings() == (96, 5, False)
+    assert settings("--quick") == (16, 1, True)
+    assert settings("--quick", "--size", "32", "--rounds", "2") == (32, 2, True)
+
+
+def test_about_is_the_docstring_without_its_command() -> None:
+    assert prose("Title.\n\nMore:\n\n- a point\n  goes on\n\n    python script.py [--quick]\n") == (
+        "Title.\n\nMore:\n\n- a point\n  goes on"
+    )
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(harness, "QUICK_RESULTS", tmp_path / "quick")
+    monkeypatch.setattr(sys, "argv", ["/somewhere/step.py", "--size", "8 8", "--json", "x.json"])
+    return tmp_path
+
+
+def test_a_result_says_how_it_was_made(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    times = Times({"a": [1.0, 2.0]})
+    table = Table("Times", ["arm", "s"], [["a", "1.5"]])
+    result = Result("Step", "About.", {"size": 8, "json": Path("x.json")}, ("torch", "no-such-package"), [table])
+    result.goals.append(("twice as fast", "1.4", False))
+    result.raw = {"seconds": times, "ratio": times.of("a")}
+    path = result.write()
+    assert path == folders / "results" / "step.json"
+    content = json.loads(path.read_text())
+    assert content["command"] == "python benchmarks/step.py --size '8 8'"
+    assert content["raw"] == {"seconds": {"a": [1, 2]}, "ratio": {"median": 1.5, "low": 1, "high": 2}}
+    assert content["tables"] == [{"title": "Times", "columns": ["arm", "s"], "rows": [["a", "1.5"]], "note": ""}]
+    assert content["settings"] == {"size": 8, "json": "x.json"}
+    assert set(content["versions"]) == {"python", "torch"}
+    assert {"processor", "processors", "memory_gib", "system"} <= set(content["machine"])
+    out = capsys.readouterr().out
+    assert "missed: twice as fast: 1.4" in out and "| a   | 1.5 |" in out
+
+
+def test_a_quick_result_replaces_no_reported_one(folders: Path) -> None:
+    assert Result("Step", "", {"quick": True}).write() == folders / "quick" / "step.json"
+    assert Result("Step", "", {"quick": True}).write(folders / "mine.json") == folders / "mine.json"
+    assert not (folders / "results").exists()

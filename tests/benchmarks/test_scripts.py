@@ -1,0 +1,49 @@
+"""Every script starts, and the fast ones run to the end on something tiny."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SCRIPTS = [
+    path.name
+    for path in sorted(FOLDER.glob("*.py"))
+    if path.name != "harness.py" and re.search(r"\bResult\b", path.read_text(encoding="utf-8"))
+]
+
+
+def run(script: str, *arguments: str) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(FOLDER / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "report.py"])
+def test_help_starts(script: str) -> None:
+    shown = run(script, "--help")
+    assert f"python benchmarks/{script}" in shown
+    assert "--quick" in shown
+    assert script == "report.py" or {"--rounds", "--json"} <= set(re.findall(r"--\w+", shown))
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "tables"),
+    [
+        ("frequency_loss.py", ["--size", "16"], 1),
+        ("metrics.py", ["--lesions", "2", "--size", "60,60,40"], 1),
+        ("conversion.py", ["--cases", "2", "--drawn", "2", "--size", "60,60,40", "--workers", "1"], 2),
+    ],
+)
+def test_tiny_run(script: str, arguments: list[str], tables: int, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    run(script, "--rounds", "2", "--json", str(path), *arguments)
+    content = json.loads(path.read_text())
+    assert content["settings"]["rounds"] == 2
+    assert content["command"] == " ".join(["python", f"benchmarks/{script}", "--rounds", "2", *arguments])
+    assert len(content["tables"]) == tables
+    assert all(len(row) == len(table["columns"]) for table in content["tables"] for row in table["rows"])
