@@ -93,6 +93,61 @@ def in_new_process(script: str | Path, *arguments: str, environment: Mapping[str
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+class Served:
+    """An arm in a process of its own, which stays between the rounds: with its own allocator and its own peak memory.
+
+    Args:
+        script: a Python script that ends up in `serve`.
+        arguments: what tells it which arm to serve.
+    """
+
+    def __init__(self, script: str | Path, *arguments: str) -> None:
+        command = [sys.executable, str(script), *arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._ask("")  # until it is ready
+
+    def __call__(self) -> None:
+        """Runs the arm once."""
+        self._ask("run\n")
+
+    def close(self) -> Any:
+        """Ends the process and returns what its last line of JSON says."""
+        answer: Any = json.loads(self._ask("end\n"))
+        self._process.communicate()
+        return answer
+
+    def kill(self) -> None:
+        """Ends the process at once, if it still runs."""
+        if self._process.returncode is None:
+            self._process.kill()
+            self._process.communicate()
+
+    def _ask(self, text: str) -> str:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(text)
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            self._process.communicate()
+            raise RuntimeError(f"{' '.join(map(str, self._process.args))} ended with {self._process.returncode}")
+        return answer
+
+
+def serve(arm: Arm) -> int:
+    """The other end of `Served`: runs the arm whenever it is asked to. The script then prints a line of JSON.
+
+    Returns:
+        The most memory that this process has held, in bytes.
+    """
+    print("ready", flush=True)
+    for line in sys.stdin:
+        if line == "end\n":
+            break
+        arm()
+        print("done", flush=True)
+    return peak_memory()
+
+
 def peak_memory() -> int:
     """The most memory this process has held so far, in bytes.
 

@@ -65,11 +65,11 @@ def _attend(weights: Weights, name: str, tokens: Tensor, heads: int, shifted: in
     qkv = _linear(weights, f"{name}.attn.qkv", windows)
     query, key, value = qkv.reshape(-1, count, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
     scores = (query * (channels // heads) ** -0.5) @ key.transpose(-2, -1)
-    index = _bias_index()[:count, :count].reshape(-1)
+    index = _bias_index(tokens.device)[:count, :count].reshape(-1)
     table = weights[f"{name}.attn.relative_position_bias_table"]
     scores = scores + table[index].reshape(count, count, heads).permute(2, 0, 1)[None]
     if any(shift):
-        hidden = _shift_mask(padded, window, shift)
+        hidden = _shift_mask(padded, window, shift, tokens.device)
         scores = scores.reshape(batch, len(hidden), heads, count, count) + hidden[None, :, None]
         scores = scores.reshape(-1, heads, count, count)
     attended = (scores.softmax(-1) @ value).transpose(1, 2).reshape(-1, count, channels)
@@ -93,17 +93,18 @@ def _from_windows(windows: Tensor, window: Sequence[int], shape: Sequence[int]) 
     return windows.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(shape)
 
 
-def _bias_index() -> Tensor:
+def _bias_index(device: torch.device) -> Tensor:
     """Row of the table for each pair of tokens of the full window."""
-    points = torch.stack(torch.meshgrid(*(torch.arange(WINDOW),) * 3, indexing="ij"), -1).reshape(-1, 3)
+    axis = torch.arange(WINDOW, device=device)
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     offsets = points[:, None] - points[None] + WINDOW - 1
-    sizes = torch.tensor([(2 * WINDOW - 1) ** 2, 2 * WINDOW - 1, 1])
+    sizes = torch.tensor([(2 * WINDOW - 1) ** 2, 2 * WINDOW - 1, 1], device=device)
     return (offsets * sizes).sum(-1)
 
 
-def _shift_mask(grid: Sequence[int], window: Sequence[int], shift: Sequence[int]) -> Tensor:
+def _shift_mask(grid: Sequence[int], window: Sequence[int], shift: Sequence[int], device: torch.device) -> Tensor:
     """-100 for tokens that were no neighbours before the shift, (windows, N, N)."""
-    region = torch.zeros(1, *grid, 1)
+    region = torch.zeros(1, *grid, 1, device=device)
     axes = [
         [slice(0, -size), slice(-size, -step), slice(-step, None)] if step else [slice(None)]
         for size, step in zip(window, shift)

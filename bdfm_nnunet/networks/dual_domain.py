@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from bdfm_nnunet.frequency import (
     at_least_single,
@@ -59,12 +60,14 @@ class FrequencyBlock(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, *spatial) to the same shape."""
         if self.output == "real":
-            return self._add_real_part(images, functional.gelu(images))
+            # computed again in the backward pass: six images would be kept for a few milliseconds
+            return checkpoint(self._add_real_part, images, use_reentrant=False, preserve_rng_state=False)
         parts = self._in_space(images) if self.padding == "circular" else self._in_spectrum(images)
         return images + torch.complex(*parts).abs()
 
-    def _add_real_part(self, images: Tensor, signal: Tensor) -> Tensor:
-        """The images and the real part of the image of the signal's filtered spectrum."""
+    def _add_real_part(self, images: Tensor) -> Tensor:
+        """The images and the real part of the image of their filtered spectrum."""
+        signal = functional.gelu(images)
         if self.padding == "zero":
             return images + self._in_spectrum(signal)[0]
         own, across = spectral_multiplier(self._of_signal_and_mirror(), signal.shape[2:], imaginary=False)[0]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from bdfm_nnunet.masking import MaskToken, upsample
@@ -95,6 +94,10 @@ def encoder_of(network: nn.Module) -> EncoderView:
 
 def unwrap(network: nn.Module) -> nn.Module:
     """The module inside torch.compile's and DDP's wrappers."""
-    while isinstance(network, (OptimizedModule, DistributedDataParallel)):
-        network = network._orig_mod if isinstance(network, OptimizedModule) else network.module
-    return network
+    while True:
+        if isinstance(network, DistributedDataParallel):
+            network = network.module
+        elif hasattr(network, "_orig_mod"):  # torch.compile's wrapper; importing its class takes a second
+            network = network._orig_mod
+        else:
+            return network

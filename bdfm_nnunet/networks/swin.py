@@ -6,9 +6,11 @@ channels-last (B, *grid, C) inside and channels-first (B, C, *grid) where they l
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -114,6 +116,43 @@ def clipped(window: Sequence[int], grid: Sequence[int]) -> tuple[int, ...]:
     return tuple(min(size, count) for size, count in zip(window, grid, strict=True))
 
 
+class Perceptron(nn.Sequential):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., C) to the same shape."""
+        hidden = self[0](tokens)
+        weight, bias = (parameter.to(hidden.dtype) for parameter in (self[2].weight, self[2].bias))
+        out: Tensor = _GeluLinear.apply(hidden, weight, bias)
+        return out
+
+
+class _GeluLinear(torch.autograd.Function):
+    """A GELU and a linear layer that keep no more than their input.
+
+    The GELU is computed again in the backward pass: its output is four times the size of the tokens.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(..., hidden) to (..., C)."""
+        ctx.save_for_backward(hidden, weight)
+        return functional.linear(functional.gelu(hidden), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of all three."""
+        hidden, weight = ctx.saved_tensors
+        rows = gradient.flatten(0, -2)
+        of_weight = rows.T @ functional.gelu(hidden).flatten(0, -2)
+        of_hidden = (rows @ weight).reshape(hidden.shape)
+        return torch.ops.aten.gelu_backward(of_hidden, hidden), of_weight, rows.sum(0)
+
+
 class SwinBlock(nn.Module):
     """Window attention and a two-layer perceptron, each behind a LayerNorm and beside a shortcut."""
 
@@ -132,11 +171,10 @@ class SwinBlock(nn.Module):
         self.window_size = tuple(window_size)
         self.shifted = shifted
         self.drop_path = drop_path
-        hidden = int(channels * mlp_ratio)
         self.norm1 = nn.LayerNorm(channels)
         self.attn = WindowAttention(channels, window_size, num_heads, legacy=legacy)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
+        self.mlp = Perceptron(channels, int(channels * mlp_ratio))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, *grid, C) to the same shape."""

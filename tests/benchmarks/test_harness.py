@@ -9,6 +9,7 @@ import pytest
 import harness
 from harness import (
     Result,
+    Served,
     Spread,
     Table,
     Times,
@@ -67,6 +68,26 @@ def test_a_script_in_a_new_process_reports_by_its_last_line(tmp_path: Path) -> N
     number, arguments, value = in_new_process(script, "x", "--y", environment={"KEY": "there"})
     assert number != harness.os.getpid()
     assert (arguments, value) == (["x", "--y"], "there")
+
+
+def test_a_served_arm_runs_when_it_is_asked_to_and_reports_at_the_end(tmp_path: Path) -> None:
+    folder = Path(harness.__file__).parent
+    script, log = tmp_path / "arm.py", tmp_path / "log"
+    script.write_text(
+        f"import json, sys; sys.path.insert(0, {str(folder)!r})\n"
+        "from harness import serve\n"
+        "peak = serve(lambda: open(sys.argv[1], 'a').write('x'))\n"
+        "print(json.dumps({'peak': peak}))\n"
+    )
+    arm = Served(script, str(log))
+    assert not log.exists()
+    arm()
+    arm()
+    assert log.read_text() == "xx"
+    assert arm.close()["peak"] > 1 << 20
+    script.write_text("raise SystemExit(3)")
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        Served(script)
 
 
 def test_peak_memory_of_a_new_process_holds_what_it_allocated(tmp_path: Path) -> None:

@@ -1,0 +1,301 @@
+"""One training step of the published BDFM configuration, against the published mathematics written plainly.
+
+96 voxels an axis, embedding 96, depths 2-2-6-2, windows of 7: forward, backward, gradient norm and AdamW on made-up
+images. Every arm lives in a process of its own, and they take turns.
+
+- "published" is benchmarks/published.py: plain window attention, spectra convolved between FFTs, and a frequency loss
+  that visits one patch after the other. "bf16" is the same under autocast.
+- "legacy" is this package with the published mathematics, faults included: loss and gradients are those of
+  "published".
+- "default" is this package as it trains by default: the same encoder, decoders and losses with the faults corrected.
+
+Ours run as our commands start them, with memory that is freed kept in the process (`bdfm_nnunet.allocator`). Two
+networks of others stand beside them in a full run: MONAI's SwinUNETR (48 features) and nnU-Net's residual U-Net (the
+stages of ResEnc-M for this patch), which segment 4 channels into 3 classes.
+
+The floor is what the counted operations take at the rate of a large matrix product of that type, plus the bytes that
+must move at the rate of a copy: each parameter is read twice, its gradient is written and read, AdamW reads and
+writes weight and moments, and what autograd keeps is written and read once. Memory is the peak of the process less
+what it held before the arm was built, which is Python and PyTorch.
+
+    python benchmarks/step.py [--quick] [--device cuda]
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import published
+import torch
+from torch import Tensor, nn
+
+from bdfm_nnunet.allocator import keep_freed_memory
+from bdfm_nnunet.networks.costs import Costs, count_costs
+from bdfm_nnunet.networks.encoders import encoder_of
+from bdfm_nnunet.networks.swin import SwinEncoder
+from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.settings import PretrainingSettings
+from harness import (
+    Result,
+    Served,
+    Spread,
+    Table,
+    Times,
+    alternate,
+    matrix_rate,
+    memory_rate,
+    options,
+    parse,
+    peak_memory,
+    prose,
+    serve,
+)
+
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+REFERENCE = "published fp32"
+OURS = ("legacy fp32", "legacy bf16", "default fp32", "default bf16")
+PEERS = ("SwinUNETR fp32", "SwinUNETR bf16", "ResEnc-M fp32", "ResEnc-M bf16")
+BYTES_PER_PARAMETER = 4 * (2 + 2 + 6)
+CLIP = 12.0
+
+
+def objective(kind: str) -> MaskedImageModelling:
+    """The published encoder in "published" or "legacy" mathematics, or in our "default" ones."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = published.published_sizes()
+    if kind == "default":
+        return MaskedImageModelling(encoder_of(SwinEncoder(1, **sizes | {"legacy": False})))
+    return MaskedImageModelling(encoder_of(SwinEncoder(1, **sizes)), PretrainingSettings.published())
+
+
+def peer(kind: str) -> nn.Module:
+    """A segmentation network of others, 4 channels to 3 classes."""
+    if kind == "SwinUNETR":
+        from monai.networks.nets import SwinUNETR
+
+        network: nn.Module = SwinUNETR(in_channels=4, out_channels=3, feature_size=48)
+        return network
+    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+
+    return ResidualEncoderUNet(
+        4, 5, [32, 64, 128, 256, 320], nn.Conv3d, 3, [1, 2, 2, 2, 2], [1, 3, 4, 6, 6], 3, [1, 1, 1, 1],
+        conv_bias=True, norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU,
+    )  # fmt: skip
+
+
+def images_for(batch: int, size: int, device: str, channels: int = 1) -> Tensor:
+    """Made-up images."""
+    return torch.rand(batch, channels, size, size, size, generator=torch.Generator().manual_seed(1)).to(device)
+
+
+def loss_function(kind: str, batch: int, size: int, device: str) -> tuple[nn.Module, Callable[[], Tensor]]:
+    """The module of an arm, which holds the parameters, and its loss on fixed images."""
+    if kind in ("SwinUNETR", "ResEnc-M"):
+        network, images = peer(kind).to(device), images_for(batch, size, device, channels=4)
+        return network, lambda: network(images).float().square().mean()
+    module, images = objective(kind).to(device).train(), images_for(batch, size, device)
+    mask = module.draw_mask(batch, images.shape[2:], generator=torch.Generator().manual_seed(2)).to(device)
+    with torch.no_grad():
+        module.mask_token(module.encoder.patch_embed(images), torch.zeros_like(mask))  # starts from these images
+    if kind == "published":
+        weights = dict(module.named_parameters())
+        return module, lambda: published.loss_of(weights, images, mask)
+    if device != "cpu":
+        module.compile()
+    return module, lambda: module(images, mask=mask)["loss"]
+
+
+def serve_arm(name: str, batch: int, size: int, device: str) -> None:
+    """One training step whenever the other process asks for it."""
+    kind, precision = name.split()
+    libraries = peak_memory()
+    if kind in ("legacy", "default"):
+        keep_freed_memory()
+    module, loss_of = loss_function(kind, batch, size, device)
+    parameters = list(module.parameters())
+    fused = kind not in ("published", *PEERS)
+    optimizer = torch.optim.AdamW(parameters, 2e-4, amsgrad=kind == "published", **({"fused": True} if fused else {}))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = loss_of()
+        loss.backward()
+        if kind != "published":
+            nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    ends = serve(step)
+    taken = ends - libraries if device == "cpu" else torch.cuda.max_memory_allocated()
+    print(json.dumps({"memory": taken, "process": ends}), flush=True)
+
+
+def costs_of(kind: str, precision: str, batch: int, size: int) -> Costs:
+    """Counted in a real pass on the CPU, as only there autocast shows which activations are halved."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        return count_costs(partial(objective, kind), (batch, 1, size, size, size), device="cpu")
+
+
+def profile_of(kind: str, precision: str, size: int) -> Table:
+    """Where the time of a step goes, by kind of operation; a profiled step is slower than others."""
+    module, loss_of = loss_function(kind, 1, size, "cpu")
+
+    def step() -> None:
+        module.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = loss_of()
+        loss.backward()
+
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        step()
+    events = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    table = Table(f"Where {kind} {precision} spends its time, batch of 1", ["operation", "ms", "share", "calls"])
+    for event in events[:14]:
+        milliseconds, share = event.self_cpu_time_total / 1e3, event.self_cpu_time_total / total
+        table.rows.append([event.key, f"{milliseconds:.0f}", f"{share:.1%}", str(event.count)])
+    return table
+
+
+def agreement(size: int = 32) -> float:
+    """Largest difference of a gradient between "legacy" and "published" in double precision, relative to all."""
+    module = objective("legacy").double().train()
+    images = images_for(1, size, "cpu").double()
+    mask = module.draw_mask(1, images.shape[2:], generator=torch.Generator().manual_seed(2))
+    weights = dict(module.named_parameters())
+    gradients = []
+    for loss in (published.loss_of(weights, images, mask), module.eval()(images, mask=mask)["loss"]):
+        gradients.append(torch.autograd.grad(loss, list(weights.values())))
+    total = torch.stack([gradient.norm() for gradient in gradients[0]]).norm()
+    return max(((a - b).norm() / total).item() for a, b in zip(*gradients))
+
+
+# ----------------------------------------------------------------------------------------------------------- results
+
+
+def compare(names: list[str], settings: argparse.Namespace, batch: int) -> tuple[Times, dict[str, dict[str, Any]]]:
+    """Times of the arms, and what each process said at its end."""
+    with ExitStack() as stack:
+        arms = {}
+        for name in names:
+            arguments = (
+                "--arm",
+                name,
+                "--batch",
+                str(batch),
+                "--size",
+                str(settings.size),
+                "--device",
+                settings.device,
+            )
+            arms[name] = Served(Path(__file__), *arguments)
+            stack.callback(arms[name].kill)
+        times = alternate(arms, rounds=settings.rounds)
+        return times, {name: arm.close() for name, arm in arms.items()}
+
+
+def main() -> None:
+    """Compares the arms at every batch size and writes the result."""
+    parser = options(__doc__, rounds=5)
+    parser.add_argument("--size", type=int, default=96, help="voxels per axis")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="networks of others too")
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    settings = parse(parser, quick={"rounds": 3, "batches": [1], "peers": False})
+    if settings.arm:
+        serve_arm(settings.arm, settings.batch, settings.size, settings.device)
+        return
+    shown = {name: value for name, value in vars(settings).items() if name not in ("arm", "batch")}
+    result = Result(
+        "One training step", prose(__doc__), shown, ("torch", "numpy", "monai", "dynamic-network-architectures")
+    )
+    rates = {name: matrix_rate(type_, device=settings.device) for name, type_ in TYPES.items()}
+    rates["bytes"] = memory_rate(device=settings.device)
+    result.raw["rates"] = rates
+    result.raw["gradient_difference_float64"] = difference = agreement()
+    for batch in settings.batches:
+        _add_comparison(result, settings, batch, rates)
+    if settings.device == "cpu":
+        keep_freed_memory()
+        result.tables += [profile_of("default", precision, settings.size) for precision in TYPES]
+    if settings.peers:
+        _add_peers(result, settings)
+    result.goals.append(
+        ("gradients of the step agree with the plain arm in float64", f"{difference:.1e} of all", difference < 1e-12)
+    )
+    result.write(settings.json)
+
+
+def _add_comparison(result: Result, settings: argparse.Namespace, batch: int, rates: dict[str, float]) -> None:
+    times, ends = compare([REFERENCE, "published bf16", *OURS], settings, batch)
+    title = f"{settings.size}^3 voxels, batch of {batch}"
+    table = Table(
+        title, ["arm", "s", "times faster", "GiB", "relative", "whole process", "TFLOP", "floor s", "times the floor"]
+    )
+    raw: dict[str, Any] = {"seconds": times.seconds, "ends": ends, "costs": {}}
+    for name in times.seconds:
+        kind, precision = name.split()
+        faster, taken = times.speedup(name, REFERENCE), ends[name]["memory"]
+        share = taken / ends[REFERENCE]["memory"]
+        row = [
+            name,
+            str(times.of(name)),
+            str(faster),
+            f"{taken / 2**30:.2f}",
+            f"{share:.2f}",
+            f"{ends[name]['process'] / 2**30:.2f}",
+        ]
+        if kind == "published":
+            flops = published.flops(batch, settings.size)
+            table.rows.append([*row, f"{flops / 1e12:.3f}", "", ""])
+            continue
+        costs = costs_of(kind, precision, batch, settings.size)
+        flops = (costs.forward_flops or 0) + (costs.backward_flops or 0)
+        moved = BYTES_PER_PARAMETER * costs.parameters + 2 * costs.activation_bytes
+        floor = flops / rates[precision] + moved / rates["bytes"]
+        over = Spread.of([second / floor for second in times.seconds[name]])
+        raw["costs"][name] = {"flops": flops, "bytes": moved, "floor_seconds": floor}
+        table.rows.append([*row, f"{flops / 1e12:.3f}", f"{floor:.3g}", str(over)])
+        if kind == "default" and batch == 1:
+            _add_goals(result, settings, precision, faster, share, over)
+    table.note = (
+        f"Rates measured in this run: {rates['fp32'] / 1e9:.0f} GFLOP/s in fp32, {rates['bf16'] / 1e9:.0f} in bf16, "
+        f"{rates['bytes'] / 1e9:.0f} GB/s."
+    )
+    result.tables.append(table)
+    result.raw[f"batch_{batch}"] = raw
+
+
+def _add_goals(
+    result: Result, settings: argparse.Namespace, precision: str, faster: Spread, share: float, over: Spread
+) -> None:
+    at_least = {("cpu", "fp32"): 6.0, ("cpu", "bf16"): 10.0, ("cuda", "bf16"): 5.0}.get((settings.device, precision))
+    where = f"a step on {settings.device}, {precision}"
+    if at_least:
+        result.goals.append((f"{where}: {at_least:g} times faster", str(faster), faster.median >= at_least))
+    result.goals.append((f"{where}: at most 0.7 of the peak memory", f"{share:.2f}", share <= 0.7))
+    result.goals.append((f"{where}: at most 2.5 times the floor", str(over), over.median <= 2.5))
+
+
+def _add_peers(result: Result, settings: argparse.Namespace) -> None:
+    times, ends = compare(["default fp32", "default bf16", *PEERS], settings, 1)
+    table = Table("Beside networks of others, batch of 1", ["arm", "s", "time relative to default fp32", "GiB"])
+    for name in times.seconds:
+        slower = Spread.of([a / b for a, b in zip(times.seconds[name], times.seconds["default fp32"])])
+        table.rows.append([name, str(times.of(name)), str(slower), f"{ends[name]['memory'] / 2**30:.2f}"])
+    table.note = "SwinUNETR and ResEnc-M are whole segmentation networks: this places the cost, it is no race."
+    result.tables.append(table)
+    result.raw["peers"] = {"seconds": times.seconds, "ends": ends}
+
+
+if __name__ == "__main__":
+    main()
