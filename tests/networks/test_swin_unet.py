@@ -90,3 +90,16 @@ def test_every_parameter_learns() -> None:
 def test_settings_that_do_not_fit_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"must start with ones|decoder has 2 stages"):
         _network(**changes)
+
+
+def test_compiles_as_one_graph_with_the_same_results() -> None:
+    network = _network().eval()
+    images = torch.randn(1, 2, 8, 32, 32)
+    expected = network(images)
+    gradients = torch.autograd.grad(expected.square().sum(), list(network.parameters()))
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    found = compiled(images)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.square().sum(), list(network.parameters())), gradients, atol=1e-4, rtol=1e-4
+    )
