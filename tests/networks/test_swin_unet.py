@@ -95,11 +95,12 @@ def test_settings_that_do_not_fit_are_refused(changes: dict[str, object]) -> Non
 def test_compiles_as_one_graph_with_the_same_results() -> None:
     network = _network().eval()
     images = torch.randn(1, 2, 8, 32, 32)
-    expected = network(images)
-    gradients = torch.autograd.grad(expected.square().sum(), list(network.parameters()))
-    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
-    found = compiled(images)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(found.square().sum(), list(network.parameters())), gradients, atol=1e-4, rtol=1e-4
-    )
+    results = []
+    for run in (network, torch.compile(network, fullgraph=True, backend="aot_eager")):
+        network.zero_grad()
+        output = run(images)
+        output.square().mean().backward()
+        gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+        results.append((output.detach(), gradients))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-3)
+    assert len(results[0][1]) > 50
