@@ -9,9 +9,7 @@ images. Every arm lives in a process of its own, and they take turns.
   "published".
 - "default" is this package as it trains by default: the same encoder, decoders and losses with the faults corrected.
 
-Ours run as our commands start them, with memory that is freed kept in the process (`bdfm_nnunet.allocator`). Two
-networks of others stand beside them in a full run: MONAI's SwinUNETR (48 features) and nnU-Net's residual U-Net (the
-stages of ResEnc-M for this patch), which segment 4 channels into 3 classes.
+Ours run as our commands start them, with memory that is freed kept in the process (`bdfm_nnunet.allocator`).
 
 The floor is what the counted operations take at the rate of a large matrix product of that type, plus the bytes that
 must move at the rate of a copy: each parameter is read twice, its gradient is written and read, AdamW reads and
@@ -58,7 +56,6 @@ from harness import (
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 REFERENCE = "published fp32"
 OURS = ("legacy fp32", "legacy bf16", "default fp32", "default bf16")
-PEERS = ("SwinUNETR fp32", "SwinUNETR bf16", "ResEnc-M fp32", "ResEnc-M bf16")
 BYTES_PER_PARAMETER = 4 * (2 + 2 + 6)
 CLIP = 12.0
 
@@ -72,21 +69,6 @@ def objective(kind: str) -> MaskedImageModelling:
     return MaskedImageModelling(encoder_of(SwinEncoder(1, **sizes)), PretrainingSettings.published())
 
 
-def peer(kind: str) -> nn.Module:
-    """A segmentation network of others, 4 channels to 3 classes."""
-    if kind == "SwinUNETR":
-        from monai.networks.nets import SwinUNETR
-
-        network: nn.Module = SwinUNETR(in_channels=4, out_channels=3, feature_size=48)
-        return network
-    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
-
-    return ResidualEncoderUNet(
-        4, 5, [32, 64, 128, 256, 320], nn.Conv3d, 3, [1, 2, 2, 2, 2], [1, 3, 4, 6, 6], 3, [1, 1, 1, 1],
-        conv_bias=True, norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU,
-    )  # fmt: skip
-
-
 def images_for(batch: int, size: int, device: str, channels: int = 1) -> Tensor:
     """Made-up images."""
     return torch.rand(batch, channels, size, size, size, generator=torch.Generator().manual_seed(1)).to(device)
@@ -94,9 +76,6 @@ def images_for(batch: int, size: int, device: str, channels: int = 1) -> Tensor:
 
 def loss_function(kind: str, batch: int, size: int, device: str) -> tuple[nn.Module, Callable[[], Tensor]]:
     """The module of an arm, which holds the parameters, and its loss on fixed images."""
-    if kind in ("SwinUNETR", "ResEnc-M"):
-        network, images = peer(kind).to(device), images_for(batch, size, device, channels=4)
-        return network, lambda: network(images).float().square().mean()
     module, images = objective(kind).to(device).train(), images_for(batch, size, device)
     mask = module.draw_mask(batch, images.shape[2:], generator=torch.Generator().manual_seed(2)).to(device)
     with torch.no_grad():
@@ -113,27 +92,40 @@ def serve_arm(name: str, batch: int, size: int, device: str) -> None:
     """One training step whenever the other process asks for it."""
     kind, precision = name.split()
     libraries = peak_memory()
-    if kind in ("legacy", "default"):
+    if kind != "published":
         keep_freed_memory()
     module, loss_of = loss_function(kind, batch, size, device)
-    parameters = list(module.parameters())
-    fused = kind not in ("published", *PEERS)
-    optimizer = torch.optim.AdamW(parameters, 2e-4, amsgrad=kind == "published", **({"fused": True} if fused else {}))
+    settings = {"amsgrad": True} if kind == "published" else {"fused": True}
+    optimizer = torch.optim.AdamW(module.parameters(), 2e-4, **settings)
+    serve_step(loss_of, optimizer, precision, device, clip=kind != "published", libraries=libraries)
+
+
+def serve_step(
+    loss_of: Callable[[], Tensor],
+    optimizer: torch.optim.Optimizer,
+    precision: str,
+    device: str,
+    *,
+    clip: bool,
+    libraries: int,
+) -> None:
+    """Serves forward, backward and optimiser; at the end the memory beyond the `libraries` is told."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
             loss = loss_of()
         loss.backward()
-        if kind != "published":
+        if clip:
             nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
         if device != "cpu":
             torch.cuda.synchronize()
 
-    ends = serve(step)
-    taken = ends - libraries if device == "cpu" else torch.cuda.max_memory_allocated()
-    print(json.dumps({"memory": taken, "process": ends}), flush=True)
+    process = serve(step)
+    taken = process - libraries if device == "cpu" else torch.cuda.max_memory_allocated()
+    print(json.dumps({"memory": taken, "process": process}), flush=True)
 
 
 def costs_of(kind: str, precision: str, batch: int, size: int) -> Costs:
@@ -180,8 +172,8 @@ def agreement(size: int = 32) -> float:
 # ----------------------------------------------------------------------------------------------------------- results
 
 
-def compare(names: list[str], settings: argparse.Namespace, batch: int) -> tuple[Times, dict[str, dict[str, Any]]]:
-    """Times of the arms, and what each process said at its end."""
+def compare(script: Path, names: list[str], settings: argparse.Namespace, batch: int) -> tuple[Times, dict[str, Any]]:
+    """Times of the arms that a script serves, and what each process said at its end."""
     with ExitStack() as stack:
         arms = {}
         for name in names:
@@ -195,29 +187,31 @@ def compare(names: list[str], settings: argparse.Namespace, batch: int) -> tuple
                 "--device",
                 settings.device,
             )
-            arms[name] = Served(Path(__file__), *arguments)
+            arms[name] = Served(script, *arguments)
             stack.callback(arms[name].kill)
         times = alternate(arms, rounds=settings.rounds)
         return times, {name: arm.close() for name, arm in arms.items()}
 
 
+def add_arm_options(parser: argparse.ArgumentParser) -> None:
+    """Options of scripts that serve arms; those that name one are for the script itself."""
+    parser.add_argument("--size", type=int, default=96, help="voxels per axis (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+
+
 def main() -> None:
     """Compares the arms at every batch size and writes the result."""
     parser = options(__doc__, rounds=5)
-    parser.add_argument("--size", type=int, default=96, help="voxels per axis")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="networks of others too")
-    parser.add_argument("--arm", help=argparse.SUPPRESS)
-    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
-    settings = parse(parser, quick={"rounds": 3, "batches": [1], "peers": False})
+    add_arm_options(parser)
+    settings = parse(parser, quick={"rounds": 3, "batches": [1]})
     if settings.arm:
         serve_arm(settings.arm, settings.batch, settings.size, settings.device)
         return
     shown = {name: value for name, value in vars(settings).items() if name not in ("arm", "batch")}
-    result = Result(
-        "One training step", prose(__doc__), shown, ("torch", "numpy", "monai", "dynamic-network-architectures")
-    )
+    result = Result("One training step", prose(__doc__), shown, ("torch", "numpy"))
     rates = {name: matrix_rate(type_, device=settings.device) for name, type_ in TYPES.items()}
     rates["bytes"] = memory_rate(device=settings.device)
     result.raw["rates"] = rates
@@ -227,8 +221,6 @@ def main() -> None:
     if settings.device == "cpu":
         keep_freed_memory()
         result.tables += [profile_of("default", precision, settings.size) for precision in TYPES]
-    if settings.peers:
-        _add_peers(result, settings)
     result.goals.append(
         ("gradients of the step agree with the plain arm in float64", f"{difference:.1e} of all", difference < 1e-12)
     )
@@ -236,7 +228,7 @@ def main() -> None:
 
 
 def _add_comparison(result: Result, settings: argparse.Namespace, batch: int, rates: dict[str, float]) -> None:
-    times, ends = compare([REFERENCE, "published bf16", *OURS], settings, batch)
+    times, ends = compare(Path(__file__), [REFERENCE, "published bf16", *OURS], settings, batch)
     title = f"{settings.size}^3 voxels, batch of {batch}"
     table = Table(
         title, ["arm", "s", "times faster", "GiB", "relative", "whole process", "TFLOP", "floor s", "times the floor"]
@@ -284,17 +276,6 @@ def _add_goals(
         result.goals.append((f"{where}: {at_least:g} times faster", str(faster), faster.median >= at_least))
     result.goals.append((f"{where}: at most 0.7 of the peak memory", f"{share:.2f}", share <= 0.7))
     result.goals.append((f"{where}: at most 2.5 times the floor", str(over), over.median <= 2.5))
-
-
-def _add_peers(result: Result, settings: argparse.Namespace) -> None:
-    times, ends = compare(["default fp32", "default bf16", *PEERS], settings, 1)
-    table = Table("Beside networks of others, batch of 1", ["arm", "s", "time relative to default fp32", "GiB"])
-    for name in times.seconds:
-        slower = Spread.of([a / b for a, b in zip(times.seconds[name], times.seconds["default fp32"])])
-        table.rows.append([name, str(times.of(name)), str(slower), f"{ends[name]['memory'] / 2**30:.2f}"])
-    table.note = "SwinUNETR and ResEnc-M are whole segmentation networks: this places the cost, it is no race."
-    result.tables.append(table)
-    result.raw["peers"] = {"seconds": times.seconds, "ends": ends}
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ def test_help_starts(script: str) -> None:
     ("script", "arguments", "tables"),
     [
         ("frequency_loss.py", ["--size", "16"], 1),
-        ("step.py", ["--size", "32", "--batches", "1", "--no-peers"], 3),
+        ("step.py", ["--size", "32", "--batches", "1"], 3),
+        ("peers.py", ["--size", "32", "--peers", "ResEnc-M", "--precisions", "fp32"], 1),
         ("metrics.py", ["--lesions", "2", "--size", "60,60,40"], 1),
         ("conversion.py", ["--cases", "2", "--drawn", "2", "--size", "60,60,40", "--workers", "1"], 2),
     ],
