@@ -19,7 +19,9 @@ import contextlib
 import io
 import itertools
 import json
+import multiprocessing
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -29,7 +31,6 @@ from typing import Any
 
 import blosc2
 import numpy as np
-import psutil
 import torch
 from blosc2 import Codec, Filter
 from matplotlib.figure import Figure
@@ -210,12 +211,13 @@ def memory_of_a_worker(dataset: Any, patch: int, crops: int) -> tuple[list[int],
     """Resident MiB of a worker process by the number of crops it has read."""
     source = UnlabelledCrops(dataset, batch_size=BATCH, patch_size=(patch,) * 3, mirror=True)
     loaded = batches(source, 0, numbers=range(crops // BATCH), workers=1)
-    (worker,) = psutil.Process().children()
+    (worker,) = multiprocessing.active_children()
+    status = Path(f"/proc/{worker.pid}/status")
     counts, mebibytes = [], []
     for number, _ in enumerate(loaded, 1):
         if number % max(1, crops // BATCH // 100) == 0 and number * BATCH + 20 < crops:
             counts.append(number * BATCH)
-            mebibytes.append(worker.memory_info().rss / 2**20)
+            mebibytes.append(int(re.findall(r"VmRSS:\s+(\d+)", status.read_text())[0]) / 1024)
     return counts, mebibytes
 
 

@@ -48,10 +48,10 @@ class FillsBuffers(BatchSource, Protocol):
 
 @contextmanager
 def seeded(*keys: int) -> Iterator[None]:
-    """Sets Python's, NumPy's and torch's random state from whole numbers and gives the old states back afterwards."""
+    """Sets the random states of Python, NumPy and torch on the CPU from whole numbers; gives the old ones back."""
     # nnU-Net's loaders and augmentations draw from the global states, so these are what must be set
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
-    reseed(*keys)
+    _reseed(torch.default_generator, *keys)
     try:
         yield
     finally:
@@ -62,10 +62,14 @@ def seeded(*keys: int) -> Iterator[None]:
 
 def reseed(*keys: int) -> None:
     """Sets Python's, NumPy's and torch's random state (the GPU's too) from whole numbers."""
+    _reseed(torch, *keys)
+
+
+def _reseed(torch_state: Any, *keys: int) -> None:
     words = np.random.SeedSequence(keys).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1])  # noqa: NPY002
-    torch.manual_seed(int(words[2]))
+    torch_state.manual_seed(int(words[2]))
 
 
 class ReproducibleBatches(Dataset[Batch | InputError]):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bdfm_nnunet.data import loading
 from bdfm_nnunet.data.crops import UnlabelledCrops
-from bdfm_nnunet.data.loading import batches
+from bdfm_nnunet.data.loading import batches, reseed, seeded
 from bdfm_nnunet.errors import InputError
 from tests.data.conftest import PATCH
 
@@ -69,6 +69,17 @@ def test_the_callers_random_state_is_left_alone() -> None:
     torch.manual_seed(3)
     _listed(Filling(), range(3))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_seeded_leaves_devices_alone_reseed_sets_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the noise of a step on a GPU would depend on whether batches are drawn in the same process."""
+    calls: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", calls.append)
+    with seeded(1, 2):
+        inside = torch.rand(2)
+    assert not calls
+    reseed(1, 2)
+    assert torch.equal(torch.rand(2), inside) and len(calls) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 1])
