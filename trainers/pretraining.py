@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 from bdfm_nnunet import metrics
 from bdfm_nnunet.data.crops import UnlabelledCrops
 from bdfm_nnunet.data.loading import Batch, BatchSource
-from bdfm_nnunet.data.views import mirrored
+from bdfm_nnunet.data.views import RandomAffine, mirrored
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.masking import upsample
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
@@ -117,23 +117,22 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
     # --- data ---------------------------------------------------------------------------------------------------
 
     def batch_sources(self) -> tuple[BatchSource, BatchSource]:
-        """Random crops; those for training with the axes along which they shall be mirrored."""
+        """Random crops, augmented for training; along which axes to mirror them is drawn here and done in the step."""
         if self.dataset_class is None:
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
         training, validation = self.get_tr_and_val_datasets()
-        return (
-            self._crops(training, mirror=self.pretraining.augmentation == "mirror"),
-            self._crops(validation, mirror=False),
-        )
+        kind = self.pretraining.augmentation
+        affine = RandomAffine(spacing=self.configuration_manager.spacing) if kind == "spatial" else None
+        return self._crops(training, affine=affine, mirror=kind != "none"), self._crops(validation)
 
-    def _crops(self, dataset: Any, *, mirror: bool) -> UnlabelledCrops:
+    def _crops(self, dataset: Any, **augmentation: Any) -> UnlabelledCrops:
         return UnlabelledCrops(
             dataset,
             batch_size=self.batch_size,
             patch_size=self.configuration_manager.patch_size,
             single_channel=self.pretraining.channels == "single",
             oversample_foreground=self.oversample_foreground_percent,
-            mirror=mirror,
+            **augmentation,
         )
 
     def validation_numbers(self, numbers: range) -> list[int]:

@@ -22,6 +22,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUN
 from torch import Tensor
 
 from bdfm_nnunet.data.loading import Batch
+from bdfm_nnunet.data.views import RandomAffine, resampled, source_size
 from bdfm_nnunet.errors import InputError
 
 
@@ -34,6 +35,7 @@ class UnlabelledCrops:
         patch_size: voxels per axis.
         single_channel: one randomly chosen modality of a case is a sample; else all channels together are.
         oversample_foreground: share of crops that are centred on a labelled voxel (of the brain, in unlabelled sets).
+        affine: rotates and scales crops.
         mirror: draws for each crop the axes along which `bdfm_nnunet.data.views.mirrored` shall reverse it.
     """
 
@@ -45,6 +47,7 @@ class UnlabelledCrops:
         patch_size: Sequence[int],
         single_channel: bool = True,
         oversample_foreground: float = 0.33,
+        affine: RandomAffine | None = None,
         mirror: bool = False,
     ) -> None:
         self.dataset = dataset
@@ -52,6 +55,7 @@ class UnlabelledCrops:
         self.patch_size = tuple(int(size) for size in patch_size)
         self.single_channel = single_channel
         self.oversample_foreground = oversample_foreground
+        self.affine = affine
         self.mirror = mirror
 
     @cached_property
@@ -94,7 +98,15 @@ class UnlabelledCrops:
             start = self._corner(key, images.shape[1:], rng)
             channel = int(rng.integers(images.shape[0]))
             channels = slice(channel, channel + 1) if self.single_channel else slice(None)
-            read_crop(images, channels, start, out=out)
+            matrix = self.affine.draw(rng) if self.affine else None
+            if matrix is None:
+                read_crop(images, channels, start, out=out)
+                return
+            size = source_size(matrix, self.patch_size)
+            source = np.empty((len(out), *size), dtype=np.float32)
+            first = [s + (patch - n) // 2 for s, patch, n in zip(start, self.patch_size, size, strict=True)]
+            read_crop(images, channels, first, out=source)
+            out[...] = resampled(torch.from_numpy(source), matrix, self.patch_size).numpy()
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[Any]:

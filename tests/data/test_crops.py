@@ -9,6 +9,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from bdfm_nnunet.data.crops import UnlabelledCrops, open_images, read_crop
 from bdfm_nnunet.data.loading import seeded
+from bdfm_nnunet.data.views import RandomAffine
 from bdfm_nnunet.errors import InputError
 from tests.data.conftest import PATCH, SHAPES, rewrite, volume, without_labels
 
@@ -128,6 +129,18 @@ def test_flips_are_drawn_only_on_request(dataset: Any) -> None:
     flips = torch.cat([_drawn(_crops(dataset, mirror=True), seed)["flips"] for seed in range(40)])
     assert flips.shape == (320, 3) and flips.dtype == torch.bool
     assert ((flips.float().mean(0) - 0.5).abs() < 0.1).all()
+
+
+@pytest.mark.parametrize("patch", [PATCH, (47, 30, 33)])
+def test_turned_crops_keep_their_place(dataset: Any, patch: tuple[int, ...]) -> None:
+    """Without rotation and at scale 1 the crops are the ones that are read directly."""
+    plain = _drawn(_crops(dataset, patch_size=patch, batch_size=1, oversample_foreground=0))
+    still = RandomAffine(spacing=(1, 1, 1), p_rotation=1, degrees=0, p_scaling=1, scaling=(1, 1))
+    turned = _drawn(_crops(dataset, patch_size=patch, batch_size=1, oversample_foreground=0, affine=still))
+    torch.testing.assert_close(turned["data"], plain["data"], rtol=1e-5, atol=1)
+    wide = RandomAffine(spacing=(1, 1, 1), p_rotation=1, p_scaling=1, scaling=(1.2, 1.4))
+    other = _drawn(_crops(dataset, patch_size=patch, batch_size=1, oversample_foreground=0, affine=wide))
+    assert other["keys"] == plain["keys"] and not torch.allclose(other["data"], plain["data"], rtol=0.01)
 
 
 def test_oversampling_reads_properties_only_where_it_needs_them(preprocessed: Path) -> None:

@@ -111,7 +111,7 @@ def test_single_channel_by_default_all_channels_on_request(prepared: Prepared) -
     assert math.isfinite(every.train_step(batch)["loss"])
 
 
-def test_crops_are_mirrored_for_training_unless_asked_not_to(prepared: Prepared) -> None:
+def test_crops_are_augmented_for_training_as_asked(prepared: Prepared) -> None:
     plain = make_trainer(
         nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "plain", {"pretraining.augmentation": "none"}
     )
@@ -121,6 +121,13 @@ def test_crops_are_mirrored_for_training_unless_asked_not_to(prepared: Prepared)
     training, validation = trainer.batch_sources()
     assert "flips" in training.generate_train_batch() and "flips" not in validation.generate_train_batch()
     assert all("flips" not in source.generate_train_batch() for source in plain.batch_sources())
+    spatial = make_trainer(
+        nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "spatial", {"pretraining.augmentation": "spatial"}
+    )
+    spatial.initialize()
+    training, validation = spatial.batch_sources()
+    assert training.mirror and list(training.affine.spacing) == spatial.configuration_manager.spacing
+    assert not validation.mirror and validation.affine is None
     images = torch.randn(2, 1, *trainer.configuration_manager.patch_size)
     seen: list[torch.Tensor] = []
     trainer.network = lambda images, mask: seen.append(images)
