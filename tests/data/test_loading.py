@@ -44,7 +44,7 @@ def _listed(source: Any, numbers: Any, workers: int = 0, keys: tuple[int, ...] =
 def test_a_batch_depends_on_keys_and_number_alone(source: Any) -> None:
     whole = _listed(source, range(9))
     assert len({float(batch["data"].flatten()[0]) for batch in whole}) == 9
-    for again in (_listed(source, range(9), workers=2), _listed(source, range(9), workers=3)):
+    for again in (_listed(source, range(9), workers=1), _listed(source, range(9), workers=2)):
         assert len(again) == 9
         for one, other in zip(whole, again):
             assert torch.equal(one["data"], other["data"]) and one["keys"] == other["keys"]
