@@ -338,8 +338,8 @@ def measure(root: Path, settings: argparse.Namespace) -> Result:
     extra = touched(dataset, patch)
     result.tables[0].note = (
         f"Floor of one process: {floor:.0f} crops/s, as blosc2 decompresses {rate / 1e9:.2f} GB/s of images; "
-        f"{floor / extra:.0f} with the {extra:.1f} times as many voxels of all blocks that a crop touches, of which ours "
-        f"without workers reaches {one.median * extra / floor:.0%}."
+        f"{floor / extra:.0f} with the {extra:.1f} times as many voxels of the blocks that a crop touches. Ours "
+        f"without workers reaches {one.median * extra / floor:.0%} of that."
     )
     for what, by_workers, arm, reference in (
         ("without augmentation", plain, OURS, THEIRS),
