@@ -64,8 +64,8 @@ def test_without_labels_crops_lie_anywhere(preprocessed: Path) -> None:
     assert (starts.max(axis=0) > 10).all()
 
 
-def test_only_the_blocks_under_the_crop_are_decompressed(preprocessed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All other blocks, labels included, are ruined: who reads one gets an error or other values."""
+def test_only_the_chunk_under_the_crop_is_decompressed(preprocessed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others, the labels included, are ruined: who reads one gets an error."""
     key, start = "case_0", (3, 2, 5)
     rewrite(preprocessed, key, chunks=(1, 64, 64, 64), blocks=(1, 32, 32, 32), cparams={"filters": []})
     dataset = nnUNetDatasetBlosc2(str(preprocessed), [key])
@@ -75,13 +75,14 @@ def test_only_the_blocks_under_the_crop_are_decompressed(preprocessed: Path, mon
     per_channel = len(chunks) // 4
     damaged = images.copy(urlpath=str(preprocessed / "damaged.b2nd"))
     for number in range(len(chunks)):
-        if not per_channel * 2 <= number < per_channel * 3:
+        if number != per_channel * 2:  # the first chunk of the third channel, in which the crop lies
             damaged.schunk.update_chunk(number, _ruined(chunks[number]))
     out = np.empty((1, *PATCH), dtype=np.float32)
     read_crop(damaged, slice(2, 3), start, out=out)
     np.testing.assert_array_equal(out, volume(key)[(slice(2, 3), *(slice(s, s + p) for s, p in zip(start, PATCH)))])
-    with pytest.raises(RuntimeError):
-        read_crop(damaged, slice(1, 2), start, out=out)
+    for channel, corner in ((1, start), (2, (20, 2, 5)), (2, (3, 2, 40))):
+        with pytest.raises(RuntimeError):
+            read_crop(damaged, slice(channel, channel + 1), corner, out=out)
 
 
 def _ruined(chunk: bytes) -> bytes:
