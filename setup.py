@@ -33,6 +33,7 @@ REQUIREMENTS = [
     "acvl-utils",
     "batchgenerators",
     "batchgeneratorsv2",
+    "blosc2",
     "connected-components-3d",
     "filelock",
     "isal",

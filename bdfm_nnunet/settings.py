@@ -67,6 +67,8 @@ class PretrainingSettings:
 
     Attributes:
         channels: "single" makes every modality of a case a sample of its own; "all" feeds them together.
+        augmentation: "mirror" reverses each axis of half of the training crops; "spatial" also turns a fifth of them
+            by up to 30 degrees an axis and scales a fifth by 0.7 to 1.4, as nnU-Net does; "none" leaves them.
         mask_ratio: share of blocks that are masked.
         patch_size: voxels per axis of the mask grid and of the patches of the frequency loss; by default the token
             patch of a transformer, and 4 (1 on axes that the network never halves) for convolutional encoders.
@@ -93,6 +95,7 @@ class PretrainingSettings:
     """
 
     channels: Literal["single", "all"] = "single"
+    augmentation: Literal["mirror", "none", "spatial"] = "mirror"
     mask_ratio: float = 0.75
     patch_size: tuple[int, ...] | int | None = None
     block_size: tuple[int, ...] | int | None = None

@@ -45,7 +45,7 @@ ABOVE_ALL = {"cli", "commands", "demo", "steps"}
 ONLY_TENSORS = {"checkpoints.reading", "checkpoints.writing", "checkpoints.sources", "checkpoints.adapting"}
 """Files of `checkpoints` that know no network."""
 
-MAY_IMPORT_NNUNET = {"plans", "trainers", "data.loading", "demo", "nnunet_plugin"}
+MAY_IMPORT_NNUNET = {"plans", "trainers", "data.crops", "demo", "nnunet_plugin"}
 WITHOUT_TORCH = {
     *FOR_EVERYONE,
     "patients",

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import Tensor, distributed, nn
 
 from bdfm_nnunet import metrics
-from bdfm_nnunet.data.loading import Batch, BatchSource, UnlabelledCrops
+from bdfm_nnunet.data.crops import UnlabelledCrops
+from bdfm_nnunet.data.loading import Batch, BatchSource
+from bdfm_nnunet.data.views import RandomAffine, mirrored
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.masking import upsample
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
@@ -92,6 +93,8 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
     def losses_of(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of a batch under new masks, and its terms."""
         images = batch["data"].to(self.device, non_blocking=True)
+        if "flips" in batch:
+            images = mirrored(images, batch["flips"])
         step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
         return self.network(images, mask=self._masks(images, _TRAIN_MASKS, step))
 
@@ -114,24 +117,22 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
     # --- data ---------------------------------------------------------------------------------------------------
 
     def batch_sources(self) -> tuple[BatchSource, BatchSource]:
-        """Random crops, mirrored at random for training."""
+        """Random crops, augmented for training; along which axes to mirror them is drawn here and done in the step."""
         if self.dataset_class is None:
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
-        mirror = MirrorTransform(allowed_axes=tuple(range(len(self.configuration_manager.patch_size))))
         training, validation = self.get_tr_and_val_datasets()
-        return (
-            self._crops(training, lambda crop: mirror(image=crop)["image"]),
-            self._crops(validation, None),
-        )
+        kind = self.pretraining.augmentation
+        affine = RandomAffine(spacing=self.configuration_manager.spacing) if kind == "spatial" else None
+        return self._crops(training, affine=affine, mirror=kind != "none"), self._crops(validation)
 
-    def _crops(self, dataset: Any, augment: Any) -> UnlabelledCrops:
+    def _crops(self, dataset: Any, **augmentation: Any) -> UnlabelledCrops:
         return UnlabelledCrops(
             dataset,
             batch_size=self.batch_size,
             patch_size=self.configuration_manager.patch_size,
             single_channel=self.pretraining.channels == "single",
             oversample_foreground=self.oversample_foreground_percent,
-            augment=augment,
+            **augmentation,
         )
 
     def validation_numbers(self, numbers: range) -> list[int]:

@@ -4,19 +4,24 @@ nnU-Net's augmenters draw from each worker's own stream, in no fixed order. Here
 each batch, which makes a batch independent of the number of workers and of where a run was interrupted.
 """
 
+import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bdfm_nnunet.errors import InputError
+
 Batch = dict[str, Any]
+AHEAD = 3  # batches that a worker prepares before they are asked for
+SHARED_MEMORY = Path("/dev/shm")
 
 
 class BatchSource(Protocol):
@@ -27,12 +32,26 @@ class BatchSource(Protocol):
         ...
 
 
+@runtime_checkable
+class FillsBuffers(BatchSource, Protocol):
+    """A source that can write its images where it is told, which saves workers a copy; `UnlabelledCrops` is one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of every batch's "data"."""
+        ...
+
+    def fill(self, data: Tensor) -> Batch:
+        """Writes one batch from the global random states into `data`, float32; returns all but the data."""
+        ...
+
+
 @contextmanager
 def seeded(*keys: int) -> Iterator[None]:
-    """Sets Python's, NumPy's and torch's random state from whole numbers and gives the old states back afterwards."""
+    """Sets the random states of Python, NumPy and torch on the CPU from whole numbers; gives the old ones back."""
     # nnU-Net's loaders and augmentations draw from the global states, so these are what must be set
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
-    reseed(*keys)
+    _reseed(torch.default_generator, *keys)
     try:
         yield
     finally:
@@ -43,22 +62,41 @@ def seeded(*keys: int) -> Iterator[None]:
 
 def reseed(*keys: int) -> None:
     """Sets Python's, NumPy's and torch's random state (the GPU's too) from whole numbers."""
+    _reseed(torch, *keys)
+
+
+def _reseed(torch_state: Any, *keys: int) -> None:
     words = np.random.SeedSequence(keys).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1])  # noqa: NPY002
-    torch.manual_seed(int(words[2]))
+    torch_state.manual_seed(int(words[2]))
 
 
-class ReproducibleBatches(Dataset[Batch]):
-    """Batch number i of a source, drawn with a random state made of the keys and i."""
+class ReproducibleBatches(Dataset[Batch | InputError]):
+    """Batch number i of a source, drawn with a random state made of the keys and i.
 
-    def __init__(self, source: BatchSource, *keys: int) -> None:
+    Args:
+        source: where batches come from.
+        keys: what the randomness is made of, besides the number of the batch.
+        slots: (n, B, C, *patch), memory shared with the workers; the batch in place p of the order takes slot p % n and
+            is returned without its "data".
+    """
+
+    def __init__(self, source: BatchSource, *keys: int, slots: Tensor | None = None) -> None:
         self.source = source
         self.keys = keys
+        self.slots = slots
 
-    def __getitem__(self, index: int) -> Batch:
-        with seeded(*self.keys, index):
-            return self.source.generate_train_batch()
+    def __getitem__(self, index: tuple[int, int]) -> Batch | InputError:
+        place, number = index
+        try:
+            with seeded(*self.keys, number):
+                if self.slots is None:
+                    return self.source.generate_train_batch()
+                assert isinstance(self.source, FillsBuffers)
+                return self.source.fill(self.slots[place % len(self.slots)])
+        except InputError as error:
+            return error  # raised in a worker it would arrive wrapped in a traceback
 
 
 def batches(
@@ -66,90 +104,51 @@ def batches(
 ) -> Iterator[Batch]:
     """Yields the batches with the given numbers in order, prepared ahead by worker processes.
 
+    Images of a source that fills buffers come through a ring of shared memory that is used again and again: passing
+    every batch in memory of its own costs as much time as reading it.
+
     Args:
         source: where batches come from.
         keys: what the randomness is made of, besides the number of the batch.
         numbers: which batches.
         workers: processes; 0 prepares each batch in this process when it is asked for.
         pin_memory: for copies to a CUDA device that do not block.
+
+    Raises:
+        InputError: a case cannot be read, or there is too little shared memory for so many workers.
     """
-    return iter(
-        DataLoader(
-            ReproducibleBatches(source, *keys),
-            batch_size=None,
-            sampler=numbers,
-            num_workers=workers,
-            prefetch_factor=3 if workers else None,
-            pin_memory=pin_memory,
-        )
+    slots = _shared_slots(source.shape, workers) if workers and isinstance(source, FillsBuffers) else None
+    loader = DataLoader(
+        ReproducibleBatches(source, *keys, slots=slots),
+        batch_size=None,
+        sampler=enumerate(numbers),
+        num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
+        pin_memory=pin_memory and slots is None,
+        generator=torch.Generator(),  # else it draws from the caller's random state
     )
+    return _received(iter(loader), slots, pin_memory=pin_memory)
 
 
-class UnlabelledCrops:
-    """Random crops of preprocessed cases for label-free training; labels only steer where crops lie.
-
-    Args:
-        dataset: nnU-Net's data set of preprocessed cases.
-        batch_size: crops in a batch.
-        patch_size: voxels per axis.
-        single_channel: one randomly chosen modality of a case is a sample; else all channels together are.
-        oversample_foreground: share of crops that are centred on a labelled voxel (of the brain, in unlabelled sets).
-        augment: changes a crop (C, *spatial) at random.
-    """
-
-    def __init__(
-        self,
-        dataset: nnUNetBaseDataset,
-        *,
-        batch_size: int,
-        patch_size: Sequence[int],
-        single_channel: bool = True,
-        oversample_foreground: float = 0.33,
-        augment: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.patch_size = tuple(int(size) for size in patch_size)
-        self.single_channel = single_channel
-        self.oversample_foreground = oversample_foreground
-        self.augment = augment
-
-    def generate_train_batch(self) -> Batch:
-        """A batch: "data" (B, C, *patch) as float32 and "keys", the names of the cases."""
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        keys = [str(key) for key in rng.choice(self.dataset.identifiers, self.batch_size)]
-        return {"data": torch.stack([self._crop(key, rng) for key in keys]), "keys": keys}
-
-    def _crop(self, key: str, rng: np.random.Generator) -> Tensor:
-        data, _, _, properties = self.dataset.load_case(key)
-        start = self._corner(data.shape[1:], properties.get("class_locations") or {}, rng)
-        channel = int(rng.integers(data.shape[0]))
-        channels = slice(channel, channel + 1) if self.single_channel else slice(None)
-        crop = torch.from_numpy(read_crop(data, channels, start, self.patch_size))
-        return crop if self.augment is None else self.augment(crop)
-
-    def _corner(
-        self, shape: Sequence[int], locations: dict[Any, npt.NDArray[Any]], rng: np.random.Generator
-    ) -> list[int]:
-        """First voxel of a crop; where the volume is smaller than the crop, it lies in the crop's middle."""
-        spare = [size - patch for size, patch in zip(shape, self.patch_size, strict=True)]
-        centred = rng.random() < self.oversample_foreground
-        filled = [voxels for voxels in locations.values() if len(voxels)]
-        if centred and filled:
-            voxels = filled[rng.integers(len(filled))]
-            centre = voxels[rng.integers(len(voxels))][1:]  # the first entry counts channels of the segmentation
-            start = [int(voxel) - patch // 2 for voxel, patch in zip(centre, self.patch_size, strict=True)]
-        else:
-            start = [int(rng.integers(max(room, 0) + 1)) for room in spare]
-        return [min(max(s, 0), room) if room >= 0 else room // 2 for s, room in zip(start, spare, strict=True)]
+def _shared_slots(shape: tuple[int, ...], workers: int) -> Tensor:
+    """A slot for every batch that is on its way and one for the batch that is taken out meanwhile."""
+    count = AHEAD * workers + 1
+    needed = 4 * count * math.prod(shape)
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed
+    if free < needed:
+        raise InputError(
+            f"{workers} workers need {needed >> 20} MiB of shared memory but {SHARED_MEMORY} has {free >> 20} MiB "
+            "free: lower training.workers, or give the container more (docker run --shm-size)"
+        )
+    return torch.empty(count, *shape).share_memory_()
 
 
-def read_crop(data: Any, channels: slice, start: Sequence[int], patch_size: Sequence[int]) -> npt.NDArray[np.float32]:
-    """Reads one crop out of an array (C, *spatial) on disk, touching nothing else; what lies outside is 0."""
-    shape = data.shape[1:]
-    low = [max(s, 0) for s in start]
-    high = [min(s + patch, size) for s, patch, size in zip(start, patch_size, shape, strict=True)]
-    inside = np.asarray(data[(channels, *(slice(a, b) for a, b in zip(low, high, strict=True)))], dtype=np.float32)
-    before = [a - s for a, s in zip(low, start, strict=True)]
-    after = [s + patch - b for s, patch, b in zip(start, patch_size, high, strict=True)]
-    return np.pad(inside, [(0, 0), *zip(before, after, strict=True)]) if any(before) or any(after) else inside
+def _received(loaded: Iterator[Any], slots: Tensor | None, *, pin_memory: bool) -> Iterator[Batch]:
+    for place, batch in enumerate(loaded):
+        if isinstance(batch, InputError):
+            raise batch
+        if slots is not None:
+            # the loader hands out work for this slot again when the next batch is asked for, so it must be copied now
+            slot = slots[place % len(slots)]
+            batch = {"data": torch.empty_like(slot, pin_memory=pin_memory).copy_(slot), **batch}
+        yield batch

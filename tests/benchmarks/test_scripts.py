@@ -38,6 +38,13 @@ def test_help_starts(script: str) -> None:
         ("step.py", ["--size", "32", "--batches", "1"], 3),
         ("peers.py", ["--size", "32", "--peers", "ResEnc-M", "--precisions", "fp32"], 1),
         ("metrics.py", ["--lesions", "2", "--size", "60,60,40"], 1),
+        pytest.param(
+            "loader.py",
+            ["--cases", "2", "--size", "60,60,40", "--patch", "24", "--seconds", "0.01", "--workers", "0,1"]
+            + ["--crops", "200", "--links", "2,3", "--layout-crops", "2", "--quick"],
+            4,
+            marks=pytest.mark.slow,
+        ),
         ("conversion.py", ["--cases", "2", "--drawn", "2", "--size", "60,60,40", "--workers", "1"], 2),
     ],
 )

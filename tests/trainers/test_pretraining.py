@@ -111,6 +111,33 @@ def test_single_channel_by_default_all_channels_on_request(prepared: Prepared) -
     assert math.isfinite(every.train_step(batch)["loss"])
 
 
+def test_crops_are_augmented_for_training_as_asked(prepared: Prepared) -> None:
+    plain = make_trainer(
+        nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "plain", {"pretraining.augmentation": "none"}
+    )
+    trainer = make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "mirrored", {})
+    plain.initialize()
+    trainer.initialize()
+    training, validation = trainer.batch_sources()
+    assert "flips" in training.generate_train_batch() and "flips" not in validation.generate_train_batch()
+    assert all("flips" not in source.generate_train_batch() for source in plain.batch_sources())
+    spatial = make_trainer(
+        nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "spatial", {"pretraining.augmentation": "spatial"}
+    )
+    spatial.initialize()
+    training, validation = spatial.batch_sources()
+    assert training.mirror and list(training.affine.spacing) == spatial.configuration_manager.spacing
+    assert not validation.mirror and validation.affine is None
+    images = torch.randn(2, 1, *trainer.configuration_manager.patch_size)
+    seen: list[torch.Tensor] = []
+    trainer.network = lambda images, mask: seen.append(images)
+    trainer._masks = lambda *_: None
+    trainer.losses_of({"data": images, "flips": torch.tensor([[False, True, False], [True, False, False]])})
+    trainer.losses_of({"data": images})
+    assert torch.equal(seen[0], torch.stack([images[0].flip(2), images[1].flip(1)]))
+    assert torch.equal(seen[1], images)
+
+
 def test_settings_of_the_plans_reach_the_objective(prepared: Prepared) -> None:
     settings = {"pretraining.mask_ratio": 0.5, "pretraining.frequency_decoder": "serial", "training.initial_lr": 0.01}
     trainer = make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "settings", settings)

@@ -1,0 +1,164 @@
+"""Random crops of preprocessed cases for label-free training, read from disk without the rest of the volume.
+
+nnU-Net stores a case as blosc2 arrays (C, *spatial) in compressed blocks of one channel and about 32 voxels per axis.
+A crop decompresses the blocks that it touches and nothing else, so its cost depends neither on the number of channels
+nor on the size of the volume or of the data set. Nothing is kept between crops: opening a file takes a fiftieth of the
+time of decompressing a crop, and memory stays flat.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pickle import UnpicklingError
+from typing import Any
+
+import blosc2
+import numpy as np
+import numpy.typing as npt
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUNetDatasetBlosc2
+from torch import Tensor
+
+from bdfm_nnunet.data.loading import Batch
+from bdfm_nnunet.data.views import RandomAffine, resampled, source_size
+from bdfm_nnunet.errors import InputError
+
+
+class UnlabelledCrops:
+    """Random crops of preprocessed cases for label-free training; labels only steer where crops lie.
+
+    Args:
+        dataset: nnU-Net's data set of preprocessed cases.
+        batch_size: crops in a batch.
+        patch_size: voxels per axis.
+        single_channel: one randomly chosen modality of a case is a sample; else all channels together are.
+        oversample_foreground: share of crops that are centred on a labelled voxel (of the brain, in unlabelled sets).
+        affine: rotates and scales crops.
+        mirror: draws for each crop the axes along which `bdfm_nnunet.data.views.mirrored` shall reverse it.
+    """
+
+    def __init__(
+        self,
+        dataset: nnUNetBaseDataset,
+        *,
+        batch_size: int,
+        patch_size: Sequence[int],
+        single_channel: bool = True,
+        oversample_foreground: float = 0.33,
+        affine: RandomAffine | None = None,
+        mirror: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.patch_size = tuple(int(size) for size in patch_size)
+        self.single_channel = single_channel
+        self.oversample_foreground = oversample_foreground
+        self.affine = affine
+        self.mirror = mirror
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of a batch's "data": (B, C, *patch)."""
+        if self.single_channel:
+            return (self.batch_size, 1, *self.patch_size)
+        with self._reading(self.dataset.identifiers[0]) as images:
+            channels = images.shape[0]
+        return (self.batch_size, channels, *self.patch_size)
+
+    def generate_train_batch(self) -> Batch:
+        """A batch: "data" (B, C, *patch) as float32, and what `fill` gives."""
+        data = torch.empty(self.shape)
+        return {"data": data, **self.fill(data)}
+
+    def fill(self, data: Tensor) -> Batch:
+        """Draws a batch from torch's global random state and reads it into `data`.
+
+        Args:
+            data: (B, C, *patch), float32 on the CPU; may be shared with another process.
+
+        Returns:
+            "keys", the names of the cases, and with `mirror` "flips", (B, axes), True where an axis is to be reversed.
+
+        Raises:
+            InputError: a case is missing or damaged.
+        """
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        cases = self.dataset.identifiers
+        keys = [str(cases[number]) for number in rng.choice(len(cases), self.batch_size)]
+        for crop, key in zip(data.numpy(), keys, strict=True):
+            self._read(key, rng, out=crop)
+        if not self.mirror:
+            return {"keys": keys}
+        return {"keys": keys, "flips": torch.rand(self.batch_size, len(self.patch_size)) < 0.5}
+
+    def _read(self, key: str, rng: np.random.Generator, *, out: npt.NDArray[np.float32]) -> None:
+        with self._reading(key) as images:
+            start = self._corner(key, images.shape[1:], rng)
+            channel = int(rng.integers(images.shape[0]))
+            channels = slice(channel, channel + 1) if self.single_channel else slice(None)
+            matrix = self.affine.draw(rng) if self.affine else None
+            if matrix is None:
+                read_crop(images, channels, start, out=out)
+                return
+            size = source_size(matrix, self.patch_size)
+            source = np.empty((len(out), *size), dtype=np.float32)
+            first = [s + (patch - n) // 2 for s, patch, n in zip(start, self.patch_size, size, strict=True)]
+            read_crop(images, channels, first, out=source)
+            out[...] = resampled(torch.from_numpy(source), matrix, self.patch_size).numpy()
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[Any]:
+        try:
+            yield open_images(self.dataset, key)
+        except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+            raise InputError(
+                f"case {key} in {self.dataset.source_folder} cannot be read ({' '.join(str(error).split())}): "
+                "delete its files there and preprocess the data set again with `bdfm plan`"
+            ) from error
+
+    def _corner(self, key: str, shape: Sequence[int], rng: np.random.Generator) -> list[int]:
+        """First voxel of a crop; where the volume is smaller than the crop, it lies in the crop's middle."""
+        spare = [size - patch for size, patch in zip(shape, self.patch_size, strict=True)]
+        centred = rng.random() < self.oversample_foreground
+        filled = [voxels for voxels in _class_locations(self.dataset, key).values() if len(voxels)] if centred else []
+        if filled:
+            voxels = filled[rng.integers(len(filled))]
+            centre = voxels[rng.integers(len(voxels))][1:]  # the first entry counts channels of the segmentation
+            start = [int(voxel) - patch // 2 for voxel, patch in zip(centre, self.patch_size, strict=True)]
+        else:
+            start = [int(rng.integers(max(room, 0) + 1)) for room in spare]
+        return [min(max(s, 0), room) if room >= 0 else room // 2 for s, room in zip(start, spare, strict=True)]
+
+
+def open_images(dataset: nnUNetBaseDataset, key: str) -> Any:
+    """The images of a case, (C, *spatial), not read yet; neither its labels nor its properties are opened."""
+    if not isinstance(dataset, nnUNetDatasetBlosc2):
+        return dataset.load_case(key)[0]
+    path = os.path.join(dataset.source_folder, f"{key}.b2nd")
+    # one thread: the other cores have workers of their own
+    return blosc2.open(urlpath=path, mode="r", dparams={"nthreads": 1}, **dataset.mmap_kwargs)
+
+
+def _class_locations(dataset: nnUNetBaseDataset, key: str) -> dict[Any, npt.NDArray[Any]]:
+    """Voxels per class, each (N, 1 + axes)."""
+    return load_pickle(os.path.join(dataset.source_folder, f"{key}.pkl")).get("class_locations") or {}
+
+
+def read_crop(images: Any, channels: slice, start: Sequence[int], *, out: npt.NDArray[np.float32]) -> None:
+    """Reads one crop, touching nothing else.
+
+    Args:
+        images: an array (C, *spatial), on disk or in memory.
+        channels: which channels.
+        start: first voxel; may lie outside.
+        out: (channels, *patch), takes the crop; what lies outside the images is 0.
+    """
+    patch, shape = out.shape[1:], images.shape[1:]
+    low = [min(max(s, 0), size) for s, size in zip(start, shape, strict=True)]
+    high = [max(min(s + p, size), a) for s, p, size, a in zip(start, patch, shape, low, strict=True)]
+    inside = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start))
+    if any(b - a < p for a, b, p in zip(low, high, patch)):
+        out[...] = 0
+    out[(slice(None), *inside)] = images[(channels, *(slice(a, b) for a, b in zip(low, high)))]
