@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from bdfm_nnunet.data.loading import seeded
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.running.gradients import joined
 from bdfm_nnunet.running.peers import Peers, check_shares, device_of_process, shares
 from bdfm_nnunet.running.stopping import WISHES
 from bdfm_nnunet.settings import TrainingSettings, read_block
@@ -63,12 +63,7 @@ class SharedTrainer(nnUNetTrainer):
         """Wraps the network; buffers are constant or, as the mask token's, kept equal by their owner."""
         on_gpu = self.device.type == "cuda"
         network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network) if on_gpu else self.network
-        self.network = DistributedDataParallel(
-            network,
-            device_ids=[self.device.index] if on_gpu else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+        self.network = joined(network, self.device)
         self.loss = self._build_loss()
         if self.local_rank == 0:
             self.do_split()  # writes the split of a data set that has none

@@ -1,11 +1,13 @@
 """The gradient of one large batch from micro-batches of several processes."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -39,6 +41,17 @@ def _cut(value: Any, piece: slice, count: int) -> Any:
         return [_cut(item, piece, count) for item in value]
     per_sample = isinstance(value, (Tensor, np.ndarray, list, tuple)) and len(value) == count
     return value[piece] if per_sample else value
+
+
+def joined(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The network of one process as a part of all; buffers must be constant, or kept equal by their owners."""
+    new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    return DistributedDataParallel(
+        network,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **{"forward_sync_buffers" if new else "broadcast_buffers": False},
+    )
 
 
 def add_gradients(
