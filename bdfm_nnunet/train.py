@@ -201,6 +201,10 @@ def _load(trainer: Any, options: argparse.Namespace) -> None:
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
     if options.val:
+        if not (Path(trainer.output_folder) / _CHECKPOINTS[0]).is_file():
+            raise InputError(
+                f"{trainer.output_folder} holds no {_CHECKPOINTS[0]}: the training is not finished, use --c"
+            )
         maybe_load_checkpoint(trainer, False, True)
         return
     path = _agreed(trainer, _checkpoint_to_continue)(trainer, options.c)

@@ -150,7 +150,7 @@ def compare(pairs: list[tuple[Run, Run]], options: argparse.Namespace) -> Result
         kills, worst, difference = kills + len(killed.kills), max(worst, *lost, 0), max(difference, apart)
         result.raw[str(number)] = {"kills": killed.kills, "lost": lost, "seconds": [quiet.seconds, killed.seconds]}
     low, high = options.pause
-    curve = f"{options.steps:,} steps with kill -9 every {low:g} to {high:g} s end with the loss curve of an undisturbed run"
+    curve = f"{options.steps:,} steps with kill -9 every {low:g} to {high:g} s end with the undisturbed loss curve"
     measured = f"{kills} kills, largest difference of a loss {difference:.3g}"
     result.goals = [
         (curve, measured, difference == 0 and kills > 0),

@@ -252,7 +252,7 @@ class ReproducibleTrainer(LongTrainer):
         return self.training.compile == "on" or (self.training.compile == "auto" and super()._do_i_compile())
 
     def _do_without_compiler(self, error: TorchDynamoException) -> None:
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).strip().splitlines()[:2])
         self.print_to_log_file(f"WARNING: torch.compile failed, so training goes on without it, slower: {reason}")
         self._compile_failed = True
         if isinstance(self.network, DistributedDataParallel):

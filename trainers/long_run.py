@@ -247,6 +247,7 @@ class LongTrainer(SharedTrainer):
             return
         progress, self._midway = self._midway, None
         self._iteration = progress["iteration"]
+        self.print_to_log_file(f"Continuing after step {self._iteration} of epoch {self.current_epoch + 1}.")
         processes = progress["processes"]
         if len(processes) == self.peers.count:
             mine = processes[self.peers.rank]
