@@ -23,16 +23,18 @@ from harness import FIGURES, Result, Table, prose
 
 DATASET, VARIANT, TRAINER = 501, "soak", "nnUNetTrainerSoak"
 VAL_STEPS = 2
+WRITING = 2.0
+"""Seconds that a step, a checkpoint and the reports of an epoch may take on a busy machine."""
 # nnU-Net looks for trainers in a folder; this one also writes the loss of each step
 SHIM = f"""
-import os
+import os, time
 from bdfm_nnunet.trainers import nnUNetTrainerBDFMPretrain
 
 class {TRAINER}(nnUNetTrainerBDFMPretrain):
     def train_step(self, batch):
         terms = super().train_step(batch)
         with open(os.environ["SOAK_LOG"], "a") as stream:
-            stream.write(f"{{self._step_number}} {{float(terms['loss'])!r}}\\n")
+            stream.write(f"{{self._step_number}} {{float(terms['loss'])!r}} {{time.time()}}\\n")
         return terms
 """
 
@@ -72,7 +74,7 @@ class Run(threading.Thread):
 
     Attributes:
         seconds: from the first start to the end.
-        kills: for each kill the last step written before it.
+        kills: for each kill the last step before it.
     """
 
     def __init__(self, folder: Path, environ: dict[str, str], pauses: tuple[float, float] | None, seed: int) -> None:
@@ -102,22 +104,30 @@ class Run(threading.Thread):
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
-                    self.kills.append(max(self.steps(), default=(0, 0.0))[0])
+                    self.kills.append(self.steps()[-1][0] if self.steps() else 0)
         self.seconds = time.monotonic() - began
 
-    def steps(self) -> list[tuple[int, float]]:
-        """(step, loss) in the order in which they were written; a line that the kill has cut is left out."""
+    def steps(self) -> list[tuple[int, float, float]]:
+        """(step, loss, time) in the order in which they were written; a line that the kill has cut is left out."""
         if not self.log.is_file():
             return []
-        lines = self.log.read_text().split("\n")[:-1]
-        return [(int(line.split()[0]), float(line.split()[1])) for line in lines]
+        lines = (line.split() for line in self.log.read_text().split("\n")[:-1])
+        return [(int(step), float(loss), float(when)) for step, loss, when in lines]
 
-    def lost(self) -> list[int]:
-        """For each kill how many steps were done again."""
-        steps = [step for step, _ in self.steps()]
-        starts = [after for before, after in zip([0, *steps], steps) if after != before + 1]
-        ends = [before for before, after in zip([0, *steps], steps) if after != before + 1]
-        return [end - start + 1 for start, end in zip(starts, ends)]
+    def curve(self) -> dict[int, float]:
+        """Step to loss, the last one where a step was done again."""
+        return {step: loss for step, loss, _ in self.steps()}
+
+    def lost(self) -> list[tuple[int, float]]:
+        """For each kill that undid steps, how many, and seconds from the end of the last kept to that of the last."""
+        steps = [(0, 0.0, self.steps()[0][2]), *self.steps()]
+        found = []
+        for place in range(1, len(steps)):
+            (last, _, ended), (again, _, _) = steps[place - 1], steps[place]
+            if again != last + 1:
+                kept = max(when for step, _, when in steps[:place] if step == again - 1)
+                found.append((last - again + 1, ended - kept))
+        return found
 
 
 def compare(pairs: list[tuple[Run, Run]], options: argparse.Namespace) -> Result:
@@ -134,27 +144,27 @@ def compare(pairs: list[tuple[Run, Run]], options: argparse.Namespace) -> Result
         tables=[table],
         figures=[("soak.png", "Loss of each step of both runs (they lie on one another); lines where one was killed")],
     )
-    kills, worst, difference, within = 0, 0, 0.0, True
+    kills, difference, worst, worst_seconds = 0, 0.0, 0, 0.0
     for number, (quiet, killed) in enumerate(pairs, start=1):
-        expected, found = dict(quiet.steps()), dict(killed.steps())
-        apart = max(abs(loss - expected[step]) for step, loss in killed.steps())
-        lost = killed.lost()
-        apart = apart if expected.keys() == found.keys() else float("inf")
-        # a checkpoint is written in the step after it is due, and takes its time
-        within = within and max(lost, default=0) <= 2 * options.interval * len(expected) / quiet.seconds + 2
+        expected, lost = quiet.curve(), killed.lost()
+        apart = max(abs(loss - expected[step]) for step, loss, _ in killed.steps())
+        apart = apart if expected.keys() == killed.curve().keys() else float("inf")
+        most, seconds = max((steps for steps, _ in lost), default=0), max((s for _, s in lost), default=0.0)
         table.rows.append([
-            str(number), str(len(killed.kills)), str(sum(lost)), str(max(lost, default=0)), f"{quiet.seconds:.0f} s",
-            f"{killed.seconds:.0f} s ({killed.seconds / quiet.seconds:.2f} times)", f"{apart:.3g}",
-            f"{found[max(found)]:.6f}",
+            str(number), str(len(killed.kills)), str(sum(steps for steps, _ in lost)), f"{most} ({seconds:.1f} s)",
+            f"{quiet.seconds:.0f} s", f"{killed.seconds:.0f} s ({killed.seconds / quiet.seconds:.2f} times)",
+            f"{apart:.3g}", f"{expected[max(expected)]:.6f}",
         ])  # fmt: skip
-        kills, worst, difference = kills + len(killed.kills), max(worst, *lost, 0), max(difference, apart)
+        kills, difference = kills + len(killed.kills), max(difference, apart)
+        worst, worst_seconds = max(worst, most), max(worst_seconds, seconds)
         result.raw[str(number)] = {"kills": killed.kills, "lost": lost, "seconds": [quiet.seconds, killed.seconds]}
     low, high = options.pause
     curve = f"{options.steps:,} steps with kill -9 every {low:g} to {high:g} s end with the undisturbed loss curve"
     measured = f"{kills} kills, largest difference of a loss {difference:.3g}"
+    kept = f"a kill costs no more than the interval between checkpoints ({options.interval:g} s) and writing one"
     result.goals = [
         (curve, measured, difference == 0 and kills > 0),
-        ("a kill costs no more than the interval between checkpoints", f"at most {worst} steps", within),
+        (kept, f"at most {worst_seconds:.1f} s, {worst} steps", worst_seconds <= options.interval + WRITING),
     ]
     return result
 
@@ -169,7 +179,7 @@ def draw(quiet: Run, killed: Run) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 3), layout="constrained")
     styles: tuple[dict[str, Any], ...] = ({"lw": 2.5, "color": "0.7"}, {"lw": 0.7, "color": "tab:blue"})
     for run, name, style in ((quiet, "undisturbed", styles[0]), (killed, "killed", styles[1])):
-        curve = dict(run.steps())
+        curve = run.curve()
         axes.plot(list(curve), list(curve.values()), label=name, **style)
     for step in killed.kills:
         axes.axvline(step, color="tab:red", lw=0.6)
