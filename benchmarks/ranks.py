@@ -133,7 +133,7 @@ def report(settings: argparse.Namespace, measured: dict[str, Any]) -> Result:
     for world in worlds:
         gain = Spread.of([a / b for a, b in zip(seconds[first], seconds[str(world)], strict=True)])
         table.rows.append([str(world), str(rates[world]), str(gain), str(talking.get(world, ""))])
-    if not settings.quick:
+    if not settings.quick and settings.json is None:
         draw(rates, processors)
     result = Result(
         "Processes that share a batch",

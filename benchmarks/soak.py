@@ -212,7 +212,7 @@ def main() -> int:
                 if run.code:
                     print(run.output.read_text(errors="replace")[-3000:])
                     return 1
-        if not options.quick:
+        if not options.quick and options.json is None:
             draw(*pairs[0])
         result = compare(pairs, options)
         result.write(options.json)

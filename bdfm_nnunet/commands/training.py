@@ -150,10 +150,6 @@ def _predict(arguments: Sequence[str]) -> int:
     return _stock("nnUNetv2_predict", "nnunetv2.inference.predict_from_raw_data", "predict_entry_point", arguments)
 
 
-def _asks_for_help(arguments: Sequence[str]) -> bool:
-    return bool({"-h", "--help"} & set(arguments))
-
-
 def _without_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:
     """The arguments without an option, and its value if it is there."""
     rest = list(arguments)
