@@ -175,8 +175,8 @@ def _trainer(options: argparse.Namespace) -> Any:
     fold = options.fold if options.fold == "all" else int(options.fold)
     try:
         trainer = get_trainer_from_args(
-            options.dataset_name_or_id, options.configuration, fold, options.tr, options.p, options.c,
-            torch.device(options.device),
+            options.dataset_name_or_id, options.configuration, fold, options.tr, options.p,
+            options.c or _was_restarted(), torch.device(options.device),
         )  # fmt: skip
     except InputError:
         raise
@@ -234,12 +234,19 @@ def _checkpoint_to_continue(trainer: Any, asked: bool) -> Path | None:
     marker = folder / _MARKER
     if asked:
         return _last_of(folder)
-    run = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    if run is None:
+        return None
     known = marker.is_file() and run != "none" and read_json(marker)["run"] == run
-    if known or (marker.is_file() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0):
+    if known or (marker.is_file() and _was_restarted()):
         return _last_of(folder, since=marker.stat().st_mtime)
     write_json(marker, {"run": run})
     return None
+
+
+def _was_restarted() -> bool:
+    """Whether torchrun has counted a restart; it counts none when machines join or leave."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def _last_of(folder: Path, *, since: float = 0.0) -> Path | None:
