@@ -105,6 +105,9 @@ def _process_group(device: str, store: list[Any]) -> Iterator[None]:
     from bdfm_nnunet.running.peers import device_of_process
 
     meeting, rank, world = next(distributed.rendezvous("env://"))
+    # torchrun may keep its store over restarts, with the addresses of those that are gone
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    meeting = distributed.PrefixStore(f"attempt{attempt}of{world}", meeting)
     store.append(meeting)
     if device == "cuda":
         torch.cuda.set_device(device_of_process(device))
