@@ -52,12 +52,12 @@ def test_only_rank_0_writes_and_speaks(prepared: Prepared, capsys: pytest.Captur
     capsys.readouterr()
     trainer.print_to_log_file("nobody reads this")
     trainer.save_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
-    assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
+    assert capsys.readouterr().out == "" and not list(tmp_path.glob("*.pth"))
 
 
 def test_dice_over_the_batch_needs_equal_shares(prepared: Prepared) -> None:
-    settings = {"batch_size": 3, "batch_dice": True}
-    trainer = make_trainer(nnUNetTrainerBDFM, prepared, prepared.labelled, "dice", settings)
+    trainer = make_trainer(nnUNetTrainerBDFM, prepared, prepared.labelled, "dice", {"batch_size": 3})
+    trainer.configuration_manager.configuration["batch_dice"] = True
     assert trainer._build_loss() is not None
     with pytest.raises(InputError, match=r"batch_dice needs equal shares, but 2 processes"):
         _of(trainer, 0, 2)._build_loss()
