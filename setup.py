@@ -22,6 +22,7 @@ PACKAGES = [
     "bdfm_nnunet.nnunet_plugin",
     "bdfm_nnunet.plans",
     "bdfm_nnunet.reports",
+    "bdfm_nnunet.running",
     "bdfm_nnunet.trainers",
 ]
 # torch and torchvision carry no upper bound, so that a lab can bring the build that fits its drivers;

@@ -122,9 +122,10 @@ class MaskToken(nn.Module):
         if self.noise:
             mean = mean + self.noise * torch.randn_like(mean)
         if distributed.is_available() and distributed.is_initialized():
-            mean = mean.contiguous()
-            distributed.all_reduce(mean)
-            mean /= distributed.get_world_size()
+            # each process counts by its samples, of which one may have more than another
+            sums = torch.cat([mean * len(features), mean.new_tensor([len(features)])])
+            distributed.all_reduce(sums)
+            mean = sums[:-1] / sums[-1]
         # a choice among tensors, not an `if`: nothing here waits for the device
         self.value.copy_(torch.where(self.initialised, self.value, mean))
         self.initialised.fill_(True)

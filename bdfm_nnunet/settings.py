@@ -38,6 +38,11 @@ class TrainingSettings:
         save_every: epochs between two writings of checkpoint_latest.pth.
         workers: loader processes; 0 loads in the training process; `None` takes nnU-Net's nnUNet_n_proc_DA.
         oversample_foreground: share of crops centred on foreground.
+        accumulate: micro-batches of an optimiser step; the batch stays that of the plans, so memory falls.
+        checkpoint_minutes: minutes between two writings of checkpoint_latest.pth, in the middle of an epoch too; `None`
+            writes it by `save_every` alone.
+        max_hours: wall-clock time after which the training saves and ends; `--max-hours` goes before it.
+        compile: torch.compile; "auto" is "on" for CUDA alone. The variable nnUNet_compile goes before it.
     """
 
     epochs: int | None = None
@@ -53,10 +58,14 @@ class TrainingSettings:
     save_every: int = 10
     workers: int | None = None
     oversample_foreground: float = 0.33
+    accumulate: int = 1
+    checkpoint_minutes: float | None = 10.0
+    max_hours: float | None = None
+    compile: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "iterations_per_epoch", "val_iterations_per_epoch", "initial_lr", "gradient_clip")
-        _positive(self, "save_every")
+        _positive(self, "save_every", "accumulate", "checkpoint_minutes", "max_hours")
         _at_least_zero(self, "weight_decay", "warmup_epochs", "seed", "workers")
         _share(self, "oversample_foreground")
 

@@ -343,7 +343,6 @@ def test_demo_hands_over_its_folder(replace: Any) -> None:
 @pytest.mark.parametrize(
     ("command", "module", "function"),
     [
-        ("train", "nnunetv2.run.run_training", "run_training_entry"),
         ("predict", "nnunetv2.inference.predict_from_raw_data", "predict_entry_point"),
     ],
 )

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "networks": {"networks", "masking", "frequency"},
     "objectives": {"objectives", "networks", "masking", "frequency", "losses"},
     "patients": set(),
+    "running": {"running"},
     "checkpoints": {"checkpoints", "networks", "objectives"},
     "exposure": {"exposure", "patients", "checkpoints"},
     "data": {"data", "masking"},
@@ -32,20 +33,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plans": {"plans", "networks", "checkpoints", "exposure", "patients"},
     "trainers": {
         "trainers", "objectives", "networks", "checkpoints", "data", "masking", "frequency", "losses", "metrics",
-        "reports", "exposure", "patients",
+        "reports", "exposure", "patients", "running",
     },
     "dataset_conversion": {"dataset_conversion", "patients"},
     "nnunet_plugin": {"trainers"},
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""
 
-ABOVE_ALL = {"cli", "commands", "demo", "steps"}
+ABOVE_ALL = {"cli", "commands", "demo", "steps", "train"}
 """They put the parts together and may import all of them."""
 
 ONLY_TENSORS = {"checkpoints.reading", "checkpoints.writing", "checkpoints.sources", "checkpoints.adapting"}
 """Files of `checkpoints` that know no network."""
 
-MAY_IMPORT_NNUNET = {"plans", "trainers", "data.crops", "demo", "nnunet_plugin"}
+MAY_IMPORT_NNUNET = {"plans", "trainers", "data.crops", "demo", "train", "nnunet_plugin"}
 WITHOUT_TORCH = {
     *FOR_EVERYONE,
     "patients",

@@ -1,4 +1,4 @@
-"""What pre-training and fine-tuning share: settings from the plans, exact resume, precision, safe checkpoints."""
+"""What pre-training and fine-tuning share: settings from the plans, reproducible data, the step, what was seen."""
 
 import os
 from collections.abc import Mapping
@@ -13,32 +13,33 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from bdfm_nnunet.checkpoints.reading import EXPOSURE, read_checkpoint
-from bdfm_nnunet.checkpoints.writing import write_checkpoint
-from bdfm_nnunet.data.loading import Batch, BatchSource, batches, reseed, seeded
+from bdfm_nnunet.data.loading import Batch, BatchSource, batches, reseed
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, describe_run
 from bdfm_nnunet.files import read_json
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.patients import CaseList, read_cases
-from bdfm_nnunet.settings import TrainingSettings, read_block
+from bdfm_nnunet.running.gradients import add_gradients, split
+from bdfm_nnunet.trainers.long_run import LongTrainer
 from bdfm_nnunet.trainers.optimisation import WarmupSchedule, autocast_type, build_optimizer, parameter_groups
 
 _CUDA = torch.device("cuda")
 # numbers that keep the random streams of one seed apart
-_NETWORK, _EPOCH, _TRAIN, _VALIDATION = range(4)
+_EPOCH, _TRAIN, _VALIDATION = 1, 2, 3
 
 
-class ReproducibleTrainer(nnUNetTrainer):
+class ReproducibleTrainer(LongTrainer):
     """An nnU-Net trainer whose run is a function of plans, data and seed, however often it is interrupted.
 
     Everything random is drawn from the seed, the rank and the number of the epoch or batch, so `--c` continues exactly
-    where the last checkpoint was written. Length, rates and precision are read from the configuration's "training"
-    block, see `TrainingSettings`.
+    where the last checkpoint was written, be it in the middle of an epoch. Length, rates and precision are read from
+    the configuration's "training" block, see `TrainingSettings`.
 
     Subclasses give `losses_of(batch)` and the two sources of `batch_sources()`.
     """
@@ -58,18 +59,16 @@ class ReproducibleTrainer(nnUNetTrainer):
         device: torch.device = _CUDA,
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.training: TrainingSettings = read_block(self.configuration_manager.configuration, "training")
         self.num_epochs = self.training.epochs or self.default_epochs
         self.num_iterations_per_epoch = self.training.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.training.val_iterations_per_epoch
         self.oversample_foreground_percent = self.training.oversample_foreground
         self.save_every = self.training.save_every
         self.enable_deep_supervision = self.with_deep_supervision
-        self.resumed = False
         self.autocast_type = autocast_type(self.training.precision, self.device)
-        if self.autocast_type is not torch.float16:
+        if self.autocast_type is not torch.float16 or self.device.type != "cuda":
             self.grad_scaler = None
-        self._iteration = 0
+        self._compile_failed = False
         self._bar: tqdm[Any] | None = None
         self._split: tuple[list[str], list[str]] | None = None
         self.ancestors = Exposure()
@@ -82,19 +81,18 @@ class ReproducibleTrainer(nnUNetTrainer):
     # --- what subclasses give -----------------------------------------------------------------------------------
 
     def losses_of(self, batch: Batch) -> dict[str, Tensor]:
-        """The scalar "loss" of a batch and, if there are several, its terms."""
+        """The scalar "loss" of a (micro-)batch and, if there are several, its terms; each a mean over the samples."""
         raise NotImplementedError(f"{type(self).__name__} must say what it minimises: override losses_of")
 
     def batch_sources(self) -> tuple[BatchSource, BatchSource]:
         """Where training and validation batches come from."""
         raise NotImplementedError(f"{type(self).__name__} must say what it reads: override batch_sources")
 
-    # --- set-up -------------------------------------------------------------------------------------------------
+    def prepare(self, batch: Batch) -> Batch:
+        """Adds to a loaded batch what a training step needs besides, before it is cut into micro-batches."""
+        return batch
 
-    def initialize(self) -> None:
-        """Builds network, optimiser and loss from the seed."""
-        with seeded(self.training.seed, _NETWORK):
-            super().initialize()
+    # --- set-up -------------------------------------------------------------------------------------------------
 
     @property
     def optimizer_kind(self) -> Literal["adamw", "sgd"]:
@@ -138,9 +136,8 @@ class ReproducibleTrainer(nnUNetTrainer):
         first, last = self.current_epoch, self.num_epochs
         seed, rank = self.training.seed, self.local_rank
         steps, val_steps = self.num_iterations_per_epoch, self.num_val_iterations_per_epoch
-        train = batches(
-            training, seed, _TRAIN, rank, numbers=range(first * steps, last * steps), workers=workers, **common
-        )
+        done = first * steps + (self._midway["iteration"] if self._midway else 0)
+        train = batches(training, seed, _TRAIN, rank, numbers=range(done, last * steps), workers=workers, **common)
         numbers = self.validation_numbers(range(first * val_steps, last * val_steps))
         return train, batches(
             validation, seed, _VALIDATION, rank, numbers=numbers, workers=(workers + 1) // 2, **common
@@ -176,79 +173,93 @@ class ReproducibleTrainer(nnUNetTrainer):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast_type)
 
+    def reseed_epoch(self, *keys: int) -> None:
+        """Fixes everything random from here on in this epoch and process."""
+        reseed(self.training.seed, _EPOCH, self.local_rank, self.current_epoch, *keys)
+
     def on_train_epoch_start(self) -> None:
         """Fixes everything random in this epoch."""
-        reseed(self.training.seed, _EPOCH, self.local_rank, self.current_epoch)
-        self._iteration = 0
+        self.reseed_epoch()
         super().on_train_epoch_start()
         self._bar = tqdm(
+            initial=self._midway["iteration"] if self._midway else 0,
             total=self.num_iterations_per_epoch,
             desc=f"epoch {self.current_epoch + 1}/{self.num_epochs}",
             leave=False,
             disable=None if self.local_rank == 0 else True,  # None: only where somebody watches
         )
 
-    def train_step(self, batch: Batch) -> dict[str, Any]:
-        """One optimiser step."""
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """One optimiser step of all processes.
+
+        Returns:
+            The loss, its terms and the norm of the gradient, scalars on the device.
+        """
         self.lr_scheduler.step(self.current_epoch + (self._iteration + 1) / self.num_iterations_per_epoch)
         self._iteration += 1
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            terms = self.losses_of(batch)
-        self._descend(terms["loss"])
+        parts = split(self.prepare(batch), self.training.accumulate)
+        try:
+            terms = self._differentiate(parts)
+        except TorchDynamoException as error:
+            self._do_without_compiler(error)
+            terms = self._differentiate(parts)
+        norm = self._descend()
         if self._bar is not None:
             self._bar.update()
-        return {name: term.detach().float().cpu().numpy() for name, term in terms.items()}
+        # a scaler steps over gradients that overflow, which is no fault
+        return terms if self.grad_scaler is not None else terms | {"gradient_norm": norm}
 
-    def _descend(self, loss: Tensor) -> None:
+    def _differentiate(self, parts: list[Batch]) -> dict[str, Tensor]:
+        def losses_of(part: Batch) -> dict[str, Tensor]:
+            with self.autocast():
+                return self.losses_of(part)
+
+        def backward(loss: Tensor) -> None:
+            (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()
+
+        self.optimizer.zero_grad(set_to_none=True)
+        world = self.peers.count
+        samples = self._whole_batch if world > 1 else sum(len(part["data"]) for part in parts)
+        return add_gradients(self.network, parts, losses_of, samples=samples, world=world, backward=backward)
+
+    def _descend(self) -> Tensor:
+        """Clips the gradient and takes the step; the norm before."""
         parameters = list(chain.from_iterable(group["params"] for group in self.optimizer.param_groups))
         if self.grad_scaler is None:
-            loss.backward()
-            clip_grad_norm_(parameters, self.training.gradient_clip)
+            norm = clip_grad_norm_(parameters, self.training.gradient_clip)
             self.optimizer.step()
-            return
-        self.grad_scaler.scale(loss).backward()
+            return norm.detach()
         self.grad_scaler.unscale_(self.optimizer)
-        clip_grad_norm_(parameters, self.training.gradient_clip)
+        norm = clip_grad_norm_(parameters, self.training.gradient_clip)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+        return norm.detach()
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """Logs the mean loss."""
         if self._bar is not None:
             self._bar.close()
-        super().on_train_epoch_end(train_outputs)
+        self.logger.log("train_losses", self.mean_of(train_outputs, "loss"), self.current_epoch)
 
-    # --- checkpoints --------------------------------------------------------------------------------------------
+    # --- compiling ----------------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, filename: str) -> None:
-        """Writes a checkpoint, whole or not at all: the one before it stays until the new one is on the disk.
+    def _do_i_compile(self) -> bool:
+        """The setting decides, and nnU-Net's variable nnUNet_compile goes before it."""
+        if self._compile_failed:
+            return False
+        if "nnUNet_compile" in os.environ:
+            return bool(super()._do_i_compile())
+        return self.training.compile == "on" or (self.training.compile == "auto" and super()._do_i_compile())
 
-        It is nnU-Net's own with one entry more, which names the cases seen; see `bdfm_nnunet.exposure`.
-        """
-        if self.local_rank != 0 or self.disable_checkpointing:
-            super().save_checkpoint(filename)
-            return
-        content = {
-            "network_weights": unwrap(self.network).state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
-            "logging": self.logger.get_checkpoint(),
-            "_best_ema": self._best_ema,
-            "current_epoch": self.current_epoch + 1,
-            "init_args": self.my_init_kwargs,
-            "trainer_name": type(self).__name__,
-            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
-            EXPOSURE: self.exposure.as_dict(),
-        }
-        with write_checkpoint(filename, remedy="free some space and continue with --c") as temporary:
-            torch.save(content, temporary)
-
-    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """Continues from a checkpoint."""
-        super().load_checkpoint(filename_or_checkpoint)
-        self.resumed = True
-        self._recall_exposure(read_checkpoint(str(filename_or_checkpoint)).exposure)
+    def _do_without_compiler(self, error: TorchDynamoException) -> None:
+        reason = " ".join(str(error).strip().splitlines()[:2])
+        self.print_to_log_file(f"WARNING: torch.compile failed, so training goes on without it, slower: {reason}")
+        self._compile_failed = True
+        if isinstance(self.network, DistributedDataParallel):
+            self.network.module = unwrap(self.network)
+        else:
+            self.network = unwrap(self.network)
+        self.loss = self._build_loss()
 
     # --- what was seen ------------------------------------------------------------------------------------------
 
@@ -262,6 +273,10 @@ class ReproducibleTrainer(nnUNetTrainer):
             return read_cases(*folders)
         except InputError as error:  # no reason to lose a training
             return CaseList(self.plans_manager.dataset_name, self.plans_manager.dataset_name, [], str(error))
+
+    def exposure_entry(self) -> Any:
+        """What checkpoints tell about the cases seen."""
+        return self.exposure.as_dict()
 
     @cached_property
     def exposure(self) -> Exposure:
@@ -284,7 +299,7 @@ class ReproducibleTrainer(nnUNetTrainer):
             return whole
         return self._told.then(run)  # the run was interrupted and goes on with other data
 
-    def _recall_exposure(self, stored: Any) -> None:
+    def recall_exposure(self, stored: Any) -> None:
         """Takes over what an interrupted run knew."""
         self._told = Exposure.of(stored) if stored is not None else Exposure()
         self.__dict__.pop("exposure", None)

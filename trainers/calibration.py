@@ -142,7 +142,7 @@ def calibrate(trainer: nnUNetTrainer, *, steps: int = 20) -> Calibration:
         trainer.on_train_epoch_start()
         _watch_memory(trainer.device)
         timed = [
-            _step(trainer.dataloader_train, lambda batch: outputs.append(trainer.train_step(batch)))
+            _step(trainer.dataloader_train, lambda batch: outputs.append(_on_host(trainer.train_step(batch))))
             for _ in range(WARMUP + steps)
         ][WARMUP:]
         trainer.on_train_epoch_end(outputs)
@@ -164,6 +164,11 @@ def calibrate(trainer: nnUNetTrainer, *, steps: int = 20) -> Calibration:
             if hasattr(loader, "_finish"):  # nnU-Net's loaders leave their processes to whoever made them
                 loader._finish()
         trainer.dataloader_train = trainer.dataloader_val = None
+
+
+def _on_host(terms: dict[str, Any]) -> dict[str, float]:
+    """The losses as numbers, so that the step is over."""
+    return {name: float(term) for name, term in terms.items()}
 
 
 def _step(loader: Iterator[Any], work: Callable[[Any], object]) -> tuple[float, float]:

@@ -1,7 +1,5 @@
 """Masked image modelling as nnU-Net trainers."""
 
-import math
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from bdfm_nnunet import metrics
 from bdfm_nnunet.data.crops import UnlabelledCrops
 from bdfm_nnunet.data.loading import Batch, BatchSource
 from bdfm_nnunet.data.views import RandomAffine, mirrored
+from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.masking import upsample
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
@@ -91,28 +90,29 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
         return objective
 
     def losses_of(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss of a batch under new masks, and its terms."""
-        images = batch["data"].to(self.device, non_blocking=True)
+        """The loss of a batch under its masks, and its terms."""
+        images, mask = (batch[name].to(self.device, non_blocking=True) for name in ("data", "mask"))
         if "flips" in batch:
             images = mirrored(images, batch["flips"])
-        step = self.current_epoch * self.num_iterations_per_epoch + self._iteration
-        return self.network(images, mask=self._masks(images, _TRAIN_MASKS, step))
+        return self.network(images, mask=mask)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Adds the masks of a training step."""
+        return batch | {"mask": self._masks(batch["data"], _TRAIN_MASKS, self._step_number)}
 
     def _masks(self, images: Tensor, stream: int, number: int) -> Tensor:
-        keys = np.random.SeedSequence((self.training.seed, stream, self.local_rank, number))
+        """This process's part of the masks of the whole batch, which do not depend on the number of processes."""
+        keys = np.random.SeedSequence((self.training.seed, stream, 0, number))
         generator = torch.Generator().manual_seed(int(keys.generate_state(1)[0]))
-        mask = self.objective.draw_mask(len(images), images.shape[2:], generator=generator)
-        return mask.to(images.device, non_blocking=True)
+        alone = self.peers.count == 1
+        samples, share = (len(images), slice(None)) if alone else (self._whole_batch, self._share)
+        return self.objective.draw_mask(samples, images.shape[2:], generator=generator)[share]
 
     def _build_loss(self) -> None:
         """Nothing: the network is its own loss."""
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Nothing: there are no outputs at several resolutions."""
-
-    def _do_i_compile(self) -> bool:
-        """Compiles only where nnUNet_compile asks for it."""
-        return "nnUNet_compile" in os.environ and super()._do_i_compile()
 
     # --- data ---------------------------------------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
             batch_size=self.batch_size,
             patch_size=self.configuration_manager.patch_size,
             single_channel=self.pretraining.channels == "single",
-            oversample_foreground=self.oversample_foreground_percent,
+            oversample_foreground=self.training.oversample_foreground,  # of each crop, whoever draws it
             **augmentation,
         )
 
@@ -145,7 +145,7 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
         """Logs the mean of the loss and of its terms."""
         super().on_train_epoch_end(train_outputs)
         for name in self._terms:
-            self._log(f"train_{name}", self._mean_over_ranks([output[name] for output in train_outputs]))
+            self._log(f"train_{name}", self.mean_of(train_outputs, name))
 
     @property
     def _terms(self) -> tuple[str, ...]:
@@ -160,7 +160,7 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
     def validation_step(self, batch: Batch) -> dict[str, Any]:
         """Rebuilds fixed crops under fixed masks and scores them on the masked voxels."""
         images = batch["data"].to(self.device, non_blocking=True)
-        mask = self._masks(images, _VALIDATION_MASKS, self._val_iteration)
+        mask = self._masks(images, _VALIDATION_MASKS, self._val_iteration).to(self.device)
         self._val_iteration += 1
         with self.autocast():
             rebuilt = self.objective.reconstruct(images, mask=mask)
@@ -182,19 +182,11 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Logs the loss, its terms and the scores."""
-        self.logger.log("val_losses", self._mean_over_ranks([o["loss"] for o in val_outputs]), self.current_epoch)
+        self.logger.log("val_losses", self.mean_of(val_outputs, "loss"), self.current_epoch)
         for name in self._terms:
-            self._log(f"val_{name}", self._mean_over_ranks([output[name] for output in val_outputs]))
+            self._log(f"val_{name}", self.mean_of(val_outputs, name))
         for name in _SCORES:
-            self._log(name, self._mean_over_ranks([output[name] for output in val_outputs]))
-
-    def _mean_over_ranks(self, values: list[Any]) -> float:
-        mean = float(np.nanmean(values))
-        if not self.is_ddp:
-            return mean
-        gathered: list[float] = [math.nan] * distributed.get_world_size()
-        distributed.all_gather_object(gathered, mean)
-        return float(np.nanmean(gathered))
+            self._log(name, self.mean_of(val_outputs, name))
 
     def _log(self, name: str, value: float) -> None:
         self.logger.local_logger.my_fantastic_logging.setdefault(name, [])
@@ -212,7 +204,7 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
             self._best_ema = -latest["val_losses"]
             self.save_checkpoint(str(self._folder / "checkpoint_best.pth"))
         if self.local_rank == 0:
-            self._write_reports()
+            self._try_reports()
         self.current_epoch += 1
 
     # --- reports ------------------------------------------------------------------------------------------------
@@ -232,6 +224,12 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
 
     def _latest(self) -> dict[str, float]:
         return {name: values[-1] for name, values in self._curves.items() if values}
+
+    def _try_reports(self) -> None:
+        try:
+            self._write_reports()
+        except (InputError, OSError) as error:  # no reason to lose a training
+            self.print_to_log_file(f"WARNING: training goes on without new reports: {error}")
 
     def _write_reports(self) -> None:
         curves = self._curves

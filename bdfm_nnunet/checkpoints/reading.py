@@ -18,6 +18,8 @@ from bdfm_nnunet.files import sha256_of
 Kind = Literal["nnunet", "bdfm_reference", "weights"]
 EXPOSURE = "bdfm_exposure"
 """The entry in which our checkpoints tell which cases they were trained on."""
+PROGRESS = "bdfm_progress"
+"""The entry in which a checkpoint from the middle of an epoch tells where that was."""
 
 # keys under which common training codes keep the weights, most specific first
 _CONTAINERS = ("network_weights", "state_dict", "model_state_dict", "model", "teacher", "student")
@@ -44,6 +46,7 @@ class Checkpoint:
         configuration: the configuration of those plans.
         trainer: class name of the trainer.
         exposure: what the file tells of the cases it was trained on, as it stands there; None where it tells nothing.
+        progress: where in an epoch our trainers have written it; None at an epoch's end.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class Checkpoint:
     configuration: str | None = None
     trainer: str | None = None
     exposure: Any = None
+    progress: Any = None
 
     @cached_property
     def sha256(self) -> str:
@@ -83,6 +87,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         configuration=arguments.get("configuration"),
         trainer=content.get("trainer_name"),
         exposure=content.get(EXPOSURE),
+        progress=content.get(PROGRESS),
     )
 
 

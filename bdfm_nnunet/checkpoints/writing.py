@@ -24,3 +24,16 @@ def write_checkpoint(
     except RuntimeError as error:  # how torch.save reports a full disk
         reason = str(error).splitlines()[0]
         raise InputError(f"cannot write {path}, the disk may be full ({reason}): {remedy}") from error
+
+
+def keep_before(path: Path, previous: Path) -> None:
+    """Gives the checkpoint at `path` the name `previous` too, so that it outlives the new one that takes its place."""
+    if not path.is_file():
+        return
+    link = previous.with_name(f".{os.getpid()}.link.{previous.name}")
+    try:
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        link.replace(previous)
+    except OSError:  # a file system without links
+        path.replace(previous)

@@ -26,7 +26,7 @@ def add_commands(commands: Any) -> None:
     add("-o", "--out", required=True, type=Path, metavar="OUT", help="the checkpoint to write")
 
     for name, purpose in (
-        ("train", "nnUNetv2_train with our trainers; every argument goes to it"),
+        ("train", "nnUNetv2_train with our trainers, on any number of processes; takes every argument of it"),
         ("predict", "nnUNetv2_predict with our trainers; every argument but --postprocess RULES.json goes to it"),
     ):
         commands.add_parser(name, help=purpose, description=purpose, add_help=False)
@@ -124,11 +124,10 @@ def weights(settings: argparse.Namespace) -> int:
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Runs nnU-Net's own training command with our trainers in reach."""
-    if not _asks_for_help(arguments):
-        for variable in ("nnUNet_preprocessed", "nnUNet_results"):
-            nnunet_folder(variable)
-    return _stock("nnUNetv2_train", "nnunetv2.run.run_training", "run_training_entry", arguments)
+    """Trains with nnUNetv2_train's arguments, on one process or several; see `bdfm_nnunet.train`."""
+    from bdfm_nnunet.train import main
+
+    return main(arguments)
 
 
 def predict(arguments: Sequence[str]) -> int:
@@ -149,10 +148,6 @@ def predict(arguments: Sequence[str]) -> int:
 
 def _predict(arguments: Sequence[str]) -> int:
     return _stock("nnUNetv2_predict", "nnunetv2.inference.predict_from_raw_data", "predict_entry_point", arguments)
-
-
-def _asks_for_help(arguments: Sequence[str]) -> bool:
-    return bool({"-h", "--help"} & set(arguments))
 
 
 def _without_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:

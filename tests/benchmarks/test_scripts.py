@@ -46,6 +46,9 @@ def test_help_starts(script: str) -> None:
             marks=pytest.mark.slow,
         ),
         ("conversion.py", ["--cases", "2", "--drawn", "2", "--size", "60,60,40", "--workers", "1"], 2),
+        pytest.param(
+            "ranks.py", ["--size", "32", "--batch", "2", "--steps", "1", "--worlds", "1,2"], 1, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_tiny_run(script: str, arguments: list[str], tables: int, tmp_path: Path) -> None:

@@ -78,9 +78,9 @@ class Trainer(SimpleNamespace):
     def on_train_epoch_end(self, outputs: list[Any]) -> None:
         self.calls.append(len(outputs))
 
-    def train_step(self, batch: Any) -> int:
+    def train_step(self, batch: Any) -> dict[str, Any]:
         sleep(0.01)
-        return 1
+        return {"loss": torch.tensor(1.0)}
 
     def validation_step(self, batch: Any) -> None:
         assert not torch.is_grad_enabled()

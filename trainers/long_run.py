@@ -1,0 +1,290 @@
+"""Runs of weeks: checkpoints in the middle of an epoch, signals, a limit of time, losses that are not finite."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bdfm_nnunet.checkpoints.reading import EXPOSURE, PROGRESS, Checkpoint, read_checkpoint
+from bdfm_nnunet.checkpoints.writing import keep_before, write_checkpoint
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import write_json
+from bdfm_nnunet.networks.encoders import unwrap
+from bdfm_nnunet.running.stopping import BROKEN, CTRL_C, STOP, TIME_UP, Clock, StopSignals, TrainingPaused
+from bdfm_nnunet.running.watching import LossWatch
+from bdfm_nnunet.trainers.processes import SharedTrainer
+
+_CUDA = torch.device("cuda")
+_LATEST, _PREVIOUS = "checkpoint_latest.pth", "checkpoint_previous.pth"
+
+
+class LongTrainer(SharedTrainer):
+    """A trainer that can be stopped at any step and goes on there, bit for bit.
+
+    Subclasses draw everything random inside an epoch from torch's random states, which checkpoints hold, or from
+    numbers alone.
+
+    Attributes:
+        max_hours: the run saves and ends before it has taken so long.
+        resumed: whether a checkpoint of this run was loaded.
+    """
+
+    current_epoch: int
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = _CUDA,
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.max_hours = self.training.max_hours
+        self.resumed = False
+        self._started = time.monotonic()
+        self._iteration = 0
+        self._losses = LossWatch()
+        self._signals = StopSignals()
+        self._clock = Clock(interval_minutes=None, max_hours=None)
+        self._midway: dict[str, Any] | None = None
+        self._survives_full_disk = False
+
+    def reseed_epoch(self, *keys: int) -> None:
+        """Fixes everything random from here on in this epoch and process."""
+        raise NotImplementedError
+
+    def exposure_entry(self) -> Any:
+        """What checkpoints tell about the cases seen."""
+        raise NotImplementedError
+
+    def recall_exposure(self, stored: Any) -> None:
+        """Takes over what an interrupted run has told."""
+        raise NotImplementedError
+
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    def run_training(self) -> None:
+        """Trains from the current epoch, or from the step in it that was loaded, to the last.
+
+        Raises:
+            TrainingPaused: a signal, or the time is up; checkpoint_latest.pth is written.
+            InputError: a loss that is not finite, among others.
+        """
+        with StopSignals() as self._signals:  # before loader processes are forked: they inherit the handlers
+            self.on_train_start()
+            minutes = None if self.disable_checkpointing else self.training.checkpoint_minutes
+            self._clock = Clock(interval_minutes=minutes, max_hours=self.max_hours, started=self._started)
+            while self.current_epoch < self.num_epochs:
+                self._run_epoch()
+            self.on_train_end()
+
+    def _run_epoch(self) -> None:
+        self.on_epoch_start()
+        self.on_train_epoch_start()
+        self._go_on_midway()
+        for _ in range(self._iteration, self.num_iterations_per_epoch):
+            batch = next(self.dataloader_train)
+            terms = self.train_step(batch)
+            self._losses.put(self._step_number, batch.get("keys", ()), terms)
+            self._attend()
+        self._losses.settle()
+        if BROKEN in self.peers.settle(self._broken):
+            self._give_up()
+        self.on_train_epoch_end(self._losses.outputs)
+        with torch.no_grad():
+            self.on_validation_epoch_start()
+            outputs = []
+            for _ in range(self.num_val_iterations_per_epoch):
+                outputs.append(self.validation_step(next(self.dataloader_val)))
+                self._attend()
+            self.on_validation_epoch_end(outputs)
+        with self._spared():
+            self.on_epoch_end()
+
+    @property
+    def _step_number(self) -> int:
+        """Steps since the run began, this one included."""
+        return self.current_epoch * self.num_iterations_per_epoch + self._iteration
+
+    @property
+    def _broken(self) -> set[str]:
+        return {BROKEN} if self._losses.broken else set()
+
+    def _attend(self) -> None:
+        """After each step: does what any process wants, all of them at the same step."""
+        heard = self.peers.exchange(self._broken | self._signals.wanted | self._clock.tick())
+        if not heard:
+            return
+        self._losses.settle()  # what is saved must be known to be sound
+        heard |= self.peers.settle(self._broken)
+        if BROKEN in heard:
+            self._give_up()
+        reasons = heard & {STOP, CTRL_C, TIME_UP}
+        if reasons:
+            self._save_midway()
+            self._pause(reasons)
+        with self._spared():
+            self._save_midway()
+
+    def _pause(self, reasons: set[str]) -> None:
+        where = f"step {self._iteration} of epoch {self.current_epoch + 1}"
+        why = "the time of max_hours is up" if reasons == {TIME_UP} else "a signal asked for it"
+        saved = "nothing is saved" if self.disable_checkpointing else "checkpoint_latest.pth is saved, --c continues"
+        message = f"Training paused after {where}, because {why}; {saved}."
+        self.print_to_log_file(message)
+        raise TrainingPaused(message, reasons)
+
+    def _give_up(self) -> None:
+        """Ends all processes because of a loss that is not finite; rank 0 writes where that was."""
+        found = [{"rank": rank, **step} for rank, steps in enumerate(self.peers.gather(self._losses.broken))
+                 for step in steps]  # fmt: skip
+        path = Path(self.output_folder) / "nonfinite_batch.json"
+        if self.local_rank == 0:
+            write_json(path, found)
+        self.peers.wait()
+        raise InputError(
+            f"the loss or its gradient is not finite in step {found[0]['step']}, {path} names the cases: look at them, "
+            "lower training.initial_lr or set training.precision=fp32, and continue with --c from the last checkpoint, "
+            "which is sound"
+        )
+
+    def on_train_epoch_start(self) -> None:
+        """Counts from the first step."""
+        self._iteration = 0
+        self._losses = LossWatch()
+        super().on_train_epoch_start()
+
+    def on_epoch_end(self) -> None:
+        """nnU-Net's end of an epoch, which a figure that cannot be written does not end."""
+        epoch = self.current_epoch
+        try:
+            super().on_epoch_end()
+        except OSError as error:
+            self.print_to_log_file(f"WARNING: training goes on without a new progress.png: {error}")
+        self.current_epoch = epoch + 1
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    def on_train_end(self) -> None:
+        """Writes checkpoint_final.pth, which takes the place of those of the way."""
+        super().on_train_end()
+        if self.local_rank == 0:
+            (Path(self.output_folder) / _PREVIOUS).unlink(missing_ok=True)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Writes a checkpoint, whole or not at all: the one before it stays until the new one is on the disk.
+
+        It is nnU-Net's own with one entry more, which names the cases seen (see `bdfm_nnunet.exposure`), and one that
+        says where in the epoch it was written. The last checkpoint_latest.pth but one is kept as
+        checkpoint_previous.pth.
+
+        Raises:
+            InputError: it cannot be written; inside the run a warning, except for checkpoint_final.pth.
+        """
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        try:
+            self._write_checkpoint(Path(filename))
+        except InputError as error:
+            if not self._survives_full_disk:
+                raise
+            self.print_to_log_file(f"WARNING: training goes on and tries again later: {error}")
+
+    def _write_checkpoint(self, path: Path) -> None:
+        began = time.monotonic()
+        logged = self.logger.get_checkpoint()
+        content = {
+            "network_weights": unwrap(self.network).state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "logging": logged,
+            "_best_ema": self._best_ema,
+            "current_epoch": self.current_epoch + 1,
+            "init_args": self.my_init_kwargs,
+            "trainer_name": type(self).__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            EXPOSURE: self.exposure_entry(),
+        }
+        if self._midway is not None:  # the epoch will be begun, and logged, again
+            content |= {"current_epoch": self.current_epoch, PROGRESS: self._midway}
+            content["logging"] = {name: values[: self.current_epoch] for name, values in logged.items()}
+        with write_checkpoint(path, remedy="free some space and continue with --c") as temporary:
+            torch.save(content, temporary)
+            if path.name == _LATEST:
+                keep_before(path, path.with_name(_PREVIOUS))
+        if path.name == _LATEST:
+            self._clock.saved(time.monotonic() - began)
+
+    @contextmanager
+    def _spared(self) -> Iterator[None]:
+        """A full disk inside this block costs a warning: there will be room, or the final checkpoint will tell."""
+        self._survives_full_disk = True
+        try:
+            yield
+        finally:
+            self._survives_full_disk = False
+
+    def _save_midway(self) -> None:
+        """Writes checkpoint_latest.pth with the place in the epoch and the random states of all processes."""
+        self._losses.settle()
+        mine = {"random": _random_states(self.device), "outputs": self._losses.outputs}
+        self._midway = {"iteration": self._iteration, "processes": self.peers.gather(mine)}
+        try:
+            self.save_checkpoint(str(Path(self.output_folder) / _LATEST))
+        finally:
+            self._midway = None
+            self._clock.saved(0.0)
+
+    def _go_on_midway(self) -> None:
+        """Takes up the epoch where the loaded checkpoint was written, if it was in the middle of one."""
+        if self._midway is None:
+            return
+        progress, self._midway = self._midway, None
+        self._iteration = progress["iteration"]
+        self.print_to_log_file(f"Continuing after step {self._iteration} of epoch {self.current_epoch + 1}.")
+        processes = progress["processes"]
+        if len(processes) == self.peers.count:
+            mine = processes[self.peers.rank]
+            self._losses = LossWatch(mine["outputs"])
+            _set_random_states(self.device, mine["random"])
+        else:  # the run goes on with another number of processes
+            steps = zip(*(process["outputs"] for process in processes))
+            means = [{name: sum(part[name] for part in step) / len(step) for name in step[0]} for step in steps]
+            self._losses = LossWatch(means)
+            self.reseed_epoch(self._iteration)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Continues from a checkpoint; if checkpoint_latest.pth is damaged, from the one before it."""
+        found = self._sound(Path(str(filename_or_checkpoint)))
+        super().load_checkpoint(str(found.path))
+        self.resumed = True
+        self._midway = found.progress
+        self.recall_exposure(found.exposure)
+
+    def _sound(self, path: Path) -> Checkpoint:
+        try:
+            return read_checkpoint(path)
+        except InputError as error:
+            previous = path.with_name(_PREVIOUS)
+            if path.name != _LATEST or not previous.is_file():
+                raise
+            self.print_to_log_file(f"WARNING: {error}; continuing from {previous.name}")
+            return read_checkpoint(previous)
+
+
+def _random_states(device: torch.device) -> dict[str, Tensor]:
+    """What dropping paths draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    return states if device.type == "cpu" else states | {device.type: getattr(torch, device.type).get_rng_state()}
+
+
+def _set_random_states(device: torch.device, states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type in states and device.type != "cpu":
+        getattr(torch, device.type).set_rng_state(states[device.type])

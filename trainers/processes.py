@@ -1,0 +1,125 @@
+"""Many processes that train as one, on nnU-Net's trainer, which knows those of one machine with NVIDIA GPUs."""
+
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import distributed, nn
+
+from bdfm_nnunet.data.loading import seeded
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.running.gradients import joined
+from bdfm_nnunet.running.peers import Peers, check_shares, device_of_process, shares
+from bdfm_nnunet.running.stopping import WISHES
+from bdfm_nnunet.settings import TrainingSettings, read_block
+
+_CUDA = torch.device("cuda")
+_NETWORK = 0  # keeps the random stream of the first weights apart from those in base.py
+
+
+class SharedTrainer(nnUNetTrainer):
+    """A trainer of which any number of processes shares the plans' batch.
+
+    nnU-Net has one number for what are two: here `local_rank` is the rank among all machines (it decides about seeds
+    and files; only rank 0 writes), and the device comes from the variable LOCAL_RANK. gloo on the CPU and nccl on CUDA
+    both do.
+
+    Attributes:
+        training: the configuration's "training" block.
+        peers: all processes of this training.
+    """
+
+    is_ddp: bool
+    network: Any
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = _CUDA,
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.training: TrainingSettings = read_block(self.configuration_manager.configuration, "training")
+        self.device = device_of_process(device.type)  # nnU-Net takes the rank for it, and always CUDA
+        self.peers = Peers(WISHES)
+
+    def initialize(self) -> None:
+        """Builds network, optimiser and loss from the seed.
+
+        Raises:
+            InputError: the batch is too small for the number of processes and micro-batches.
+        """
+        check_shares(self._whole_batch, world=self.peers.count, accumulate=self.training.accumulate)
+        several, self.is_ddp = self.is_ddp, False  # nnU-Net would wrap the network for the GPU that the rank counts to
+        with seeded(self.training.seed, _NETWORK):
+            super().initialize()
+        self.is_ddp = several
+        if several:
+            self._join_peers()
+
+    def _join_peers(self) -> None:
+        """Wraps the network; buffers are constant or, as the mask token's, kept equal by their owner."""
+        on_gpu = self.device.type == "cuda"
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network) if on_gpu else self.network
+        self.network = joined(network, self.device)
+        self.loss = self._build_loss()
+        if self.local_rank == 0:
+            self.do_split()  # writes the split of a data set that has none
+        self.peers.wait()
+
+    @property
+    def _whole_batch(self) -> int:
+        """Samples of an optimiser step."""
+        return int(self.configuration_manager.batch_size)
+
+    @property
+    def _share(self) -> slice:
+        """Which samples of the whole batch are this process's."""
+        sizes = shares(self._whole_batch, self.peers.count)
+        start = sum(sizes[: self.peers.rank])
+        return slice(start, start + sizes[self.peers.rank])
+
+    def _set_batch_size_and_oversample(self) -> None:
+        """This process's share of the batch, and of the samples that nnU-Net's loader centres on foreground."""
+        share = self._share
+        self.batch_size = share.stop - share.start
+        if self.peers.count > 1:
+            first = round(self._whole_batch * (1 - self.training.oversample_foreground))
+            self.oversample_foreground_percent = max(share.stop - max(first, share.start), 0) / self.batch_size
+
+    def _build_loss(self) -> Any:
+        """nnU-Net's loss.
+
+        Raises:
+            InputError: its Dice over the batch, among processes with unequal shares.
+        """
+        equal = self._whole_batch % (self.peers.count * self.training.accumulate) == 0
+        if self.is_ddp and self.configuration_manager.batch_dice and not equal:
+            raise InputError(
+                f"batch_dice needs equal shares, but {self.peers.count} processes with training.accumulate="
+                f"{self.training.accumulate} do not divide the plans' batch of {self._whole_batch}: choose numbers "
+                "that do, or plan another batch (bdfm plan --variant NAME --set batch_size=...)"
+            )
+        return super()._build_loss()
+
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        """Tells the log and the console; only rank 0 does."""
+        if self.local_rank == 0:
+            super().print_to_log_file(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
+
+    def on_train_start(self) -> None:
+        """Prepares the run; only rank 0 writes."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.local_rank == 0:
+            super().on_train_start()
+            return
+        self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        distributed.barrier()  # meets the one of nnU-Net's own method
+
+    def mean_of(self, outputs: list[dict[str, Any]], name: str) -> float:
+        """Mean of a term over the steps and processes."""
+        return self.peers.mean([output[name] for output in outputs], weight=self.batch_size)
