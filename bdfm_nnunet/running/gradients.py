@@ -46,12 +46,9 @@ def _cut(value: Any, piece: slice, count: int) -> Any:
 def joined(network: nn.Module, device: torch.device) -> DistributedDataParallel:
     """The network of one process as a part of all; buffers must be constant, or kept equal by their owners."""
     new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    return DistributedDataParallel(
-        network,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        **{"forward_sync_buffers" if new else "broadcast_buffers": False},
-    )
+    unsynchronised: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+    devices = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True, **unsynchronised)
 
 
 def add_gradients(
