@@ -131,9 +131,9 @@ def test_crops_are_augmented_for_training_as_asked(prepared: Prepared) -> None:
     images = torch.randn(2, 1, *trainer.configuration_manager.patch_size)
     seen: list[torch.Tensor] = []
     trainer.network = lambda images, mask: seen.append(images)
-    trainer._masks = lambda *_: None
-    trainer.losses_of({"data": images, "flips": torch.tensor([[False, True, False], [True, False, False]])})
-    trainer.losses_of({"data": images})
+    batch = {"data": images, "mask": torch.ones(2)}
+    trainer.losses_of(batch | {"flips": torch.tensor([[False, True, False], [True, False, False]])})
+    trainer.losses_of(batch)
     assert torch.equal(seen[0], torch.stack([images[0].flip(2), images[1].flip(1)]))
     assert torch.equal(seen[1], images)
 
