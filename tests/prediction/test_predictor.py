@@ -69,7 +69,7 @@ def test_reduced_precision_stays_close(precision: str, settings: dict[str, Any])
     volume = torch.randn((2, 32, 24, 40), generator=torch.Generator().manual_seed(3))
     expected, found, _ = both(volume, **settings, options=Options(precision=precision))
     error = (found.float() - expected.float()).norm() / expected.float().norm()
-    assert 0 < error < (0.02 if precision == "bf16" else 0.0025)
+    assert 0 < error < (0.03 if precision == "bf16" else 0.01)
 
 
 def test_threads_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
