@@ -53,18 +53,21 @@ def find_cases(source: str | list[list[str]], ending: str, channels: Sequence[st
     Raises:
         InputError: the folder does not exist or holds no images, or a case has fewer or more files than channels.
     """
-    if isinstance(source, str):
-        if not Path(source).is_dir():
-            raise InputError(f"{source} is no folder: name the folder of the images with -i")
-        found = create_lists_from_splitted_dataset_folder(source, ending, num_processes=1)
-        if not found:
-            raise InputError(f"{source} has no file that ends in {ending}, as the training images do: name another -i")
-        source = found
-    for files in source:
+    cases = source if not isinstance(source, str) else _cases_in(source, ending)
+    for files in cases:
         if len(files) != len(channels):
             case = files[0] if files else "a case"
             raise InputError(
                 f"{case} is one of {len(files)} files, the model needs {len(channels)} ({', '.join(channels)}): "
                 f"name them CASE_0000{ending} to CASE_{len(channels) - 1:04d}{ending}"
             )
-    return source
+    return cases
+
+
+def _cases_in(folder: str, ending: str) -> list[list[str]]:
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder} is no folder: name the folder of the images with -i")
+    cases: list[list[str]] = create_lists_from_splitted_dataset_folder(folder, ending, num_processes=1)
+    if not cases:
+        raise InputError(f"{folder} has no file that ends in {ending}, as the training images do: name another -i")
+    return cases

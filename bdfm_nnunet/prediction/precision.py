@@ -76,6 +76,9 @@ def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
 class _InstanceNorm(nn.Module):
     """Instance normalisation as the batch normalisation of a single image, which keeps the layout."""
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
     def __init__(self, norm: nn.InstanceNorm2d | nn.InstanceNorm3d) -> None:
         super().__init__()
         self.register_parameter("weight", norm.weight)

@@ -55,6 +55,8 @@ class Options:
 class Predictor(nnunet.nnUNetPredictor):
     """nnU-Net's predictor; it takes the same arguments, and `options`."""
 
+    network: Any
+
     def __init__(self, *args: Any, options: Options | None = None, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.options = options or Options()

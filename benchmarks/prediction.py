@@ -1,0 +1,304 @@
+"""Predicting one case of four contrasts: nnU-Net's predictor beside ours, on the same trained weights.
+
+The case is made up (real anatomy, synthetic lesions), cut to the brain and normalised as nnU-Net does it. The networks
+are trained for a few minutes on other made-up cases first, so that their answers have a structure to compare; the
+weights are kept and used again. Timed is everything from the preprocessed image to the logits. The floor is the network
+alone, in the same type and memory layout, on the windows that must be computed.
+
+    python benchmarks/prediction.py [--quick] [--networks swin,resenc] [--rounds 2] [--weights DIR]
+"""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+from harness import FIGURES, Result, Spread, Table, Times, alternate
+from matplotlib.figure import Figure
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bdfm_nnunet.data.demo import demo_grid, draw_cohort
+from bdfm_nnunet.data.phantom import render
+from bdfm_nnunet.networks import SwinUNet
+from bdfm_nnunet.prediction.predictor import Options, Predictor
+
+REGIONS = {"whole": (1, 2, 3), "core": (1, 3), "enhancing": (3,)}
+LABELS = {"background": 0, **{name: list(values) for name, values in REGIONS.items()}}
+DATASET = {"labels": LABELS, "regions_class_order": [2, 1, 3], "file_ending": ".nii.gz"}
+PATCH = 96
+CROP = 48
+TRAINED_ON = 3
+CPU = torch.device("cpu")
+
+
+def resenc() -> nn.Module:
+    """nnU-Net's ResEnc-M as planned for patches of 96^3."""
+    return ResidualEncoderUNet(
+        4, 5, [32, 64, 128, 256, 320], nn.Conv3d, [[3] * 3] * 5, [[1] * 3] + [[2] * 3] * 4, [1, 3, 4, 6, 6], 3,
+        [1] * 4, conv_bias=True, norm_op=nn.InstanceNorm3d, norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True}, deep_supervision=False,
+    )  # fmt: skip
+
+
+def swin() -> nn.Module:
+    """The Swin U-Net that `bdfm plan` chooses for patches of 96^3."""
+    return SwinUNet(
+        4, 3, strides=[[1] * 3, [4] * 3, [2] * 3, [2] * 3, [2] * 3], features_per_stage=[32, 96, 192, 384, 768],
+        depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=[6] * 3,
+    )  # fmt: skip
+
+
+NETWORKS = {"swin": swin, "resenc": resenc}
+
+
+# ------------------------------------------------------------------------------------------------- cases and weights
+
+
+@dataclass(frozen=True)
+class Case:
+    """A preprocessed case: image (4, x, y, z), label map (x, y, z)."""
+
+    image: Tensor
+    labels: Tensor
+
+    def cut(self, shape: Sequence[int]) -> "Case":
+        """The middle of the case."""
+        starts = [(have - want) // 2 for have, want in zip(self.labels.shape, shape, strict=True)]
+        box = tuple(slice(start, start + want) for start, want in zip(starts, shape, strict=True))
+        return Case(self.image[(slice(None), *box)].contiguous(), self.labels[box])
+
+
+def made_up_cases(count: int, *, first: int = 0) -> Iterator[Case]:
+    """Cases at 1 mm, cut to the brain, each contrast with mean 0 and variance 1 in the brain and 0 outside."""
+    grid = demo_grid(1.0, (152, 190, 152))
+    for _, subject in draw_cohort(cases=count, seed=5, first_patient=first):
+        images, labels = render(subject, grid)
+        volume = np.stack(list(images.values())).astype(np.float32)
+        brain = volume.any(axis=0)
+        for channel in volume:
+            channel[brain] = (channel[brain] - channel[brain].mean()) / channel[brain].std()
+        box = tuple(slice(places.min(), places.max() + 1) for places in np.nonzero(brain))
+        yield Case(torch.from_numpy(volume[(slice(None), *box)].copy()), torch.from_numpy(labels[box].copy()))
+
+
+def trained_weights(name: str, folder: Path, *, steps: int = 120) -> dict[str, Tensor]:
+    """Weights of a network after a short training on crops around lesions; kept in the folder."""
+    path = folder / f"{name}_{steps}.pth"
+    if path.is_file():
+        kept: dict[str, Tensor] = torch.load(path, weights_only=True)
+        return kept
+    torch.manual_seed(0)
+    network, cases = NETWORKS[name]().train(), list(made_up_cases(TRAINED_ON))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
+    for step in range(steps):
+        image, target = _crop(cases[step % len(cases)])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = network(image).float()
+        overlap = 1 - 2 * (logits.sigmoid() * target).sum() / (logits.sigmoid() + target).sum().clamp_min(1)
+        loss = functional.binary_cross_entropy_with_logits(logits, target) + overlap
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        print(f"{name}: step {step + 1}/{steps}, loss {loss.item():.3f}", end="\r", flush=True)
+    print()
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), path)
+    return network.state_dict()
+
+
+def _crop(case: Case) -> tuple[Tensor, Tensor]:
+    """A crop that holds some voxel of a lesion, and the masks of the regions."""
+    lesion = case.labels.nonzero()
+    centre = lesion[torch.randint(len(lesion), (1,))[0]] + torch.randint(-CROP // 2, CROP // 2, (3,))
+    starts = [int(min(max(c - CROP // 2, 0), n - CROP)) for c, n in zip(centre, case.labels.shape, strict=True)]
+    box = tuple(slice(start, start + CROP) for start in starts)
+    labels = case.labels[box]
+    masks = [torch.isin(labels, torch.tensor(values)) for values in REGIONS.values()]
+    return case.image[(slice(None), *box)][None], torch.stack(masks)[None].float()
+
+
+# ----------------------------------------------------------------------------------------------------- predictors
+
+
+def make(kind: type, name: str, weights: dict[str, Tensor], *, mirrored: bool = False, **settings: Any) -> Any:
+    """A predictor of one of the two kinds with a network of its own."""
+    manager = PlansManager({"configurations": {"3d": {"patch_size": [PATCH] * 3, "architecture": {}}}})
+    predictor = kind(device=CPU, use_mirroring=mirrored, allow_tqdm=False, **settings)
+    predictor.manual_initialization(
+        NETWORKS[name](), manager, manager.get_configuration("3d"), [weights], DATASET, "nnUNetTrainer", (0, 1, 2)
+    )
+    return predictor
+
+
+def arms(name: str, weights: dict[str, Tensor], precisions: Sequence[str], *, mirrored: bool = False) -> dict[str, Any]:
+    """The predictors that are compared, nnU-Net's first."""
+    ours = {f"bdfm, {precision}": Options(precision=precision) for precision in precisions}
+    made = {"nnU-Net": make(nnUNetPredictor, name, weights, mirrored=mirrored)}
+    return made | {
+        arm: make(Predictor, name, weights, mirrored=mirrored, options=options) for arm, options in ours.items()
+    }
+
+
+def compare(predictors: dict[str, Any], case: Case, rounds: int) -> tuple[Times, dict[str, dict[str, float]]]:
+    """Times of the predictors on a case, and the Dice of each one's segmentation with nnU-Net's, per region."""
+    logits: dict[str, Tensor] = {}
+
+    def predict(arm: str) -> None:
+        logits[arm] = predictors[arm].predict_logits_from_preprocessed_data(case.image)
+
+    small = case.cut([min(PATCH, n) for n in case.labels.shape])  # the warm-up
+    for predictor in predictors.values():
+        predictor.predict_logits_from_preprocessed_data(small.image)
+    for predictor in predictors.values():
+        predictor.windows_seen = predictor.windows_computed = 0
+    times = alternate({arm: partial(predict, arm) for arm in predictors}, rounds=rounds, warmup=0)
+    manager = next(iter(predictors.values())).label_manager
+    segmented = {arm: manager.convert_logits_to_segmentation(result) for arm, result in logits.items()}
+    return times, {arm: dice(found, segmented["nnU-Net"]) for arm, found in segmented.items()}
+
+
+def dice(first: Tensor, second: Tensor) -> dict[str, float]:
+    """Dice of each region."""
+    scores = {}
+    for region, values in REGIONS.items():
+        a, b = (torch.isin(torch.as_tensor(labels), torch.tensor(values)) for labels in (first, second))
+        total = int(a.sum() + b.sum())
+        scores[region] = 2 * int((a & b).sum()) / total if total else 1.0
+    return scores
+
+
+def floor(predictor: Predictor, passes: int, *, rounds: int = 2) -> float:
+    """Seconds of so many passes of the network alone, in the predictor's type and layout."""
+    image = torch.randn(1, 4, PATCH, PATCH, PATCH)
+    torch.set_num_threads(predictor.threads)
+    with torch.inference_mode(), predictor._autocast():
+        times = alternate({"pass": partial(predictor._run_network, image)}, rounds=rounds)
+    return passes * min(times.seconds["pass"])
+
+
+# ----------------------------------------------------------------------------------------------------------- tables
+
+
+def windows_of(predictor: Predictor, rounds: int) -> tuple[int, int]:
+    """Windows of the case, and those of them that were computed."""
+    return predictor.windows_seen // rounds, predictor.windows_computed // rounds
+
+
+def add_rows(
+    result: Result, name: str, weights: dict[str, Tensor], case: Case, *,
+    rounds: int, precisions: Sequence[str], mirrored: bool,
+) -> None:  # fmt: skip
+    """Compares the arms on a case and adds a row for each, the raw figures and the goals."""
+    predictors = arms(name, weights, precisions, mirrored=mirrored)
+    times, agreement = compare(predictors, case, rounds)
+    shape = "x".join(map(str, case.labels.shape))
+    copies = 8 if mirrored else 1
+    for arm, predictor in predictors.items():
+        seconds = times.of(arm)
+        if arm == "nnU-Net":
+            cells = ["", "1", "", ""]
+        else:
+            seen, computed = windows_of(predictor, rounds)
+            least = floor(predictor, computed * copies)
+            ratio = Spread.of([1 / value for value in _speedups(times, arm)])
+            worst = min(agreement[arm].values())
+            cells = [f"{seen}, {computed}", str(ratio), f"{worst:.5f}", f"{seconds.median / least:.2f}"]
+            label = f"{name}, {'mirrored' if mirrored else 'not mirrored'}"
+            if arm == f"bdfm, {precisions[0]}":
+                result.goals += [
+                    (f"prediction on a CPU at most 0.5 of nnU-Net's time ({label})", str(ratio), ratio.median <= 0.5),
+                    (f"Dice with nnU-Net's segmentation at least 0.999 per region ({label})", f"{worst:.5f}",
+                     worst >= 0.999),
+                ]  # fmt: skip
+            result.raw.setdefault("rows", []).append(
+                {"network": name, "arm": arm, "shape": shape, "mirrored": mirrored, "windows": seen, "floor": least,
+                 "computed": computed, "seconds": seconds, "ratio": ratio, "dice": agreement[arm]}
+            )  # fmt: skip
+        row = [name, shape, "yes" if mirrored else "no", arm, cells[0], str(seconds), *cells[1:]]
+        result.tables[0].rows.append(row)
+        print(" | ".join(row), flush=True)
+
+
+def _speedups(times: Times, arm: str) -> list[float]:
+    return [b / a for a, b in zip(times.seconds[arm], times.seconds["nnU-Net"], strict=True)]
+
+
+def add_curve(
+    result: Result, name: str, weights: dict[str, Tensor], case: Case, shapes: Sequence[Sequence[int]]
+) -> None:
+    """Time against the size of the volume, as a figure."""
+    predictors = arms(name, weights, ["auto"])
+    curves: dict[str, list[float]] = {arm: [] for arm in predictors}
+    for shape in shapes:
+        times, _ = compare(predictors, case.cut(shape), 1)
+        for arm in predictors:
+            curves[arm].append(times.of(arm).median)
+    voxels = [float(np.prod(shape)) / 1e6 for shape in shapes]
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for arm, seconds in curves.items():
+        axes.plot(voxels, seconds, "o-", label=arm)
+    axes.set_xlabel("voxels (millions)")
+    axes.set_ylabel("seconds a case")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    axes.set_title(f"Prediction of four contrasts, {name}, windows of {PATCH}³, no mirroring", fontsize=10)
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURES / "prediction_size.png", dpi=110)
+    result.figures.append(("prediction_size.png", "Time of a prediction against the size of the volume."))
+    result.raw["curve"] = {"network": name, "shapes": shapes, "seconds": curves}
+
+
+def main() -> None:
+    """Runs all and writes benchmarks/results/prediction.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one round, a small case, no curve")
+    parser.add_argument("--networks", type=lambda text: text.split(","), default=list(NETWORKS))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--weights", type=Path, default=Path("build/benchmarks"), help="where trained weights are kept")
+    settings = parser.parse_args()
+    rounds = 1 if settings.quick else settings.rounds
+    start = time.perf_counter()
+    weights = {name: trained_weights(name, settings.weights) for name in settings.networks}
+    (case,) = made_up_cases(1, first=TRAINED_ON)
+    columns = ["network", "volume", "mirrored", "arm", "windows, computed", "seconds", "time / nnU-Net's",
+               "least Dice of a region", "time / floor"]  # fmt: skip
+    table = Table("From the preprocessed image to the logits, one case", columns)
+    table.note = "Floor: the network alone, same type and layout, on the windows computed."
+    result = Result(
+        title="Prediction",
+        about=str(__doc__).partition("\n\n    python")[0],
+        settings=vars(settings),
+        packages=("torch", "numpy", "nnunetv2", "dynamic-network-architectures"),
+        tables=[table],
+    )
+    small = [PATCH, PATCH, min(112, case.labels.shape[2])]
+    plain = case.cut(small) if settings.quick else case
+    for name in settings.networks:
+        precisions = ["auto", "fp32"] if name == "swin" and not settings.quick else ["auto"]
+        add_rows(result, name, weights[name], plain, rounds=rounds, precisions=precisions, mirrored=False)
+        mirrored = case.cut(small if name == "swin" else [PATCH] * 3)
+        add_rows(result, name, weights[name], mirrored, rounds=1, precisions=["auto"], mirrored=True)
+    if not settings.quick:
+        full = case.labels.shape
+        shapes = [(96, 96, 96), (96, 96, full[2]), (96, full[1], full[2])]
+        name = settings.networks[0]
+        add_curve(result, name, weights[name], case, [*shapes, tuple(full)])
+    print(f"{time.perf_counter() - start:.0f} s")
+    result.write()
+
+
+if __name__ == "__main__":
+    main()
