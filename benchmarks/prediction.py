@@ -5,10 +5,9 @@ are trained for a few minutes on other made-up cases first, so that their answer
 weights are kept and used again. Timed is everything from the preprocessed image to the logits. The floor is the network
 alone, in the same type and memory layout, on the windows that must be computed.
 
-    python benchmarks/prediction.py [--quick] [--networks swin,resenc] [--rounds 2] [--weights DIR]
+    python benchmarks/prediction.py [--quick] [--networks swin,resenc] [--rounds 2] [--weights DIR] [--json FILE]
 """
 
-import argparse
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
-from harness import FIGURES, Result, Spread, Table, Times, alternate
 from matplotlib.figure import Figure
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -30,6 +28,7 @@ from bdfm_nnunet.data.demo import demo_grid, draw_cohort
 from bdfm_nnunet.data.phantom import render
 from bdfm_nnunet.networks import SwinUNet
 from bdfm_nnunet.prediction.predictor import Options, Predictor
+from harness import FIGURES, QUICK_RESULTS, Result, Spread, Table, Times, alternate, options, parse, prose
 
 REGIONS = {"whole": (1, 2, 3), "core": (1, 3), "enhancing": (3,)}
 LABELS = {"background": 0, **{name: list(values) for name, values in REGIONS.items()}}
@@ -146,7 +145,7 @@ def arms(name: str, weights: dict[str, Tensor], precisions: Sequence[str], *, mi
     ours = {f"bdfm, {precision}": Options(precision=precision) for precision in precisions}
     made = {"nnU-Net": make(nnUNetPredictor, name, weights, mirrored=mirrored)}
     return made | {
-        arm: make(Predictor, name, weights, mirrored=mirrored, options=options) for arm, options in ours.items()
+        arm: make(Predictor, name, weights, mirrored=mirrored, options=chosen) for arm, chosen in ours.items()
     }
 
 
@@ -263,13 +262,11 @@ def add_curve(
 
 def main() -> None:
     """Runs all and writes benchmarks/results/prediction.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round, a small case, no curve")
-    parser.add_argument("--networks", type=lambda text: text.split(","), default=list(NETWORKS))
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--weights", type=Path, default=Path("build/benchmarks"), help="where trained weights are kept")
-    settings = parser.parse_args()
-    rounds = 1 if settings.quick else settings.rounds
+    parser = options(__doc__, rounds=2)
+    parser.add_argument("--networks", type=lambda text: text.split(","), default=list(NETWORKS), help="swin,resenc")
+    parser.add_argument("--weights", type=Path, default=QUICK_RESULTS, help="folder that keeps the trained weights")
+    settings = parse(parser, quick={"rounds": 1})
+    rounds = settings.rounds
     start = time.perf_counter()
     weights = {name: trained_weights(name, settings.weights) for name in settings.networks}
     (case,) = made_up_cases(1, first=TRAINED_ON)
@@ -279,7 +276,7 @@ def main() -> None:
     table.note = "Floor: the network alone, same type and layout, on the windows computed."
     result = Result(
         title="Prediction",
-        about=str(__doc__).partition("\n\n    python")[0],
+        about=prose(__doc__),
         settings=vars(settings),
         packages=("torch", "numpy", "nnunetv2", "dynamic-network-architectures"),
         tables=[table],
@@ -297,7 +294,7 @@ def main() -> None:
         name = settings.networks[0]
         add_curve(result, name, weights[name], case, [*shapes, tuple(full)])
     print(f"{time.perf_counter() - start:.0f} s")
-    result.write()
+    result.write(settings.json)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ preprocessing, worker processes or threads, and export. `prediction.py` times th
     python benchmarks/prediction_command.py [--quick] [--cases 2] [--rounds 2]
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Result, Spread, Table, alternate
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from bdfm_nnunet.data.demo import make_cohort
 from bdfm_nnunet.data.phantom import CHANNELS
+from harness import Result, Spread, Table, alternate, options, parse, prose
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 PATCH = [64, 64, 64]
@@ -87,12 +86,10 @@ def run(root: Path, command: list[str], out: str) -> None:
 
 def main() -> None:
     """Runs both commands in turn and writes benchmarks/results/prediction_command.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one case, one round")
-    parser.add_argument("--cases", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=2)
-    settings = parser.parse_args()
-    cases, rounds = (1, 1) if settings.quick else (settings.cases, settings.rounds)
+    parser = options(__doc__, rounds=2)
+    parser.add_argument("--cases", type=int, default=2, help="cases to predict (default: %(default)s)")
+    settings = parse(parser, quick={"rounds": 1, "cases": 1})
+    cases, rounds = settings.cases, settings.rounds
     scripts = Path(sys.executable).parent
     commands = {
         "nnUNetv2_predict": [str(scripts / "nnUNetv2_predict_from_modelfolder")],
@@ -112,13 +109,13 @@ def main() -> None:
         table.rows.append([arm, str(times.of(arm)), "1" if seconds is reference else str(ratio)])
     result = Result(
         title="Prediction, the whole command",
-        about=str(__doc__).partition("\n\n    python")[0],
+        about=prose(__doc__),
         settings=vars(settings),
         packages=("torch", "numpy", "nnunetv2"),
         tables=[table],
         raw={"seconds": times},
     )
-    result.write()
+    result.write(settings.json)
 
 
 if __name__ == "__main__":
