@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -158,9 +159,9 @@ def compare(predictors: dict[str, Any], case: Case, rounds: int) -> tuple[Times,
 
     small = case.cut([min(PATCH, n) for n in case.labels.shape])  # the warm-up
     for predictor in predictors.values():
+        mirroring, predictor.use_mirroring = predictor.use_mirroring, False
         predictor.predict_logits_from_preprocessed_data(small.image)
-    for predictor in predictors.values():
-        predictor.windows_seen = predictor.windows_computed = 0
+        predictor.use_mirroring, predictor.windows_seen, predictor.windows_computed = mirroring, 0, 0
     times = alternate({arm: partial(predict, arm) for arm in predictors}, rounds=rounds, warmup=0)
     manager = next(iter(predictors.values())).label_manager
     segmented = {arm: manager.convert_logits_to_segmentation(result) for arm, result in logits.items()}
@@ -189,75 +190,100 @@ def floor(predictor: Predictor, passes: int, *, rounds: int = 2) -> float:
 # ----------------------------------------------------------------------------------------------------------- tables
 
 
-def windows_of(predictor: Predictor, rounds: int) -> tuple[int, int]:
-    """Windows of the case, and those of them that were computed."""
-    return predictor.windows_seen // rounds, predictor.windows_computed // rounds
+@dataclass(frozen=True)
+class Comparison:
+    """What one case showed of one of our arms."""
+
+    network: str
+    arm: str
+    shape: tuple[int, ...]
+    mirrored: bool
+    windows: int
+    computed: int
+    reference: Spread
+    seconds: Spread
+    ratio: Spread
+    dice: dict[str, float]
+    floor: float
+
+    def row(self) -> list[str]:
+        """As a line of the table."""
+        return [
+            self.network, _size(self.shape), "yes" if self.mirrored else "no", self.arm,
+            f"{self.windows}, {self.computed}", str(self.seconds), str(self.ratio), f"{min(self.dice.values()):.5f}",
+            f"{self.seconds.median / self.floor:.2f}",
+        ]  # fmt: skip
+
+    def goals(self) -> list[tuple[str, str, bool]]:
+        """The goals, and whether they were reached."""
+        where = f"{self.network}, {'mirrored' if self.mirrored else 'not mirrored'}"
+        worst = min(self.dice.values())
+        return [
+            (f"prediction on a CPU in at most half of nnU-Net's time ({where})", str(self.ratio),
+             self.ratio.median <= 0.5),
+            (f"Dice with nnU-Net's segmentation at least 0.999 in each region ({where})", f"{worst:.5f}",
+             worst >= 0.999),
+        ]  # fmt: skip
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def add_rows(
     result: Result, name: str, weights: dict[str, Tensor], case: Case, *,
-    rounds: int, precisions: Sequence[str], mirrored: bool,
-) -> None:  # fmt: skip
-    """Compares the arms on a case and adds a row for each, the raw figures and the goals."""
+    rounds: int, mirrored: bool = False, precisions: Sequence[str] = ("auto",),
+) -> list[Comparison]:  # fmt: skip
+    """Compares the arms on a case and adds a row for each, and the raw figures."""
     predictors = arms(name, weights, precisions, mirrored=mirrored)
     times, agreement = compare(predictors, case, rounds)
-    shape = "x".join(map(str, case.labels.shape))
-    copies = 8 if mirrored else 1
-    for arm, predictor in predictors.items():
-        seconds = times.of(arm)
-        if arm == "nnU-Net":
-            cells = ["", "1", "", ""]
-        else:
-            seen, computed = windows_of(predictor, rounds)
-            least = floor(predictor, computed * copies)
-            ratio = Spread.of([1 / value for value in _speedups(times, arm)])
-            worst = min(agreement[arm].values())
-            cells = [f"{seen}, {computed}", str(ratio), f"{worst:.5f}", f"{seconds.median / least:.2f}"]
-            label = f"{name}, {'mirrored' if mirrored else 'not mirrored'}"
-            if arm == f"bdfm, {precisions[0]}":
-                result.goals += [
-                    (f"prediction on a CPU at most 0.5 of nnU-Net's time ({label})", str(ratio), ratio.median <= 0.5),
-                    (f"Dice with nnU-Net's segmentation at least 0.999 per region ({label})", f"{worst:.5f}",
-                     worst >= 0.999),
-                ]  # fmt: skip
-            result.raw.setdefault("rows", []).append(
-                {"network": name, "arm": arm, "shape": shape, "mirrored": mirrored, "windows": seen, "floor": least,
-                 "computed": computed, "seconds": seconds, "ratio": ratio, "dice": agreement[arm]}
-            )  # fmt: skip
-        row = [name, shape, "yes" if mirrored else "no", arm, cells[0], str(seconds), *cells[1:]]
-        result.tables[0].rows.append(row)
-        print(" | ".join(row), flush=True)
+    shape = tuple(case.labels.shape)
+    first = [name, _size(shape), "yes" if mirrored else "no", "nnU-Net", "", str(times.of("nnU-Net")), "1", "", ""]
+    result.tables[0].rows.append(first)
+    found = []
+    for arm, predictor in list(predictors.items())[1:]:
+        ratios = [a / b for a, b in zip(times.seconds[arm], times.seconds["nnU-Net"], strict=True)]
+        computed = predictor.windows_computed // rounds
+        passes = computed * (8 if mirrored else 1)
+        one = Comparison(
+            network=name, arm=arm, shape=shape, mirrored=mirrored, windows=predictor.windows_seen // rounds,
+            computed=computed, reference=times.of("nnU-Net"), seconds=times.of(arm), ratio=Spread.of(ratios),
+            dice=agreement[arm], floor=floor(predictor, passes),
+        )  # fmt: skip
+        print(" | ".join(one.row()), flush=True)
+        found.append(one)
+    result.tables[0].rows += [one.row() for one in found]
+    result.raw["rows"] = result.raw.get("rows", []) + [vars(one) for one in found]
+    return found
 
 
-def _speedups(times: Times, arm: str) -> list[float]:
-    return [b / a for a, b in zip(times.seconds[arm], times.seconds["nnU-Net"], strict=True)]
-
-
-def add_curve(
-    result: Result, name: str, weights: dict[str, Tensor], case: Case, shapes: Sequence[Sequence[int]]
-) -> None:
-    """Time against the size of the volume, as a figure."""
-    predictors = arms(name, weights, ["auto"])
-    curves: dict[str, list[float]] = {arm: [] for arm in predictors}
-    for shape in shapes:
-        times, _ = compare(predictors, case.cut(shape), 1)
-        for arm in predictors:
-            curves[arm].append(times.of(arm).median)
-    voxels = [float(np.prod(shape)) / 1e6 for shape in shapes]
+def curve_figure(name: str, curves: dict[str, list[tuple[float, float]]]) -> Figure:
+    """Seconds against millions of voxels, a line an arm."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
-    for arm, seconds in curves.items():
-        axes.plot(voxels, seconds, "o-", label=arm)
+    for arm, points in curves.items():
+        axes.plot(*zip(*points), "o-", label=arm)
     axes.set_xlabel("voxels (millions)")
     axes.set_ylabel("seconds a case")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     axes.set_title(f"Prediction of four contrasts, {name}, windows of {PATCH}³, no mirroring", fontsize=10)
+    return figure
+
+
+def add_curve(result: Result, name: str, measured: Sequence[Comparison]) -> None:
+    """Draws the time against the size of the volume."""
+    curves: dict[str, list[tuple[float, float]]] = {"nnU-Net": []}
+    for one in measured:
+        size = float(np.prod(one.shape)) / 1e6
+        curves.setdefault(one.arm, []).append((size, one.seconds.median))
+        if (size, one.reference.median) not in curves["nnU-Net"]:
+            curves["nnU-Net"].append((size, one.reference.median))
     FIGURES.mkdir(parents=True, exist_ok=True)
-    figure.savefig(FIGURES / "prediction_size.png", dpi=110)
+    curve_figure(name, curves).savefig(FIGURES / "prediction_size.png", dpi=110)
     result.figures.append(("prediction_size.png", "Time of a prediction against the size of the volume."))
-    result.raw["curve"] = {"network": name, "shapes": shapes, "seconds": curves}
+    result.raw["curve"] = curves
 
 
 def main() -> None:
@@ -266,7 +292,6 @@ def main() -> None:
     parser.add_argument("--networks", type=lambda text: text.split(","), default=list(NETWORKS), help="swin,resenc")
     parser.add_argument("--weights", type=Path, default=QUICK_RESULTS, help="folder that keeps the trained weights")
     settings = parse(parser, quick={"rounds": 1})
-    rounds = settings.rounds
     start = time.perf_counter()
     weights = {name: trained_weights(name, settings.weights) for name in settings.networks}
     (case,) = made_up_cases(1, first=TRAINED_ON)
@@ -281,18 +306,17 @@ def main() -> None:
         packages=("torch", "numpy", "nnunetv2", "dynamic-network-architectures"),
         tables=[table],
     )
-    small = [PATCH, PATCH, min(112, case.labels.shape[2])]
-    plain = case.cut(small) if settings.quick else case
+    cube, full = (PATCH,) * 3, tuple(case.labels.shape)
+    small = (PATCH, PATCH, full[2])
     for name in settings.networks:
-        precisions = ["auto", "fp32"] if name == "swin" and not settings.quick else ["auto"]
-        add_rows(result, name, weights[name], plain, rounds=rounds, precisions=precisions, mirrored=False)
-        mirrored = case.cut(small if name == "swin" else [PATCH] * 3)
-        add_rows(result, name, weights[name], mirrored, rounds=1, precisions=["auto"], mirrored=True)
-    if not settings.quick:
-        full = case.labels.shape
-        shapes = [(96, 96, 96), (96, 96, full[2]), (96, full[1], full[2])]
-        name = settings.networks[0]
-        add_curve(result, name, weights[name], case, [*shapes, tuple(full)])
+        compare_on = partial(add_rows, result, name, weights[name])
+        plain = compare_on(case.cut(small) if settings.quick else case, rounds=settings.rounds)
+        mirrored = compare_on(case.cut(cube), rounds=1, mirrored=True)
+        result.goals += [goal for one in (plain[0], mirrored[0]) for goal in one.goals()]
+        if name == "swin" and not settings.quick:
+            shapes = (cube, small, (PATCH, full[1], full[2]))
+            smaller = [compare_on(case.cut(shape), rounds=1, precisions=("auto", "fp32")) for shape in shapes]
+            add_curve(result, name, [*chain.from_iterable(smaller), *plain])
     print(f"{time.perf_counter() - start:.0f} s")
     result.write(settings.json)
 
