@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from matplotlib.figure import Figure
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,6 +30,7 @@ from bdfm_nnunet.data.demo import demo_grid, draw_cohort
 from bdfm_nnunet.data.phantom import render
 from bdfm_nnunet.networks import SwinUNet
 from bdfm_nnunet.prediction.predictor import Options, Predictor
+from bdfm_nnunet.prediction.windows import group_alike
 from harness import FIGURES, QUICK_RESULTS, Result, Spread, Table, Times, alternate, options, parse, prose
 
 REGIONS = {"whole": (1, 2, 3), "core": (1, 3), "enhancing": (3,)}
@@ -286,6 +288,18 @@ def add_curve(result: Result, name: str, measured: Sequence[Comparison]) -> None
     result.raw["curve"] = curves
 
 
+def windows_table(case: Case) -> Table:
+    """Windows of the case, and how many differ from one another, for several sizes."""
+    shape = tuple(case.labels.shape)
+    table = Table(f"Windows of the whole case, {_size(shape)}", ["window", "windows", "computed"])
+    table.note = "Windows with nothing but background are computed once."
+    for size in (32, 48, 64, 80, 96, 128):
+        steps = compute_steps_for_sliding_window(shape, (size,) * 3, 0.5)
+        windows = [(slice(None), *(slice(start, start + size) for start in place)) for place in product(*steps)]
+        table.rows.append([_size((size,) * 3), str(len(windows)), str(len(group_alike(case.image, windows)))])
+    return table
+
+
 def main() -> None:
     """Runs all and writes benchmarks/results/prediction.json."""
     parser = options(__doc__, rounds=2)
@@ -304,7 +318,7 @@ def main() -> None:
         about=prose(__doc__),
         settings=vars(settings),
         packages=("torch", "numpy", "nnunetv2", "dynamic-network-architectures"),
-        tables=[table],
+        tables=[table, windows_table(case)],
     )
     cube, full = (PATCH,) * 3, tuple(case.labels.shape)
     small = (PATCH, PATCH, full[2])
