@@ -1,7 +1,7 @@
 """Predicting one case of four contrasts: nnU-Net's predictor beside ours, on the same trained weights.
 
 The case is made up (real anatomy, synthetic lesions), cut to the brain and normalised as nnU-Net does it. The networks
-are trained for a few minutes on other made-up cases first, so that their answers have a structure to compare; the
+are trained for some minutes on other made-up cases first, so that their answers have a structure to compare; the
 weights are kept and used again. Timed is everything from the preprocessed image to the logits. The floor is the network
 alone, in the same type and memory layout, on the windows that must be computed.
 
@@ -39,6 +39,7 @@ DATASET = {"labels": LABELS, "regions_class_order": [2, 1, 3], "file_ending": ".
 PATCH = 96
 CROP = 48
 TRAINED_ON = 3
+SHAPE = (140, 170, 140)
 CPU = torch.device("cpu")
 
 
@@ -92,7 +93,7 @@ def made_up_cases(count: int, *, first: int = 0) -> Iterator[Case]:
         yield Case(torch.from_numpy(volume[(slice(None), *box)].copy()), torch.from_numpy(labels[box].copy()))
 
 
-def trained_weights(name: str, folder: Path, *, steps: int = 120) -> dict[str, Tensor]:
+def trained_weights(name: str, folder: Path, *, steps: int = 400) -> dict[str, Tensor]:
     """Weights of a network after a short training on crops around lesions; kept in the folder."""
     path = folder / f"{name}_{steps}.pth"
     if path.is_file():
@@ -308,7 +309,7 @@ def main() -> None:
     settings = parse(parser, quick={"rounds": 1})
     start = time.perf_counter()
     weights = {name: trained_weights(name, settings.weights) for name in settings.networks}
-    (case,) = made_up_cases(1, first=TRAINED_ON)
+    case = next(made_up_cases(1, first=TRAINED_ON)).cut(SHAPE)
     columns = ["network", "volume", "mirrored", "arm", "windows, computed", "seconds", "time / nnU-Net's",
                "least Dice of a region", "time / floor"]  # fmt: skip
     table = Table("From the preprocessed image to the logits, one case", columns)
