@@ -46,9 +46,7 @@ ABOVE_ALL = {"cli", "commands", "demo", "steps"}
 ONLY_TENSORS = {"checkpoints.reading", "checkpoints.writing", "checkpoints.sources", "checkpoints.adapting"}
 """Files of `checkpoints` that know no network."""
 
-_PREDICTION = {
-    f"prediction.{file}" for file in ("command", "checks", "pools", "predictor")
-}  # its engine is torch alone
+_PREDICTION = {f"prediction.{file}" for file in ("command", "checks", "pools", "predictor")}
 MAY_IMPORT_NNUNET = {"plans", "trainers", "data.crops", "demo", "nnunet_plugin", *_PREDICTION}
 WITHOUT_TORCH = {
     *FOR_EVERYONE,
