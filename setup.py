@@ -21,6 +21,7 @@ PACKAGES = [
     "bdfm_nnunet.networks",
     "bdfm_nnunet.nnunet_plugin",
     "bdfm_nnunet.plans",
+    "bdfm_nnunet.prediction",
     "bdfm_nnunet.reports",
     "bdfm_nnunet.running",
     "bdfm_nnunet.trainers",

@@ -8,15 +8,20 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bdfm_nnunet.commands import datasets, scores, training
+from bdfm_nnunet.commands import datasets, prediction, scores, training
 from bdfm_nnunet.commands.arguments import command
 from bdfm_nnunet.errors import InputError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+WITH_ARGUMENTS_OF_NNUNET: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": training.train,
+    "predict": prediction.predict,
+}
+"""Commands that hand arguments over to nnU-Net's, --help too."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        if arguments and arguments[0] in training.STOCK:
-            return training.STOCK[arguments[0]](arguments[1:])
+        if arguments and arguments[0] in WITH_ARGUMENTS_OF_NNUNET:
+            return WITH_ARGUMENTS_OF_NNUNET[arguments[0]](arguments[1:])
         settings = build_parser().parse_args(arguments)
         code: int = settings.handler(settings)
         return code
@@ -48,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     datasets.add_commands(commands)
     training.add_commands(commands)
+    prediction.add_commands(commands)
     scores.add_commands(commands)
     add = command(commands, "demo", demo, "see all of it happen on a made-up cohort, in minutes, without a GPU")
     add("--out", type=Path, default=Path("demo_results"), metavar="DIR", help="results (default: %(default)s)")

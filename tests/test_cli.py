@@ -340,61 +340,87 @@ def test_demo_hands_over_its_folder(replace: Any) -> None:
     assert calls == [((), {"out": Path("there")})]
 
 
-@pytest.mark.parametrize(
-    ("command", "module", "function"),
-    [
-        ("predict", "nnunetv2.inference.predict_from_raw_data", "predict_entry_point"),
-    ],
-)
-def test_stock_commands_get_every_argument_and_our_trainers(
-    command: str, module: str, function: str, folders: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[list[str], str]] = []
-    stand_in = ModuleType(module)
-    setattr(stand_in, function, lambda: seen.append((sys.argv[1:], os.environ["nnUNet_extTrainer"])))
-    monkeypatch.setitem(sys.modules, module, stand_in)
-    monkeypatch.setattr(sys, "argv", ["bdfm"])
-    monkeypatch.setenv("nnUNet_extTrainer", "/mine")
-    arguments = ["501", "3d_fullres", "0", "-tr", "nnUNetTrainerBDFM", "--c", "-h"]
-    assert cli.main([command, *arguments]) == 0
-    assert seen == [(arguments, f"{PLUGIN}{os.pathsep}/mine")]
-
-
 @pytest.fixture
-def rules_applied(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Stands for nnU-Net's prediction, and for the rules."""
+def predicted(folders: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Stands for the prediction, and for the rules applied to it."""
     from bdfm_nnunet.evaluation import postprocessing
 
     calls = Calls()
-    stand_in = ModuleType("nnunetv2.inference.predict_from_raw_data")
-    stand_in.predict_entry_point = lambda: calls.append((("predict", *sys.argv[1:]), {}))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "nnunetv2.inference.predict_from_raw_data", stand_in)
-    monkeypatch.setattr(sys, "argv", ["bdfm"])
+    stand_in = ModuleType("bdfm_nnunet.prediction.command")
+    stand_in.Options = dict  # type: ignore[attr-defined]
+    stand_in.run_command = calls  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
     monkeypatch.setattr(postprocessing, "apply_folder", calls)
+    monkeypatch.setenv("nnUNet_extTrainer", "/mine")
     return calls
 
 
-def test_predictions_are_postprocessed_where_asked(rules_applied: Calls, folders: Path, tmp_path: Path) -> None:
+def test_prediction_gets_every_argument_and_our_options(predicted: Calls) -> None:
+    stock = ["-i", "in", "-o", "out", "-d", "501", "-c", "2d", "-f", "0", "all", "--disable_tta", "-npp", "2"]
+    assert cli.main(["predict", *stock]) == 0
+    assert os.environ["nnUNet_extTrainer"] == f"{PLUGIN}{os.pathsep}/mine"
+    assert cli.main(["predict", "--windows", "3", *stock, "--precision", "bf16", "--compile"]) == 0
+    defaults, given = predicted
+    assert defaults[0] == (stock, {"precision": "auto", "windows": None, "compile": False})
+    assert given[0] == (stock, {"precision": "bf16", "windows": 3, "compile": True})
+
+
+def test_help_of_prediction_has_our_options_and_goes_on_to_those_of_nnunet(
+    predicted: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["predict", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in ("--precision", "--windows", "--compile", "--postprocess"))
+    assert predicted[0][0][0] == ["--help"]
+
+
+def test_precisions_are_those_of_the_library() -> None:
+    from bdfm_nnunet.commands.prediction import PRECISIONS as OFFERED
+    from bdfm_nnunet.prediction.precision import PRECISIONS
+
+    assert OFFERED == PRECISIONS
+
+
+def test_predictions_are_postprocessed_where_asked(predicted: Calls, tmp_path: Path) -> None:
     from bdfm_nnunet.evaluation.postprocessing import RuleSet
 
     rules = tmp_path / "rules.json"
     RuleSet("brats2021", "whole", (), (0, 1, 2, 3)).write(rules)
     assert cli.main(["predict", "-i", "in", "--postprocess", str(rules), "-o", "out"]) == 0
-    predicted, processed = rules_applied
-    assert predicted[0] == ("predict", "-i", "in", "-o", "out")
-    assert processed[0] == (Path("out"), rules, Path("out"))
+    prediction, processing = predicted
+    assert prediction[0][0] == ["-i", "in", "-o", "out"]
+    assert processing[0] == (Path("out"), rules, Path("out"))
+    assert cli.main(["predict", "-i", "in", "--postprocess", str(rules)]) == 2
+    assert len(predicted) == 2
+
+
+def test_missing_rules_are_found_before_the_prediction(predicted: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", "-i", "in", "-o", "out", "--postprocess", "missing.json"]) == 2
+    assert "missing.json does not exist" in capsys.readouterr().err
+    assert not predicted
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("options", "sentence"),
     [
-        (["-o", "out", "--postprocess"], "--postprocess has no value"),
-        (["-o", "out", "--postprocess", "missing.json"], "missing.json does not exist"),
+        (["--precision", "fp8"], "invalid choice: 'fp8'"),
+        (["--windows", "0"], "a whole number from 1 up was expected, not '0'"),
+        (["--postprocess"], "expected one argument"),
     ],
 )
-def test_wrong_rules_are_found_before_the_prediction(
-    arguments: list[str], sentence: str, rules_applied: Calls, folders: Path, capsys: pytest.CaptureFixture[str]
+def test_wrong_options_of_prediction(
+    options: list[str], sentence: str, predicted: Calls, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["predict", "-i", "in", *arguments]) == 2
-    assert sentence in capsys.readouterr().err
-    assert not rules_applied
+    with pytest.raises(SystemExit) as end:
+        cli.main(["predict", "-i", "in", "-o", "out", *options])
+    assert end.value.code == 2 and sentence in capsys.readouterr().err
+    assert not predicted
+
+
+def test_prediction_needs_the_folder_of_results(
+    predicted: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("nnUNet_results")
+    assert cli.main(["predict", "-i", "in", "-o", "out", "-d", "501"]) == 2
+    assert "nnUNet_results is not set" in capsys.readouterr().err
+    assert cli.main(["predict", "-i", "in", "-o", "out", "-m", "model"]) == 0

@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "dataset_conversion": {"dataset_conversion", "patients"},
     "nnunet_plugin": {"trainers"},
+    "prediction": {"prediction"},
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""
 
@@ -46,7 +47,8 @@ ABOVE_ALL = {"cli", "commands", "demo", "steps", "train"}
 ONLY_TENSORS = {"checkpoints.reading", "checkpoints.writing", "checkpoints.sources", "checkpoints.adapting"}
 """Files of `checkpoints` that know no network."""
 
-MAY_IMPORT_NNUNET = {"plans", "trainers", "data.crops", "demo", "train", "nnunet_plugin"}
+_PREDICTION = {f"prediction.{file}" for file in ("command", "checks", "pools", "predictor")}
+MAY_IMPORT_NNUNET = {"plans", "trainers", "data.crops", "demo", "train", "nnunet_plugin", *_PREDICTION}
 WITHOUT_TORCH = {
     *FOR_EVERYONE,
     "patients",

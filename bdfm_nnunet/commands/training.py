@@ -1,10 +1,8 @@
-"""`bdfm plan`, `weights`, `train`, `predict` and `env`."""
+"""`bdfm plan`, `weights`, `train` and `env`."""
 
 import argparse
-import os
 import re
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,8 @@ def add_commands(commands: Any) -> None:
     add("-c", "--configuration", default="3d_fullres", metavar="CONFIG", help="configuration (default: %(default)s)")
     add("-o", "--out", required=True, type=Path, metavar="OUT", help="the checkpoint to write")
 
-    for name, purpose in (
-        ("train", "nnUNetv2_train with our trainers, on any number of processes; takes every argument of it"),
-        ("predict", "nnUNetv2_predict with our trainers; every argument but --postprocess RULES.json goes to it"),
-    ):
-        commands.add_parser(name, help=purpose, description=purpose, add_help=False)
+    purpose = "nnUNetv2_train with our trainers, on any number of processes; takes every argument of it"
+    commands.add_parser("train", help=purpose, description=purpose, add_help=False)
     command(commands, "env", env, 'print the line for stock nnU-Net commands: eval "$(bdfm env)"')
 
 
@@ -128,49 +123,3 @@ def train(arguments: Sequence[str]) -> int:
     from bdfm_nnunet.train import main
 
     return main(arguments)
-
-
-def predict(arguments: Sequence[str]) -> int:
-    """Runs nnU-Net's own prediction command with our trainers in reach, and post-processes where asked to."""
-    arguments, rules = _without_option(arguments, "--postprocess")
-    if rules is None:
-        return _predict(arguments)
-    from bdfm_nnunet.evaluation.postprocessing import apply_folder, read_rules
-
-    read_rules(Path(rules))  # so that a wrong file is found before hours of prediction
-    _, out = _without_option(arguments, "-o")
-    if out is None:
-        raise InputError("--postprocess needs the output folder: add -o FOLDER")
-    code = _predict(arguments)
-    apply_folder(Path(out), Path(rules), Path(out))
-    return code
-
-
-def _predict(arguments: Sequence[str]) -> int:
-    return _stock("nnUNetv2_predict", "nnunetv2.inference.predict_from_raw_data", "predict_entry_point", arguments)
-
-
-def _without_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:
-    """The arguments without an option, and its value if it is there."""
-    rest = list(arguments)
-    if option not in rest:
-        return rest, None
-    place = rest.index(option)
-    if place + 1 == len(rest):
-        raise InputError(f"{option} has no value: name a path after it")
-    value = rest[place + 1]
-    del rest[place : place + 2]
-    return rest, value
-
-
-def _stock(name: str, module: str, function: str, arguments: Sequence[str]) -> int:
-    import sys
-
-    os.environ["nnUNet_extTrainer"] = trainer_search_path()
-    sys.argv = [name, *arguments]
-    getattr(import_module(module), function)()
-    return 0
-
-
-STOCK: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "predict": predict}
-"""Commands whose arguments are nnU-Net's, --help too."""

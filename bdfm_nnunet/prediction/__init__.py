@@ -1,0 +1,1 @@
+"""`bdfm predict`: nnU-Net's prediction, faster, with the same segmentations."""

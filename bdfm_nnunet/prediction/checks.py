@@ -1,0 +1,73 @@
+"""What a user may have got wrong, found before hours of prediction."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
+
+from bdfm_nnunet.errors import InputError
+
+
+def check_dataset(name: str) -> None:
+    """Sees that nnU-Net knows a data set by its number or name.
+
+    Raises:
+        InputError: none or several have this number, or it is no number.
+    """
+    try:
+        maybe_convert_to_dataset_name(name)
+    except (RuntimeError, ValueError):
+        raise InputError(
+            f"there is not one data set {name} in nnUNet_results, nnUNet_raw and nnUNet_preprocessed: check -d and "
+            "these variables"
+        ) from None
+
+
+def check_model(folder: Path, folds: Sequence[int | str], checkpoint: str) -> None:
+    """Sees that a folder is a trained model's and has the checkpoint of every fold.
+
+    Raises:
+        InputError: it is not, or has not.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} does not exist: train that model first, or check -d, -c, -tr and -p")
+    for name in ("dataset.json", "plans.json"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} is no trained model, it has no {name}: name the folder above the folds")
+    missing = [fold for fold in folds if not (folder / f"fold_{fold}" / checkpoint).is_file()]
+    if missing:
+        found = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
+        remedy = f"name those with -f {' '.join(found)}" if found else "finish a training, or name another with -chk"
+        raise InputError(f"{folder} has no {checkpoint} of fold {missing[0]}: {remedy}")
+
+
+def find_cases(source: str | list[list[str]], ending: str, channels: Sequence[str]) -> list[list[str]]:
+    """The files of each case.
+
+    Args:
+        source: the folder of the images, or the files of each case.
+        ending: of the files.
+        channels: names of the channels the model needs.
+
+    Raises:
+        InputError: the folder does not exist or holds no images, or a case has fewer or more files than channels.
+    """
+    cases = source if not isinstance(source, str) else _cases_in(source, ending)
+    for files in cases:
+        if len(files) != len(channels):
+            case = files[0] if files else "a case"
+            raise InputError(
+                f"{case} is one of {len(files)} files, the model needs {len(channels)} ({', '.join(channels)}): "
+                f"name them CASE_0000{ending} to CASE_{len(channels) - 1:04d}{ending}"
+            )
+    return cases
+
+
+def _cases_in(folder: str, ending: str) -> list[list[str]]:
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder} is no folder: name the folder of the images with -i")
+    cases: list[list[str]] = create_lists_from_splitted_dataset_folder(folder, ending, num_processes=1)
+    if not cases:
+        raise InputError(f"{folder} has no file that ends in {ending}, as the training images do: name another -i")
+    return cases

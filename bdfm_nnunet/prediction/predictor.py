@@ -1,0 +1,245 @@
+"""nnU-Net's predictor with another engine.
+
+It predicts what nnU-Net's does, for any network: the same windows, weights, mirroring, folds and files. See
+docs/prediction.md for what is done differently.
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference import predict_from_raw_data as nnunet
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from torch import Tensor
+from torch._dynamo import OptimizedModule
+from torch._dynamo.exc import TorchDynamoException
+from tqdm import tqdm
+
+from bdfm_nnunet.allocator import keep_freed_memory
+from bdfm_nnunet.prediction import pools
+from bdfm_nnunet.prediction.checks import check_model, find_cases
+from bdfm_nnunet.prediction.precision import autocast_type, to_channels_last
+from bdfm_nnunet.prediction.windows import Batches, Window, group_alike, join_windows, mean_over_mirrorings, mirrorings
+
+logger = logging.getLogger(__name__)
+
+MOST_WINDOWS = 4
+MEMORY_SHARE = 0.8
+_QUEUED_EXPORTS = 2  # beyond one a worker, as in nnU-Net
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What nnU-Net's command does not have.
+
+    Attributes:
+        precision: one of `PRECISIONS`, see `autocast_type`.
+        windows: windows in one pass through the network, mirrored copies counted; by default one on a CPU, and on CUDA
+            as many as fit, up to `MOST_WINDOWS`.
+        compile: compile the network first, and go on without where that fails.
+    """
+
+    precision: str = "auto"
+    windows: int | None = None
+    compile: bool = False
+
+
+class Predictor(nnunet.nnUNetPredictor):
+    """nnU-Net's predictor; it takes the same arguments, and `options`."""
+
+    network: Any
+
+    def __init__(self, *args: Any, options: Options | None = None, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.options = options or Options()
+        self.autocast_type = autocast_type(self.options.precision, self.device.type)
+        self.limit = self.options.windows or (None if self.device.type == "cuda" else 1)
+        self.windows_seen = self.windows_computed = 0
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        self.threads = int(threads) if threads.isdigit() and int(threads) > 0 else torch.get_num_threads()
+        if self.device.type == "cpu":
+            keep_freed_memory()
+
+    # --- the model ----------------------------------------------------------------------------------------------
+
+    def initialize_from_trained_model_folder(
+        self,
+        model_training_output_dir: str,
+        use_folds: Sequence[int | str] | int | str | None,
+        checkpoint_name: str = "checkpoint_final.pth",
+    ) -> None:
+        """Loads the model.
+
+        Raises:
+            InputError: the folder is no model's, or a fold has no such checkpoint.
+        """
+        folder = Path(model_training_output_dir)
+        if use_folds is None:
+            use_folds = self.auto_detect_available_folds(model_training_output_dir, checkpoint_name)
+        folds = [use_folds] if isinstance(use_folds, int | str) else list(use_folds)
+        check_model(folder, folds, checkpoint_name)
+        super().initialize_from_trained_model_folder(model_training_output_dir, folds, checkpoint_name)
+        self.prepare_network()
+
+    def manual_initialization(self, *args: Any, **settings: Any) -> None:
+        """Takes a model that is loaded already; its network is changed in place."""
+        super().manual_initialization(*args, **settings)
+        self.prepare_network()
+
+    def prepare_network(self) -> None:
+        """Makes the network ready for the chosen type, and compiles it where asked to."""
+        compiled = isinstance(self.network, OptimizedModule)
+        network = self.network._orig_mod if compiled else self.network
+        if self.device.type == "cpu" and self.autocast_type is not None:
+            to_channels_last(network, len(self.configuration_manager.patch_size))
+        self.network = torch.compile(network) if self.options.compile and not compiled else self.network
+
+    # --- one case -----------------------------------------------------------------------------------------------
+
+    def _internal_predict_sliding_window_return_logits(
+        self, data: Tensor, slicers: Sequence[Window], do_on_device: bool = True
+    ) -> Tensor:
+        torch.set_num_threads(self.threads)  # nnU-Net has just set eight or fewer, and restores what was before
+        with torch.inference_mode(), self._autocast():
+            volume = data.to(self.device if do_on_device else "cpu")
+            groups = group_alike(volume, slicers)
+            self.windows_seen += len(slicers)
+            self.windows_computed += len(groups)
+            logger.info("%d windows, %d of them to compute", len(slicers), len(groups))
+            if self.limit is None:
+                self.limit = self._windows_that_fit(volume[slicers[0]])
+            copies = mirrorings(self.allowed_mirroring_axes if self.use_mirroring else None)
+            batches = Batches(self._run_network, self.limit)
+            with tqdm(total=len(slicers), disable=not self.allow_tqdm) as bar:
+                logits = join_windows(
+                    volume,
+                    groups,
+                    partial(mean_over_mirrorings, batches, copies=copies),
+                    weight=self._weight(volume.device),
+                    classes=self.label_manager.num_segmentation_heads,
+                    together=max(1, self.limit // len(copies)),
+                    device=self.device,
+                    progress=bar,
+                )
+            self.limit = batches.limit
+            return logits
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.autocast_type is None:
+            # nnU-Net has entered fp16 on CUDA; torch knows no disabled one on MPS
+            return torch.autocast("cuda", enabled=False) if self.device.type == "cuda" else nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_type)
+
+    def _weight(self, device: torch.device) -> Tensor | int:
+        if not self.use_gaussian:
+            return 1
+        patch_size = tuple(self.configuration_manager.patch_size)
+        weight: Tensor = compute_gaussian(patch_size, sigma_scale=1 / 8, value_scaling_factor=10, device=device)
+        return weight
+
+    def _run_network(self, images: Tensor) -> Tensor:
+        """One pass, compiled where that works."""
+        try:
+            logits: Tensor = self.network(images)
+        except TorchDynamoException as error:
+            if not isinstance(self.network, OptimizedModule):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            logger.warning("torch.compile cannot compile this network here (%s): going on without it", reason)
+            self.network = self.network._orig_mod
+            logits = self.network(images)
+        return logits
+
+    def _windows_that_fit(self, window: Tensor) -> int:
+        """How many windows the device's free memory holds, from what one needs."""
+        images = window[None].to(self.device)
+        self._run_network(images)
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self._run_network(images)
+        torch.cuda.synchronize(self.device)
+        needed = torch.cuda.max_memory_allocated(self.device) - before
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return windows_that_fit(free, needed)
+
+    # --- many cases ---------------------------------------------------------------------------------------------
+
+    def _manage_input_and_output_lists(
+        self, list_of_lists_or_source_folder: str | list[list[str]], *args: Any, **settings: Any
+    ) -> Any:
+        channels = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
+        cases = find_cases(list_of_lists_or_source_folder, self.dataset_json["file_ending"], list(channels.values()))
+        return super()._manage_input_and_output_lists(cases, *args, **settings)
+
+    def _internal_get_data_iterator_from_lists_of_filenames(
+        self,
+        input_list_of_lists: list[list[str]],
+        seg_from_prev_stage_files: list[str | None] | None,
+        output_filenames_truncated: list[str] | None,
+        num_processes: int,
+    ) -> Iterator[pools.Item]:
+        nothing = [None] * len(input_list_of_lists)
+        model = (self.plans_manager, self.configuration_manager, self.dataset_json, self.verbose_preprocessing)
+        previous, outputs = seg_from_prev_stage_files or nothing, output_filenames_truncated or nothing
+        cases = [(*case, *model) for case in zip(input_list_of_lists, previous, outputs, strict=True)]
+        count = min(num_processes, len(cases))
+        with pools.workers(count, self.device) as pool:
+            yield from pools.preprocess_ahead(cases, pool, ahead=max(1, count))
+
+    def predict_from_data_iterator(
+        self,
+        data_iterator: Iterable[pools.Item],
+        save_probabilities: bool = False,
+        num_processes_segmentation_export: int = nnunet.default_num_processes,
+    ) -> list[Any]:
+        """Predicts the cases of an iterator and exports each beside the next one.
+
+        Args:
+            data_iterator: gives items with "data", "ofile" and "data_properties".
+            save_probabilities: whether the probabilities are wanted too.
+            num_processes_segmentation_export: workers.
+
+        Returns:
+            Per case None, or the result where "ofile" is None.
+        """
+        results: list[Any] = []
+        waiting: deque[Any] = deque()
+        model = (self.configuration_manager, self.plans_manager, self.dataset_json)
+        with pools.workers(num_processes_segmentation_export, self.device) as pool:
+            for item in data_iterator:
+                name = os.path.basename(item["ofile"]) if item["ofile"] else f"image of shape {item['data'].shape}"
+                logger.info("predicting %s", name)
+                data = _loaded(item["data"])
+                logits = self.predict_logits_from_preprocessed_data(data).cpu().numpy()
+                case = (logits, item["data_properties"], *model, item["ofile"], save_probabilities)
+                waiting.append(pool.submit(pools.export_case, *case))
+                if len(waiting) > num_processes_segmentation_export + _QUEUED_EXPORTS:  # logits fill the memory
+                    results.append(waiting.popleft().result())
+            results += [export.result() for export in waiting]
+        compute_gaussian.cache_clear()
+        nnunet.empty_cache(self.device)
+        return results
+
+
+def windows_that_fit(free: int, needed: int) -> int:
+    """Windows for one pass, from 1 to `MOST_WINDOWS`, given the free memory and what one window needs."""
+    return max(1, min(MOST_WINDOWS, int(MEMORY_SHARE * free / max(needed, 1))))
+
+
+def _loaded(data: Tensor | str) -> Tensor:
+    """The data; nnU-Net's iterators may give a file to read and remove."""
+    if not isinstance(data, str):
+        return data
+    array = np.load(data)
+    os.remove(data)
+    return torch.from_numpy(array)

@@ -1,0 +1,83 @@
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bdfm_nnunet.prediction import precision
+from bdfm_nnunet.prediction.precision import autocast_type, to_channels_last
+from tests.networks.zoo import network
+from tests.prediction.models import weights_of
+
+
+@pytest.mark.parametrize(
+    ("chosen", "device", "native", "expected"),
+    [
+        ("auto", "cuda", False, torch.float16),
+        ("auto", "cpu", True, torch.bfloat16),
+        ("auto", "cpu", False, None),
+        ("auto", "mps", True, None),
+        ("fp32", "cuda", True, None),
+        ("bf16", "cpu", False, torch.bfloat16),
+        ("fp16", "cpu", False, torch.float16),
+    ],
+)
+def test_types(chosen: str, device: str, native: bool, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: native)
+    assert autocast_type(chosen, device) is expected
+
+
+def test_a_torch_that_does_not_tell_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    for feature in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, feature, raising=False)
+    assert precision.multiplies_bf16() is False
+
+
+@pytest.mark.parametrize("kind", ["swin", "resenc", "plain"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_channels_last_changes_nothing_but_the_layout(kind: str, batch: int) -> None:
+    model = network(kind, 2, 3).eval()
+    model.load_state_dict(weights_of(kind, 2, 3, 0))
+    changed = copy.deepcopy(model)
+    to_channels_last(changed, 3)
+    assert list(changed.state_dict()) == list(model.state_dict())
+    assert not any(isinstance(module, nn.InstanceNorm3d | nn.AvgPool3d) for module in changed.modules())
+    images = torch.randn(batch, 2, 16, 32, 16, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        torch.testing.assert_close(changed(images), model(images), rtol=1e-3, atol=1e-3)
+        changed.load_state_dict(weights_of(kind, 2, 3, 1))
+        model.load_state_dict(weights_of(kind, 2, 3, 1))
+        torch.testing.assert_close(changed(images), model(images), rtol=1e-3, atol=1e-3)
+
+
+def test_what_would_change_the_result_stays() -> None:
+    kept = nn.Sequential(
+        nn.InstanceNorm3d(2, track_running_stats=True),
+        nn.AvgPool3d(3),  # a third has no exact bf16
+        nn.AvgPool3d(2, stride=1),
+        nn.AvgPool3d(2, padding=1),
+        nn.AvgPool3d(2, ceil_mode=True),
+        nn.AvgPool3d(2, divisor_override=3),
+        nn.BatchNorm3d(2),
+    )
+    before = list(kept)
+    to_channels_last(kept, 3)
+    assert list(kept) == before
+
+
+def test_two_axes() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4), nn.AvgPool2d((1, 2), ceil_mode=False)).eval()
+    changed = copy.deepcopy(model)
+    to_channels_last(changed, 2)
+    images = torch.randn(2, 1, 9, 12)
+    torch.testing.assert_close(changed(images), model(images), rtol=1e-4, atol=1e-5)
+    assert type(changed[1]) is not nn.InstanceNorm2d and type(changed[2]) is not nn.AvgPool2d
+
+
+def test_bf16_features_keep_the_channels_innermost() -> None:
+    model = nn.Sequential(nn.Conv3d(2, 8, 3, padding=1), nn.InstanceNorm3d(8, affine=True), nn.AvgPool3d(2)).eval()
+    to_channels_last(model, 3)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        features = model(torch.randn(1, 2, 8, 8, 8))
+    assert features.dtype == torch.bfloat16 and features.is_contiguous(memory_format=torch.channels_last_3d)
