@@ -130,7 +130,7 @@ def calibration_rows(found: "Calibration") -> dict[str, str]:
     unit, units = ("hours", 1) if hours.mean >= 1 else ("minutes", 60)
     mean, low, high = (units * value for value in (hours.mean, hours.low, hours.high))
     rows = {
-        "measured on": f"{found.device}, {found.threads} threads, {len(found.steps)} steps",
+        "measured on": f"{found.device}, {found.threads} thread{'s' * (found.threads != 1)}, {len(found.steps)} steps",
         "a step": f"{step.mean:.3g} s ({step.low:.3g} to {step.high:.3g}), {found.waiting:.0%} of it waiting for data; "
         f"the loaders alone give a batch in {found.loading:.3g} s",
         "a validation batch": f"{validation.mean:.3g} s",
