@@ -287,6 +287,18 @@ class Result:
             "versions": versions(self.packages),
         }
 
+    def add_figure(self, figure: Any, file: str, caption: str) -> Path:
+        """Saves a matplotlib figure: in docs/figures, or beside the result if that is none to be reported."""
+        folder = FIGURES
+        if self.settings.get("json") is not None:
+            folder = Path(self.settings["json"]).parent
+        elif self.settings.get("quick"):
+            folder = QUICK_RESULTS / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / file, dpi=110)
+        self.figures.append((file, caption))
+        return folder / file
+
     def write(self, path: Path | None = None) -> Path:
         """Writes the result and prints its tables and goals.
 

@@ -134,6 +134,13 @@ def costs_of(kind: str, precision: str, batch: int, size: int) -> Costs:
         return count_costs(partial(objective, kind), (batch, 1, size, size, size), device="cpu")
 
 
+def floor_of(costs: Costs, precision: str, rates: dict[str, float]) -> tuple[int, int, float]:
+    """FLOPs, bytes that must move, and the seconds that both take at the rates measured."""
+    flops = (costs.forward_flops or 0) + (costs.backward_flops or 0)
+    moved = BYTES_PER_PARAMETER * costs.parameters + 2 * costs.activation_bytes
+    return flops, moved, flops / rates[precision] + moved / rates["bytes"]
+
+
 def profile_of(kind: str, precision: str, size: int) -> Table:
     """Where the time of a step goes, by kind of operation; a profiled step is slower than others."""
     module, loss_of = loss_function(kind, 1, size, "cpu")
@@ -252,9 +259,7 @@ def _add_comparison(result: Result, settings: argparse.Namespace, batch: int, ra
             table.rows.append([*row, f"{flops / 1e12:.3f}", "", ""])
             continue
         costs = costs_of(kind, precision, batch, settings.size)
-        flops = (costs.forward_flops or 0) + (costs.backward_flops or 0)
-        moved = BYTES_PER_PARAMETER * costs.parameters + 2 * costs.activation_bytes
-        floor = flops / rates[precision] + moved / rates["bytes"]
+        flops, moved, floor = floor_of(costs, precision, rates)
         over = Spread.of([second / floor for second in times.seconds[name]])
         raw["costs"][name] = {"flops": flops, "bytes": moved, "floor_seconds": floor}
         table.rows.append([*row, f"{flops / 1e12:.3f}", f"{floor:.3g}", str(over)])

@@ -18,7 +18,9 @@ from bdfm_nnunet.trainers.costs import Schedule
 WARMUP = 3
 """Steps that are not counted: memory is fetched, kernels are chosen and compiled in them."""
 BATCHES_AHEAD = 4
-"""At most so many batches lie ready for each loader process."""
+"""At most so many batches lie ready for each loader process ..."""
+BATCHES_BESIDES = 8
+"""... and so many more in the queues of nnU-Net's loaders."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def calibrate(trainer: nnUNetTrainer, *, steps: int = 20) -> Calibration:
     """
     schedule = Schedule.of(trainer)
     validations = max(steps // 5, 2)
-    ready = BATCHES_AHEAD * get_allowed_n_proc_DA()
+    workers = get_allowed_n_proc_DA()
+    ready = BATCHES_AHEAD * workers + BATCHES_BESIDES if workers else 0
     trainer.num_iterations_per_epoch = WARMUP + steps
     trainer.num_epochs = 3 + ready // steps  # as many batches as are drawn below, and some more
     trainer.num_val_iterations_per_epoch = 1 + validations

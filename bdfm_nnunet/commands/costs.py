@@ -127,13 +127,15 @@ def _measured(name: str, what: Mapping[str, Any], settings: argparse.Namespace) 
 def calibration_rows(found: "Calibration") -> dict[str, str]:
     """Names and values of what was measured."""
     step, validation, hours, schedule = found.step, found.validation, found.hours, found.schedule
+    unit, units = ("hours", 1) if hours.mean >= 1 else ("minutes", 60)
+    mean, low, high = (units * value for value in (hours.mean, hours.low, hours.high))
     rows = {
-        "measured on": f"{found.device}, {found.threads} threads, {len(found.steps)} steps",
+        "measured on": f"{found.device}, {found.threads} thread{'s' * (found.threads != 1)}, {len(found.steps)} steps",
         "a step": f"{step.mean:.3g} s ({step.low:.3g} to {step.high:.3g}), {found.waiting:.0%} of it waiting for data; "
         f"the loaders alone give a batch in {found.loading:.3g} s",
         "a validation batch": f"{validation.mean:.3g} s",
-        "the whole training": f"about {hours.mean:.3g} hours ({hours.low:.3g} to {hours.high:.3g}): {schedule.steps:,} "
-        f"steps and {schedule.epochs * schedule.val_iterations:,} validation batches",
+        "the whole training": f"about {mean:.3g} {unit} ({low:.3g} to {high:.3g}): {schedule.steps:,} steps and "
+        f"{schedule.epochs * schedule.val_iterations:,} validation batches",
     }
     if found.peak_gb is not None:
         rows["memory"] = f"{found.peak_gb:.1f} GB at most"

@@ -18,15 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 STATE_COPIES = 4
 
 
-def _added_product(_: Sequence[int], left: Sequence[int], right: Sequence[int], **__: Any) -> int:
-    batch, rows, inner = left
-    return 2 * batch * rows * inner * right[-1]
-
-
-# what torch's counter leaves out: it knows baddbmm, not its in-place form
-_FLOPS: Mapping[Any, Callable[..., int]] = {torch.ops.aten.baddbmm_: _added_product}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Costs:
     """Counted costs of one training step.
@@ -87,7 +78,7 @@ def count_costs(
             saved[key] = tensor.untyped_storage()  # held, so that no later storage takes its place in the table
         return tensor
 
-    counter = FlopCounterMode(display=False, custom_mapping=dict(_FLOPS)) if flops else None
+    counter = FlopCounterMode(display=False) if flops else None
     images = torch.zeros(tuple(input_shape), device=device)
     if flops:
         network(images)  # makes the constants that are kept for all steps

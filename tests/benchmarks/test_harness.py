@@ -159,3 +159,18 @@ def test_a_quick_result_replaces_no_reported_one(folders: Path) -> None:
     assert Result("Step", "", {"quick": True}).write() == folders / "quick" / "step.json"
     assert Result("Step", "", {"quick": True}).write(folders / "mine.json") == folders / "mine.json"
     assert not (folders / "results").exists()
+
+
+def test_a_figure_lies_beside_its_result(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Figure:
+        def savefig(self, path: Path, dpi: int) -> None:
+            path.write_text("drawn")
+
+    monkeypatch.setattr(harness, "FIGURES", folders / "docs")
+    result = Result("Step", "", {})
+    assert result.add_figure(Figure(), "a.png", "What it shows.") == folders / "docs" / "a.png"
+    assert result.figures == [("a.png", "What it shows.")]
+    quick = Result("Step", "", {"quick": True}).add_figure(Figure(), "a.png", "")
+    assert quick == folders / "quick" / "figures" / "a.png"
+    mine = Result("Step", "", {"quick": True, "json": folders / "mine.json"}).add_figure(Figure(), "a.png", "")
+    assert mine == folders / "a.png" and mine.read_text() == "drawn"

@@ -49,6 +49,7 @@ def test_help_starts(script: str) -> None:
         pytest.param(
             "ranks.py", ["--size", "32", "--batch", "2", "--steps", "1", "--worlds", "1,2"], 1, marks=pytest.mark.slow
         ),
+        pytest.param("scaling.py", ["--sizes", "32", "--batches", "1,2", "--size", "32"], 2, marks=pytest.mark.slow),
     ],
 )
 def test_tiny_run(script: str, arguments: list[str], tables: int, tmp_path: Path) -> None:

@@ -66,6 +66,14 @@ def test_rows_of_a_calibration() -> None:
     }
 
 
+def test_a_short_training_is_told_in_minutes() -> None:
+    schedule = Schedule(epochs=1, iterations=120, val_iterations=60, batch_size=2)
+    found = Calibration(
+        schedule=schedule, device="cpu", threads=2, steps=(1.0,), waits=(0.1,), validations=(0.5,), loading=0.05
+    )
+    assert calibration_rows(found)["the whole training"].startswith("about 2.5 minutes (2.5 to 2.5): 120 steps and 60")
+
+
 def test_a_variant_is_told_with_costs_of_its_own(plan: Plan) -> None:
     base = plan("--variant", "told", "--set", "training.epochs=4")
     assert base["plans"].endswith("configuration told")

@@ -171,20 +171,6 @@ def test_flops_of_pretraining_are_counted_alike_in_a_real_pass() -> None:
     assert counted.forward_flops > count_costs(small_objective, (1, 1, 16, 16, 16)).forward_flops
 
 
-def test_flops_of_products_added_in_place() -> None:
-    class Product(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(2, 3, 5))
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return images.new_zeros(2, 3, 4).baddbmm_(self.weight, images)
-
-    for device in ("meta", "cpu"):
-        costs = count_costs(Product, (2, 5, 4), device=device)
-        assert costs.forward_flops == costs.backward_flops == 2 * 2 * 3 * 5 * 4
-
-
 def test_frozen_parameters_are_not_trained_and_a_built_network_is_taken_as_it_is() -> None:
     with torch.device("meta"):
         network = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4))
