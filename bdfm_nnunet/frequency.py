@@ -6,12 +6,12 @@ Shapes: B batch, C channels, P patches, V voxels of a patch, K frequencies of wh
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bdfm_nnunet.caching import kept
 from bdfm_nnunet.masking import per_axis
 
 # above this many voxels a patch is transformed by FFT: the matrix grows with the square of the voxels
@@ -82,7 +82,7 @@ def patch_power(patches: Tensor, axes: int) -> tuple[Tensor, Tensor]:
     return real.square() + imaginary.square(), count
 
 
-@lru_cache(maxsize=32)
+@kept(maxsize=32)
 def _half_dft(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines of one frequency of each conjugate pair, (V, 2K), and the size of each pair, (K,)."""
     lengths = torch.tensor(shape, dtype=torch.float64)

@@ -17,11 +17,12 @@ FOR_EVERYONE = {"allocator", "errors", "files", "folders", "settings"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(FOR_EVERYONE, FOR_EVERYONE),
+    "caching": set(),
     "masking": set(),
     "metrics": set(),
-    "frequency": {"masking"},
+    "frequency": {"caching", "masking"},
     "losses": {"frequency", "masking"},
-    "networks": {"networks", "masking", "frequency"},
+    "networks": {"networks", "caching", "masking", "frequency"},
     "objectives": {"objectives", "networks", "masking", "frequency", "losses"},
     "patients": set(),
     "running": {"running"},

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -98,6 +99,6 @@ def unwrap(network: nn.Module) -> nn.Module:
         if isinstance(network, DistributedDataParallel):
             network = network.module
         elif hasattr(network, "_orig_mod"):  # torch.compile's wrapper; importing its class takes a second
-            network = network._orig_mod
+            network = cast(nn.Module, network._orig_mod)
         else:
             return network

@@ -9,12 +9,13 @@ scores of padded ones.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from bdfm_nnunet.caching import kept
 
 _CPU = torch.device("cpu")
 
@@ -39,7 +40,7 @@ class _Piece(NamedTuple):
     places: tuple[int, ...]  # in the window
 
 
-@lru_cache(maxsize=128)
+@kept(maxsize=128)
 def window_groups(
     grid: tuple[int, ...],
     window: tuple[int, ...],
@@ -107,7 +108,7 @@ def _numbers(grid: Sequence[int], places: Sequence[Sequence[int]]) -> Iterable[i
         yield number
 
 
-@lru_cache(maxsize=64)
+@kept(maxsize=64)
 def relative_position_index(
     window: tuple[int, ...], table_window: tuple[int, ...], legacy: bool, device: torch.device = _CPU
 ) -> Tensor:

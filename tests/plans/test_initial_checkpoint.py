@@ -121,8 +121,10 @@ def test_unset_folder(
     prepared: Prepared, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
-        with monkeypatch.context() as patched:
-            patched.delenv(variable)
-            sentence = _refused(_command(prepared, weights, tmp_path / "out.pth"), capsys)
-        assert f"{variable} is not set" in sentence and f"export {variable}=" in sentence
+    monkeypatch.delenv("nnUNet_raw")  # plans and preprocessed data are enough
+    assert cli.main(_command(prepared, weights, tmp_path / "first.pth")) == 0
+    assert (tmp_path / "first.pth").is_file()
+    monkeypatch.delenv("nnUNet_preprocessed")
+    sentence = _refused(_command(prepared, weights, tmp_path / "second.pth"), capsys)
+    assert "nnUNet_preprocessed is not set" in sentence and "export nnUNet_preprocessed=" in sentence
+    assert not (tmp_path / "second.pth").exists()

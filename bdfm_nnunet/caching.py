@@ -1,0 +1,33 @@
+"""Tables that are computed once and kept, for torch.compile too."""
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def kept(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Keeps the results of a function of hashable constants, like `lru_cache`.
+
+    torch.compile would trace through the function, loops over thousands of tokens included; it calls this one and
+    takes the result for a constant.
+
+    Args:
+        maxsize: how many results are kept.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        cached = lru_cache(maxsize)(function)
+
+        @wraps(function)
+        def call(*arguments: P.args, **settings: P.kwargs) -> T:
+            return cached(*arguments, **settings)  # type: ignore[arg-type]
+
+        constant: Callable[P, T] = torch.compiler.assume_constant_result(call)
+        return constant
+
+    return decorate
