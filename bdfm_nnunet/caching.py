@@ -21,7 +21,10 @@ def kept(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        cached = lru_cache(maxsize)(function)
+        @lru_cache(maxsize)
+        def cached(*arguments: P.args, **settings: P.kwargs) -> T:
+            with torch.inference_mode(False):  # a prediction may come first, a training after it
+                return function(*arguments, **settings)
 
         @wraps(function)
         def call(*arguments: P.args, **settings: P.kwargs) -> T:

@@ -32,3 +32,15 @@ def test_compiled_functions_take_the_result_as_it_is() -> None:
 
     compiled = torch.compile(function, fullgraph=True, backend="eager")
     assert compiled(torch.arange(10)).tolist() == [6, 8, 10, 12]
+
+
+def test_a_table_made_while_predicting_serves_a_training() -> None:
+    @kept(maxsize=1)
+    def factors(size: int) -> torch.Tensor:
+        return torch.arange(size).float()
+
+    weight = torch.ones(3, requires_grad=True)
+    with torch.inference_mode():
+        assert (weight * factors(3)).sum() == 3
+    (weight * factors(3)).sum().backward()
+    assert weight.grad is not None and weight.grad.tolist() == [0, 1, 2]
