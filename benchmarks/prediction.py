@@ -317,7 +317,7 @@ def main() -> None:
     result = Result(
         title="Prediction",
         about=prose(__doc__),
-        settings=vars(settings),
+        settings={name: value for name, value in vars(settings).items() if name != "weights"},
         packages=("torch", "numpy", "nnunetv2", "dynamic-network-architectures"),
         tables=[table, windows_table(case)],
     )
