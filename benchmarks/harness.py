@@ -85,14 +85,6 @@ def alternate(arms: Mapping[str, Arm], *, rounds: int, warmup: int = 1, before: 
     return Times(seconds)
 
 
-def in_new_process(script: str | Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Any:
-    """Runs a Python script and returns the JSON in its last line of output: for peaks of memory and fresh caches."""
-    environment = {**os.environ, **(environment or {})}
-    command = [sys.executable, str(script), *arguments]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 class Served:
     """An arm in a process of its own, which stays between the rounds: with its own allocator and its own peak memory.
 
@@ -257,7 +249,7 @@ class Result:
     Attributes:
         title: heading in docs/benchmarks.md.
         about: what was compared, how, and what the figures mean; Markdown.
-        settings: of the script.
+        settings: of the script; paths among them are not reported.
         packages: whose versions matter.
         tables: what was measured, for a reader.
         goals: (goal, measured, whether it was reached), for the summary at the top of docs/benchmarks.md.
@@ -277,10 +269,10 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """What is written; `_plain` makes JSON of what is none yet."""
         content = {name: value for name, value in vars(self).items() if name != "packages"}
-        settings = {name: str(value) if isinstance(value, Path) else value for name, value in self.settings.items()}
+        settings = {name: value for name, value in self.settings.items() if not isinstance(value, Path)}
         return {
             **content,
-            "command": _command(),
+            "command": _command([name for name, value in self.settings.items() if isinstance(value, Path)]),
             "settings": settings,
             "date": date.today().isoformat(),
             "machine": machine(),
@@ -318,12 +310,13 @@ class Result:
         return path
 
 
-def _command() -> str:
-    """What was typed, without where the result went."""
+def _command(places: Sequence[str]) -> str:
+    """What was typed, without the settings that say where something lies on this machine."""
     given = [*sys.argv[1:]]
-    if "--json" in given:
-        place = given.index("--json")
-        del given[place : place + 2]
+    for option in (f"--{name.replace('_', '-')}" for name in places):
+        if option in given:
+            place = given.index(option)
+            del given[place : place + 2]
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
 
 

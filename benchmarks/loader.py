@@ -32,11 +32,10 @@ from typing import Any
 import blosc2
 import numpy as np
 import torch
-from blosc2 import Codec, Filter
 from matplotlib.figure import Figure
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from bdfm_nnunet.data.crops import UnlabelledCrops, open_images, read_crop
+from bdfm_nnunet.data.crops import UnlabelledCrops, open_images
 from bdfm_nnunet.data.loading import batches
 from bdfm_nnunet.data.views import RandomAffine, mirrored
 from bdfm_nnunet.reports.figures import save_figure
@@ -51,21 +50,6 @@ SINGLE = "nnU-Net, one-channel cases"
 
 Loader = Callable[[int], contextlib.AbstractContextManager[Iterator[Any]]]
 """Starts endless batches prepared by so many workers."""
-
-LAYOUTS: dict[str, dict[str, Any]] = {
-    "blocks of 32³, LZ4HC": {"blocks": (32, 32, 32), "chunks": (96, 128, 128)},
-    "blocks of 16³, LZ4HC": {"blocks": (16, 16, 16), "chunks": (64, 64, 64)},
-    "blocks of 16 x 16 x 48, LZ4HC": {"blocks": (16, 16, 48), "chunks": (48, 48, 48)},
-    "blocks of 16 x 16 x 48, LZ4HC, shuffled": {
-        "blocks": (16, 16, 48), "chunks": (48, 48, 48), "filters": [Filter.SHUFFLE]
-    },
-    "blocks of 32³, LZ4": {"blocks": (32, 32, 32), "chunks": (96, 128, 128), "codec": Codec.LZ4},
-    "blocks of 16 x 16 x 48, BLOSCLZ": {"blocks": (16, 16, 48), "chunks": (48, 48, 48), "codec": Codec.BLOSCLZ},
-    "blocks of 32³, ZSTD 1": {"blocks": (32, 32, 32), "chunks": (96, 128, 128), "codec": Codec.ZSTD, "clevel": 1},
-    "blocks of all channels, 32 x 32 x 8": {"blocks": (32, 32, 8), "chunks": (64, 64, 64), "channels": 4},
-}  # fmt: skip
-"""What else the files could look like; the last is how nnU-Net stored them before 2.8."""
-
 
 # ----------------------------------------------------------------------------------------------------- the folder
 
@@ -232,43 +216,6 @@ def memory_of_a_worker(dataset: Any, patch: int, crops: int) -> tuple[list[int],
     return counts, resident, private
 
 
-def layouts(dataset: Any, patch: int, root: Path, *, crops: int) -> Table:
-    """What storing the images in another way would give."""
-    key = dataset.identifiers[0]
-    images = open_images(dataset, key)[:]
-    rng = np.random.default_rng(0)
-    places = [[int(rng.integers(size - patch + 1)) for size in images.shape[1:]] for _ in range(crops)]
-    out = np.empty((1, patch, patch, patch), dtype=np.float32)
-    table = Table(
-        "The same case stored in other ways (nnU-Net 2.8 chooses the first)",
-        ["layout", "MiB", "s to write", "ms a one-channel crop"],
-        note="No way reads much faster from a file that is not much larger, so `bdfm plan` leaves nnU-Net's files as "
-        "they are: an epoch read from a disk or a network costs what the files hold.",
-    )
-    for name, layout in LAYOUTS.items():
-        chosen = dict(layout)
-        depth = chosen.pop("channels", 1)
-        shapes = {
-            part: (depth, *(min(n, size) for n, size in zip(chosen.pop(part), images.shape[1:])))
-            for part in ("blocks", "chunks")
-        }
-        path = root / "layout.b2nd"
-        path.unlink(missing_ok=True)
-        cparams = {"codec": Codec.LZ4HC, "clevel": 5, "filters": [Filter.NOFILTER], "nthreads": 1} | chosen
-        start = time.perf_counter()
-        blosc2.asarray(images, urlpath=str(path), cparams=cparams, **shapes)
-        written = time.perf_counter() - start
-        stored = blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, **dataset.mmap_kwargs)
-        taken = []
-        for number, place in enumerate(places):
-            start = time.perf_counter()
-            read_crop(stored, slice(number % 4, number % 4 + 1), place, out=out)
-            taken.append(1e3 * (time.perf_counter() - start))
-        middle = Spread(float(np.median(taken)), float(np.quantile(taken, 0.1)), float(np.quantile(taken, 0.9)))
-        table.rows.append([name, f"{path.stat().st_size / 2**20:.1f}", f"{written:.2f}", str(middle)])
-    return table
-
-
 # ------------------------------------------------------------------------------------------------------ the result
 
 
@@ -352,7 +299,6 @@ def measure(root: Path, settings: argparse.Namespace) -> Result:
     result.raw = {"seconds_per_crop": measured, "floor_crops_per_second": floor}
     _add_memory(result, dataset, settings)
     _add_growth(result, folder, root, plans, settings)
-    result.tables.append(layouts(dataset, patch, root, crops=settings.layout_crops))
     return result
 
 
@@ -409,7 +355,6 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=96)
     parser.add_argument("--crops", type=int, default=10_000, help="read while the memory of a worker is watched")
     parser.add_argument("--links", type=numbers, default=[4, 16, 64, 256, 1024], help="sizes of the folder")
-    parser.add_argument("--layout-crops", type=int, default=60, help="crops timed in each way to store a case")
     parser.add_argument("--folder", type=Path, help="keeps the made-up cases here, for another run")
     quick = {"rounds": 1, "cases": 2, "seconds": 0.5, "workers": [0, 2], "crops": 1000, "links": [4, 64]}
     settings = parse(parser, quick=quick)

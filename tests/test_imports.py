@@ -12,7 +12,7 @@ FOLDERS = {
     "plans": "bdfm_nnunet.plans",
     "dataset_conversion": "bdfm_nnunet.dataset_conversion",
 }
-FOR_EVERYONE = {"allocator", "errors", "files", "folders", "settings"}
+FOR_EVERYONE = {"allocator", "errors", "files", "folders", "nifti", "settings"}
 """Small modules that import nothing of the others."""
 
 MAY_IMPORT: dict[str, set[str]] = {

@@ -1,16 +1,14 @@
 """Reading segmentations and pairing two folders of them, with every fault named."""
 
-import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.nifti import read_nifti
 
 _SUFFIXES = (".nii.gz", ".nii")
 _GEOMETRY_TOLERANCE_MM = 1e-3
@@ -95,12 +93,7 @@ def read_segmentation(path: Path, *, allowed: Collection[int]) -> Segmentation:
     Raises:
         InputError: the file cannot be read, is not 3-D, or holds a value that is not allowed.
     """
-    try:
-        # Not SimpleITK: it reads NaN as 0 without a word.
-        image: Any = nibabel.load(path)
-        values = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError):
-        raise InputError(f"{path} cannot be read as NIfTI (truncated or damaged): copy or write it again") from None
+    image, values = read_nifti(path)
     if values.ndim != 3:
         raise InputError(f"{path} has {values.ndim} dimensions, expected 3: give one label volume per file")
     unknown = np.setdiff1d(np.unique(values), list(allowed))

@@ -1,12 +1,14 @@
 """What a user may have got wrong, found before hours of prediction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.nifti import read_nifti
 
 
 def check_dataset(name: str) -> None:
@@ -62,6 +64,41 @@ def find_cases(source: str | list[list[str]], ending: str, channels: Sequence[st
                 f"name them CASE_0000{ending} to CASE_{len(channels) - 1:04d}{ending}"
             )
     return cases
+
+
+def check_whole(files: Sequence[str]) -> None:
+    """Sees that NIfTI files are whole: where one ends early, nnU-Net's reader fills it up and says nothing.
+
+    Raises:
+        InputError: one is not.
+    """
+    for file in files:
+        if file.endswith((".nii", ".nii.gz")):
+            read_nifti(Path(file))
+
+
+def check_images(files: Sequence[str], reader: Callable[[], Any]) -> None:
+    """Finds which image of a case nnU-Net's reader cannot read, or which does not fit to the others.
+
+    Args:
+        files: of one case.
+        reader: makes nnU-Net's reader of such files.
+
+    Raises:
+        InputError: there is one.
+    """
+    shapes = []
+    for file in files:
+        try:
+            shapes.append(reader().read_images([file])[0].shape[1:])
+        except Exception as error:  # every library behind nnU-Net's readers has errors of its own
+            reason = str(error).strip().rpartition("\n")[2].strip() or type(error).__name__
+            raise InputError(f"{file} cannot be read ({reason}): copy or write it again") from error
+        if shapes[-1] != shapes[0]:
+            sizes = " and ".join(" x ".join(map(str, shape)) for shape in (shapes[-1], shapes[0]))
+            raise InputError(
+                f"{file} has another shape than {files[0]} ({sizes} voxels): resample the images of a case to one grid"
+            )
 
 
 def _cases_in(folder: str, ending: str) -> list[list[str]]:

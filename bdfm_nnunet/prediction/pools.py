@@ -19,6 +19,8 @@ from nnunetv2.inference.export_prediction import (
     export_prediction_from_logits,
 )
 
+from bdfm_nnunet.prediction.checks import check_images, check_whole
+
 Item = dict[str, Any]
 """A preprocessed case as nnU-Net's iterators give it: "data", "data_properties" and "ofile"."""
 
@@ -64,12 +66,21 @@ def preprocess_case(
 
     Returns:
         nnU-Net's item with "data" as an fp32 array.
+
+    Raises:
+        InputError: an image cannot be read or is not whole, or those of the case have several shapes.
     """
     preprocessor = configuration_manager.preprocessor_class(verbose=verbose)
     adapter = PreprocessAdapter(
         [files], [previous], preprocessor, [output], plans_manager, dataset_json, configuration_manager
     )
-    item: Item = next(adapter)
+    images = [*files, previous] if previous else files
+    check_whole(images)
+    try:
+        item: Item = next(adapter)
+    except Exception:
+        check_images(images, plans_manager.image_reader_writer_class)
+        raise
     return {**item, "data": item["data"].float().contiguous().numpy()}
 
 

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import numpy as np
 from numpy.typing import NDArray
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.summary import summarise
 from bdfm_nnunet.evaluation.tables import comparison_table, interval_text
 from bdfm_nnunet.files import read_json, write_atomically, write_json
+from bdfm_nnunet.nifti import read_nifti
 from bdfm_nnunet.reports.figures import save_figure, scores_figure, segmentation_figure
 
 NOTICE = (
@@ -182,5 +181,5 @@ def _row(files: DemoFiles, case: str) -> tuple[str, NDArray[Any], dict[str, NDAr
 
 def _volume(path: Path) -> NDArray[Any]:
     """(z, y, x)."""
-    image: Any = nibabel.load(path)
-    return np.asanyarray(image.dataobj).T
+    _, values = read_nifti(path)
+    return values.T

@@ -41,10 +41,11 @@ def test_help_starts(script: str) -> None:
         pytest.param(
             "loader.py",
             ["--cases", "2", "--size", "60,60,40", "--patch", "24", "--seconds", "0.01", "--workers", "0,1"]
-            + ["--crops", "200", "--links", "2,3", "--layout-crops", "2", "--quick"],
-            4,
+            + ["--crops", "200", "--links", "2,3", "--quick"],
+            3,
             marks=pytest.mark.slow,
         ),
+        pytest.param("layouts.py", ["--size", "60,60,40", "--patch", "24"], 1, marks=pytest.mark.slow),
         ("conversion.py", ["--cases", "2", "--drawn", "2", "--size", "60,60,40", "--workers", "1"], 2),
         pytest.param(
             "ranks.py", ["--size", "32", "--batch", "2", "--steps", "1", "--worlds", "1,2"], 1, marks=pytest.mark.slow

@@ -149,6 +149,24 @@ def test_a_case_without_one_of_its_channels_is_named(
     assert "CASE_0003.nii.gz" in message
 
 
+@pytest.mark.parametrize("damage", ["cut off", "another shape"])
+def test_an_image_that_cannot_be_used_is_named_and_the_cases_before_it_are_kept(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    image = bench.images / f"{bench.names[1]}_0002.nii.gz"
+    if damage == "cut off":
+        image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+        reason = "cannot be read"
+    else:
+        sitk.WriteImage(sitk.ReadImage(str(image))[:, :, 1:], str(image))
+        reason = "has another shape than"
+    out = tmp_path / "out"
+    assert cli.main(["predict", *bench.arguments(out, "--disable_tta")]) != 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "error:" in line)
+    assert f"{image} {reason}" in line
+    assert [path.name for path in out.glob("*.nii.gz")] == [f"{bench.names[0]}.nii.gz"]
+
+
 def test_a_folder_that_is_no_model_is_named(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (bench.model / "plans.json").unlink()
     assert cli.main(["predict", *bench.arguments(tmp_path / "out")]) == 2
