@@ -1,6 +1,7 @@
 """In which type a network predicts, and what makes it fast on a CPU."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,24 @@ def to_channels_last(network: nn.Module, axes: int) -> None:
                 replaced[child] = _same_in_channels_last(child)
             parent._modules[name] = replaced[child]
     network.to(memory_format=torch.channels_last_3d if axes == 3 else torch.channels_last)
+
+
+def keep_logits_exact(network: nn.Module) -> None:
+    """Lets the layers that give the logits compute in fp32 under autocast on a CPU.
+
+    Mirrored copies and overlapping windows are averaged: logits of +5 and -5 leave a small difference, and bf16 rounds
+    either of them by up to 0.01. The layers are those that nnU-Net's decoders call `seg_layers`, as ours do.
+
+    Args:
+        network: changed in place.
+    """
+    for layer in getattr(getattr(network, "decoder", None), "seg_layers", ()):
+        layer.forward = partial(_without_autocast, layer.forward)
+
+
+def _without_autocast(forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return forward(features.float())
 
 
 def _same_in_channels_last(module: nn.Module) -> nn.Module:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from bdfm_nnunet.allocator import keep_freed_memory
 from bdfm_nnunet.prediction import pools
 from bdfm_nnunet.prediction.checks import check_model, find_cases
-from bdfm_nnunet.prediction.precision import autocast_type, to_channels_last
+from bdfm_nnunet.prediction.precision import autocast_type, keep_logits_exact, to_channels_last
 from bdfm_nnunet.prediction.windows import Batches, Window, group_alike, join_windows, mean_over_mirrorings, mirrorings
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ class Predictor(nnunet.nnUNetPredictor):
         network = self.network._orig_mod if compiled else self.network
         if self.device.type == "cpu" and self.autocast_type is not None:
             to_channels_last(network, len(self.configuration_manager.patch_size))
+            keep_logits_exact(network)
         self.network = torch.compile(network) if self.options.compile and not compiled else self.network
 
     # --- one case -----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bdfm_nnunet.prediction import precision
-from bdfm_nnunet.prediction.precision import autocast_type, to_channels_last
+from bdfm_nnunet.prediction.precision import autocast_type, keep_logits_exact, to_channels_last
 from tests.networks.zoo import network
 from tests.prediction.models import weights_of
 
@@ -81,3 +81,18 @@ def test_bf16_features_keep_the_channels_innermost() -> None:
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         features = model(torch.randn(1, 2, 8, 8, 8))
     assert features.dtype == torch.bfloat16 and features.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("kind", ["resenc", "plain", "swin"])
+def test_logits_are_not_rounded_to_bf16(kind: str) -> None:
+    model = network(kind, 2, 3).eval()
+    names, head, seen = list(model.state_dict()), model.decoder.seg_layers[-1], []
+    keep_logits_exact(model)
+    head.register_forward_pre_hook(lambda _, features: seen.append(features[0]))
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(torch.randn(1, 2, 32, 32, 32))
+    assert seen[-1].dtype == torch.bfloat16 and logits.dtype == torch.float32
+    expected = nn.functional.conv3d(seen[-1].float(), head.weight, head.bias)
+    torch.testing.assert_close(logits, expected)
+    assert (logits != logits.bfloat16()).float().mean() > 0.5
+    assert list(model.state_dict()) == names
