@@ -18,6 +18,7 @@ PACKAGES = [
     "bdfm_nnunet.dataset_conversion",
     "bdfm_nnunet.evaluation",
     "bdfm_nnunet.exposure",
+    "bdfm_nnunet.images",
     "bdfm_nnunet.networks",
     "bdfm_nnunet.nnunet_plugin",
     "bdfm_nnunet.plans",

@@ -12,6 +12,10 @@ class InputError(ValueError):
     """
 
 
+class Refusal(InputError):
+    """Why one case cannot be used; a command that goes through many cases notes it and takes the others."""
+
+
 def show_as_one_line() -> None:
     """Lets a program that knows nothing of `InputError`, such as nnU-Net's commands, end with its sentence alone.
 

@@ -1,15 +1,24 @@
-"""Writing files so that an interrupted run never leaves one that looks whole."""
+"""Files: only regular ones are read, and an interrupted run never leaves one that looks whole."""
 
 import errno
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import secrets
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.shapes import Anything, Shape, fault_of
 
 _REMEDIES = {
     errno.ENOSPC: "free some space there and run the command again",
@@ -21,7 +30,10 @@ _REMEDIES = {
     errno.ENOTDIR: "name a folder in the place of that file",
     errno.EISDIR: "name a file in that folder",
     errno.EEXIST: "name a folder in the place of that file",
+    errno.ENAMETOOLONG: "give it a shorter name",
 }
+_UNFINISHED = re.compile(r"\.(?P<pid>\d+)\.(?:(?P<host>[0-9a-f]{6})[0-9a-f]{4}\.)?(?:partial|link)\.")
+_FOREIGN_SECONDS = 24 * 3600
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:
@@ -29,6 +41,135 @@ def cannot_write(path: Path, error: OSError) -> InputError:
     reason = error.strerror or str(error)
     remedy = _REMEDIES.get(error.errno or 0, "check the disk and run the command again")
     return InputError(f"cannot write {path} ({reason}): {remedy}")
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading; pipes and devices, on which reading might never end, are refused.
+
+    Raises:
+        InputError: there is no such file, it is of another kind, or it may not be read.
+    """
+    path = Path(path)
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise cannot_read(path, error) from None
+    kind = os.fstat(handle).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(handle)
+        raise InputError(f"{path} is {_KINDS.get(stat.S_IFMT(kind), 'no file')}, expected a regular file: name another")
+    return os.fdopen(handle, "rb")
+
+
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+          stat.S_IFSOCK: "a socket"}  # fmt: skip
+
+
+def cannot_read(path: Path, error: Exception) -> InputError:
+    """Turn an error met while opening or reading `path` into a sentence with a remedy."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        if path.is_symlink():
+            return InputError(
+                f"{path} is a link whose target {os.readlink(path)} is not there: fetch the content first (in a "
+                "DataLad or git-annex data set with `datalad get`), or remove the link"
+            )
+        return InputError(f"{path} does not exist: check the path, or run the step that writes it first")
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, IsADirectoryError):
+        return InputError(f"{path} is a folder, expected a regular file: name another")
+    if isinstance(error, PermissionError):
+        return InputError(f"{path} cannot be read ({reason}): give yourself permission to read it")
+    return InputError(f"{path} cannot be read ({reason}): check the path and the disk")
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """Return all bytes of a regular file.
+
+    Raises:
+        InputError: as `open_regular`, or the file is larger than the memory of this machine.
+    """
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > memory_bytes():
+            raise InputError(
+                f"{path} has {size} bytes, which is more than this machine has memory: check that it is the right file"
+            )
+        try:
+            return stream.read()
+        except (OSError, MemoryError) as error:
+            raise cannot_read(Path(path), error) from None
+
+
+@lru_cache(1)
+def memory_bytes() -> int:
+    """Return how much memory this process may use: that of the machine, or less where the account is limited."""
+    sizes = [1 << 62]
+    with suppress(ValueError, OSError, AttributeError):
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        sizes.append(limit if limit >= 0 else sizes[0])
+    return min(sizes)
+
+
+def read_json(path: str | os.PathLike[str], shape: Shape = Anything) -> Any:
+    """Return the content of a JSON file, which has the shape that is asked for.
+
+    Args:
+        path: the file.
+        shape: as in `bdfm_nnunet.shapes`.
+
+    Raises:
+        InputError: the file is missing, no regular file, no JSON, or of another shape.
+    """
+    return parse_json(read_regular(path), str(path), shape)
+
+
+def parse_json(content: str | bytes, name: str, shape: Shape = Anything) -> Any:
+    """Return what some JSON stands for.
+
+    Args:
+        content: the text, or its bytes in UTF-8.
+        name: how messages call it.
+        shape: as in `bdfm_nnunet.shapes`.
+
+    Raises:
+        InputError: it is no JSON, or of another shape.
+    """
+    try:
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        parsed = json.loads(text)
+    except RecursionError:
+        raise InputError(f"{name} is not usable JSON (nested too deep): restore it or write it anew") from None
+    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
+        raise InputError(f"{name} is not valid JSON ({error}): restore it or write it anew") from None
+    if fault := fault_of(parsed, shape):
+        raise InputError(f"{name} is not as expected ({fault}): restore it or write it anew")
+    return parsed
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of the bytes of a regular file, as 64 hexadecimal digits.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path) as stream:
+        try:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        except OSError as error:
+            raise cannot_read(Path(path), error) from None
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------- writing
 
 
 @contextmanager
@@ -42,7 +183,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: the folder or the file cannot be written (no permission, full disk, a file in the folder's place).
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    temporary = unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -52,34 +193,82 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        if temporary.is_file():
+        with suppress(OSError):
             temporary.unlink()
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Writes `content` as indented JSON, whole or not at all."""
+    """Writes `content` as indented JSON, whole or not at all; numbers that JSON does not know (NaN) become null."""
     with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(_as_json(content), indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Reads a JSON file.
+def _as_json(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _as_json(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_as_json(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
-    Raises:
-        InputError: the file is missing or is not JSON.
+
+# ------------------------------------------------------------------------------------------------- unfinished files
+
+
+def unfinished(path: Path, kind: str = "partial") -> Path:
+    """Return a hidden name beside `path` for what is to take its place.
+
+    It tells the process that writes, so that `sweep` finds what a killed one has left, and is unique among processes
+    and machines that share a disk.
+
+    Args:
+        path: the name in the end.
+        kind: `partial` for content, `link` for a second name of an older file.
     """
+    return path.with_name(f".{os.getpid()}.{_host()}{secrets.token_hex(2)}.{kind}.{path.name}")
+
+
+def sweep(folder: str | os.PathLike[str]) -> list[str]:
+    """Remove the unfinished files and folders that processes which are gone have left in a folder.
+
+    Those of other machines and containers, whose processes cannot be asked, go when they are a day old.
+
+    Returns:
+        The names of what was removed.
+    """
+    folder = Path(folder)
+    removed = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if (match := _UNFINISHED.match(path.name)) and _is_abandoned(path, int(match["pid"]), match["host"]):
+            with suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                removed.append(path.name)
+    return removed
+
+
+@lru_cache(1)
+def _host() -> str:
+    """Six digits for the space in which numbers of processes mean something: a machine, or a container on it."""
+    space = ""
+    with suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:6]
+
+
+def is_unfinished(name: str) -> bool:
+    """Return whether a name is one of `unfinished`, whoever gave it."""
+    return _UNFINISHED.match(name) is not None
+
+
+def _is_abandoned(path: Path, pid: int, host: str | None) -> bool:
+    if host not in (None, _host()) or os.name != "posix":  # elsewhere kill() would end the process it asks for
+        with suppress(OSError):
+            return time.time() - path.lstat().st_mtime > _FOREIGN_SECONDS
+        return False
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: check the path, or run the step that writes it first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}): restore it or write it anew") from None
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of the bytes of a file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import nibabel as nib
 import numpy as np
 
-from bdfm_nnunet.dataset_conversion.refusal import Refusal
-from bdfm_nnunet.dataset_conversion.volumes import Volume
+from bdfm_nnunet.errors import Refusal
+from bdfm_nnunet.images.volumes import Volume
 
 MOST_VALUES = 1000
 """A file with more distinct values than this is no label map; its values are not listed."""

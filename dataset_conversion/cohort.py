@@ -18,14 +18,13 @@ from bdfm_nnunet.dataset_conversion.foreground import foreground_mask
 from bdfm_nnunet.dataset_conversion.locking import only_writer
 from bdfm_nnunet.dataset_conversion.placing import remove, write_values
 from bdfm_nnunet.dataset_conversion.records import OK, TRAIN
-from bdfm_nnunet.dataset_conversion.refusal import Refusal
 from bdfm_nnunet.dataset_conversion.release import LABEL
 from bdfm_nnunet.dataset_conversion.scheduling import do_all
 from bdfm_nnunet.dataset_conversion.splits import splits_of
-from bdfm_nnunet.dataset_conversion.volumes import read_volume
-from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.errors import InputError, Refusal
 from bdfm_nnunet.files import cannot_write, read_json, write_atomically, write_json
 from bdfm_nnunet.folders import nnunet_folder
+from bdfm_nnunet.images.volumes import read_volume
 from bdfm_nnunet.patients import MANIFEST, CaseList, image_hashes, qualified, read_cases
 
 logger = logging.getLogger(__name__)

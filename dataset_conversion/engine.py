@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,11 @@ from bdfm_nnunet.dataset_conversion.scheduling import do_all
 from bdfm_nnunet.dataset_conversion.splits import check_splits, splits_of
 from bdfm_nnunet.dataset_conversion.tasks import Task
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import write_json
+from bdfm_nnunet.files import is_unfinished, write_json
 from bdfm_nnunet.folders import VARIABLES, nnunet_folder
 from bdfm_nnunet.patients import read_cases
 
 logger = logging.getLogger(__name__)
-PARTIAL = re.compile(r"\.\d+\.partial\.")
 PARTS = ("imagesTr", "labelsTr", "imagesTs")
 
 
@@ -154,7 +152,7 @@ def _check_foreign(folder: Path, tasks: list[Task]) -> None:
     for part in PARTS:
         names = sorted(os.listdir(folder / part)) if (folder / part).is_dir() else []
         for name in names:
-            if f"{part}/{name}" not in known and not PARTIAL.match(name):
+            if f"{part}/{name}" not in known and not is_unfinished(name):
                 raise InputError(
                     f"{folder / part / name} belongs to no case of the download: name a folder that holds all cases, "
                     "choose another number with -d, or remove that file"
@@ -165,7 +163,7 @@ def _sweep(folder: Path) -> None:
     """Removes temporary files of a run that was killed: nnU-Net would see cases in them."""
     for part in (folder, *(folder / name for name in PARTS)):
         for name in os.listdir(part) if part.is_dir() else ():
-            if PARTIAL.match(name):
+            if is_unfinished(name):
                 remove(part / name)
 
 

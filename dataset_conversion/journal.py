@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.dataset_conversion.records import REFUSED, CaseRecord
-from bdfm_nnunet.dataset_conversion.refusal import Refusal
 from bdfm_nnunet.dataset_conversion.release import Release
 from bdfm_nnunet.dataset_conversion.tasks import Task
-from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.errors import InputError, Refusal
 from bdfm_nnunet.files import cannot_write, write_atomically
 
 NAME = ".conversion.jsonl"

@@ -2,19 +2,18 @@
 
 import errno
 import os
-import random
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bdfm_nnunet.dataset_conversion.packing import pack
-from bdfm_nnunet.dataset_conversion.volumes import FIRST_VOXEL, HEADER
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import cannot_write
+from bdfm_nnunet.files import cannot_write, unfinished
+from bdfm_nnunet.images.packing import pack
+from bdfm_nnunet.images.volumes import FIRST_VOXEL, HEADER
 
 LINKS = ("copy", "hard", "sym")
 MOST_AT_ONCE = 1 << 30
@@ -40,9 +39,9 @@ def _whole(target: Path) -> Iterator[Path]:
     """Yields a temporary path that takes the place of `target` at the end.
 
     Unlike `write_atomically` it does not wait for the disk, five times a case: should the power fail, the journal's
-    sizes tell which files to write again. The name is unique on a disk that several machines share.
+    sizes tell which files to write again.
     """
-    temporary = target.with_name(f".{os.getpid()}{random.SystemRandom().randrange(10**6):06}.partial.{target.name}")
+    temporary = unfinished(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -50,7 +49,8 @@ def _whole(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(target, error) from error
     finally:
-        temporary.unlink(missing_ok=True)  # replace() leaves it where target was the same hard link already
+        with suppress(OSError):
+            temporary.unlink()  # replace() leaves it where target was the same hard link already
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -11,9 +11,8 @@ from bdfm_nnunet.dataset_conversion.patterns import literal_end, path_pattern
 from bdfm_nnunet.dataset_conversion.release import LABEL, MASK, Release, Repair
 from bdfm_nnunet.dataset_conversion.tables import add_what_tables_say
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.leftovers import is_leftover, is_leftover_folder
 
-JUNK_FOLDERS = {"__MACOSX"}
-JUNK_FILES = {".DS_Store", "Thumbs.db"}
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".img", ".hdr")
 
 
@@ -265,14 +264,10 @@ def _walk(source: Path, junk: list[str], leave_out: Path | None) -> Iterator[tup
         folders.sort()
         prefix = folder[len(root) :].strip(os.sep).replace(os.sep, "/")
         prefix = prefix + "/" if prefix else ""
-        junk += [prefix + name + "/" for name in folders if name in JUNK_FOLDERS]
-        junk += [prefix + name for name in sorted(files) if _is_junk(name)]
-        folders[:] = [name for name in folders if name not in JUNK_FOLDERS]
-        yield prefix, folders, _pairs_once(sorted(name for name in files if not _is_junk(name)))
-
-
-def _is_junk(name: str) -> bool:
-    return name in JUNK_FILES or name.startswith("._")
+        junk += [prefix + name + "/" for name in folders if is_leftover_folder(name)]
+        junk += [prefix + name for name in sorted(files) if is_leftover(name)]
+        folders[:] = [name for name in folders if not is_leftover_folder(name)]
+        yield prefix, folders, _pairs_once(sorted(name for name in files if not is_leftover(name)))
 
 
 def _pairs_once(names: list[str]) -> list[str]:

@@ -1,23 +1,15 @@
 """Does many tasks: here, in processes of this machine, or on a Dask cluster."""
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from itertools import islice
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
-import SimpleITK as sitk
-
-from bdfm_nnunet.allocator import keep_freed_memory
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.worker_pools import run_in_processes
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+REMEDY = "run the same command again with fewer --workers, it continues where it stopped"
 
 
 def do_all(
@@ -34,57 +26,9 @@ def do_all(
     Raises:
         InputError: the workers were lost, or the scheduler cannot be reached.
     """
-    workers = min(workers, len(tasks))
-    if not tasks:
-        return iter(())
-    if scheduler is not None:
-        return _on_cluster(tasks, function, scheduler)
-    return map(function, tasks) if workers == 1 else _in_processes(tasks, function, workers)
-
-
-# ------------------------------------------------------------------------------------------------- this machine
-
-
-def _in_processes(tasks: Sequence[Task], function: Callable[[Task], Result], workers: int) -> Iterator[Result]:
-    waiting = iter(tasks)
-    with _pool(workers) as pool:
-        try:
-            running = {pool.submit(function, task) for task in islice(waiting, 2 * workers)}
-            while running:
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                running |= {pool.submit(function, task) for task in islice(waiting, len(finished))}
-                for future in finished:
-                    yield future.result()
-        except BrokenProcessPool:
-            raise InputError(
-                f"the system ended one of the {workers} worker processes, most likely for want of memory: run the same "
-                "command again with fewer --workers, it continues where it stopped"
-            ) from None
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """The parent alone answers to Ctrl-C, its death ends the worker, and each worker keeps to one processor."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    keep_freed_memory()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    if scheduler is None or not tasks:
+        return run_in_processes(tasks, function, workers=workers, remedy=REMEDY)
+    return _on_cluster(tasks, function, scheduler)
 
 
 # ---------------------------------------------------------------------------------------------------- a cluster

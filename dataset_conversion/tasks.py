@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bdfm_nnunet.dataset_conversion.records import TEST, TRAIN, CaseRecord
-from bdfm_nnunet.dataset_conversion.refusal import Refusal
 from bdfm_nnunet.dataset_conversion.release import LABEL, MASK, Release
 from bdfm_nnunet.dataset_conversion.scanning import FoundCase
+from bdfm_nnunet.errors import Refusal
 
 
 @dataclass(frozen=True)

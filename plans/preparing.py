@@ -17,7 +17,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import cannot_write, read_json, write_atomically, write_json
+from bdfm_nnunet.files import cannot_write, read_json, unfinished, write_atomically, write_json
 from bdfm_nnunet.folders import nnunet_folder
 from bdfm_nnunet.patients import MANIFEST
 from bdfm_nnunet.plans.folders import plans_path, raw_folder, read_plans, resolve_configuration
@@ -105,8 +105,8 @@ def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, worker
     if record.get("data", {}).get(identifier) == state and _is_complete(raw, path.parent / identifier):
         logger.info("the preprocessed data in %s is up to date", path.parent / identifier)
         return
-    partial = f".{os.getpid()}.partial.{identifier}"
-    passing = path.with_name(f".{os.getpid()}.partial.{plans_name}.json")
+    partial = unfinished(path.with_name(identifier)).name
+    passing = unfinished(path.with_name(f"{plans_name}.json"))
     try:
         write_json(passing, plans | {"configurations": {configuration: settings | {"data_identifier": partial}}})
         with _as_input_errors(f"{raw} cannot be preprocessed", "free some space if the disk is full, else "):

@@ -12,12 +12,16 @@ FOLDERS = {
     "plans": "bdfm_nnunet.plans",
     "dataset_conversion": "bdfm_nnunet.dataset_conversion",
 }
-FOR_EVERYONE = {"allocator", "errors", "files", "folders", "nifti", "settings"}
+FOR_EVERYONE = {
+    "allocator", "errors", "files", "folders", "leftovers", "names", "nifti", "settings", "shapes", "table_files",
+    "worker_pools",
+}  # fmt: skip
 """Small modules that import nothing of the others."""
 
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(FOR_EVERYONE, FOR_EVERYONE),
     "caching": set(),
+    "images": {"images"},
     "masking": set(),
     "metrics": set(),
     "frequency": {"caching", "masking"},
@@ -29,16 +33,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoints": {"checkpoints", "networks", "objectives"},
     "exposure": {"exposure", "patients", "checkpoints"},
     "data": {"data", "masking"},
-    "evaluation": {"evaluation"},
-    "reports": {"reports", "evaluation"},
-    "plans": {"plans", "networks", "checkpoints", "exposure", "patients"},
+    "evaluation": {"evaluation", "images"},
+    "reports": {"reports", "evaluation", "images"},
+    "plans": {"plans", "networks", "checkpoints", "exposure", "patients", "images"},
     "trainers": {
         "trainers", "objectives", "networks", "checkpoints", "data", "masking", "frequency", "losses", "metrics",
         "reports", "exposure", "patients", "running",
     },
-    "dataset_conversion": {"dataset_conversion", "patients"},
+    "dataset_conversion": {"dataset_conversion", "patients", "images"},
     "nnunet_plugin": {"trainers"},
-    "prediction": {"prediction"},
+    "prediction": {"prediction", "images", "checkpoints"},
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""
 
@@ -52,6 +56,7 @@ _PREDICTION = {f"prediction.{file}" for file in ("command", "checks", "pools", "
 MAY_IMPORT_NNUNET = {"plans", "trainers", "data.crops", "demo", "train", "nnunet_plugin", *_PREDICTION}
 WITHOUT_TORCH = {
     *FOR_EVERYONE,
+    "images",
     "patients",
     "evaluation",
     "reports",

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import write_atomically
+from bdfm_nnunet.files import unfinished, write_atomically
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def keep_before(path: Path, previous: Path) -> None:
     """Gives the checkpoint at `path` the name `previous` too, so that it outlives the new one that takes its place."""
     if not path.is_file():
         return
-    link = previous.with_name(f".{os.getpid()}.link.{previous.name}")
+    link = unfinished(previous, "link")
     try:
         link.unlink(missing_ok=True)
         os.link(path, link)

@@ -4,7 +4,6 @@ On a CPU the workers are threads: they share the cores with the network anyway, 
 its imports. Beside an accelerator they are processes, as nnU-Net's are.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from nnunetv2.inference.export_prediction import (
     export_prediction_from_logits,
 )
 
+from bdfm_nnunet.files import unfinished
 from bdfm_nnunet.prediction.checks import check_images, check_whole
 
 Item = dict[str, Any]
@@ -112,7 +112,7 @@ def export_case(
             logits, plans_manager, configuration_manager, labels, properties, save_probabilities
         )
     target = Path(output)
-    temporary = target.with_name(f".{os.getpid()}.partial.{target.name}")
+    temporary = unfinished(target)
     endings = (".npz", ".pkl", dataset_json["file_ending"])  # the segmentation last: with it the case counts as done
     try:
         export_prediction_from_logits(

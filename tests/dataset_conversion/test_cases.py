@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from bdfm_nnunet.dataset_conversion import convert_release, volumes
+from bdfm_nnunet.dataset_conversion import convert_release
 from bdfm_nnunet.dataset_conversion.records import CaseRecord
 from bdfm_nnunet.dataset_conversion.release import Release, Repair, Source
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
+from bdfm_nnunet.images import volumes
 
 SHAPE = (7, 6, 5)
 OBLIQUE = np.array([[0.8, -0.6, 0, 4], [0.6, 0.8, 0, -3], [0, 0, 2.5, 7], [0, 0, 0, 1.0]])

@@ -9,7 +9,7 @@ import pytest
 
 from bdfm_nnunet.dataset_conversion.release import Release, Source, Table
 from bdfm_nnunet.dataset_conversion.scanning import Scan, scan
-from bdfm_nnunet.dataset_conversion.tables import read_rows
+from bdfm_nnunet.table_files import read_table
 
 RELEASE = Release(
     name="made-up",
@@ -116,4 +116,4 @@ def test_cells_are_text(tmp_path: Path) -> None:
     book = openpyxl.Workbook()
     book.active.append(["a", 1.5, None, True])
     book.save(tmp_path / "t.xlsx")
-    assert read_rows(tmp_path / "t.xlsx", "t.xlsx") == [["a", "1.5", "", "True"]]
+    assert read_table(tmp_path / "t.xlsx") == [["a", "1.5", "", "True"]]

@@ -6,7 +6,7 @@ from typing import cast
 
 from isal import igzip, isal_zlib
 
-from bdfm_nnunet.dataset_conversion.refusal import Refusal
+from bdfm_nnunet.errors import Refusal
 
 IsalError = cast(type[Exception], isal_zlib.error)  # its type hints take it for an instance
 LEVEL = 2

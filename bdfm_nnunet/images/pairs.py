@@ -6,8 +6,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from bdfm_nnunet.dataset_conversion.packing import read_bytes
-from bdfm_nnunet.dataset_conversion.refusal import Refusal
+from bdfm_nnunet.errors import Refusal
+from bdfm_nnunet.images.packing import read_bytes
 
 NO_ORIENTATION = (
     "{name} is an Analyze file, whose header does not reliably say where left is: nibabel's convention was taken"

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from bdfm_nnunet.dataset_conversion.packing import pack, unpack
-from bdfm_nnunet.dataset_conversion.refusal import Refusal
+from bdfm_nnunet.errors import Refusal
+from bdfm_nnunet.images.packing import pack, unpack
 
 PLAIN = bytes(random.Random(0).choices(b"\0\0\0\1\2\3", k=30_000))
 PACKED = gzip.compress(PLAIN)

@@ -14,9 +14,9 @@ import numpy as np
 import SimpleITK as sitk
 from nibabel.volumeutils import apply_read_scaling
 
-from bdfm_nnunet.dataset_conversion.packing import GZIP, read_bytes, unpack
-from bdfm_nnunet.dataset_conversion.pairs import read_pair
-from bdfm_nnunet.dataset_conversion.refusal import Refusal
+from bdfm_nnunet.errors import Refusal
+from bdfm_nnunet.images.packing import GZIP, read_bytes, unpack
+from bdfm_nnunet.images.pairs import read_pair
 
 NIFTI_2 = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
 MAGIC = b"n+1"

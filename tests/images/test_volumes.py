@@ -11,8 +11,8 @@ import pytest
 import SimpleITK as sitk
 
 from bdfm_nnunet.dataset_conversion.checks import hash_of_values, histogram
-from bdfm_nnunet.dataset_conversion.refusal import Refusal
-from bdfm_nnunet.dataset_conversion.volumes import read_volume
+from bdfm_nnunet.errors import Refusal
+from bdfm_nnunet.images.volumes import read_volume
 
 OBLIQUE = np.array([[0.9, -0.2, 0, 4], [0.2, 0.9, 0, -3], [0, 0, 2.5, 7], [0, 0, 0, 1.0]])
 

@@ -1,0 +1,113 @@
+"""Tables as files: read whatever mark, encoding or program they were written with, written so that no cell is run."""
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import read_regular, write_atomically
+
+DELIMITERS = ",;\t|"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def read_table(path: str | os.PathLike[str], name: str | None = None) -> list[list[str]]:
+    """Return the rows of a table that are not empty, every cell as text without white space around it.
+
+    Text is read with commas, semicolons, tabs or bars between its cells (the mark that gives the same number of cells
+    in the most rows), in UTF-8, UTF-16 or else Latin-1, with or without quotes; of an `.xlsx` workbook the first sheet.
+
+    Args:
+        path: the file.
+        name: how messages call it; by default its path.
+
+    Raises:
+        InputError: it cannot be read, or a package is missing.
+    """
+    name = str(path) if name is None else name
+    content = read_regular(path)
+    rows = _workbook(content, name) if Path(path).suffix.lower() == ".xlsx" else _text(content, name)
+    rows = [[cell.strip() for cell in row] for row in rows]
+    return [row for row in rows if any(row)]
+
+
+def _text(content: bytes, name: str) -> list[list[str]]:
+    text = _decoded(content)
+    if "\0" in text:
+        raise InputError(f"{name} is no table of text (it holds zero bytes): export it as CSV with UTF-8")
+    tried = {mark: _rows(text, mark) for mark in DELIMITERS}
+    scores = {mark: _agreement(rows) for mark, rows in tried.items() if rows is not None}
+    best = max(scores, key=lambda mark: scores[mark], default="")
+    if not best or (len(scores) < len(tried) and not scores[best][0]):
+        raise InputError(f"{name} is no table of text (its quotes do not close): export it as CSV with UTF-8")
+    return tried[best] or []
+
+
+def _decoded(content: bytes) -> str:
+    encodings = ["utf-16"] if content.startswith(_UTF_16) else ["utf-8-sig"]
+    for encoding in encodings:
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return content.decode("latin-1")
+
+
+def _rows(text: str, mark: str) -> list[list[str]] | None:
+    try:
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True))
+    except csv.Error:
+        return None
+
+
+def _agreement(rows: Sequence[Sequence[str]]) -> tuple[float, int]:
+    """The share of rows with as many cells as the first one, where these are several, and that number."""
+    filled = [row for row in rows if any(cell.strip() for cell in row)]
+    width = len(filled[0]) if filled else 0
+    return (sum(len(row) == width for row in filled) / len(filled) if width > 1 else 0.0, width)
+
+
+def _workbook(content: bytes, name: str) -> list[list[str]]:
+    try:
+        import openpyxl
+    except ImportError:
+        raise InputError(
+            f'{name} cannot be read without a further package: run `pip install "bdfm-nnunet[tables]"`, or export it '
+            "as CSV"
+        ) from None
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+        rows = [["" if cell is None else str(cell) for cell in row] for row in book.worksheets[0].values]
+        book.close()
+    except Exception as error:  # the reader has no family of errors: zip, XML and key errors all mean damage
+        raise InputError(f"{name} is no readable workbook ({type(error).__name__}): save it again or as CSV") from None
+    return rows
+
+
+def write_table(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file, whole or not at all; cells that a spreadsheet would run as formulas begin with an apostrophe.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with write_atomically(path) as temporary, temporary.open(
+        "w", newline="", encoding="utf-8", errors="backslashreplace"
+    ) as stream:
+        csv.writer(stream, lineterminator="\n").writerows([safe_cell(cell) for cell in row] for row in rows)
+
+
+def safe_cell(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula; numbers stay as they are.
+
+    >>> safe_cell("=1+1"), safe_cell("-0.5"), safe_cell("case")
+    ("'=1+1", '-0.5', 'case')
+    """
+    if isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value

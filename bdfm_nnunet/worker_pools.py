@@ -1,0 +1,107 @@
+"""Processes of this machine that share the work on many cases and end with their parent."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
+
+import SimpleITK as sitk
+
+from bdfm_nnunet.allocator import keep_freed_memory
+from bdfm_nnunet.errors import InputError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+FEWER = "run the command again with fewer --workers"
+
+
+def run_in_processes(
+    tasks: Sequence[Task],
+    function: Callable[[Task], Result],
+    *,
+    workers: int,
+    ordered: bool = False,
+    remedy: str = FEWER,
+) -> Iterator[Result]:
+    """Yield `function(task)` of every task; with one worker (or none) everything happens in this process.
+
+    Args:
+        tasks: each can be pickled.
+        function: of a module that the workers can import.
+        workers: processes.
+        ordered: whether results come in the order of the tasks; otherwise as they are finished.
+        remedy: what to do where the system ended a worker.
+
+    Raises:
+        InputError: the system ended a worker, or whatever `function` raises.
+    """
+    workers = min(workers, len(tasks))
+    if workers <= 1:
+        return map(function, tasks)
+    run = _in_order if ordered else _as_finished
+    return run(tasks, function, workers, remedy)
+
+
+def _as_finished(
+    tasks: Sequence[Task], function: Callable[[Task], Result], workers: int, remedy: str
+) -> Iterator[Result]:
+    waiting = iter(tasks)
+    with worker_pool(workers, remedy=remedy) as pool:
+        running = {pool.submit(function, task) for task in islice(waiting, 2 * workers)}
+        while running:
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= {pool.submit(function, task) for task in islice(waiting, len(finished))}
+            for future in finished:
+                yield future.result()
+
+
+def _in_order(
+    tasks: Sequence[Task], function: Callable[[Task], Result], workers: int, remedy: str
+) -> Iterator[Result]:
+    with worker_pool(workers, remedy=remedy) as pool:
+        yield from pool.map(function, tasks)
+
+
+@contextmanager
+def worker_pool(workers: int, *, remedy: str = FEWER) -> Iterator[ProcessPoolExecutor]:
+    """Give a pool of new processes, each on one processor, which end with this one however it ends.
+
+    Raises:
+        InputError: the system ended a worker.
+    """
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise InputError(
+            f"the system ended one of the {workers} worker processes, most likely for want of memory: {remedy}"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """The parent alone answers to Ctrl-C, its death ends the worker, and each worker keeps to one processor."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+    keep_freed_memory()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+
+def end_with_parent() -> None:
+    """Let this process, which multiprocessing has started, end as soon as its parent is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

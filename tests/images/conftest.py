@@ -1,0 +1,5 @@
+"""Images of a made-up download."""
+
+from tests.dataset_conversion.conftest import tree
+
+__all__ = ["tree"]
