@@ -4,7 +4,7 @@ from bdfm_nnunet.errors import InputError
 
 LONGEST = 200
 """Bytes of a name; endings and the mark of an unfinished file are added to it, and file systems take 255."""
-_FORBIDDEN = '/\\:\0'
+_FORBIDDEN = "/\\:\0"
 
 
 def fault_of_name(name: object) -> str:

@@ -96,9 +96,10 @@ def write_table(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> 
     Raises:
         InputError: it cannot be written.
     """
-    with write_atomically(path) as temporary, temporary.open(
-        "w", newline="", encoding="utf-8", errors="backslashreplace"
-    ) as stream:
+    with (
+        write_atomically(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         csv.writer(stream, lineterminator="\n").writerows([safe_cell(cell) for cell in row] for row in rows)
 
 

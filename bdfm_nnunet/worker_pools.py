@@ -61,9 +61,7 @@ def _as_finished(
                 yield future.result()
 
 
-def _in_order(
-    tasks: Sequence[Task], function: Callable[[Task], Result], workers: int, remedy: str
-) -> Iterator[Result]:
+def _in_order(tasks: Sequence[Task], function: Callable[[Task], Result], workers: int, remedy: str) -> Iterator[Result]:
     with worker_pool(workers, remedy=remedy) as pool:
         yield from pool.map(function, tasks)
 

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import read_json
 from bdfm_nnunet.folders import dataset_name, nnunet_folder
+from bdfm_nnunet.names import fault_of_name
+from bdfm_nnunet.nnunet_files import read_plans_file
 
 CONFIGURATION = "3d_fullres"
 DEFAULT_PLANS = "BDFMPlans"
@@ -29,8 +30,8 @@ def plans_path(dataset_id: int, plans_name: str) -> Path:
     Raises:
         InputError: the name cannot be a file's.
     """
-    if not plans_name or Path(plans_name).name != plans_name:
-        raise InputError(f"-p {plans_name!r} is not a plans name: give a plain word such as {DEFAULT_PLANS}")
+    if fault := fault_of_name(plans_name):
+        raise InputError(f"-p {plans_name!r} is not a plans name ({fault}): give a plain word such as {DEFAULT_PLANS}")
     return nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset_id) / f"{plans_name}.json"
 
 
@@ -43,29 +44,4 @@ def read_plans(dataset_id: int, plans_name: str) -> dict[str, Any]:
     path = plans_path(dataset_id, plans_name)
     if not path.is_file():
         raise InputError(f"{path} does not exist: run `bdfm plan -d {dataset_id} -p {plans_name}` first")
-    plans = read_json(path)
-    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
-        raise InputError(f"{path} is no nnU-Net plans file: run `bdfm plan -d {dataset_id} -p {plans_name}` again")
-    return plans
-
-
-def resolve_configuration(plans: dict[str, Any], name: str) -> dict[str, Any]:
-    """A configuration with everything it inherits, as nnU-Net resolves it (a shallow update, the nearest last).
-
-    Raises:
-        InputError: it does not exist, or it inherits from itself.
-    """
-    configurations = plans["configurations"]
-    chain: list[str] = []
-    current: str | None = name
-    while current is not None:
-        if current not in configurations:
-            raise InputError(f"the plans have no configuration {current!r}: choose one of {', '.join(configurations)}")
-        if current in chain:
-            raise InputError(f"configuration {name!r} inherits from itself ({' -> '.join([*chain, current])})")
-        chain.append(current)
-        current = configurations[current].get("inherits_from")
-    resolved: dict[str, Any] = {}
-    for link in reversed(chain):
-        resolved.update(configurations[link])
-    return resolved
+    return read_plans_file(path)

@@ -12,13 +12,13 @@ from bdfm_nnunet.checkpoints.reading import EXPOSURE
 from bdfm_nnunet.checkpoints.writing import write_checkpoint
 from bdfm_nnunet.exposure import Exposure
 from bdfm_nnunet.files import read_json
+from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.plans.folders import (
     CONFIGURATION,
     DEFAULT_PLANS,
     plans_path,
     raw_folder,
     read_plans,
-    resolve_configuration,
 )
 from bdfm_nnunet.settings import read_block
 

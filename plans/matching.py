@@ -9,7 +9,7 @@ import numpy as np
 
 from bdfm_nnunet.checkpoints.reading import read_checkpoint
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.plans.folders import resolve_configuration
+from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.plans.memory import configuration_costs, largest_batch
 from bdfm_nnunet.plans.planners import FixedDataPlanner
 from bdfm_nnunet.plans.swin_planner import MIN_BATCH_SIZE

@@ -19,8 +19,9 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write, read_json, unfinished, write_atomically, write_json
 from bdfm_nnunet.folders import nnunet_folder
+from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.patients import MANIFEST
-from bdfm_nnunet.plans.folders import plans_path, raw_folder, read_plans, resolve_configuration
+from bdfm_nnunet.plans.folders import plans_path, raw_folder, read_plans
 from bdfm_nnunet.plans.verifying import NIFTI, verify_dataset
 
 logger = logging.getLogger(__name__)

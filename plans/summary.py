@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.files import read_json
-from bdfm_nnunet.plans.folders import CONFIGURATION, resolve_configuration
+from bdfm_nnunet.nnunet_files import resolve_configuration
+from bdfm_nnunet.plans.folders import CONFIGURATION
 
 
 def describe_plans(path: str | Path, configuration: str = CONFIGURATION) -> str:

@@ -53,8 +53,9 @@ def tell_costs(settings: argparse.Namespace, configuration: str) -> None:
     Raises:
         InputError: there is no such trainer or device, or no preprocessed data to calibrate on.
     """
+    from bdfm_nnunet.nnunet_files import resolve_configuration
     from bdfm_nnunet.plans import describe_plans
-    from bdfm_nnunet.plans.folders import plans_path, read_plans, resolve_configuration
+    from bdfm_nnunet.plans.folders import plans_path, read_plans
 
     plans = read_plans(settings.dataset, settings.plans)
     path = plans_path(settings.dataset, settings.plans)

@@ -13,8 +13,13 @@ from bdfm_nnunet.plans.variants import renew_variants
 SWIN = {
     "network_class_name": "bdfm_nnunet.networks.swin_unet.SwinUNet",
     "arch_kwargs": {"strides": [[1, 1, 1], [4, 4, 4], [2, 2, 2]], "window_size": [4, 4, 4]},
+    "_kw_requires_import": [],
 }
-CONVOLUTIONS = {"network_class_name": "x.PlainConvUNet", "arch_kwargs": {"strides": [1, 2, 2]}}
+CONVOLUTIONS = {
+    "network_class_name": "x.PlainConvUNet",
+    "arch_kwargs": {"strides": [1, 2, 2]},
+    "_kw_requires_import": [],
+}
 
 
 @pytest.fixture
@@ -28,8 +33,15 @@ def plans_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "patch_size": [32, 32, 32],
         "architecture": SWIN,
         "training": {"epochs": 100, "initial_lr": 0.001},
+        "data_identifier": "BDFMPlans_3d_fullres",
+        "preprocessor_name": "DefaultPreprocessor",
+        "spacing": [1.0, 1.0, 1.0],
+        "normalization_schemes": ["ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+        **dict.fromkeys(("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"), "resample"),
     }
-    path.write_text(json.dumps({"plans_name": "BDFMPlans", "configurations": {"3d_fullres": base}}))
+    general = {"dataset_name": "Dataset501_X", "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2]}
+    path.write_text(json.dumps({"plans_name": "BDFMPlans", **general, "configurations": {"3d_fullres": base}}))
     return path
 
 

@@ -1,0 +1,185 @@
+"""dataset.json and plans files, whoever wrote them: read, and checked before anything in them is used."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import memory_bytes, read_json
+from bdfm_nnunet.names import check_name
+from bdfm_nnunet.shapes import Anything, fault_of
+
+_SIZES, _NUMBERS, _PER_AXIS = [int], [float], [(int, [int])]
+DATASET = {
+    "channel_names?": {str: str},
+    "modality?": {str: str},
+    "labels": {str: (int, [int])},
+    "numTraining?": int,
+    "file_ending": str,
+    "regions_class_order?": ([int], None),
+    "dataset?": {str: {"images": [str], "label?": (str, None)}},
+    "overwrite_image_reader_writer?": (str, None),
+}
+"""The shape of dataset.json, as nnU-Net takes it."""
+PLANS = {
+    "dataset_name": str,
+    "plans_name": str,
+    "transpose_forward": _SIZES,
+    "transpose_backward": _SIZES,
+    "image_reader_writer?": str,
+    "label_manager?": str,
+    "foreground_intensity_properties_per_channel?": {str: dict},
+    "configurations": {str: {"inherits_from?": str}},
+}
+"""The shape of a plans file."""
+CONFIGURATION = {
+    "data_identifier": str,
+    "preprocessor_name": str,
+    "batch_size": int,
+    "patch_size": _SIZES,
+    "spacing": _NUMBERS,
+    "normalization_schemes": [str],
+    "use_mask_for_norm": [(bool, None)],
+    "resampling_fn_data": str,
+    "resampling_fn_seg": str,
+    "resampling_fn_probabilities": str,
+    "batch_dice?": bool,
+    "architecture?": {
+        "network_class_name": str,
+        "arch_kwargs": {"strides?": _PER_AXIS, "kernel_sizes?": _PER_AXIS},
+        "_kw_requires_import": [str],
+    },
+    "UNet_class_name?": str,
+    "training?": (dict, None),
+    "pretraining?": (dict, None),
+    "finetuning?": (dict, None),
+    "costs?": Anything,
+}
+"""The shape of a configuration with everything that it inherits."""
+_CLASSES = ("preprocessor_name", "resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities")
+
+
+def read_dataset_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the content of a dataset.json.
+
+    Raises:
+        InputError: as `read_json` and `check_dataset`.
+    """
+    return check_dataset(read_json(path), str(path))
+
+
+def check_dataset(content: Any, name: str) -> dict[str, Any]:
+    """Return the content of a dataset.json, which can be used.
+
+    Args:
+        content: of the file.
+        name: how messages call it.
+
+    Raises:
+        InputError: it is of another shape, lacks the channels or the background, or a case's name cannot be a file's.
+    """
+    fault = fault_of(content, DATASET)
+    if not fault and not (content.get("channel_names") or content.get("modality")):
+        fault = "channel_names is missing"
+    if not fault and "background" not in content["labels"]:
+        fault = "labels.background is missing"
+    if not fault and not content["file_ending"].startswith("."):
+        fault = f"file_ending is {content['file_ending']!r}, expected one such as .nii.gz"
+    if fault:
+        raise InputError(f"{name} is no dataset.json of nnU-Net ({fault}): restore it, or convert the data set again")
+    check_name(f"x{content['file_ending']}", f"file_ending of {name}")
+    for case in content.get("dataset", {}):
+        check_name(case, f"case id in {name}")
+    return dict(content)
+
+
+def channels_of(dataset: Mapping[str, Any]) -> list[str]:
+    """Return the names of the channels of a dataset.json, in their order."""
+    names = dataset.get("channel_names") or dataset["modality"]
+    return [names[key] for key in sorted(names, key=lambda key: (len(key), key))]
+
+
+def read_plans_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the content of a plans file, every configuration of which can be used.
+
+    Raises:
+        InputError: as `read_json` and `check_plans`.
+    """
+    return check_plans(read_json(path), str(path))
+
+
+def check_plans(content: Any, name: str) -> dict[str, Any]:
+    """Return plans that can be used: shapes, names that become paths, sizes. Class names: `networks.locating`.
+
+    Args:
+        content: of a plans file, or plans that a checkpoint holds.
+        name: how messages call it.
+
+    Raises:
+        InputError: something in them cannot be used.
+    """
+    if fault := fault_of(content, PLANS):
+        raise _no_plans(name, fault)
+    for key in ("dataset_name", "plans_name"):
+        check_name(content[key], f"{key} in {name}")
+    axes = len(content["transpose_forward"])
+    for key in ("transpose_forward", "transpose_backward"):
+        if sorted(content[key]) != list(range(axes)):
+            raise _no_plans(name, f"{key} is {list(content[key])}, expected each axis once")
+    for configuration in content["configurations"]:
+        check_name(configuration, f"configuration in {name}")
+        _check_configuration(resolve_configuration(content, configuration), configuration, axes, name)
+    return dict(content)
+
+
+def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a configuration with everything it inherits, as nnU-Net resolves it (a shallow update, the nearest last).
+
+    Raises:
+        InputError: it does not exist, or it inherits from itself.
+    """
+    configurations = plans["configurations"]
+    chain: list[str] = []
+    current: Any = name
+    while current is not None:
+        if not isinstance(current, str) or current not in configurations:
+            raise InputError(f"the plans have no configuration {current!r}: choose one of {', '.join(configurations)}")
+        if current in chain:
+            raise InputError(f"configuration {name!r} inherits from itself ({' -> '.join([*chain, current])})")
+        chain.append(current)
+        current = configurations[current].get("inherits_from")
+    resolved: dict[str, Any] = {}
+    for link in reversed(chain):
+        resolved.update(configurations[link])
+    return resolved
+
+
+def _check_configuration(settings: Mapping[str, Any], configuration: str, axes: int, name: str) -> None:
+    where = f"configurations.{configuration}"
+    if fault := fault_of(settings, CONFIGURATION, where):
+        raise _no_plans(name, fault)
+    if "architecture" not in settings and "UNet_class_name" not in settings:
+        raise _no_plans(name, f"{where}.architecture is missing")
+    check_name(settings["data_identifier"], f"data_identifier of {where} in {name}")
+    for key in _CLASSES:
+        if not settings[key].isidentifier():
+            raise _no_plans(name, f"{where}.{key} is {settings[key]!r}, expected the name of a class or function")
+    for scheme in settings["normalization_schemes"]:
+        if not scheme.isidentifier():
+            raise _no_plans(name, f"{where}.normalization_schemes has {scheme!r}, expected the name of a class")
+    patch, spacing = settings["patch_size"], settings["spacing"]
+    if not 2 <= len(patch) <= axes or len(spacing) not in (len(patch), axes):
+        raise _no_plans(name, f"{where} has a patch of {len(patch)} axes and a spacing of {len(spacing)}")
+    if not all(0.001 <= step <= 1000 for step in spacing):
+        raise _no_plans(name, f"{where}.spacing is {list(spacing)}, expected 0.001 to 1000 mm")
+    if min(patch) < 1 or settings["batch_size"] < 1:
+        raise _no_plans(name, f"{where} has a patch or batch without voxels")
+    if 4 * settings["batch_size"] * math.prod(patch) > memory_bytes():
+        raise _no_plans(
+            name, f"{where} has batches of {settings['batch_size']} x {math.prod(patch)} voxels, more than memory holds"
+        )
+
+
+def _no_plans(name: str, fault: str) -> InputError:
+    return InputError(f"{name} is no usable nnU-Net plans file ({fault}): plan the data set again with `bdfm plan`")
