@@ -40,7 +40,8 @@ class RandomAffine:
         p_rotation: share of crops that are turned, about all three axes.
         degrees: the largest angle about an axis.
         p_scaling: share of crops that are scaled, all axes alike.
-        scaling: least and largest factor; above 1 the crop shows more at half of the size.
+        scaling: least and largest factor by which the crop's extent in the volume is multiplied; above 1 it shows more
+            of the volume, everything in it smaller.
     """
 
     spacing: Sequence[float]
