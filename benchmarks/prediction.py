@@ -33,9 +33,10 @@ from torch.nn import functional
 from bdfm_nnunet.data.demo import demo_grid, draw_cohort
 from bdfm_nnunet.data.phantom import render
 from bdfm_nnunet.networks import SwinUNet
+from bdfm_nnunet.number_types import multiplies_bf16
 from bdfm_nnunet.prediction.predictor import Options, Predictor
 from bdfm_nnunet.prediction.windows import group_alike
-from harness import FIGURES, QUICK_RESULTS, Result, Spread, Table, Times, alternate, options, parse, prose
+from harness import FIGURES, QUICK_RESULTS, Result, Spread, Table, Times, alternate, left_out, options, parse, prose
 
 REGIONS = {"whole": (1, 2, 3), "core": (1, 3), "enhancing": (3,)}
 LABELS = {"background": 0, **{name: list(values) for name, values in REGIONS.items()}}
@@ -111,7 +112,7 @@ def trained_weights(name: str, folder: Path, *, steps: int) -> dict[str, Tensor]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
     for step in range(steps):
         image, target = _crop(cases[step % len(cases)])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=multiplies_bf16()):
             logits = network(image).float()
         overlap = 1 - 2 * (logits.sigmoid() * target).sum() / (logits.sigmoid() + target).sum().clamp_min(1)
         loss = functional.binary_cross_entropy_with_logits(logits, target) + overlap
@@ -344,7 +345,10 @@ def main() -> None:
     columns = ["network", "volume", "mirrored", "arm", "windows, computed", "seconds", "time / nnU-Net's",
                "Dice", "time / floor"]  # fmt: skip
     table = Table("From the preprocessed image to the logits, one case", columns)
-    table.note = "Floor: the network alone, same type and layout, on the windows computed."
+    table.note = (
+        "Floor: the network alone, same type and layout, on the windows computed. "
+        f'"auto" is {"bf16" if multiplies_bf16() else "fp32"} on this processor. {left_out()}'
+    ).rstrip()
     result = Result(
         title="Prediction",
         about=prose(__doc__),

@@ -20,6 +20,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from bdfm_nnunet.data.demo import make_cohort
 from bdfm_nnunet.data.phantom import CHANNELS
+from bdfm_nnunet.number_types import multiplies_bf16
 from harness import Result, Spread, Table, alternate, options, parse, prose
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -103,6 +104,7 @@ def main() -> None:
         arms = {arm: partial(run, root, command, f"out{n}") for n, (arm, command) in enumerate(commands.items())}
         times = alternate(arms, rounds=rounds, warmup=0)
     table = Table(f"The whole command, {cases} case(s) of 240 x 240 x 155", ["command", "seconds", "time / nnU-Net's"])
+    table.note = f'The type of "bdfm predict" is {"bf16" if multiplies_bf16() else "fp32"} on this processor.'
     reference = times.seconds["nnUNetv2_predict"]
     for arm, seconds in times.seconds.items():
         ratio = Spread.of([a / b for a, b in zip(seconds, reference, strict=True)])

@@ -1,8 +1,9 @@
 """How the cost of a pre-training step grows with the volume and with the batch: seconds, peak memory and FLOPs.
 
 The step and its floor are those of benchmarks/step.py, "default" arms: the published encoder, our decoders and losses.
-Each point has two processes of its own, one in fp32 and one in bf16, which take turns; the points follow one another.
-Memory is the most that a process held beyond what loading the libraries took; on CUDA the most that was allocated.
+Each point has processes of its own, one in fp32 and, where the processor has units for it, one in bf16, which take
+turns; the points follow one another. Memory is the most that a process held beyond what loading the libraries took; on
+CUDA the most that was allocated.
 
     python benchmarks/scaling.py [--quick] [--sizes 32,64,96,128] [--batches 1,2,4] [--device cuda]
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from step import TYPES, costs_of, floor_of
+from step import costs_of, floor_of
 
 from bdfm_nnunet.reports.figures import COLOURS
 from harness import (
@@ -24,12 +25,14 @@ from harness import (
     Spread,
     Table,
     alternate,
+    left_out,
     matrix_rate,
     memory_rate,
     numbers,
     options,
     parse,
     prose,
+    types_for,
 )
 
 FIGURE = "scaling.png"
@@ -38,16 +41,17 @@ Point = dict[str, Any]
 
 def measure(size: int, batch: int, rates: dict[str, float], settings: argparse.Namespace) -> list[Point]:
     """Seconds, bytes, FLOPs and floor of a step, one point for each type of numbers."""
+    types = types_for(settings.device)
     with ExitStack() as stack:
         arms = {}
-        for name in TYPES:
+        for name in types:
             arguments = ["--arm", f"default {name}", "--batch", str(batch), "--size", str(size)]
             arms[name] = Served(Path(__file__).with_name("step.py"), *arguments, "--device", settings.device)
             stack.callback(arms[name].kill)
         times = alternate(arms, rounds=settings.rounds)
         ends = {name: arm.close() for name, arm in arms.items()}
     points = []
-    for name in TYPES:
+    for name in types:
         flops, _, floor = floor_of(costs_of("default", name, batch, size), name, rates)
         points.append(
             {
@@ -70,12 +74,16 @@ def table(title: str, points: list[Point]) -> Table:
     return result
 
 
+def _types(points: list[Point]) -> list[str]:
+    return list(dict.fromkeys(point["type"] for point in points))
+
+
 def exponents(points: list[Point], axis: str) -> str:
     """How seconds grow from one point to the next: the power of the voxels or of the batch."""
     if len({point[axis] for point in points}) < 2:
         return ""
     found = []
-    for name in TYPES:
+    for name in _types(points):
         line = [(point[axis] ** (3 if axis == "size" else 1), Spread.of(point["seconds"]).median) for point in points
                 if point["type"] == name]  # fmt: skip
         powers = [log(b[1] / a[1]) / log(b[0] / a[0]) for a, b in pairwise(line)]
@@ -94,7 +102,7 @@ def draw(by_size: list[Point], by_batch: list[Point]) -> Figure:
             (by_batch, lambda point: point["batch"], f"batch, {by_batch[0]['size']}³ voxels"),
         )
     ):
-        for name, colour in zip(TYPES, COLOURS, strict=False):
+        for name, colour in zip(_types(by_size), COLOURS, strict=False):
             line = [point for point in points if point["type"] == name]
             x = [place(point) for point in line]
             spreads = [Spread.of(point["seconds"]) for point in line]
@@ -125,7 +133,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96, help="voxels per axis of the batches (default: %(default)s)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     settings = parse(parser, quick={"rounds": 2, "sizes": [32, 64, 96], "batches": [1, 2]})
-    rates = {name: matrix_rate(type_, device=settings.device) for name, type_ in TYPES.items()}
+    rates = {name: matrix_rate(type_, device=settings.device) for name, type_ in types_for(settings.device).items()}
     rates["bytes"] = memory_rate(device=settings.device)
     wanted = [(size, 1) for size in settings.sizes], [(settings.size, batch) for batch in settings.batches]
     measured = {point: measure(*point, rates, settings) for point in dict.fromkeys(wanted[0] + wanted[1])}
@@ -134,7 +142,7 @@ def main() -> None:
     result.raw = {"rates": rates, "by_size": by_size, "by_batch": by_batch}
     for title, points, axis in (("Volume", by_size, "size"), ("Batch", by_batch, "batch")):
         result.tables.append(table(title, points))
-        result.tables[-1].note = exponents(points, axis)
+        result.tables[-1].note = f"{exponents(points, axis)} {left_out(settings.device)}".strip()
     result.add_figure(
         draw(by_size, by_batch), FIGURE, "Seconds and peak memory of a step against volume and batch, beside the floor"
     )

@@ -4,7 +4,7 @@
 images. Every arm lives in a process of its own, and they take turns.
 
 - "published" is benchmarks/published.py: plain window attention, spectra convolved between FFTs, and a frequency loss
-  that visits one patch after the other. "bf16" is the same under autocast.
+  that visits one patch after the other. "bf16" is the same under autocast, where the processor has units for it.
 - "legacy" is this package with the published mathematics, faults included: loss and gradients are those of
   "published".
 - "default" is this package as it trains by default: the same encoder, decoders and losses with the faults corrected.
@@ -44,6 +44,7 @@ from harness import (
     Table,
     Times,
     alternate,
+    left_out,
     matrix_rate,
     memory_rate,
     options,
@@ -51,9 +52,9 @@ from harness import (
     peak_memory,
     prose,
     serve,
+    types_for,
 )
 
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 REFERENCE = "published fp32"
 OURS = ("legacy fp32", "legacy bf16", "default fp32", "default bf16")
 BYTES_PER_PARAMETER = 4 * (2 + 2 + 6)
@@ -219,7 +220,8 @@ def main() -> None:
         return
     shown = {name: value for name, value in vars(settings).items() if name not in ("arm", "batch")}
     result = Result("One training step", prose(__doc__), shown, ("torch", "numpy"))
-    rates = {name: matrix_rate(type_, device=settings.device) for name, type_ in TYPES.items()}
+    types = types_for(settings.device)
+    rates = {name: matrix_rate(type_, device=settings.device) for name, type_ in types.items()}
     rates["bytes"] = memory_rate(device=settings.device)
     result.raw["rates"] = rates
     result.raw["gradient_difference_float64"] = difference = agreement()
@@ -227,7 +229,7 @@ def main() -> None:
         _add_comparison(result, settings, batch, rates)
     if settings.device == "cpu":
         keep_freed_memory()
-        result.tables += [profile_of("default", precision, settings.size) for precision in TYPES]
+        result.tables += [profile_of("default", precision, settings.size) for precision in types]
     result.goals.append(
         ("gradients of the step agree with the plain arm in float64", f"{difference:.1e} of all", difference < 1e-12)
     )
@@ -236,6 +238,7 @@ def main() -> None:
 
 def _add_comparison(result: Result, settings: argparse.Namespace, batch: int, rates: dict[str, float]) -> None:
     names = [REFERENCE, *OURS] if batch > 1 else [REFERENCE, "published bf16", *OURS]  # all are in memory at once
+    names = [name for name in names if name.split()[1] in rates]
     times, ends = compare(Path(__file__), names, settings, batch)
     title = f"{settings.size}^3 voxels, batch of {batch}"
     table = Table(
@@ -265,12 +268,14 @@ def _add_comparison(result: Result, settings: argparse.Namespace, batch: int, ra
         table.rows.append([*row, f"{flops / 1e12:.3f}", f"{floor:.3g}", str(over)])
         if kind == "default" and batch == 1:
             _add_goals(result, settings, precision, faster, share, over)
-    table.note = (
-        f"Rates measured in this run: {rates['fp32'] / 1e9:.0f} GFLOP/s in fp32, {rates['bf16'] / 1e9:.0f} in bf16, "
-        f"{rates['bytes'] / 1e9:.0f} GB/s."
-    )
+    measured = ", ".join(f"{rate / 1e9:.0f} {unit}" for rate, unit in _units(rates))
+    table.note = f"Rates measured in this run: {measured}. {left_out(settings.device)}".rstrip()
     result.tables.append(table)
     result.raw[f"batch_{batch}"] = raw
+
+
+def _units(rates: dict[str, float]) -> list[tuple[float, str]]:
+    return [(rate, "GB/s" if name == "bytes" else f"GFLOP/s in {name}") for name, rate in rates.items()]
 
 
 def _add_goals(

@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "caching": set(),
     "images": {"images"},
     "masking": set(),
+    "number_types": set(),
     "metrics": set(),
     "frequency": {"caching", "masking"},
     "losses": {"frequency", "masking"},
@@ -38,11 +39,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plans": {"plans", "networks", "checkpoints", "exposure", "patients", "images"},
     "trainers": {
         "trainers", "objectives", "networks", "checkpoints", "data", "masking", "frequency", "losses", "metrics",
-        "reports", "exposure", "patients", "running",
+        "reports", "exposure", "patients", "running", "number_types",
     },
     "dataset_conversion": {"dataset_conversion", "patients", "images"},
     "nnunet_plugin": {"trainers"},
-    "prediction": {"prediction", "images", "checkpoints"},
+    "prediction": {"prediction", "images", "checkpoints", "number_types"},
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""
 

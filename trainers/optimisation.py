@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from bdfm_nnunet.number_types import multiplies_bf16, type_named
+
 Named = Iterator[tuple[str, nn.Parameter]]
 
 
@@ -82,5 +84,5 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "auto":
         if device.type != "cuda":
             return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        precision = "bf16" if multiplies_bf16("cuda") else "fp16"
+    return type_named(precision, device.type)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bdfm_nnunet.number_types import multiplies_bf16, type_named
+
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-_TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast_type(precision: str, device: str) -> torch.dtype | None:
@@ -19,17 +20,10 @@ def autocast_type(precision: str, device: str) -> torch.dtype | None:
             fp32 elsewhere.
         device: "cuda", "cpu" or "mps".
     """
-    if precision != "auto":
-        return _TYPES[precision]
-    if device == "cuda":
-        return torch.float16
-    return torch.bfloat16 if device == "cpu" and multiplies_bf16() else None
-
-
-def multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for products of bf16 (AVX-512 BF16 or AMX); without them bf16 is slow."""
-    features = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, feature, lambda: False)()) for feature in features)
+    if precision == "auto":
+        fast_on_cpu = "bf16" if device == "cpu" and multiplies_bf16() else "fp32"
+        precision = "fp16" if device == "cuda" else fast_on_cpu
+    return type_named(precision, device)
 
 
 def to_channels_last(network: nn.Module, axes: int) -> None:

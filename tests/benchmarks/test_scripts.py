@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from harness import types_for
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = [
     path.name
@@ -35,7 +37,7 @@ def test_help_starts(script: str) -> None:
     ("script", "arguments", "tables"),
     [
         ("frequency_loss.py", ["--size", "16"], 1),
-        ("step.py", ["--size", "32", "--batches", "1"], 3),
+        ("step.py", ["--size", "32", "--batches", "1"], 1 + len(types_for())),
         ("peers.py", ["--size", "32", "--peers", "ResEnc-M", "--precisions", "fp32"], 1),
         ("metrics.py", ["--lesions", "2", "--size", "60,60,40"], 1),
         pytest.param(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from bdfm_nnunet.number_types import multiplies_bf16
 from bdfm_nnunet.prediction import precision
 from bdfm_nnunet.prediction.precision import autocast_type, keep_logits_exact, to_channels_last
 from tests.networks.zoo import network
@@ -26,12 +27,6 @@ from tests.prediction.models import weights_of
 def test_types(chosen: str, device: str, native: bool, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "multiplies_bf16", lambda: native)
     assert autocast_type(chosen, device) is expected
-
-
-def test_a_torch_that_does_not_tell_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    for feature in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.delattr(torch.cpu, feature, raising=False)
-    assert precision.multiplies_bf16() is False
 
 
 @pytest.mark.parametrize("kind", ["swin", "resenc", "plain"])
@@ -75,6 +70,18 @@ def test_two_axes() -> None:
     assert type(changed[1]) is not nn.InstanceNorm2d and type(changed[2]) is not nn.AvgPool2d
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_replaced_layers_keep_the_channels_innermost(batch: int) -> None:
+    layers = nn.Sequential(nn.InstanceNorm3d(8, affine=True), nn.AvgPool3d(2)).eval()
+    features = torch.randn(batch, 8, 8, 8, 8).contiguous(memory_format=torch.channels_last_3d)
+    assert not layers[0](features).is_contiguous(memory_format=torch.channels_last_3d)
+    to_channels_last(layers, 3)
+    for layer in layers:
+        features = layer(features)
+        assert features.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.skipif(not multiplies_bf16(), reason="without units for bf16 PyTorch's convolutions choose another layout")
 def test_bf16_features_keep_the_channels_innermost() -> None:
     model = nn.Sequential(nn.Conv3d(2, 8, 3, padding=1), nn.InstanceNorm3d(8, affine=True), nn.AvgPool3d(2)).eval()
     to_channels_last(model, 3)
