@@ -99,7 +99,8 @@ def end_with_parent() -> None:
     assert parent is not None
 
     def watch() -> None:
-        parent.join()
+        while parent.is_alive() and os.getppid() == parent.pid:
+            parent.join(1)  # siblings that were forked later hold the pipe open that tells of its end
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,35 +1,18 @@
 """Keeps two conversions from writing into one folder at the same time."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import cannot_write
+from bdfm_nnunet.locks import hold_lock
 
 NAME = ".conversion.lock"
 
 
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Makes `folder` and holds its lock, which the operating system drops should this process be killed.
+def only_writer(folder: Path) -> AbstractContextManager[None]:
+    """Makes `folder` and holds its lock inside a `with` block.
 
     Raises:
         InputError: another process holds it, or the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / NAME, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise InputError(
-            f"another process is writing {folder}: wait for it to end, or choose another number with -d"
-        ) from None
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    taken = f"another process is writing {folder}: wait for it to end, or choose another number with -d"
+    return hold_lock(folder / NAME, otherwise=taken)

@@ -66,8 +66,7 @@ def write_initial_checkpoint(
     exposure = Exposure.of(report.exposure, kind=report.kind)
     if exposure.runs:
         content[EXPOSURE] = exposure.as_dict()
-    with write_checkpoint(out) as temporary:
-        torch.save(content, temporary)
+    write_checkpoint(content, out)
     return report
 
 

@@ -13,8 +13,8 @@ FOLDERS = {
     "dataset_conversion": "bdfm_nnunet.dataset_conversion",
 }
 FOR_EVERYONE = {
-    "allocator", "errors", "files", "folders", "leftovers", "names", "nifti", "nnunet_files", "settings", "shapes",
-    "table_files", "worker_pools",
+    "allocator", "errors", "files", "folders", "leftovers", "locks", "names", "nifti", "nnunet_files", "settings",
+    "shapes", "table_files", "worker_pools",
 }  # fmt: skip
 """Small modules that import nothing of the others."""
 

@@ -244,12 +244,13 @@ class ReproducibleTrainer(LongTrainer):
     # --- compiling ----------------------------------------------------------------------------------------------
 
     def _do_i_compile(self) -> bool:
-        """The setting decides, and nnU-Net's variable nnUNet_compile goes before it."""
-        if self._compile_failed:
+        """The setting decides; nnU-Net's variable nnUNet_compile overrides it, but nnU-Net itself only asks on CUDA."""
+        variable = os.environ.get("nnUNet_compile")
+        if self._compile_failed or (variable is not None and variable.lower() not in ("true", "1", "t")):
             return False
-        if "nnUNet_compile" in os.environ:
-            return bool(super()._do_i_compile())
-        return self.training.compile == "on" or (self.training.compile == "auto" and super()._do_i_compile())
+        if self.training.compile == "on":
+            return True
+        return (variable is not None or self.training.compile == "auto") and bool(super()._do_i_compile())
 
     def _do_without_compiler(self, error: TorchDynamoException) -> None:
         reason = " ".join(str(error).strip().splitlines()[:2])

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,19 @@ import torch
 from torch import Tensor
 
 from bdfm_nnunet.checkpoints.reading import EXPOSURE, PROGRESS, Checkpoint, read_checkpoint
-from bdfm_nnunet.checkpoints.writing import keep_before, write_checkpoint
+from bdfm_nnunet.checkpoints.writing import write_checkpoint
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import write_json
+from bdfm_nnunet.files import sweep, write_json
+from bdfm_nnunet.locks import hold_lock
 from bdfm_nnunet.networks.encoders import unwrap
 from bdfm_nnunet.running.stopping import BROKEN, CTRL_C, STOP, TIME_UP, Clock, StopSignals, TrainingPaused
 from bdfm_nnunet.running.watching import LossWatch
 from bdfm_nnunet.trainers.processes import SharedTrainer
 
 _CUDA = torch.device("cuda")
+_LOCK = ".training.lock"
+_LOCK_SECONDS = 5.0  # the loaders of a process that was just killed hold on to it for a moment
+_TAKEN = "another training is at work in {}: wait for it to end, or train another fold, configuration or plans"
 _LATEST, _PREVIOUS = "checkpoint_latest.pth", "checkpoint_previous.pth"
 
 
@@ -34,6 +38,7 @@ class LongTrainer(SharedTrainer):
     """
 
     current_epoch: int
+    _best_ema: float | None
 
     def __init__(
         self,
@@ -75,13 +80,33 @@ class LongTrainer(SharedTrainer):
             TrainingPaused: a signal, or the time is up; checkpoint_latest.pth is written.
             InputError: a loss that is not finite, among others.
         """
-        with StopSignals() as self._signals:  # before loader processes are forked: they inherit the handlers
+        with self._only_run(), StopSignals() as self._signals:
             self.on_train_start()
             minutes = None if self.disable_checkpointing else self.training.checkpoint_minutes
             self._clock = Clock(interval_minutes=minutes, max_hours=self.max_hours, started=self._started)
             while self.current_epoch < self.num_epochs:
                 self._run_epoch()
             self.on_train_end()
+
+    @contextmanager
+    def _only_run(self) -> Iterator[None]:
+        """Keeps other trainings out of the fold's folder, and clears it of what killed ones have left half-written.
+
+        Raises:
+            InputError: another training is at work there; all processes of this one raise it.
+        """
+        folder = Path(self.output_folder)
+        with ExitStack() as stack:
+            refusal = ""
+            if self.local_rank == 0:
+                try:
+                    stack.enter_context(hold_lock(folder / _LOCK, wait=_LOCK_SECONDS, otherwise=_TAKEN.format(folder)))
+                    sweep(folder)
+                except InputError as error:
+                    refusal = str(error)
+            if refusal := self.peers.gather(refusal)[0]:
+                raise InputError(refusal)
+            yield
 
     def _run_epoch(self) -> None:
         self.on_epoch_start()
@@ -159,9 +184,24 @@ class LongTrainer(SharedTrainer):
         self._losses = LossWatch()
         super().on_train_epoch_start()
 
+    def save_if_best(self, score: float) -> None:
+        """Writes checkpoint_best.pth where the epoch has the best score so far.
+
+        To be called before checkpoint_latest.pth is written: that one then knows of the best score, and a run that is
+        killed between the two repeats this epoch and finds it again.
+        """
+        if self._best_ema is not None and not score > self._best_ema:
+            return
+        self._best_ema = score
+        self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_best.pth"))
+
     def on_epoch_end(self) -> None:
         """nnU-Net's end of an epoch, which a figure that cannot be written does not end."""
         epoch = self.current_epoch
+        dice = float(self.logger.get_value("ema_fg_dice", step=-1))
+        if self._best_ema is None or dice > self._best_ema:
+            self.print_to_log_file(f"New best EMA pseudo Dice: {dice:.4f}")
+        self.save_if_best(dice)
         try:
             super().on_epoch_end()
         except OSError as error:
@@ -214,10 +254,8 @@ class LongTrainer(SharedTrainer):
         if self._midway is not None:  # the epoch will be begun, and logged, again
             content |= {"current_epoch": self.current_epoch, PROGRESS: self._midway}
             content["logging"] = {name: values[: self.current_epoch] for name, values in logged.items()}
-        with write_checkpoint(path, remedy="free some space and continue with --c") as temporary:
-            torch.save(content, temporary)
-            if path.name == _LATEST:
-                keep_before(path, path.with_name(_PREVIOUS))
+        previous = path.with_name(_PREVIOUS) if path.name == _LATEST else None
+        write_checkpoint(content, path, previous=previous, remedy="free some space and continue with --c")
         if path.name == _LATEST:
             self._clock.saved(time.monotonic() - began)
 

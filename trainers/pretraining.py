@@ -47,7 +47,6 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
     decay = "cosine"
     with_deep_supervision = False
     dataset_class: Any
-    _best_ema: float | None
     _val_iteration = 0
     _picture: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
 
@@ -197,12 +196,9 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
         self.logger.log("epoch_end_timestamps", time(), self.current_epoch)
         latest = self._latest()
         self.print_to_log_file(", ".join(f"{name} {value:.4f}" for name, value in latest.items()))
+        self.save_if_best(-latest["val_losses"])  # a loss is best where it is smallest
         if (self.current_epoch + 1) % self.save_every == 0 and self.current_epoch != self.num_epochs - 1:
             self.save_checkpoint(str(self._folder / "checkpoint_latest.pth"))
-        # nnU-Net keeps the largest value as the best; a loss is best where it is smallest
-        if self._best_ema is None or -latest["val_losses"] > self._best_ema:
-            self._best_ema = -latest["val_losses"]
-            self.save_checkpoint(str(self._folder / "checkpoint_best.pth"))
         if self.local_rank == 0:
             self._try_reports()
         self.current_epoch += 1

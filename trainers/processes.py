@@ -1,5 +1,6 @@
 """Many processes that train as one, on nnU-Net's trainer, which knows those of one machine with NVIDIA GPUs."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import distributed, nn
 
 from bdfm_nnunet.data.loading import seeded
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import cannot_write
 from bdfm_nnunet.running.gradients import joined
 from bdfm_nnunet.running.peers import Peers, check_shares, device_of_process, shares
 from bdfm_nnunet.running.stopping import WISHES
@@ -40,7 +42,10 @@ class SharedTrainer(nnUNetTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = _CUDA,
     ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        try:
+            super().__init__(plans, configuration, fold, dataset_json, device)
+        except OSError as error:  # it makes the fold's folder
+            raise cannot_write(Path(error.filename or "nnUNet_results"), error) from error
         self.training: TrainingSettings = read_block(self.configuration_manager.configuration, "training")
         self.device = device_of_process(device.type)  # nnU-Net takes the rank for it, and always CUDA
         self.peers = Peers(WISHES)

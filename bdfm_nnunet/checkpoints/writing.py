@@ -1,29 +1,42 @@
 """Writing checkpoints: there is always a whole one, the new or the one before."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import unfinished, write_atomically
 
 
-@contextmanager
 def write_checkpoint(
-    path: str | os.PathLike[str], *, remedy: str = "free some space there and run the command again"
-) -> Iterator[Path]:
-    """Yields a temporary path for `torch.save` that takes the place of `path` once it is whole.
+    content: Any,
+    path: str | os.PathLike[str],
+    *,
+    previous: Path | None = None,
+    remedy: str = "free some space there and run the command again",
+) -> None:
+    """Save a checkpoint with `torch.save`, whole or not at all.
+
+    Args:
+        content: what it holds.
+        path: the file; one that is there stays until the new one is on the disk.
+        previous: the name that this older file keeps, if any.
+        remedy: how the sentence ends where the disk takes no more.
 
     Raises:
-        InputError: it cannot be written; the sentence ends in `remedy` where the disk took no more.
+        InputError: it cannot be written.
     """
-    try:
-        with write_atomically(path) as temporary:
-            yield temporary
-    except RuntimeError as error:  # how torch.save reports a full disk
-        reason = str(error).splitlines()[0]
-        raise InputError(f"cannot write {path}, the disk may be full ({reason}): {remedy}") from error
+    path = Path(path)
+    with write_atomically(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # how torch.save reports a full disk
+            reason = str(error).splitlines()[0]
+            raise InputError(f"cannot write {path}, the disk may be full ({reason}): {remedy}") from error
+        if previous is not None:
+            keep_before(path, previous)
 
 
 def keep_before(path: Path, previous: Path) -> None:

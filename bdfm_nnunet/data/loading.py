@@ -8,20 +8,22 @@ import math
 import random
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from bdfm_nnunet.data.loader_processes import LoaderContext, loader_context, own_sigchld, start_loader
 from bdfm_nnunet.errors import InputError
 
 Batch = dict[str, Any]
 AHEAD = 3  # batches that a worker prepares before they are asked for
 SHARED_MEMORY = Path("/dev/shm")
+_LOCKS_OF_A_LOADER, _LOCKS_OF_A_WORKER = 16 * 4096, 4 * 4096  # bytes; each lock takes a page
 
 
 class BatchSource(Protocol):
@@ -92,7 +94,7 @@ class ReproducibleBatches(Dataset[Batch | InputError]):
         try:
             with seeded(*self.keys, number):
                 if self.slots is None:
-                    return self.source.generate_train_batch()
+                    return _shared(self.source.generate_train_batch())
                 assert isinstance(self.source, FillsBuffers)
                 return self.source.fill(self.slots[place % len(self.slots)])
         except InputError as error:
@@ -117,33 +119,96 @@ def batches(
     Raises:
         InputError: a case cannot be read, or there is too little shared memory for so many workers.
     """
-    slots = _shared_slots(source.shape, workers) if workers and isinstance(source, FillsBuffers) else None
-    loader = DataLoader(
-        ReproducibleBatches(source, *keys, slots=slots),
-        batch_size=None,
-        sampler=enumerate(numbers),
-        num_workers=workers,
-        prefetch_factor=AHEAD if workers else None,
-        pin_memory=pin_memory and slots is None,
-        generator=torch.Generator(),  # else it draws from the caller's random state
-    )
-    return _received(iter(loader), slots, pin_memory=pin_memory)
-
-
-def _shared_slots(shape: tuple[int, ...], workers: int) -> Tensor:
-    """A slot for every batch that is on its way and one for the batch that is taken out meanwhile."""
-    count = AHEAD * workers + 1
-    needed = 4 * count * math.prod(shape)
-    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed
-    if free < needed:
-        raise InputError(
-            f"{workers} workers need {needed >> 20} MiB of shared memory but {SHARED_MEMORY} has {free >> 20} MiB "
-            "free: lower training.workers, or give the container more (docker run --shm-size)"
+    dataset: Any = ReproducibleBatches(source, *keys)
+    common: dict[str, Any] = {
+        "batch_size": None,
+        "sampler": enumerate(numbers),
+        "generator": torch.Generator(),  # else it draws from the caller's random state
+    }
+    if not workers:
+        return _received(iter(DataLoader(dataset, **common, pin_memory=pin_memory)))
+    dataset.slots = slots = _shared_slots(source, workers)
+    context = loader_context()
+    with own_sigchld():
+        loaded = iter(
+            DataLoader(
+                dataset,
+                **common,
+                num_workers=workers,
+                prefetch_factor=AHEAD,
+                pin_memory=pin_memory and slots is None,
+                worker_init_fn=start_loader,
+                multiprocessing_context=context,
+            )
         )
-    return torch.empty(count, *shape).share_memory_()
+    return _received(_watched(loaded, context), slots, pin_memory=pin_memory)
 
 
-def _received(loaded: Iterator[Any], slots: Tensor | None, *, pin_memory: bool) -> Iterator[Batch]:
+def _shared_slots(source: BatchSource, workers: int) -> Tensor | None:
+    """A slot for every batch that is on its way and one for the batch that is taken out meanwhile."""
+    locks = _LOCKS_OF_A_LOADER + workers * _LOCKS_OF_A_WORKER
+    if not isinstance(source, FillsBuffers):
+        _check_shared_memory(locks, workers)
+        return None
+    shape = AHEAD * workers + 1, *source.shape
+    _check_shared_memory(locks + 4 * math.prod(shape), workers)
+    return torch.empty(shape).share_memory_()
+
+
+def _check_shared_memory(needed: int, workers: int) -> None:
+    if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free < needed:
+        raise _too_little(f"{workers} workers need {_size(needed)} of shared memory")
+
+
+def _too_little(what: str) -> InputError:
+    free = _size(shutil.disk_usage(SHARED_MEMORY).free) if SHARED_MEMORY.is_dir() else "too little"
+    return InputError(
+        f"{what} but {SHARED_MEMORY} has {free} free: lower training.workers (0 needs none), or give the container "
+        "more (docker run --shm-size)"
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MiB" if count >> 20 else f"{count >> 10} KiB"
+
+
+def _shared(batch: Batch) -> Batch:
+    """Moves the tensors of a worker's batch to shared memory; left to PyTorch, one that finds no room is lost."""
+    if get_worker_info() is None:
+        return batch
+    tensors = list(_tensors(batch))
+    try:
+        for tensor in tensors:
+            tensor.share_memory_()
+    except RuntimeError:
+        raise _too_little(f"another batch of {_size(sum(tensor.nbytes for tensor in tensors))} needs room") from None
+    return batch
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def _watched(loaded: Any, context: LoaderContext | None) -> Iterator[Any]:
+    while True:
+        try:
+            with context.watched() if context is not None else nullcontext():
+                batch = next(loaded, None)
+        except BaseException:
+            loaded._shutdown = True  # its own would wait for locks that a killed process may hold
+            raise
+        if batch is None:
+            return
+        yield batch
+
+
+def _received(loaded: Iterator[Any], slots: Tensor | None = None, *, pin_memory: bool = False) -> Iterator[Batch]:
     for place, batch in enumerate(loaded):
         if isinstance(batch, InputError):
             raise batch

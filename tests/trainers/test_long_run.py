@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.running.stopping import TrainingPaused
-from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
+from bdfm_nnunet.trainers import long_run, nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
 from tests.conftest import Prepared, point_to
 from tests.limits import largest_file
 from tests.trainers.running import checkpoint, curves, make_trainer
@@ -166,6 +167,67 @@ def test_paused_without_checkpoints(prepared: Prepared) -> None:
     assert "nothing is saved" in _log(trainer) and not list(Path(trainer.output_folder).glob("*.pth"))
 
 
+@pytest.mark.parametrize("kind", [nnUNetTrainerBDFMPretrain, nnUNetTrainerBDFM])
+def test_the_best_checkpoint_after_a_kill_is_what_it_would_have_been(kind: type, prepared: Prepared) -> None:
+    """The kill falls right after checkpoint_latest.pth of an epoch that is the best so far."""
+    first = _make(prepared, "killed", kind, **{"training.save_every": 1})
+    save = first.save_checkpoint
+
+    def killed(filename: str) -> None:
+        save(filename)
+        if filename.endswith("latest.pth"):
+            raise KeyboardInterrupt
+
+    first.save_checkpoint = killed
+    with pytest.raises(KeyboardInterrupt):
+        first.run_training()
+    best, second = _make(prepared, "killed", kind), _make(prepared, "killed", kind)
+    best.load_checkpoint(str(checkpoint(first, "best")))
+    second.load_checkpoint(str(checkpoint(first, "latest")))
+    assert second.current_epoch == best.current_epoch == 1
+    assert second._best_ema == best._best_ema is not None
+    second.save_if_best(second._best_ema - 1)
+    best.load_checkpoint(str(checkpoint(first, "best")))
+    assert best._best_ema == second._best_ema
+
+
+def test_one_training_at_a_time_in_a_folder(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_run, "_LOCK_SECONDS", 0.1)
+    refusals: list[str] = []
+
+    def second(trainer: Any) -> None:
+        with pytest.raises(InputError, match=r"another training is at work in .*fold_0: wait for it to end") as raised:
+            _make(prepared, "alone").run_training()
+        refusals.append(str(raised.value))
+
+    first = _at(_make(prepared, "alone", **{"training.epochs": 1}), 2, second)
+    first.run_training()
+    assert len(refusals) == 1 and checkpoint(first).is_file()
+    _make(prepared, "alone", **{"training.epochs": 1}).run_training()
+
+
+def test_what_killed_trainings_left_is_swept(prepared: Prepared) -> None:
+    trainer = _make(prepared, "swept", **{"training.epochs": 1})
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    folder = Path(trainer.output_folder)
+    left = [
+        folder / f".{gone.pid}.{name}" for name in ("partial.checkpoint_latest.pth", "link.checkpoint_previous.pth")
+    ]
+    living = folder / f".{os.getpid()}.partial.checkpoint_latest.pth"
+    for path in (*left, living):
+        path.touch()
+    trainer.run_training()
+    assert not any(path.exists() for path in left) and living.exists()
+
+
+def test_results_that_cannot_be_written_are_a_sentence(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    _make(prepared, "read_only")  # the plans have the variant
+    monkeypatch.setenv("nnUNet_results", "/proc/results")
+    with pytest.raises(InputError, match=r"cannot write /proc/results.* \(.*\): "):
+        _make(prepared, "read_only")
+
+
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_cases(poison: str, prepared: Prepared) -> None:
     trainer = _make(prepared, f"broken_{poison}", **{"training.checkpoint_minutes": 1e-9})
@@ -282,7 +344,14 @@ def test_a_compiler_that_fails_costs_a_warning(
 
 @pytest.mark.parametrize(
     ("setting", "variable", "calls"),
-    [("on", None, True), ("auto", None, False), ("off", None, False), ("on", "f", False)],
+    [
+        ("on", None, True),
+        ("auto", None, False),
+        ("off", None, False),
+        ("on", "f", False),
+        ("on", "true", True),
+        ("auto", "1", False),
+    ],
 )
 def test_who_compiles(
     setting: str, variable: str | None, calls: bool, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
@@ -293,4 +362,4 @@ def test_who_compiles(
     trainer = _make(prepared, "compiles", **{"training.compile": setting})
     assert trainer._do_i_compile() is calls
     trainer.device = torch.device("cuda", 0)
-    assert trainer._do_i_compile() is (setting != "off" and variable is None)
+    assert trainer._do_i_compile() is (setting != "off" and variable != "f")

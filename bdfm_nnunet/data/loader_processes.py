@@ -1,0 +1,137 @@
+"""Loader processes that outlast the signals of a job, end with their parent, and whose death is one sentence."""
+
+import multiprocessing
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import context, popen_fork, process
+from typing import Any
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.worker_pools import end_with_parent
+
+_HELD_BACK = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}
+_CAUSES = {
+    "SIGKILL": "most likely for want of memory: lower training.workers if it happens again, and",
+    "SIGBUS": "most likely because /dev/shm is full: give the container more (docker run --shm-size), and",
+}
+
+
+class _Launch(popen_fork.Popen):
+    """Starts a process to which the signals that schedulers send to a whole job never get through.
+
+    PyTorch's workers set handlers of their own when they start, over those they were forked with, so ignoring is not
+    enough; a mask is inherited and holds from the first instruction on.
+    """
+
+    def _launch(self, process_obj: Any) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+        try:
+            super()._launch(process_obj)  # type: ignore[misc]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def terminate(self) -> None:
+        """SIGTERM would not get through either."""
+        self.kill()  # type: ignore[attr-defined]
+
+
+class _LoaderProcess(process.BaseProcess):
+    _start_method = "fork"
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> _Launch:
+        return _Launch(process_obj)
+
+
+class LoaderContext(context.BaseContext):
+    """A multiprocessing context for the workers of a PyTorch `DataLoader`.
+
+    Attributes:
+        processes: those that were started.
+    """
+
+    _name = "fork"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.processes: list[process.BaseProcess] = []
+
+    def Process(self, *args: Any, **settings: Any) -> process.BaseProcess:  # type: ignore[override]
+        """Make a process, to be started by whoever asks."""
+        self.processes.append(_LoaderProcess(*args, **settings))
+        return self.processes[-1]
+
+    def check(self) -> None:
+        """Raise InputError if the system has ended one of the processes."""
+        for each in self.processes:
+            if each.exitcode:
+                raise InputError(_obituary(each.exitcode))
+
+    def end(self) -> None:
+        """End all processes at once, wherever they are."""
+        for each in self.processes:
+            if each.is_alive():
+                each.kill()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Wait for the processes inside this block; the death of one ends it.
+
+        Outside of such blocks a death changes nothing, so that a step or a checkpoint is never cut off by it.
+
+        Raises:
+            InputError: the system has ended one.
+        """
+        with _handling_sigchld(lambda *_: self.check()):
+            try:
+                self.check()
+                yield
+            except Exception:
+                try:
+                    self.check()  # PyTorch may have said it in its own words
+                finally:
+                    self.end()
+                raise
+
+
+def loader_context() -> LoaderContext | None:
+    """Return a context of its own for a loader; None where the system's default must do."""
+    return LoaderContext() if sys.platform == "linux" else None
+
+
+@contextmanager
+def _handling_sigchld(handler: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
+@contextmanager
+def own_sigchld() -> Iterator[None]:
+    """Keep whatever answered to the death of children: PyTorch's handler would raise in the middle of anything."""
+    with _handling_sigchld(signal.SIG_DFL):
+        yield
+
+
+def start_loader(worker: int) -> None:
+    """Prepare a loader process; a `worker_init_fn`."""
+    del worker
+    if multiprocessing.parent_process() is not None:
+        end_with_parent()
+
+
+def _obituary(code: int) -> str:
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"exit code {code}"
+    cause = _CAUSES.get(name, "most likely a fault in a library:")
+    return f"a loader process of this training was ended by {name}, {cause} continue with --c from the last checkpoint"

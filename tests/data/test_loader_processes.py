@@ -1,0 +1,106 @@
+"""Real workers of PyTorch's loader, real signals."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from bdfm_nnunet.data.loading import batches
+from bdfm_nnunet.errors import InputError
+from tests.limits import largest_file
+
+
+class Slow:
+    """Batches as nnU-Net's loaders give them: tensors and lists of tensors."""
+
+    def __init__(self, seconds: float = 0.01, size: int = 10) -> None:
+        self.seconds, self.size = seconds, size
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        time.sleep(self.seconds)
+        return {"data": torch.rand(self.size), "target": [torch.ones(self.size)], "keys": ["a"]}
+
+
+def _until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_to_all_do_not_reach_loaders(number: signal.Signals) -> None:
+    """Workers that have just been forked and those at work, as where a scheduler ends the whole job."""
+    loaded = batches(Slow(), 1, numbers=range(40), workers=2)
+    for _ in range(4):
+        for child in multiprocessing.active_children():
+            assert child.pid is not None
+            os.kill(child.pid, number)
+        for _ in range(10):
+            next(loaded)
+    assert next(loaded, None) is None
+
+
+@pytest.mark.parametrize(("number", "cause"), [(signal.SIGKILL, "want of memory"), (signal.SIGSEGV, "a library")])
+def test_the_death_of_a_loader_is_a_sentence(number: signal.Signals, cause: str) -> None:
+    loaded = batches(Slow(), 1, numbers=range(10_000), workers=2)
+    next(loaded)
+    children = multiprocessing.active_children()
+    assert children[0].pid is not None
+    os.kill(children[0].pid, number)
+    time.sleep(0.5)  # whoever is busy with something else is not disturbed
+    began = time.monotonic()
+    with pytest.raises(InputError, match=rf"ended by {number.name}, .*{cause}.* --c") as raised:
+        for _ in loaded:
+            pass
+    assert "\n" not in str(raised.value) and time.monotonic() - began < 10
+    assert _until(lambda: not any(child.is_alive() for child in children))
+
+
+def test_a_death_while_the_trainer_waits() -> None:
+    """The trainer must not wait for a batch that nobody makes any more."""
+    loaded = batches(Slow(seconds=100), 1, numbers=range(10), workers=1)
+    (child,) = multiprocessing.active_children()
+    killer = subprocess.Popen(["sh", "-c", f"sleep 1; kill -KILL {child.pid}"])
+    began = time.monotonic()
+    with pytest.raises(InputError, match="--c"):
+        next(loaded)
+    assert time.monotonic() - began < 20
+    killer.wait()
+
+
+def test_a_batch_that_finds_no_shared_memory_is_a_sentence() -> None:
+    with (
+        largest_file(100_000),
+        pytest.raises(InputError, match=r"/dev/shm has .* free: lower training.workers.*--shm-"),
+    ):
+        next(batches(Slow(size=1_000_000), 1, numbers=range(4), workers=1))
+
+
+_ALONE = """
+import multiprocessing, sys
+from bdfm_nnunet.data.loading import batches
+from tests.data.test_loader_processes import Slow
+loaders = [batches(Slow(seconds=seconds), 1, numbers=range(10_000), workers=2) for seconds in (0.01, 100)]
+next(loaders[0])
+print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+while True:
+    next(loaders[0])
+"""
+
+
+def test_loaders_end_with_their_parent() -> None:
+    process = subprocess.Popen([sys.executable, "-c", _ALONE], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    pids = [int(word) for word in process.stdout.readline().split()]
+    assert len(pids) == 4
+    process.kill()
+    process.wait()
+    assert _until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
