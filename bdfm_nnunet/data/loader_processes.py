@@ -35,7 +35,7 @@ class _Launch(popen_fork.Popen):
 
     def terminate(self) -> None:
         """SIGTERM would not get through either."""
-        self.kill()  # type: ignore[attr-defined]
+        self.kill()
 
 
 class _LoaderProcess(process.BaseProcess):
@@ -59,7 +59,7 @@ class LoaderContext(context.BaseContext):
         super().__init__()
         self.processes: list[process.BaseProcess] = []
 
-    def Process(self, *args: Any, **settings: Any) -> process.BaseProcess:  # type: ignore[override]
+    def Process(self, *args: Any, **settings: Any) -> process.BaseProcess:
         """Make a process, to be started by whoever asks."""
         self.processes.append(_LoaderProcess(*args, **settings))
         return self.processes[-1]

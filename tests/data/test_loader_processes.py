@@ -97,10 +97,9 @@ while True:
 
 
 def test_loaders_end_with_their_parent() -> None:
-    process = subprocess.Popen([sys.executable, "-c", _ALONE], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    pids = [int(word) for word in process.stdout.readline().split()]
-    assert len(pids) == 4
-    process.kill()
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", _ALONE], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pids = [int(word) for word in process.stdout.readline().split()]
+        assert len(pids) == 4
+        process.kill()
     assert _until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
