@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bdfm_nnunet.dataset_conversion.checks import check_contrast, check_geometry, hash_of_values, is_empty
+from bdfm_nnunet.dataset_conversion.checks import check_geometry, hash_of_values
 from bdfm_nnunet.dataset_conversion.labels import bits_of_masks, foreground_label, mapped_label
 from bdfm_nnunet.dataset_conversion.placing import place, remove, write_values, write_volume
 from bdfm_nnunet.dataset_conversion.records import REFUSED, TEST, CaseRecord
 from bdfm_nnunet.dataset_conversion.release import LABEL
 from bdfm_nnunet.dataset_conversion.tasks import Task
 from bdfm_nnunet.errors import Refusal
+from bdfm_nnunet.images.intensities import check_contrast, is_empty
 from bdfm_nnunet.images.volumes import Volume, read_volumes
 
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bdfm_nnunet.dataset_conversion.checks import histogram, label_histogram, whole_numbers
 from bdfm_nnunet.dataset_conversion.foreground import background_is_zero, foreground_mask, nonzero_mask
 from bdfm_nnunet.dataset_conversion.records import CaseRecord
 from bdfm_nnunet.dataset_conversion.release import Release
 from bdfm_nnunet.errors import Refusal
+from bdfm_nnunet.images.label_values import histogram, label_histogram, whole_numbers
 from bdfm_nnunet.images.volumes import Volume
 
 

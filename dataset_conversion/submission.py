@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bdfm_nnunet.dataset_conversion.checks import check_geometry, label_histogram, whole_numbers
+from bdfm_nnunet.dataset_conversion.checks import check_geometry
 from bdfm_nnunet.dataset_conversion.placing import packed_values
 from bdfm_nnunet.dataset_conversion.release import Release
 from bdfm_nnunet.dataset_conversion.scanning import scan
 from bdfm_nnunet.dataset_conversion.scheduling import do_all
 from bdfm_nnunet.errors import InputError, Refusal
 from bdfm_nnunet.files import write_atomically, write_json
+from bdfm_nnunet.images.label_values import label_histogram, whole_numbers
 from bdfm_nnunet.images.volumes import Volume, read_volume
 
 ENDINGS = (".nii.gz", ".nii")

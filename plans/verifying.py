@@ -4,29 +4,26 @@ nnU-Net's reader turns NaN in labels into 0 and fills up a file that ends early,
 prints what is wrong over many lines. Here each fault is one sentence with the file and the remedy.
 """
 
-import gzip
 import logging
-import math
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import numpy as np
-import SimpleITK as sitk
 from tqdm import tqdm
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.images.faults import Damaged, WrongAxes
+from bdfm_nnunet.images.grids import difference, distance_mm
+from bdfm_nnunet.images.intensities import fault_of_intensities
+from bdfm_nnunet.images.label_values import as_text, histogram, split_whole
+from bdfm_nnunet.images.volumes import Volume, read_volume
 
 logger = logging.getLogger(__name__)
 
 NIFTI = (".nii.gz", ".nii")
-NIFTI_2 = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))  # how files of that version begin
 KEYS = ("channel_names", "labels", "numTraining", "file_ending")
-TOLERANCE_MM = 0.01
 MOST_FAULTS = 20
 
 
@@ -43,7 +40,13 @@ def verify_dataset(raw: Path, dataset: Mapping[str, Any], cases: Mapping[str, An
         InputError: the first fault; those of other cases are logged.
     """
     labels = _check_description(raw / "dataset.json", dataset, len(cases))
-    check = partial(_check_case, channels=len(dataset["channel_names"]), ending=dataset["file_ending"], allowed=labels)
+    check = partial(
+        _check_case,
+        channels=len(dataset["channel_names"]),
+        ending=dataset["file_ending"],
+        by_nibabel=dataset.get("overwrite_image_reader_writer") != "SimpleITKIO",
+        allowed=labels,
+    )
     faults: list[InputError] = []
     foreground = False
     with ThreadPoolExecutor(workers) as pool:  # reading is mostly decompression, which runs beside other threads
@@ -91,7 +94,14 @@ def _result(check: Any, case: tuple[str, Any]) -> bool | InputError:
 
 
 def _check_case(
-    case: str, images: list[Path], label: Path, *, channels: int, ending: str, allowed: Collection[int]
+    case: str,
+    images: list[Path],
+    label: Path,
+    *,
+    channels: int,
+    ending: str,
+    by_nibabel: bool,
+    allowed: Collection[int],
 ) -> bool:
     """Whether the label holds foreground; InputError where a file of the case cannot be used."""
     if len(images) != channels:
@@ -99,72 +109,56 @@ def _check_case(
         wanted = (f"{case}_{channel:04d}{ending}" for channel in range(channels))
         lost = next((name for name in wanted if name not in there), f"{len(images)} instead of {channels} images")
         raise InputError(f"{label.parent.parent / 'imagesTr' / lost} of case {case} is missing: convert the case again")
+    first: Volume | None = None
     for path in images:
-        _check_image(path, _read(path))
-        _check_grid(path, images[0])
-    values = np.unique(_read(label))
-    _check_grid(label, images[0])
-    unknown = [value for value in values if value not in allowed]
+        image = _read(path, by_nibabel)
+        if fault := fault_of_intensities(image):
+            again = "convert it again" if fault.startswith("is empty") else "repair it"
+            raise InputError(f"{path} {fault}: {again} or remove the case")
+        first = first or image
+        _check_grid(image, first)
+    assert first is not None
+    return _check_label(_read(label, by_nibabel), first, allowed)
+
+
+def _check_label(label: Volume, image: Volume, allowed: Collection[int]) -> bool:
+    """Whether it holds foreground."""
+    _check_grid(label, image)
+    whole, broken = split_whole(label)
+    values = histogram(whole)
+    unknown = [*map(as_text, broken[:1]), *(str(value) for value in values if value not in allowed)]
     if unknown:
         raise InputError(
-            f"{label} holds the value {unknown[0]:g}, expected only {sorted(allowed)}: correct the file, or name the "
-            "label in dataset.json"
+            f"{label.name} holds the value {unknown[0]}, expected only {sorted(allowed)}: correct the file, or name "
+            "the label in dataset.json"
         )
-    return bool((values > 0).any())
+    return max(values) > 0
 
 
-def _check_image(path: Path, values: Any) -> None:
-    bad = int(np.count_nonzero(~np.isfinite(values)))
-    if bad:
-        raise InputError(f"{path} has {bad} voxels that are NaN or infinite: repair it or remove the case")
-    if values.min() == values.max():
-        raise InputError(f"{path} is empty (every voxel is {values.flat[0]:g}): convert it again or remove the case")
-
-
-def _read(path: Path) -> Any:
-    """The values of a NIfTI file, all of which must be there."""
+def _read(path: Path, by_nibabel: bool) -> Volume:
+    """The volume of a NIfTI file, all of which must be there."""
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-        kind: Any = nibabel.Nifti2Image if content[:4] in NIFTI_2 else nibabel.Nifti1Image
-        values = np.asanyarray(kind.from_bytes(content).dataobj)
-    except Exception as error:  # nibabel may raise anything for a header of random bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
+        return read_volume(path, str(path), by_nibabel=by_nibabel)
+    except Damaged as fault:
         raise InputError(
-            f"{path} cannot be read as NIfTI, it is truncated or damaged ({reason}): convert it again from a whole file"
+            f"{path} cannot be read as NIfTI, it is truncated or damaged (it {fault.what}): convert it again from a "
+            "whole file"
         ) from None
-    if values.size == 0 or values.size != math.prod(values.shape[:3]):
-        raise InputError(f"{path} has the shape {values.shape}, expected one 3-D volume: split it or remove the case")
-    return values
-
-
-def _check_grid(path: Path, reference: Path) -> None:
-    (size, corners), (wanted, others) = _grid(path), _grid(reference)
-    if size != wanted:
-        raise InputError(f"{path} has the shape {size} but {reference.name} {wanted}: take both from the same source")
-    distance = float(np.abs(corners - others).max())
-    if distance > TOLERANCE_MM:
+    except WrongAxes as fault:
         raise InputError(
-            f"{path} lies up to {distance:.3g} mm from {reference.name} (another affine): register the files, or "
-            "remove the case"
+            f"{path} has the shape {fault.shape}, expected one 3-D volume: split it or remove the case"
+        ) from None
+
+
+def _check_grid(volume: Volume, reference: Volume) -> None:
+    here, there, name = volume.grid, reference.grid, Path(reference.name).name
+    what = difference(here, there)
+    if what == "shape":
+        raise InputError(
+            f"{volume.name} has the shape {here.size} but {name} {there.size}: take both from the same source"
         )
-
-
-def _grid(path: Path) -> tuple[tuple[int, ...], Any]:
-    """Voxels per axis and the corners in mm (LPS), as nnU-Net's reader sees them."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:  # a sheared affine, which nnU-Net reads with nibabel
-        image: Any = nibabel.load(path)
-        return tuple(image.shape), _corners(image.shape, np.diag([-1, -1, 1, 1]) @ image.affine)
-    axes = reader.GetDimension()
-    affine = np.eye(axes + 1)
-    affine[:axes, :axes] = np.reshape(reader.GetDirection(), (axes, axes)) * reader.GetSpacing()
-    affine[:axes, axes] = reader.GetOrigin()
-    return tuple(reader.GetSize()), _corners(reader.GetSize(), affine)
-
-
-def _corners(size: tuple[int, ...], affine: Any) -> Any:
-    return np.array([[*corner, 1] for corner in product(*((0, length - 1) for length in size))]) @ affine.T
+    if what:
+        raise InputError(
+            f"{volume.name} lies up to {distance_mm(here, there):.3g} mm from {name} (another "
+            f"{'voxel size' if what == 'spacing' else 'affine'}): register the files, or remove the case"
+        )

@@ -6,7 +6,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from bdfm_nnunet.errors import Refusal
+from bdfm_nnunet.images.faults import Damaged
 from bdfm_nnunet.images.packing import read_bytes
 
 NO_ORIENTATION = (
@@ -29,17 +29,18 @@ def read_pair(path: Path, name: str) -> tuple[Any, np.ndarray, str]:
         Refusal: a file of the pair is missing or damaged.
     """
     stem = name.rpartition(".")[0]
-    for suffix in (".hdr", ".img"):
+    suffixes = (".HDR", ".IMG") if path.suffix.isupper() else (".hdr", ".img")
+    for suffix in suffixes:
         read_bytes(path.with_suffix(suffix), stem + suffix)
     try:
-        image: Any = nib.load(path.with_suffix(".img"))
+        image: Any = nib.load(path.with_suffix(suffixes[1]))
         stored = np.array(image.dataobj.get_unscaled(), order="F")
         analyze = not isinstance(image, nib.Nifti1Pair)
         header = _nifti_header(image) if analyze else _single_header(image)
         if analyze:
             stored = stored.astype(header.get_data_dtype(), copy=False)
     except Exception:  # nibabel may raise anything for a header of random bytes or a short image
-        raise Refusal(f"{name} is no whole pair of Analyze or NIfTI-1 files: download it again") from None
+        raise Damaged(name, "is no whole pair of Analyze or NIfTI-1 files") from None
     return header, stored, NO_ORIENTATION.format(name=name) if analyze else ""
 
 

@@ -1,55 +1,30 @@
 """Reads the volumes of one file and says in one sentence why it cannot be used."""
 
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 from nibabel.volumeutils import apply_read_scaling
 
 from bdfm_nnunet.errors import Refusal
-from bdfm_nnunet.images.packing import GZIP, read_bytes, unpack
+from bdfm_nnunet.files import memory_bytes
+from bdfm_nnunet.images.faults import Damaged, WrongAxes
+from bdfm_nnunet.images.grids import Grid, note_of_position, read_grid, read_grid_by_nibabel
+from bdfm_nnunet.images.packing import GZIP, first_bytes, read_bytes, unpack
 from bdfm_nnunet.images.pairs import read_pair
 
-NIFTI_2 = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
-MAGIC = b"n+1"
 HEADER, FIRST_VOXEL = 348, 352
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the voxels lie, as nnU-Net's reader (SimpleITK, world axes LPS) takes it from the header."""
-
-    size: tuple[int, ...]
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]
-
-    @property
-    def affine(self) -> np.ndarray:
-        """Voxel index (x, y, z, 1) to mm."""
-        affine = np.eye(4)
-        affine[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing
-        affine[:3, 3] = self.origin
-        return affine
-
-    @property
-    def corners(self) -> np.ndarray:
-        """Position of the eight corner voxels in mm, (8, 3)."""
-        indices = np.array(list(product(*((0, size - 1) for size in self.size), (1,))))
-        return (indices @ self.affine.T)[:, :3]
-
-    @property
-    def orientation(self) -> str:
-        """Where the axes point to, for instance `LPS`."""
-        return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(self.direction)
+HEADER_2 = 540
+NIFTI_2 = (HEADER_2.to_bytes(4, "little"), HEADER_2.to_bytes(4, "big"))
+LONGEST_TAIL = 16 << 20
+"""Bytes behind the voxels that are read: some programs pad their files, and a file may hold anything there."""
+ONE_VOLUME = "one 3-D volume of numbers was"
+COPIES = 4
+"""Reading, scaling and checking a volume takes as much memory as this many of it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +40,7 @@ class Volume:
         as_it_is: the file can stand in the data set unchanged; otherwise the volume is written anew.
         plain: the file is called `.nii.gz` but was not compressed.
         note: what a user should know of how it was read.
+        by_nibabel: nnU-Net's first reader, SimpleITK, does not take the header; the grid is nibabel's.
     """
 
     name: str
@@ -75,6 +51,7 @@ class Volume:
     as_it_is: bool
     plain: bool = False
     note: str = ""
+    by_nibabel: bool = False
 
     @property
     def shape(self) -> list[int]:
@@ -87,72 +64,114 @@ class Volume:
         return [float(f"{value:.6g}") for value in self.grid.spacing]
 
 
-def read_volume(path: Path, name: str) -> Volume:
-    """Reads the file of one three-dimensional volume, all of it.
+def read_volume(path: Path, name: str, *, by_nibabel: bool = False) -> Volume:
+    """Read the file of one three-dimensional volume, all of it.
+
+    Args:
+        path: the file.
+        name: how messages call it.
+        by_nibabel: as in `read_volumes`.
 
     Raises:
         Refusal: the file is damaged, is of a form that is not read, or is not three-dimensional.
     """
-    return read_volumes(path, name, [None])[0]
+    return read_volumes(path, name, [None], by_nibabel=by_nibabel)[0]
 
 
-def read_volumes(path: Path, name: str, indices: Sequence[int | None], *, plain: bool = False) -> list[Volume]:
-    """Reads volumes of one `.nii`, `.nii.gz`, `.img` or `.hdr` file, which is read once.
+def read_volumes(
+    path: Path, name: str, indices: Sequence[int | None], *, plain: bool = False, by_nibabel: bool = False
+) -> list[Volume]:
+    """Read volumes of one `.nii`, `.nii.gz`, `.img` or `.hdr` file (in letters of any size), which is read once.
 
     NumPy takes the values from the bytes as nibabel would: SimpleITK would turn NaN into 0 and fill up a file that
-    ends early, both in silence.
+    ends early, both in silence. Only regular files are read, and no more is uncompressed than the header asks for.
 
     Args:
         path: the file.
         name: how messages call it.
         indices: on the fourth axis; None stands for the whole of a three-dimensional file.
         plain: whether a file called `.nii.gz` may be uncompressed.
+        by_nibabel: whether a file that SimpleITK does not take, NIfTI-2 or of a sheared affine, is read as nnU-Net's
+            other reader does; a data set that names SimpleITK as its reader cannot hold it.
 
     Raises:
         Refusal: the file is damaged, is of a form that is not read, or has not the axes that `indices` ask for.
     """
-    if path.suffix in (".img", ".hdr"):
-        header, stored, note = read_pair(path, name)
-        _check_type(name, stored.shape, stored.dtype)
-        stored = stored.reshape(without_ones(stored.shape), order="F")
-        return [_one_of(header, stored, index, name, path=None, note=note) for index in indices]
-    content = read_bytes(path, name)
-    uncompressed = path.suffix == ".gz" and plain and not content.startswith(GZIP)
-    if path.suffix == ".gz" and not uncompressed:
-        content = unpack(content, name)
-    header, stored = _parse(content, name)
-    judged = None if uncompressed else path
-    return [_one_of(header, stored, index, name, path=judged, plain=uncompressed) for index in indices]
-
-
-def _parse(content: bytes, name: str) -> tuple[Any, np.ndarray]:
-    """Header and values (in the file's own type and axes) of a single NIfTI-1 file."""
-    if content[:4] in NIFTI_2:
-        raise Refusal(f"{name} is NIfTI-2, which nnU-Net's reader does not know: export it as NIfTI-1")
     try:
-        header: Any = nib.Nifti1Header(content[:HEADER], check=False)  # a check would mend it in silence
-        if int(header["sizeof_hdr"]) != HEADER or header["magic"].item() != MAGIC:
-            raise ValueError("another kind of file")
-        shape, type_, start = header.get_data_shape(), header.get_data_dtype(), float(header["vox_offset"])
-        needed = start + math.prod(shape) * type_.itemsize
-    except Exception:  # nibabel may raise anything for a header of random bytes
-        raise Refusal(f"{name} is not a NIfTI file: download or export it again") from None
-    _check_type(name, shape, type_)
-    if not (start >= FIRST_VOXEL and start.is_integer()):
-        raise Refusal(f"{name} has a damaged NIfTI header (voxels start at byte {start:g}): export it again")
+        if path.suffix.lower() in (".img", ".hdr"):
+            header, stored, note = read_pair(path, name)
+            _check_type(name, stored.shape, stored.dtype)
+            stored = stored.reshape(without_ones(stored.shape), order="F")
+            file = _File(name, header, stored, again=True, note=note)
+        else:
+            file = _read_single(path, name, plain, by_nibabel)
+        return [_one_of(file, index, by_nibabel) for index in indices]
+    except MemoryError:
+        raise Refusal(f"{name} does not fit into the memory that is left: use a machine with more memory") from None
+
+
+@dataclass(frozen=True)
+class _File:
+    """What one file holds: a header, the values as stored in all axes; `again`: it must be written anew."""
+
+    name: str
+    header: Any
+    stored: np.ndarray
+    again: bool = False
+    plain: bool = False
+    note: str = ""
+
+
+def _read_single(path: Path, name: str, plain: bool, by_nibabel: bool) -> _File:
+    content = read_bytes(path, name)
+    called_gz = path.suffix.lower() == ".gz"
+    uncompressed = called_gz and plain and not content.startswith(GZIP)
+    packed = called_gz and not uncompressed
+    head = first_bytes(content, name, HEADER_2) if packed else content
+    header, shape, start = _parse_header(head, name, by_nibabel)
+    type_ = header.get_data_dtype()
+    needed = start + math.prod(shape) * type_.itemsize
+    _check_memory(name, needed)
+    if packed:
+        content = unpack(content, name, most=needed + LONGEST_TAIL)
     if len(content) < needed:
-        raise Refusal(f"{name} is truncated ({len(content)} of {needed:.0f} bytes): download it again")
-    stored = np.frombuffer(content, type_, math.prod(shape), int(start))
-    return header, stored.reshape(without_ones(shape), order="F")
+        raise Damaged(name, f"is truncated ({len(content)} of {needed} bytes)")
+    stored = np.frombuffer(content, type_, math.prod(shape), start).reshape(without_ones(shape), order="F")
+    return _File(name, header, stored, again=not packed, plain=uncompressed)
+
+
+def _parse_header(content: bytes, name: str, by_nibabel: bool) -> tuple[Any, tuple[int, ...], int]:
+    """Header, shape and first voxel's byte of a single NIfTI file."""
+    two = content[:4] in NIFTI_2
+    if two and not by_nibabel:
+        raise Refusal(f"{name} is NIfTI-2, which nnU-Net's reader does not know: export it as NIfTI-1")
+    kind: Any = nib.Nifti2Header if two else nib.Nifti1Header
+    try:
+        header: Any = kind(content[: HEADER_2 if two else HEADER], check=False)  # a check would mend it in silence
+        if int(header["sizeof_hdr"]) != header.sizeof_hdr or header["magic"].item() != header.single_magic:
+            raise ValueError("another kind of file")
+        shape, type_ = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
+        start = float(header["vox_offset"])
+    except Exception:  # nibabel may raise anything for a header of random bytes
+        raise Damaged(name, "is not a NIfTI file", "download or export it again") from None
+    _check_type(name, shape, type_)
+    if not (start >= header.single_vox_offset and start.is_integer()):
+        raise Damaged(name, f"has a damaged NIfTI header (voxels start at byte {start:g})", "export it again")
+    return header, shape, int(start)
+
+
+def _check_memory(name: str, needed: int) -> None:
+    if COPIES * needed > memory_bytes():
+        raise Refusal(
+            f"{name} asks in its header for {needed / 2**30:.1f} GiB of voxels, and {COPIES} times that to work on "
+            "them, more than this machine has: check the file, or use a machine with more memory"
+        )
 
 
 def _check_type(name: str, shape: Sequence[int], type_: np.dtype) -> None:
     if type_.kind not in "iuf" or type_.itemsize > 8 or len(without_ones(shape)) not in (3, 4) or min(shape) < 1:
-        found = " x ".join(map(str, shape))
-        raise Refusal(
-            f"{name} is {found} of type {type_} where one 3-D volume of numbers was expected: split it or leave the "
-            "case out"
-        )
+        kind = "colours or complex numbers" if type_.kind in "Vc" else str(type_)
+        raise WrongAxes(name, shape, kind, ONE_VOLUME)
 
 
 def without_ones(shape: Sequence[int]) -> tuple[int, ...]:
@@ -163,28 +182,39 @@ def without_ones(shape: Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
-def _one_of(
-    header: Any, stored: np.ndarray, index: int | None, name: str, *, path: Path | None, plain: bool = False,
-    note: str = "",
-) -> Volume:  # fmt: skip
-    """One volume of a file; `path` is the file if it could stand in the data set unchanged."""
+def _one_of(file: _File, index: int | None, by_nibabel: bool) -> Volume:
+    """One volume of a file."""
+    name, stored, again = file.name, file.stored, file.again
     if stored.ndim == 4:
         if index is None or index >= stored.shape[3]:
-            wanted = "one 3-D volume of numbers was" if index is None else f"{index + 1} or more volumes were"
-            raise Refusal(
-                f"{name} is {_times(stored.shape)} of type {stored.dtype} where {wanted} expected: split it or leave "
-                "the case out"
-            )
-        stored, path = stored[..., index], None
+            wanted = ONE_VOLUME if index is None else f"{index + 1} or more volumes were"
+            raise WrongAxes(name, stored.shape, str(stored.dtype), wanted)
+        stored, again = stored[..., index], True
     elif index:
         raise Refusal(f"{name} is 3-D where {index + 1} or more volumes were expected: download it again")
-    slope, intercept = _scaling(header, name)
-    header = _header_of_one(header, stored)
-    grid = _read_grid(path, name) if path is not None else _grid_of_header(header, name)
-    if grid.size != stored.shape:
-        raise Refusal(f"{name} has a damaged NIfTI header (its size is read in two ways): export it again")
-    array = apply_read_scaling(stored, slope, intercept)
-    return Volume(name, header, stored, array, grid, path is not None and path.suffix == ".gz", plain, note)
+    slope, intercept = _scaling(file.header, name)
+    header = _header_of_one(file.header, stored) if again else file.header
+    grid, other_reader = _grid(header, stored.shape, name, by_nibabel)
+    notes = [note for note in (file.note, note_of_position(header, grid, name)) if note]
+    return Volume(
+        name, _header_of_one(header, stored), stored, apply_read_scaling(stored, slope, intercept), grid, not again,
+        file.plain, "; ".join(notes), other_reader,
+    )  # fmt: skip
+
+
+def _grid(header: Any, shape: tuple[int, ...], name: str, by_nibabel: bool) -> tuple[Grid, bool]:
+    """The grid as nnU-Net takes it, and whether it takes it by nibabel."""
+    if int(header["sizeof_hdr"]) == HEADER_2:
+        return read_grid_by_nibabel(header, shape, name), True
+    try:
+        grid = read_grid(header, name)
+    except Refusal:
+        if not by_nibabel:
+            raise
+        return read_grid_by_nibabel(header, shape, name), True
+    if grid.size != shape:
+        raise Damaged(name, "has a damaged NIfTI header (its size is read in two ways)", "export it again")
+    return grid, False
 
 
 def _scaling(header: Any, name: str) -> tuple[float, float]:
@@ -206,31 +236,8 @@ def _scaling(header: Any, name: str) -> tuple[float, float]:
 
 
 def _header_of_one(header: Any, stored: np.ndarray) -> Any:
-    """The header of a single NIfTI-1 file with one volume of `header`'s file, scaled and placed as there."""
+    """The header of a single file with one volume of `header`'s file, scaled and placed as there."""
     header = header.copy()
     header["dim"][:] = 3, *stored.shape, 1, 1, 1, 1
-    header["magic"], header["vox_offset"] = b"n+1", FIRST_VOXEL
+    header["magic"], header["vox_offset"] = header.single_magic, header.single_vox_offset
     return header
-
-
-def _grid_of_header(header: Any, name: str) -> Grid:
-    """Shows nnU-Net's reader a file that ends after the header."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "header.nii"
-        path.write_bytes(header.binaryblock + bytes(FIRST_VOXEL - HEADER))
-        return _read_grid(path, name)
-
-
-def _read_grid(path: Path, name: str) -> Grid:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(os.fspath(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise Refusal(f"{name} has a header that nnU-Net cannot read ({reason}): export it again") from None
-    return Grid(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
-
-
-def _times(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:g}" for value in values)

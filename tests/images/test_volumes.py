@@ -2,6 +2,10 @@
 
 import gzip
 import hashlib
+import os
+import pickle
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +14,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from bdfm_nnunet.dataset_conversion.checks import hash_of_values, histogram
+from bdfm_nnunet.dataset_conversion.checks import hash_of_values
 from bdfm_nnunet.errors import Refusal
+from bdfm_nnunet.images.faults import Damaged, WrongAxes
 from bdfm_nnunet.images.volumes import read_volume
 
 OBLIQUE = np.array([[0.9, -0.2, 0, 4], [0.2, 0.9, 0, -3], [0, 0, 2.5, 7], [0, 0, 0, 1.0]])
@@ -112,15 +117,84 @@ def test_hash_as_the_docstring_defines_it(values: np.ndarray, entered_as: str, t
     assert hash_of_values(read_volume(tmp_path / "a.nii.gz", "a")) == hashlib.sha256(content).hexdigest()
 
 
-@pytest.mark.parametrize("low", [-2, 0, 250])
-@pytest.mark.parametrize("type_", [np.uint8, np.int16, np.int64])
-@pytest.mark.parametrize("spread", [1, 5, 300])
-def test_histogram_counts_every_value(low: int, type_: type, spread: int) -> None:
-    random = np.random.default_rng(0)
-    whole = (low + random.integers(0, spread, (9, 8, 7)) * 3).clip(*_limits(type_)).astype(type_)
-    values, counts = np.unique(whole, return_counts=True)
-    assert histogram(whole) == dict(zip(values.tolist(), counts.tolist()))
+# ------------------------------------------------------------------------------------------------- hostile files
 
 
-def _limits(type_: type) -> tuple[int, int]:
-    return int(np.iinfo(type_).min), int(np.iinfo(type_).max)
+def _header(shape: tuple[int, ...], type_: type = np.float32) -> bytes:
+    header = nib.Nifti1Header()
+    header.set_data_dtype(type_)
+    header["dim"][: len(shape) + 1] = len(shape), *shape
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    return bytes(header.binaryblock) + bytes(4)
+
+
+def _bomb(path: Path) -> None:
+    path.write_bytes(gzip.compress(_header((4, 4, 4)) + bytes(256)) + gzip.compress(bytes(32 << 20), 9) * 400)
+
+
+def _in_colours(path: Path) -> None:
+    values = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "named pipe": (os.mkfifo, "a is a named pipe"),
+    "endless zeros": (lambda path: path.symlink_to("/dev/zero"), "a is a device"),
+    "endless noise": (lambda path: path.symlink_to("/dev/urandom"), "a is a device"),
+    "a folder": (Path.mkdir, "a is a folder"),
+    "a link that leads nowhere": (lambda path: path.symlink_to("/nowhere"), "a is a link whose target /nowhere is not"),
+    "a link to itself": (lambda path: path.symlink_to(path), "a cannot be read"),
+    "12 GiB in 12 MB": (_bomb, "a holds more than its header tells"),
+    "a header of 32767 voxels an axis": (
+        lambda path: path.write_bytes(gzip.compress(_header((32767,) * 3))), "a asks in its header for 131060.0 GiB"
+    ),
+    "colours": (_in_colours, "a is 4 x 4 x 4 of type colours"),
+    "complex numbers": (
+        lambda path: path.write_bytes(gzip.compress(_header((4, 4, 4), np.complex64) + bytes(512))), "complex numbers"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", HOSTILE)
+def test_hostile_files_are_refused_at_once_and_in_little_memory(file: str, tmp_path: Path) -> None:
+    plant, sentence = HOSTILE[file]
+    plant(tmp_path / "a.nii.gz")
+    tracemalloc.start()
+    with pytest.raises(Refusal, match=sentence):
+        read_volume(tmp_path / "a.nii.gz", "a")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 << 20
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe.nii.gz", b"x" * 245 + b".nii.gz", b'a "b" $(c).nii.gz'])
+def test_odd_names_are_read(name: bytes, tmp_path: Path) -> None:
+    """SimpleITK would abort the process on names that are no UTF-8."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    path.write_bytes(gzip.compress(nib.Nifti1Image(np.ones((3, 4, 5), np.float32), np.eye(4)).to_bytes()))
+    assert read_volume(path, "a").grid.size == (3, 4, 5)
+
+
+@pytest.mark.parametrize("name", ["a.NII", "a.Nii.Gz", "a.IMG"])
+def test_endings_in_any_case(name: str, tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
+    if name.endswith("IMG"):
+        nib.save(nib.Nifti1Pair(image.dataobj, np.eye(4)), tmp_path / "a.img")
+        for part in ("img", "hdr"):
+            (tmp_path / f"a.{part}").rename(tmp_path / f"a.{part.upper()}")
+    else:
+        content = image.to_bytes()
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("Gz") else content)
+    assert read_volume(tmp_path / name, name).array.sum() == 1770
+
+
+def test_faults_come_back_whole_from_other_processes(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(b"no gzip")
+    with pytest.raises(Damaged) as damaged:
+        read_volume(tmp_path / "a.nii.gz", "a")
+    nib.save(nib.Nifti1Image(np.ones((3, 4, 5, 2)), np.eye(4)), tmp_path / "b.nii")
+    with pytest.raises(WrongAxes) as axes:
+        read_volume(tmp_path / "b.nii", "b")
+    for error in (damaged.value, axes.value):
+        copy = pickle.loads(pickle.dumps(error))
+        assert (str(copy), vars(copy)) == (str(error), vars(error))

@@ -1,0 +1,215 @@
+"""Where the voxels of an image lie: read as nnU-Net's readers do, and compared in one way everywhere."""
+
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from bdfm_nnunet.errors import Refusal
+from bdfm_nnunet.files import cannot_write
+from bdfm_nnunet.images.faults import Damaged
+
+TOLERANCE_MM = 0.01
+"""Corners of one grid that two programs wrote differ by some micrometres: headers hold single precision, some of it as
+rotations. Voxels that are smaller than a tenth of a millimetre may be off by a tenth of their size."""
+_MM = {1: 1000.0, 3: 0.001}
+"""Millimetres by the code of a unit of length; every other code means mm."""
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels lie, in world axes LPS (towards left, posterior, superior).
+
+    Attributes:
+        size: voxels along each axis.
+        spacing: size of a voxel in mm along each axis.
+        origin: position of the first voxel in mm.
+        direction: unit vectors of the axes, row by row; not orthogonal where nnU-Net reads by nibabel.
+    """
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Voxel index (x, y, z, 1) to mm."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing
+        affine[:3, 3] = self.origin
+        return affine
+
+    @property
+    def corners(self) -> NDArray[np.float64]:
+        """Position of the eight corner voxels in mm, (8, 3)."""
+        return _corners(self.size, self.affine)
+
+    @property
+    def orientation(self) -> str:
+        """Where the axes point to, for instance `LPS`."""
+        return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(self.direction)
+
+
+def difference(grid: Grid, other: Grid) -> str:
+    """Return in what two grids differ: `shape`, `spacing` (as nnU-Net demands it), `affine`, or nothing.
+
+    >>> here = Grid((9, 9, 9), (1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    >>> difference(here, Grid((9, 9, 9), (1, 1, 1), (0, 0, 5), (1, 0, 0, 0, 1, 0, 0, 0, 1)))
+    'affine'
+    """
+    if grid.size != other.size:
+        return "shape"
+    if not np.allclose(grid.spacing, other.spacing):
+        return "spacing"
+    tolerance = min(TOLERANCE_MM, 0.1 * min(map(abs, other.spacing)))
+    return "" if distance_mm(grid, other) <= tolerance else "affine"
+
+
+def distance_mm(grid: Grid, other: Grid) -> float:
+    """Return how far corresponding corner voxels of two grids of one size lie apart, the farthest of them."""
+    return _farthest(grid.corners, other.corners)
+
+
+def _corners(size: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    indices = np.array(list(product(*((0, length - 1) for length in size), (1,))))
+    return np.asarray((indices @ affine.T)[:, :3])
+
+
+def _farthest(corners: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(corners - others, axis=1).max())
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def read_grid(header: Any, name: str) -> Grid:
+    """Return the grid that SimpleITK, nnU-Net's first reader, takes from a NIfTI-1 header.
+
+    It is shown the header alone, under a name of our own: SimpleITK aborts the process on names that are no UTF-8.
+
+    Args:
+        header: of a single file, of nibabel.
+        name: how messages call the file.
+
+    Raises:
+        Refusal: the header does not say where voxels lie, or SimpleITK does not take it.
+    """
+    check_position(header, name)
+    header = header.copy()
+    header["vox_offset"] = header.single_vox_offset
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "header.nii"
+            path.write_bytes(header.binaryblock + bytes(4))
+            return _by_simpleitk(path, name)
+    except OSError as error:
+        raise cannot_write(Path(tempfile.gettempdir()), error) from None
+
+
+def _by_simpleitk(path: Path, name: str) -> Grid:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(os.fspath(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise Refusal(f"{name} has a header that nnU-Net cannot read ({reason}): export it again") from None
+    if reader.GetDimension() != 3:
+        raise Damaged(name, "has a damaged NIfTI header (its size is read in two ways)", "export it again")
+    signs = np.sign(reader.GetSpacing())  # reading the whole image turns axes of negative spacing round
+    direction = _floats((np.reshape(reader.GetDirection(), (3, 3)) * signs).ravel())
+    grid = Grid(reader.GetSize(), _floats(np.abs(reader.GetSpacing())), reader.GetOrigin(), direction)
+    if not np.isfinite([*grid.spacing, *grid.origin, *grid.direction]).all() or 0 in grid.spacing:
+        raise _no_position(name)
+    return grid
+
+
+def read_grid_by_nibabel(header: Any, shape: tuple[int, ...], name: str) -> Grid:
+    """Return the grid that nibabel, nnU-Net's reader for what SimpleITK does not take, makes of a header.
+
+    Args:
+        header: NIfTI-1 or NIfTI-2, of nibabel.
+        shape: voxels along each axis.
+        name: how messages call the file.
+
+    Raises:
+        Refusal: it does not say where voxels lie, or says it in a unit that this reader does not know.
+    """
+    check_position(header, name)
+    if millimetres(header) != 1:
+        raise Refusal(
+            f"{name} gives lengths in a unit other than mm, which nnU-Net's reader of such files does not heed: export "
+            "it in mm"
+        )
+    affine = _LPS @ np.asarray(header.get_best_affine(), dtype=np.float64)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (np.isfinite(affine).all() and np.linalg.det(affine[:3, :3] / np.where(spacing, spacing, 1))):
+        raise _no_position(name)
+    direction = affine[:3, :3] / spacing
+    return Grid(shape, _floats(spacing), _floats(affine[:3, 3]), _floats(direction.ravel()))
+
+
+def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def millimetres(header: Any) -> float:
+    """Return what one unit of length of a header is in mm."""
+    return _MM.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
+def check_position(header: Any, name: str) -> None:
+    """Refuse a header whose position is no position: not finite, or an affine that makes a plane of the volume."""
+    if header["sform_code"] > 0:
+        rows = np.array([header["srow_x"], header["srow_y"], header["srow_z"]], dtype=np.float64)
+        if not np.isfinite(rows).all() or not np.linalg.matrix_rank(rows[:, :3]) == 3:
+            raise _no_position(name)
+    if header["qform_code"] > 0:
+        fields = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+        if not np.isfinite([float(header[field]) for field in fields]).all():
+            raise _no_position(name)
+    if not np.isfinite(header["pixdim"][:4]).all():
+        raise _no_position(name)
+
+
+def _no_position(name: str) -> Refusal:
+    return Refusal(
+        f"{name} has an affine or voxel size that is zero or not a number, so nothing tells where its voxels lie: "
+        "export it again"
+    )
+
+
+# ------------------------------------------------------------------------------------------ what other programs see
+
+
+def note_of_position(header: Any, grid: Grid, name: str) -> str:
+    """Return a sentence where a NIfTI header is ambiguous about where its voxels lie; else nothing.
+
+    Args:
+        header: of nibabel.
+        grid: the one that nnU-Net's reader takes.
+        name: how the sentence calls the file.
+    """
+    if not np.all(header["pixdim"][1:4]):
+        size = " x ".join(f"{step:g}" for step in grid.spacing)
+        return f"{name} has a voxel size of 0 in its header: nnU-Net's reader takes {size} mm"
+    if not (header["qform_code"] > 0 and header["sform_code"] > 0):
+        return ""
+    try:
+        affines = [np.asarray(affine, dtype=np.float64) for affine in (header.get_qform(), header.get_sform())]
+    except Exception:  # nibabel may raise anything for quaternions that are none; the reader took the sform then
+        return ""
+    apart = _farthest(*(_corners(grid.size, affine) for affine in affines)) * millimetres(header)
+    if not math.isfinite(apart) or apart <= 0.1 * min(map(abs, grid.spacing)):  # less than anyone sees
+        return ""
+    codes = f"qform (code {int(header['qform_code'])}) and sform (code {int(header['sform_code'])})"
+    return f"{codes} of {name} disagree by {apart:.1f} mm: other programs may show it in another place"

@@ -1,0 +1,121 @@
+"""What counts as a label value: the one rule by which every command reads label maps."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bdfm_nnunet.errors import Refusal
+from bdfm_nnunet.images.volumes import Volume, read_volume
+
+MOST_VALUES = 1000
+"""A file with more distinct values than this is no label map; its values are not listed."""
+WIDEST = 1 << 16
+"""Label values that lie further apart are counted by sorting."""
+BLOCK = 1 << 16
+"""Voxels that are counted together, so that they stay in the processor's cache."""
+FEW = 8
+"""Values that lie no further apart are counted one by one, which needs no wider copy."""
+_NOISE = 4 * float(np.finfo(np.float32).eps)
+"""A stored value, a slope and an intercept in single precision, multiplied and added, are off by less, relatively."""
+_MOST_NOISE = 0.01
+_LARGEST = 2.0**31
+
+
+def whole_numbers(volume: Volume) -> NDArray[Any]:
+    """Return the values of a label map in an integer type, (x, y, z).
+
+    Raises:
+        Refusal: a value is not a whole number.
+    """
+    whole, broken = split_whole(volume)
+    if broken.size:
+        raise Refusal(
+            f"{volume.name} has {broken.size} voxels with values such as {as_text(broken[0])} where whole-number "
+            "labels were expected: take the original label file, not a resampled one"
+        )
+    return whole
+
+
+def split_whole(volume: Volume) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Return the nearest whole numbers of all voxels, (x, y, z), and the values of those that are none.
+
+    A value is whole if it differs from a whole number by no more than the noise of single precision, in which headers
+    hold the scaling of values: 85 times 1/85 is not exactly 1.
+    """
+    array = volume.array
+    if array.dtype.kind != "f":
+        return array, np.empty(0)
+    single = array.astype(np.float32, copy=False)
+    with np.errstate(invalid="ignore"):
+        whole = np.rint(single).astype(np.int64)
+    other = whole != single
+    if not other.any():
+        return whole, np.empty(0)
+    values = array[other].astype(np.float64)
+    intercept = abs(float(volume.header["scl_inter"])) if array is not volume.stored else 0.0
+    noise = np.minimum(_NOISE * np.maximum(np.maximum(np.abs(values), intercept), 1), _MOST_NOISE)
+    with np.errstate(invalid="ignore"):
+        near = (np.abs(values - np.rint(values)) <= noise) & (np.abs(values) < _LARGEST)
+    return whole, values[~near]
+
+
+def as_text(value: float) -> str:
+    """Return a value with as many digits as show why it was refused.
+
+    >>> as_text(7.0), as_text(1.0001)
+    ('7', '1.0001')
+    """
+    return f"{float(value):.9g}"
+
+
+def read_labels(path: Path, *, allowed: Collection[int], remedy: str) -> tuple[Volume, NDArray[Any]]:
+    """Read a label map that may hold some values alone.
+
+    Args:
+        path: NIfTI file, also of a kind that nnU-Net reads by nibabel.
+        allowed: label values, 0 included.
+        remedy: what to do where it holds another value.
+
+    Returns:
+        The volume and its labels (x, y, z), in int16 or wider.
+
+    Raises:
+        Refusal: the file cannot be read, or a value is fractional or not allowed.
+    """
+    volume = read_volume(path, str(path), by_nibabel=True)
+    whole = whole_numbers(volume)
+    unknown = sorted(set(histogram(whole)) - set(allowed))
+    if unknown:
+        raise Refusal(f"{path} holds the value {unknown[0]}, expected only {sorted(allowed)}: {remedy}")
+    return volume, whole.astype(np.promote_types(np.int16, np.min_scalar_type(max(allowed))), copy=False)
+
+
+# --------------------------------------------------------------------------------------------------------- counting
+
+
+def label_histogram(volume: Volume) -> dict[int, int]:
+    """Return label values in ascending order and how many voxels have them.
+
+    Raises:
+        Refusal: a value is not a whole number.
+    """
+    return histogram(whole_numbers(volume))
+
+
+def histogram(whole: NDArray[Any]) -> dict[int, int]:
+    """Return values of an integer array in ascending order, the first `MOST_VALUES`, and how often they occur."""
+    low, high = int(whole.min()), int(whole.max())
+    if high - low >= WIDEST or high > np.iinfo(np.int64).max:
+        values, counts = np.unique(whole, return_counts=True)
+        return {int(value): int(count) for value, count in zip(values[:MOST_VALUES], counts)}
+    flat = whole.ravel(order="K")
+    if high - low < FEW:
+        found = {value: int(np.count_nonzero(flat == value)) for value in range(low, high + 1)}
+        return {value: count for value, count in found.items() if count}
+    counts = np.zeros(high - low + 1, dtype=np.int64)
+    for start in range(0, flat.size, BLOCK):
+        counts += np.bincount(flat[start : start + BLOCK].astype(np.int64) - low, minlength=counts.size)
+    return {int(index) + low: int(counts[index]) for index in np.flatnonzero(counts)[:MOST_VALUES]}
