@@ -148,6 +148,8 @@ def _first_line(error: Exception) -> str:
 def _train(options: argparse.Namespace) -> int:
     import torch
 
+    from bdfm_nnunet.checkpoints.reading import loading_as_data
+
     if options.device == "cpu":
         from bdfm_nnunet.allocator import keep_freed_memory
 
@@ -158,11 +160,13 @@ def _train(options: argparse.Namespace) -> int:
         torch.backends.cudnn.deterministic = False
         torch.backends.cudnn.benchmark = True
     trainer = _trainer(options)
-    _load(trainer, options)
+    with loading_as_data():
+        _load(trainer, options)
     if not options.val:
         trainer.run_training()
     if options.val_best:
-        trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
+        with loading_as_data():
+            trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
     trainer.perform_actual_validation(options.npz)
     return 0
 
@@ -216,7 +220,17 @@ def _load(trainer: Any, options: argparse.Namespace) -> None:
         return
     if options.c:
         trainer.print_to_log_file(f"WARNING: {trainer.output_folder} holds no checkpoint, so this is a new training.")
-    maybe_load_checkpoint(trainer, False, False, options.pretrained_weights)
+    if options.pretrained_weights is None:
+        return
+    if not trainer.was_initialized:
+        trainer.initialize()
+    try:
+        maybe_load_checkpoint(trainer, False, False, options.pretrained_weights)
+    except (AssertionError, AttributeError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"{options.pretrained_weights} does not fit this network ({_first_line(error)}): make a checkpoint for it "
+            "with `bdfm weights`"
+        ) from error
 
 
 def _agreed(trainer: Any, choose: Any) -> Any:

@@ -13,8 +13,8 @@ FOLDERS = {
     "dataset_conversion": "bdfm_nnunet.dataset_conversion",
 }
 FOR_EVERYONE = {
-    "allocator", "errors", "files", "folders", "leftovers", "locks", "names", "nifti", "nnunet_files", "settings",
-    "shapes", "table_files", "worker_pools",
+    "allocator", "errors", "files", "folders", "leftovers", "locks", "names", "nifti", "nnunet_files", "plain_pickles",
+    "settings", "shapes", "table_files", "worker_pools",
 }  # fmt: skip
 """Small modules that import nothing of the others."""
 
@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "reports", "exposure", "patients", "running", "number_types",
     },
     "dataset_conversion": {"dataset_conversion", "patients", "images"},
-    "nnunet_plugin": {"trainers"},
+    "nnunet_plugin": {"trainers", "checkpoints"},
     "prediction": {"prediction", "images", "checkpoints", "number_types"},
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""
@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ABOVE_ALL = {"cli", "commands", "demo", "steps", "train"}
 """They put the parts together and may import all of them."""
 
-ONLY_TENSORS = {"checkpoints.reading", "checkpoints.writing", "checkpoints.sources", "checkpoints.adapting"}
+ONLY_TENSORS = {f"checkpoints.{file}" for file in ("reading", "soundness", "writing", "sources", "adapting")}
 """Files of `checkpoints` that know no network."""
 
 _PREDICTION = {f"prediction.{file}" for file in ("command", "checks", "pools", "predictor")}

@@ -1,5 +1,6 @@
 """What `bdfm train` makes of its arguments and of the checkpoints that it finds."""
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from bdfm_nnunet import cli, train
 from bdfm_nnunet.checkpoints.reading import read_checkpoint
@@ -173,3 +175,34 @@ def test_a_group_that_was_started_anew_continues_by_itself(tmp_path: Path, monke
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     os.utime(tmp_path / "checkpoint_latest.pth")
     assert train._checkpoint_to_continue(trainer, False) == tmp_path / "checkpoint_latest.pth"
+
+
+@pytest.mark.parametrize("trainer", ["nnUNetTrainer", "nnUNetTrainerBDFM", "nnUNetTrainerBDFMPretrain"])
+def test_pretrained_weights_are_loaded_as_data(
+    trainer: str, variant: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marker = tmp_path / "was_run"
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, Any]:
+            return Path.touch, (marker,)
+
+    weights = {"network_weights": {"a": torch.ones(1)}}
+    contents = {"bomb": weights | {"more": Bomb()}, "other": weights, "odd": {"network_weights": 5}, "none": {"a": 1}}
+    for name, content in contents.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        what = [*WHAT[:4], trainer, *WHAT[5:], "-pretrained_weights", str(tmp_path / f"{name}.pth")]
+        assert train.main(what) == 2
+        error = capsys.readouterr().err
+        assert f"{name}.pth" in error and "Traceback" not in error and error.count("\n") == 1
+    assert not marker.exists()
+
+
+def test_the_plug_in_closes_the_doors_of_stock_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdfm_nnunet.checkpoints import reading
+
+    monkeypatch.setattr(torch, "load", torch.load)  # put back afterwards
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    sys.modules.pop("bdfm_nnunet.nnunet_plugin.bdfm_nnunet_trainers", None)
+    importlib.import_module("bdfm_nnunet.nnunet_plugin.bdfm_nnunet_trainers")
+    assert torch.load is reading._load_as_data_instead
