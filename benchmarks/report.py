@@ -43,10 +43,10 @@ def render(results: Mapping[str, Content]) -> str:
 
 
 def _summary(results: Mapping[str, Content]) -> list[str]:
-    table = Table("", ["goal", "measured", "reached", "see"])
+    table = Table("", ["goal", "measured", "reached", "processor", "see"])
     for name, content in results.items():
-        link = f"[{content['title']}](#{name})"
-        table.rows += [[goal, found, "yes" if reached else "no", link] for goal, found, reached in content["goals"]]
+        ends = [content["machine"]["processor"], f"[{content['title']}](#{name})"]
+        table.rows += [[goal, found, "yes" if reached else "no", *ends] for goal, found, reached in content["goals"]]
     return ["## Goals", markdown(table)] if table.rows else []
 
 

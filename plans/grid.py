@@ -86,16 +86,6 @@ def layouts_for(spacing: Sequence[float], median_shape: Sequence[float]) -> list
     return layouts
 
 
-def token_grids(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
-    """Tokens per axis of every Swin stage; a fraction means that the patch is no multiple of the strides."""
-    grids: list[tuple[float, ...]] = []
-    grid = tuple(float(size) for size in patch_size)
-    for stride in strides[1:]:
-        grid = tuple(size / step for size, step in zip(grid, stride))
-        grids.append(grid)
-    return grids
-
-
 def fits_grid(size: int, steps: Sequence[int], window: int | None) -> bool:
     """Whether one axis of a patch needs no padding in any stage.
 

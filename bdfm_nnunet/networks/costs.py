@@ -37,11 +37,6 @@ class Costs:
     forward_flops: int | None = None
     backward_flops: int | None = None
 
-    @property
-    def training_bytes(self) -> int:
-        """Activations, weights, gradients and optimiser state together."""
-        return self.activation_bytes + self.state_bytes
-
 
 def count_costs(
     network: nn.Module | Callable[[], nn.Module],

@@ -95,18 +95,6 @@ def _draw_curves(axes: Any, series: Mapping[str, Sequence[float]], ylabel: str, 
         axes.set_title(next(iter(series)), fontsize=9)
 
 
-def curves_figure(series: Mapping[str, Sequence[float]], *, ylabel: str, title: str = "", log: bool = False) -> Figure:
-    """Curves over the epochs in one panel.
-
-    Args:
-        series: name -> one value per epoch; NaN leaves a gap.
-        ylabel: name and unit of the values.
-        title: heading.
-        log: logarithmic values.
-    """
-    return progress_figure({ylabel: series}, title=title, log=(ylabel,) if log else ())
-
-
 def progress_figure(
     panels: Mapping[str, Mapping[str, Sequence[float]]], *, title: str = "", log: Sequence[str] = ()
 ) -> Figure:

@@ -42,8 +42,8 @@ def test_goals_come_first_and_those_missed_are_told() -> None:
     goals, sections = page.split('<a id="step">')
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in goals.splitlines() if line.startswith("|")]
     assert rows[2:] == [
-        ["3 times as fast", "2.9", "no", "[One step](#step)"],
-        ["half the memory", "0.4", "yes", "[One step](#step)"],
+        ["3 times as fast", "2.9", "no", "P", "[One step](#step)"],
+        ["half the memory", "0.4", "yes", "P", "[One step](#step)"],
     ]
     assert "made by `make bench`" in goals
     assert sections.index("## One step") < sections.index("## Other")

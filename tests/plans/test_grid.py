@@ -3,7 +3,8 @@ import math
 
 import pytest
 
-from bdfm_nnunet.plans.grid import SwinLayout, fits_grid, layouts_for, token_grids, token_patch_for
+from bdfm_nnunet.plans.grid import fits_grid, layouts_for, token_patch_for
+from tests.plans.token_grids import needs_no_padding
 
 BRATS = ((1.0, 1.0, 1.0), (140, 171, 136))
 THICK_SLICES = ((6.5, 0.78, 0.78), (25, 256, 256))
@@ -14,19 +15,10 @@ TWO_AXES = ((1.0, 1.0), (200, 180))
 DATA = pytest.mark.parametrize("data", [BRATS, THICK_SLICES, TINY, HALF_COARSE, FLAT, TWO_AXES])
 
 
-def needs_no_padding(layout: SwinLayout) -> bool:
-    grids = token_grids(layout.patch_size, layout.strides)
-    return all(
-        tokens == int(tokens) and (tokens <= window or tokens % window == 0)
-        for grid in grids
-        for tokens, window in zip(grid, layout.window)
-    )
-
-
 @DATA
 def test_no_stage_of_any_layout_needs_padding(data: tuple[tuple[float, ...], tuple[int, ...]]) -> None:
     for layout in layouts_for(*data):
-        assert needs_no_padding(layout), layout
+        assert needs_no_padding(layout.patch_size, layout.strides, layout.window), layout
         assert all(4 <= window <= 8 for window in layout.window)
         assert 1 <= len(layout.merges) + 1 <= 4
         assert all(max(stride) == 2 for stride in layout.merges)  # no stage without any merging

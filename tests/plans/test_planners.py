@@ -12,10 +12,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.costs import Costs
 from bdfm_nnunet.networks.swin_unet import SwinUNet
-from bdfm_nnunet.plans.grid import token_grids
 from bdfm_nnunet.plans.memory import configuration_costs, largest_batch, memory_gb
 from bdfm_nnunet.plans.planners import PlainUNetPlanner, ResidualUNetPlanner
 from bdfm_nnunet.plans.swin_planner import SwinUNetPlanner
+from tests.plans.token_grids import needs_no_padding
 
 BRATS = ((140, 171, 136), (1.0, 1.0, 1.0))
 SAGITTAL = ((256, 256, 25), (0.78, 0.78, 6.5))
@@ -58,9 +58,7 @@ def seen(configuration: dict[str, Any]) -> int:
 
 def assert_grid_and_heads(configuration: dict[str, Any]) -> None:
     kwargs = configuration["architecture"]["arch_kwargs"]
-    for grid in token_grids(configuration["patch_size"], kwargs["strides"]):
-        for tokens, window in zip(grid, kwargs["window_size"]):
-            assert tokens == int(tokens) and (tokens <= window or tokens % window == 0)
+    assert needs_no_padding(configuration["patch_size"], kwargs["strides"], kwargs["window_size"])
     assert all(c % heads == 0 for c, heads in zip(kwargs["features_per_stage"][1:], kwargs["num_heads"]))
 
 

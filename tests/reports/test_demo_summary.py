@@ -11,7 +11,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation import evaluate_folders
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.reports.demo_summary import DemoFiles, differences, write_summary
-from bdfm_nnunet.reports.figures import curves_figure, save_figure
+from bdfm_nnunet.reports.figures import progress_figure, save_figure
 
 REGIONS = {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing_tumor": (3,)}
 NUMBERS = {
@@ -42,7 +42,7 @@ def files(tmp_path):
     pretraining = tmp_path / "fold_0"
     write_json(pretraining / "pretraining_summary.json", NUMBERS)
     for name in ("progress.png", "reconstructions/epoch_0001.png", "reconstructions/epoch_0002.png"):
-        save_figure(curves_figure({"a": [1.0]}, ylabel=name), pretraining / name)
+        save_figure(progress_figure({name: {"a": [1.0]}}), pretraining / name)
     return DemoFiles(
         out=tmp_path / "out",
         pretraining=pretraining,

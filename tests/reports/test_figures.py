@@ -9,7 +9,6 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from bdfm_nnunet.reports.figures import (
-    curves_figure,
     progress_figure,
     reconstruction_figure,
     save_figure,
@@ -74,12 +73,12 @@ def test_constant_crop_and_perfect_reconstruction_draw_without_warnings(crop, re
 
 def test_curves_hold_every_value_and_gaps():
     values = [1.0, float("nan"), 0.5]
-    figure = curves_figure({"train": values, "validation": [2.0, 1.0]}, ylabel="loss", title="run", log=True)
+    figure = progress_figure({"loss": {"train": values, "validation": [2.0, 1.0]}}, title="run", log=["loss"])
     axes = figure.axes[0]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), values)
     assert [line.get_label() for line in axes.lines] == ["train", "validation"]
     assert (axes.get_ylabel(), axes.get_yscale(), figure.get_suptitle()) == ("loss", "log", "run")
-    assert curves_figure({"train": values}, ylabel="loss").axes[0].get_yscale() == "linear"
+    assert progress_figure({"loss": {"train": values}}).axes[0].get_yscale() == "linear"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
