@@ -43,8 +43,10 @@ def test_help_starts(script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     ("script", "arguments", "tables"),
     [
         ("frequency_loss.py", ["--size", "16"], 1),
-        ("step.py", ["--size", "32", "--batches", "1"], 1 + len(types_for())),
-        ("peers.py", ["--size", "32", "--peers", "ResEnc-M", "--precisions", "fp32"], 1),
+        pytest.param("step.py", ["--size", "32", "--batches", "1"], 1 + len(types_for()), marks=pytest.mark.slow),
+        pytest.param(
+            "peers.py", ["--size", "32", "--peers", "ResEnc-M", "--precisions", "fp32"], 1, marks=pytest.mark.slow
+        ),
         ("metrics.py", ["--lesions", "2", "--size", "60,60,40"], 1),
         pytest.param(
             "loader.py",

@@ -10,7 +10,8 @@ from torch._dynamo.exc import TorchDynamoException
 
 from bdfm_nnunet.prediction.predictor import Options, Predictor, windows_that_fit
 from tests.networks.zoo import NETWORKS
-from tests.prediction.models import CLASSES, CPU, REGIONS, brain_like, predictors
+from tests.prediction.models import CLASSES, REGIONS, brain_like, predictors
+from tests.recording import RecordedTypes
 
 FP32 = Options(precision="fp32")
 
@@ -66,7 +67,7 @@ def test_a_volume_smaller_than_the_patch_is_padded() -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("settings", [{"kind": kind, "mirrored": (0,)} for kind in NETWORKS] + [{"folds": 2}], ids=str)
 def test_reduced_precision_stays_close(precision: str, settings: dict[str, Any]) -> None:
-    volume = torch.randn((2, 32, 24, 40), generator=torch.Generator().manual_seed(3))
+    volume = torch.randn((2, 24, 16, 24), generator=torch.Generator().manual_seed(3))
     expected, found, _ = both(volume, **settings, options=Options(precision=precision))
     error = (found.float() - expected.float()).norm() / expected.float().norm()
     assert 0 < error < (0.03 if precision == "bf16" else 0.01)
@@ -121,5 +122,10 @@ def test_labels_and_regions_have_their_own_number_of_classes() -> None:
         assert len(ours.predict_logits_from_preprocessed_data(brain_like(2))) == classes
 
 
-def test_default_type_follows_the_device() -> None:
-    assert Predictor(device=CPU).autocast_type in (None, torch.bfloat16)
+@pytest.mark.parametrize("native", [False, True])
+def test_a_cpu_predicts_in_bf16_where_it_has_units_for_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bdfm_nnunet.prediction.precision.multiplies_bf16", lambda: native)
+    _, ours = predictors("plain")
+    with RecordedTypes() as types:
+        ours.predict_logits_from_preprocessed_data(brain_like(2, (16, 16, 16)))
+    assert (torch.bfloat16 in types.seen) is native and torch.float32 in types.seen

@@ -10,8 +10,9 @@ import torch
 
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.trainers import nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
+from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
 from tests.conftest import Prepared, point_to
+from tests.recording import RecordedTypes
 from tests.trainers.running import checkpoint, curves, make_trainer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pretraining_curve.json"
@@ -157,6 +158,18 @@ def test_simmim_is_a_trainer_of_its_own(prepared: Prepared) -> None:
     assert trainer.objective.frequency_decoder is None
     assert "train_frequency" not in curves(trainer)
     assert (Path(trainer.output_folder) / "progress.png").is_file()
+
+
+@pytest.mark.parametrize("kind", [nnUNetTrainerBDFMPretrain, nnUNetTrainerBDFM])
+def test_a_cpu_without_units_for_bf16_trains_in_single_precision(
+    kind: type, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bdfm_nnunet.trainers.optimisation.multiplies_bf16", lambda device="cpu": False)
+    settings = {"training.epochs": 1, "training.iterations_per_epoch": 1}
+    trainer = make_trainer(kind, prepared, prepared.labelled, "type", settings)
+    with RecordedTypes() as types:
+        trainer.run_training()
+    assert torch.float32 in types.seen and torch.bfloat16 not in types.seen
 
 
 def test_half_precision(prepared: Prepared) -> None:
