@@ -14,7 +14,8 @@ def kept(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Keeps the results of a function of hashable constants, like `lru_cache`.
 
     torch.compile would trace through the function, loops over thousands of tokens included; it calls this one and
-    takes the result for a constant.
+    takes the result for a constant. (The mark is what `torch.compiler.assume_constant_result` sets, which imports the
+    whole compiler for it, two seconds of every command.)
 
     Args:
         maxsize: how many results are kept.
@@ -30,7 +31,7 @@ def kept(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
         def call(*arguments: P.args, **settings: P.kwargs) -> T:
             return cached(*arguments, **settings)  # type: ignore[arg-type]
 
-        constant: Callable[P, T] = torch.compiler.assume_constant_result(call)
-        return constant
+        call._dynamo_marked_constant = True  # type: ignore[attr-defined]
+        return call
 
     return decorate

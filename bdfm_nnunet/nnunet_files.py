@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bdfm_nnunet.errors import InputError
@@ -98,6 +98,34 @@ def channels_of(dataset: Mapping[str, Any]) -> list[str]:
     """Return the names of the channels of a dataset.json, in their order."""
     names = dataset.get("channel_names") or dataset["modality"]
     return [names[key] for key in sorted(names, key=lambda key: (len(key), key))]
+
+
+def inputs_of(dataset: Mapping[str, Any], configuration: Mapping[str, Any]) -> int:
+    """Return how many channels a network reads: the images', and in a cascade one for each label before.
+
+    Args:
+        dataset: content of dataset.json.
+        configuration: of the plans, with everything that it inherits.
+    """
+    labels = _foreground_labels(dataset) if configuration.get("previous_stage") is not None else []
+    return len(channels_of(dataset)) + len(labels)
+
+
+def outputs_of(dataset: Mapping[str, Any]) -> int:
+    """Return how many channels a segmentation network gives, as nnU-Net counts them: classes or regions."""
+    wanted = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
+    if not any(isinstance(value, (list, tuple)) and len(value) > 1 for value in dataset["labels"].values()):
+        return len(set(_flat(wanted.values())))
+    return sum(set(_flat([value])) != {0} for value in wanted.values())
+
+
+def _foreground_labels(dataset: Mapping[str, Any]) -> list[int]:
+    return sorted(set(_flat(value for name, value in dataset["labels"].items() if name != "ignore")) - {0})
+
+
+def _flat(values: Iterable[Any]) -> Iterator[int]:
+    for value in values:
+        yield from value if isinstance(value, (list, tuple)) else [value]
 
 
 def read_plans_file(path: str | os.PathLike[str]) -> dict[str, Any]:

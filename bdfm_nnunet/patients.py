@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
@@ -79,6 +77,9 @@ def identify(row: Mapping[str, Any], release: str = "") -> Identity:
 
 def components(members: Sequence[Collection[Hashable]]) -> list[int]:
     """A number per member, the same for members that share something, directly or over others."""
+    from scipy.sparse import coo_array  # half a second of every command that never comes here
+    from scipy.sparse.csgraph import connected_components
+
     things: dict[Hashable, int] = {}
     pairs = [(i, things.setdefault(thing, len(things))) for i, member in enumerate(members) for thing in member]
     if not pairs:

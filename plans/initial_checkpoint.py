@@ -4,15 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from bdfm_nnunet.checkpoints import LoadReport, load_pretrained
 from bdfm_nnunet.checkpoints.reading import EXPOSURE
 from bdfm_nnunet.checkpoints.writing import write_checkpoint
 from bdfm_nnunet.exposure import Exposure
-from bdfm_nnunet.files import read_json
-from bdfm_nnunet.nnunet_files import resolve_configuration
+from bdfm_nnunet.networks.building import build_network
+from bdfm_nnunet.nnunet_files import inputs_of, outputs_of, read_dataset_json, resolve_configuration
 from bdfm_nnunet.plans.folders import (
     CONFIGURATION,
     DEFAULT_PLANS,
@@ -53,13 +51,13 @@ def write_initial_checkpoint(
     plans = read_plans(dataset_id, plans_name)
     resolved = resolve_configuration(plans, configuration)
     preprocessed = plans_path(dataset_id, plans_name).parent / "dataset.json"
-    dataset = read_json(preprocessed if preprocessed.is_file() else raw_folder(dataset_id) / "dataset.json")
-    network = _network(plans, configuration, dataset)
+    dataset = read_dataset_json(preprocessed if preprocessed.is_file() else raw_folder(dataset_id) / "dataset.json")
+    network = _network(resolved, dataset, str(plans_path(dataset_id, plans_name)))
     report = load_pretrained(network, path, min_match=read_block(resolved, "finetuning").min_match)
     content = {
         "network_weights": network.state_dict(),
         "init_args": {"plans": plans, "configuration": configuration, "fold": 0, "dataset_json": dataset},
-        "trainer_name": nnUNetTrainer.__name__,
+        "trainer_name": "nnUNetTrainer",
         "inference_allowed_mirroring_axes": tuple(range(len(resolved["patch_size"]))),
         "bdfm_source": {"path": str(report.path), "sha256": report.sha256, "encoder_share": report.encoder_share},
     }
@@ -70,14 +68,13 @@ def write_initial_checkpoint(
     return report
 
 
-def _network(plans: dict[str, Any], configuration: str, dataset: dict[str, Any]) -> torch.nn.Module:
-    manager = PlansManager(plans)
+def _network(configuration: dict[str, Any], dataset: dict[str, Any], name: str) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        return nnUNetTrainer.build_network_architecture(
-            manager,
-            manager.get_configuration(configuration),
-            len(dataset["channel_names"]),
-            manager.get_label_manager(dataset).num_segmentation_heads,
-            enable_deep_supervision=True,
+        return build_network(
+            configuration,
+            inputs=inputs_of(dataset, configuration),
+            outputs=outputs_of(dataset),
+            deep_supervision=True,
+            name=name,
         )

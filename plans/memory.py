@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from bdfm_nnunet.networks.costs import Costs, count_costs
+    from bdfm_nnunet.cost_records import Costs
 
 GIB = 2**30
 # nnU-Net's own plan for 8 GB and BraTS (PlainConvUNet, 128 x 128 x 128, batch 2, 4 channels) counts 7.1 GiB here: fp32
@@ -18,31 +18,28 @@ TRANSFORMER_COPIES = 4  # weight, gradient and AdamW's two moments
 CONVOLUTIONAL_COPIES = 3  # weight, gradient and momentum
 
 
-def configuration_costs(configuration: Mapping[str, Any], *, channels: int, classes: int, flops: bool = False) -> Costs:
+def configuration_costs(
+    configuration: Mapping[str, Any], *, channels: int, classes: int, flops: bool = False, name: str = "the plans file"
+) -> "Costs":
     """Counted costs of one sample through the network of a configuration, with deep supervision as in training."""
-    architecture = configuration["architecture"]
+    from bdfm_nnunet.networks.building import architecture_of, build_network
+    from bdfm_nnunet.networks.costs import count_costs
 
-    def build() -> nn.Module:
-        network: nn.Module = get_network_from_plans(
-            architecture["network_class_name"],
-            architecture["arch_kwargs"],
-            architecture["_kw_requires_import"],
-            channels,
-            classes,
-            allow_init=False,
-            deep_supervision=True,
+    def build() -> "nn.Module":
+        return build_network(
+            configuration, inputs=channels, outputs=classes, deep_supervision=True, initialise=False, name=name
         )
-        return network
 
-    copies = TRANSFORMER_COPIES if "window_size" in architecture["arch_kwargs"] else CONVOLUTIONAL_COPIES
+    kwargs = architecture_of(configuration, name)["arch_kwargs"]
+    copies = TRANSFORMER_COPIES if "window_size" in kwargs else CONVOLUTIONAL_COPIES
     return count_costs(build, (1, channels, *configuration["patch_size"]), flops=flops, state_copies=copies)
 
 
-def memory_gb(costs: Costs, batch_size: int) -> float:
+def memory_gb(costs: "Costs", batch_size: int) -> float:
     """Estimated GB of a training step with `batch_size` samples, from the costs of one."""
     return MEMORY_FACTOR * (costs.state_bytes + batch_size * costs.activation_bytes) / GIB
 
 
-def largest_batch(costs: Costs, gpu_memory: float) -> int:
+def largest_batch(costs: "Costs", gpu_memory: float) -> int:
     """The most samples a step may have within `gpu_memory` GB; 0 where not even one fits."""
     return max(math.floor((gpu_memory * GIB / MEMORY_FACTOR - costs.state_bytes) / costs.activation_bytes), 0)

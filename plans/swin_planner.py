@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from bdfm_nnunet.cost_records import Costs
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.networks.costs import Costs
 from bdfm_nnunet.plans.grid import SwinLayout, layouts_for
 from bdfm_nnunet.plans.memory import configuration_costs, largest_batch, memory_gb
 from bdfm_nnunet.plans.planners import FixedDataPlanner

@@ -13,8 +13,8 @@ FOLDERS = {
     "dataset_conversion": "bdfm_nnunet.dataset_conversion",
 }
 FOR_EVERYONE = {
-    "allocator", "errors", "files", "folders", "leftovers", "locks", "names", "nifti", "nnunet_files", "plain_pickles",
-    "settings", "shapes", "table_files", "worker_pools",
+    "allocator", "errors", "files", "folders", "leftovers", "locks", "names", "nifti", "nnunet_files", "output_log",
+    "plain_pickles", "settings", "shapes", "table_files", "worker_pools",
 }  # fmt: skip
 """Small modules that import nothing of the others."""
 
@@ -27,7 +27,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": set(),
     "frequency": {"caching", "masking"},
     "losses": {"frequency", "masking"},
-    "networks": {"networks", "caching", "masking", "frequency"},
+    "networks": {"networks", "caching", "masking", "frequency", "cost_records"},
+    "cost_records": {"__version__"},
+    "training_costs": {"cost_records", "networks", "objectives"},
     "objectives": {"objectives", "networks", "masking", "frequency", "losses"},
     "patients": set(),
     "running": {"running"},
@@ -36,10 +38,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"data", "masking"},
     "evaluation": {"evaluation", "images"},
     "reports": {"reports", "evaluation", "images"},
-    "plans": {"plans", "networks", "checkpoints", "exposure", "patients", "images"},
+    "plans": {"plans", "networks", "checkpoints", "exposure", "patients", "images", "cost_records"},
     "trainers": {
         "trainers", "objectives", "networks", "checkpoints", "data", "masking", "frequency", "losses", "metrics",
-        "reports", "exposure", "patients", "running", "number_types",
+        "reports", "exposure", "patients", "running", "number_types", "cost_records", "training_costs",
     },
     "dataset_conversion": {"dataset_conversion", "patients", "images"},
     "nnunet_plugin": {"trainers", "checkpoints"},

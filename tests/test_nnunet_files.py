@@ -3,10 +3,11 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.nnunet_files import channels_of, check_dataset, check_plans
+from bdfm_nnunet.nnunet_files import channels_of, check_dataset, check_plans, inputs_of, outputs_of
 
 DATASET = {
     "channel_names": {"10": "c", "0": "a", "2": "b"}, "labels": {"background": 0, "x": 1, "y": [1, 2]},
@@ -98,3 +99,22 @@ def test_files_of_another_kind(content: Any) -> None:
         check_plans(content, "p")
     with pytest.raises(InputError, match=r"is no dataset\.json"):
         check_dataset(content, "d")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "a": 1, "b": 2}, {"background": 0, "a": [1], "b": 2}, {"background": 0, "a": 1, "ignore": 2},
+        {"background": 0, "whole": [1, 2], "core": 2}, {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3},
+        {"background": 0, "nothing": [0, 0], "whole": [1, 2]}, {"background": 0, "a": 3, "b": 3},
+    ],
+)  # fmt: skip
+def test_channels_of_networks_are_counted_as_nnunet_counts_them(labels: dict[str, Any]) -> None:
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    dataset = DATASET | {"labels": labels}
+    regions = [value for name, value in labels.items() if name != "ignore" and set(np.ravel(value)) != {0}]
+    manager = LabelManager(labels, regions_class_order=list(range(1, len(regions) + 1)))
+    assert outputs_of(dataset) == manager.num_segmentation_heads
+    assert inputs_of(dataset, {}) == 3
+    assert inputs_of(dataset, {"previous_stage": "3d_lowres"}) == 3 + len(manager.foreground_labels)

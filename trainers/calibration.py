@@ -12,8 +12,9 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from bdfm_nnunet.cost_records import Schedule
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.trainers.costs import Schedule
+from bdfm_nnunet.trainers.borrowing import schedule_of
 
 WARMUP = 3
 """Steps that are not counted: memory is fetched, kernels are chosen and compiled in them."""
@@ -132,7 +133,7 @@ def calibrate(trainer: nnUNetTrainer, *, steps: int = 20) -> Calibration:
         trainer: a new trainer, which is of no use afterwards.
         steps: how many are timed, after a few that are not.
     """
-    schedule = Schedule.of(trainer)
+    schedule = schedule_of(trainer)
     validations = max(steps // 5, 2)
     workers = get_allowed_n_proc_DA()
     ready = BATCHES_AHEAD * workers + BATCHES_BESIDES if workers else 0

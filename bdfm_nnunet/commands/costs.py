@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from bdfm_nnunet.commands.arguments import Add, count
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import read_json
+from bdfm_nnunet.nnunet_files import read_dataset_json, resolve_configuration
 
 if TYPE_CHECKING:
-    from bdfm_nnunet.networks.costs import Costs
+    from bdfm_nnunet.cost_records import Costs, Schedule
     from bdfm_nnunet.trainers.calibration import Calibration
-    from bdfm_nnunet.trainers.costs import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,6 @@ def tell_costs(settings: argparse.Namespace, configuration: str) -> None:
     Raises:
         InputError: there is no such trainer or device, or no preprocessed data to calibrate on.
     """
-    from bdfm_nnunet.nnunet_files import resolve_configuration
     from bdfm_nnunet.plans import describe_plans
     from bdfm_nnunet.plans.folders import plans_path, read_plans
 
@@ -64,7 +62,7 @@ def tell_costs(settings: argparse.Namespace, configuration: str) -> None:
         logger.info("%s", describe_plans(path, configuration))
     what = {"plans": plans, "configuration": configuration, "dataset": _read_dataset(folder)}
     names = TRAINERS if settings.trainer is None else (settings.trainer,)
-    logger.info("\n%s", _table({name: _counted(name, what) for name in names}))
+    logger.info("\n%s", _table({name: _counted(name, what, path) for name in names}))
     if settings.calibrate is None:
         return
     data = folder / resolve_configuration(plans, configuration)["data_identifier"]
@@ -80,14 +78,19 @@ def _read_dataset(folder: Path) -> Any:
     path = folder / "dataset.json"
     if not path.is_file():
         raise InputError(f"{path} does not exist: run `bdfm plan` without --variant first")
-    return read_json(path)
+    return read_dataset_json(path)
 
 
-def _counted(name: str, what: Mapping[str, Any]) -> dict[str, str]:
-    from bdfm_nnunet.trainers.costs import Schedule, borrowed_trainer, count_training
+def _counted(name: str, what: Mapping[str, Any], path: Path) -> dict[str, str]:
+    from bdfm_nnunet.training_costs import FINETUNINGS, PRETRAININGS, count_by_name
+
+    if name in (*PRETRAININGS, *FINETUNINGS):  # without nnU-Net, whose trainers take many seconds to import
+        configuration = resolve_configuration(what["plans"], what["configuration"])
+        return cost_rows(*count_by_name(name, configuration, what["dataset"], plans=path))
+    from bdfm_nnunet.trainers.borrowing import borrowed_trainer, count_training, schedule_of
 
     with borrowed_trainer(name, **what) as trainer:
-        return cost_rows(count_training(trainer), Schedule.of(trainer))
+        return cost_rows(count_training(trainer), schedule_of(trainer))
 
 
 def cost_rows(costs: "Costs", schedule: "Schedule") -> dict[str, str]:
@@ -114,8 +117,8 @@ def _table(columns: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def _measured(name: str, what: Mapping[str, Any], settings: argparse.Namespace) -> str:
+    from bdfm_nnunet.trainers.borrowing import borrowed_trainer
     from bdfm_nnunet.trainers.calibration import calibrate, find_device, threads_of_training
-    from bdfm_nnunet.trainers.costs import borrowed_trainer
 
     device = find_device(settings.device)
     logger.info("calibrating %s with %d steps on %s", name, settings.calibrate, device)

@@ -6,7 +6,6 @@ keeps for the backward pass add up their storages, each once; a counter adds up 
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,28 +13,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from bdfm_nnunet.cost_records import Costs
+
 # Bytes per parameter beside the activations: weight, gradient and the two moments of AdamW, all fp32.
 STATE_COPIES = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Costs:
-    """Counted costs of one training step.
-
-    Attributes:
-        parameters: trainable numbers.
-        activation_bytes: storages that autograd holds when the forward pass ends, parameters and buffers excluded.
-        state_bytes: weights, gradients and optimiser state.
-        forward_flops: floating-point operations of the matrix products and convolutions (a multiply and an add are
-            two), or None where they were not counted.
-        backward_flops: those of the backward pass, with what gradient checkpointing computes again.
-    """
-
-    parameters: int
-    activation_bytes: int
-    state_bytes: int
-    forward_flops: int | None = None
-    backward_flops: int | None = None
 
 
 def count_costs(

@@ -30,16 +30,26 @@ def check_network_classes(configuration: Mapping[str, Any], name: str) -> None:
     if architecture is None:
         return
     kwargs = architecture["arch_kwargs"]
-    _check_class(architecture["network_class_name"], "network_class_name", name)
+    find_class(architecture["network_class_name"], "network_class_name", name)
     for key in architecture["_kw_requires_import"]:
         if key not in kwargs:
             raise _refused(name, f"_kw_requires_import names {key!r}, which arch_kwargs does not have")
         if kwargs[key] is not None:
-            _check_class(kwargs[key], key, name)
+            find_class(kwargs[key], key, name)
     _check_sizes(kwargs, name)
 
 
-def _check_class(path: Any, what: str, name: str) -> None:
+def find_class(path: Any, what: str, name: str) -> type[nn.Module]:
+    """Return the network or layer that plans name.
+
+    Args:
+        path: the full name of a class.
+        what: the entry that names it, for messages.
+        name: of the plans, for messages.
+
+    Raises:
+        InputError: the name stands for something else.
+    """
     good = isinstance(path, str) and path.startswith(ALLOWED) and all(part.isidentifier() for part in path.split("."))
     if not good:
         raise _refused(name, f"{what} is {path!r}, expected a class of {', '.join(each[:-1] for each in ALLOWED)}")
@@ -50,6 +60,7 @@ def _check_class(path: Any, what: str, name: str) -> None:
         raise _refused(name, f"{what} is {path!r}, which does not exist in the installed version") from None
     if not (isinstance(found, type) and issubclass(found, nn.Module) and f"{found.__module__}.".startswith(ALLOWED)):
         raise _refused(name, f"{what} is {path!r}, which is no network or layer")
+    return found
 
 
 def _check_sizes(kwargs: Mapping[str, Any], name: str) -> None:

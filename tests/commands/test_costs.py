@@ -9,9 +9,8 @@ import pytest
 
 from bdfm_nnunet import cli
 from bdfm_nnunet.commands.costs import calibration_rows, cost_rows
-from bdfm_nnunet.networks.costs import Costs
+from bdfm_nnunet.cost_records import Costs, Schedule
 from bdfm_nnunet.trainers.calibration import Calibration
-from bdfm_nnunet.trainers.costs import Schedule
 from tests.conftest import Prepared
 
 SCHEDULE = Schedule(epochs=1000, iterations=250, val_iterations=50, batch_size=2)

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from bdfm_nnunet.cost_records import Schedule
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.trainers import calibration
+from bdfm_nnunet.trainers.borrowing import borrowed_trainer
 from bdfm_nnunet.trainers.calibration import Calibration, Interval, calibrate, find_device, threads_of_training
-from bdfm_nnunet.trainers.costs import Schedule, borrowed_trainer
 from tests.conftest import Prepared
-from tests.trainers.test_costs import what
+from tests.trainers.test_borrowing import what
 
 SCHEDULE = Schedule(epochs=100, iterations=36, val_iterations=18, batch_size=2)
 

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from bdfm_nnunet import trainers
+from bdfm_nnunet.cost_records import Schedule
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.plans import add_variant
 from bdfm_nnunet.plans.folders import read_plans
 from bdfm_nnunet.plans.memory import configuration_costs
-from bdfm_nnunet.trainers.costs import Schedule, borrowed_trainer, count_training
+from bdfm_nnunet.trainers.borrowing import borrowed_trainer, count_training, schedule_of
+from bdfm_nnunet.training_costs import FINETUNINGS, PRETRAININGS, count_by_name
 from tests.conftest import Prepared
 from tests.trainers.running import SHORT
 
@@ -44,6 +48,28 @@ def test_parameters_are_those_of_the_network_that_is_trained(prepared: Prepared,
     assert 1.5 * costs.forward_flops < costs.backward_flops < 2 * costs.forward_flops
 
 
+@pytest.mark.parametrize("name", [*PRETRAININGS, *FINETUNINGS])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"pretraining.channels": "all", "training.optimizer": "sgd"}, {"pretraining.decoder": "final"},
+     {"batch_size": 3, "training.epochs": None}],
+    ids=str,
+)  # fmt: skip
+def test_costs_from_the_plans_alone_are_those_of_the_trainer(
+    prepared: Prepared, name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    arguments = what(prepared, "count", **settings)
+    with borrowed_trainer(name, **arguments) as trainer:
+        expected = count_training(trainer), schedule_of(trainer)
+    configuration = resolve_configuration(arguments["plans"], "count")
+    for _ in range(2):  # the second time from the file
+        assert count_by_name(name, configuration, arguments["dataset"], plans=tmp_path / "a.json") == expected
+
+
+def test_every_trainer_of_ours_can_be_counted_without_nnunet() -> None:
+    assert {*PRETRAININGS, *FINETUNINGS} == set(trainers.__all__)
+
+
 def test_segmentation_costs_are_those_that_the_planner_counts(prepared: Prepared) -> None:
     arguments = what(prepared, "count")
     with borrowed_trainer("nnUNetTrainerBDFM", **arguments) as trainer:
@@ -67,7 +93,7 @@ def test_optimiser_and_channels_change_the_count(prepared: Prepared) -> None:
 
 def test_schedule_is_read_from_the_plans_and_multiplied(prepared: Prepared) -> None:
     with borrowed_trainer("nnUNetTrainerBDFM", **what(prepared, "count", batch_size=3)) as trainer:
-        schedule = Schedule.of(trainer)
+        schedule = schedule_of(trainer)
     assert schedule == Schedule(epochs=2, iterations=3, val_iterations=2, batch_size=3)
     assert (schedule.steps, schedule.samples_per_epoch, schedule.samples) == (6, 9, 18)
     assert schedule.hours(step=600, validation=0) == 1

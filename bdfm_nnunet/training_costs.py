@@ -1,0 +1,112 @@
+"""What a training of ours will cost, from the plans alone; PyTorch is imported where that is not known already."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bdfm_nnunet.cost_records import Costs, Schedule, remembered
+from bdfm_nnunet.nnunet_files import inputs_of, outputs_of
+from bdfm_nnunet.settings import SIMMIM, PretrainingSettings, TrainingSettings, check_blocks, read_block
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PRETRAININGS: dict[str, Mapping[str, Any]] = {"nnUNetTrainerBDFMPretrain": {}, "nnUNetTrainerSimMIM": SIMMIM}
+"""Trainers of the objective to their defaults."""
+FINETUNINGS = ("nnUNetTrainerBDFM",)
+"""Trainers of the network with its decoder."""
+DEFAULT_EPOCHS = 1000
+NUMBERS_PER_PARAMETER = {"adamw": 4, "sgd": 3}
+"""What an optimiser keeps, weight and gradient included."""
+_WITHOUT_COSTS = {"training", "pretraining", "finetuning", "costs", "variant_settings", "inherits_from", "batch_size"}
+"""Entries of a configuration from which the costs of a sample do not follow, or not directly."""
+
+
+def count_by_name(
+    trainer: str, configuration: Mapping[str, Any], dataset: Mapping[str, Any], *, plans: Path
+) -> tuple[Costs, Schedule]:
+    """Count a step of one sample with a trainer of this package, and how many there will be.
+
+    Args:
+        trainer: one of `PRETRAININGS` or `FINETUNINGS`.
+        configuration: of the plans, with everything that it inherits.
+        dataset: content of dataset.json.
+        plans: the plans file; counted costs are noted beside it.
+
+    Raises:
+        InputError: the configuration has settings that the trainer refuses, or describes no network.
+    """
+    check_blocks(configuration)
+    training: TrainingSettings = read_block(configuration, "training")
+    settings: PretrainingSettings | None = None
+    if trainer in PRETRAININGS:
+        settings = read_block(configuration, "pretraining", **PRETRAININGS[trainer])
+    inputs, outputs = inputs_of(dataset, configuration), outputs_of(dataset)
+    what = {
+        "configuration": {key: value for key, value in configuration.items() if key not in _WITHOUT_COSTS},
+        "channels": [inputs, outputs],
+        "pretraining": settings and asdict(settings),
+        "optimizer": training.optimizer,
+    }
+
+    def count() -> Costs:
+        from bdfm_nnunet.networks.encoders import encoder_of
+
+        network = _network(configuration, inputs, outputs, settings, str(plans))
+        optimizer: str = training.optimizer
+        if optimizer == "auto":
+            optimizer = "adamw" if encoder_of(network).is_transformer else "sgd"
+        return count_step(network, inputs, configuration["patch_size"], optimizer=optimizer)
+
+    schedule = Schedule(
+        epochs=training.epochs or DEFAULT_EPOCHS,
+        iterations=training.iterations_per_epoch,
+        val_iterations=training.val_iterations_per_epoch,
+        batch_size=configuration["batch_size"],
+    )
+    return remembered(plans.parent, what, count), schedule
+
+
+def _network(
+    configuration: Mapping[str, Any], inputs: int, outputs: int, settings: PretrainingSettings | None, name: str
+) -> "nn.Module":
+    from bdfm_nnunet.networks.building import build_network
+    from bdfm_nnunet.networks.costs import build_on
+    from bdfm_nnunet.networks.encoders import encoder_of
+    from bdfm_nnunet.objectives import MaskedImageModelling
+
+    def build() -> "nn.Module":
+        network = build_network(
+            configuration,
+            inputs=1 if settings and settings.channels == "single" else inputs,
+            outputs=outputs,
+            deep_supervision=settings is None,
+            initialise=False,
+            name=name,
+        )
+        return network if settings is None else MaskedImageModelling(encoder_of(network), settings)
+
+    return build_on(build)
+
+
+def count_step(network: "nn.Module", channels: int, patch_size: Sequence[int], *, optimizer: str) -> Costs:
+    """Count a step with one sample.
+
+    Of the loss only what is part of the network counts, as it is in pre-training.
+
+    Args:
+        network: on the meta device.
+        channels: of the images; an objective reads as many as it was made for.
+        patch_size: voxels per axis.
+        optimizer: "adamw" or "sgd".
+    """
+    from bdfm_nnunet.networks.costs import count_costs
+    from bdfm_nnunet.objectives import MaskedImageModelling
+
+    if isinstance(network, MaskedImageModelling):
+        channels = network.view.in_channels
+        # Which patches the published form transforms hangs on the content of the mask, and a tensor on the meta device
+        # has none; the other form costs about the same.
+        network.settings = replace(network.settings, legacy_frequency_loss=False)
+    return count_costs(network, (1, channels, *patch_size), state_copies=NUMBERS_PER_PARAMETER[optimizer])
