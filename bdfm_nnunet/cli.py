@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ WITH_ARGUMENTS_OF_NNUNET: dict[str, Callable[[Sequence[str]], int]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one `bdfm` command and returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    _set_up_messages()
     try:
         if arguments and arguments[0] in WITH_ARGUMENTS_OF_NNUNET:
             return WITH_ARGUMENTS_OF_NNUNET[arguments[0]](arguments[1:])
@@ -43,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `bdfm releases | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _set_up_messages() -> None:
+    """What this package logs is shown; of other libraries warnings are, but not those meant for their developers."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("bdfm_nnunet").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,7 +1,5 @@
 """Planners for nnU-Net's two convolutional networks, and what all our planners have in common."""
 
-import contextlib
-import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -68,13 +66,6 @@ class OurPlanner(ExperimentPlanner):
         """The folder of preprocessed data: shared where the data does not depend on the network."""
         shared = configuration_name in ("2d", CONFIGURATION)
         return (SHARED_DATA if shared else f"{self.plans_identifier}_") + configuration_name
-
-    def plan_experiment(self) -> dict[str, Any]:
-        """Plans and writes the plans file; nnU-Net's prints go to the log at level DEBUG."""
-        with contextlib.redirect_stdout(io.StringIO()) as prints:
-            plans: dict[str, Any] = super().plan_experiment()
-        logger.debug("%s", prints.getvalue())
-        return plans
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Writes the plans with their costs, and with the variants of a plans file of the same name."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write
+from bdfm_nnunet.output_log import output_to
 from bdfm_nnunet.plans.folders import CONFIGURATION, DEFAULT_PLANS, dataset_name, plans_path, raw_folder
 from bdfm_nnunet.plans.matching import MatchingPlanner, read_pretrained_plans
 from bdfm_nnunet.plans.planners import OurPlanner, PlainUNetPlanner, ResidualUNetPlanner
@@ -38,6 +39,7 @@ def plan_dataset(
     """Extracts the fingerprint of a data set in nnUNet_raw, plans a network for it and preprocesses its images.
 
     What is up to date is not done again. Variants in a plans file of the same name are kept and follow the new plans.
+    What nnU-Net prints goes to a log file beside the plans.
 
     Args:
         dataset_id: number of the data set.
@@ -66,13 +68,16 @@ def plan_dataset(
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     if workers < 1:
         raise InputError(f"--workers is {workers}, expected at least 1")
-    prepare_fingerprint(dataset_id, workers=workers)
-    copy_manifest(dataset_id)
-    planner_class: Any = MatchingPlanner if source else PLANNERS[network or "swin"]
-    settings = {"source": source} if source else {}
-    _plan(planner_class, dataset_name(dataset_id), float(gpu_memory), plans_name, settings)
-    for configuration in configurations if preprocess else ():
-        prepare_data(dataset_id, plans_name, configuration, workers=workers)
+    log = path.with_suffix(".log")
+    logger.info("planning %s; what nnU-Net prints goes to %s", dataset_name(dataset_id), log)
+    with output_to(log):
+        prepare_fingerprint(dataset_id, workers=workers)
+        copy_manifest(dataset_id)
+        planner_class: Any = MatchingPlanner if source else PLANNERS[network or "swin"]
+        settings = {"source": source} if source else {}
+        _plan(planner_class, dataset_name(dataset_id), float(gpu_memory), plans_name, settings)
+        for configuration in configurations if preprocess else ():
+            prepare_data(dataset_id, plans_name, configuration, workers=workers)
     logger.info("%s", describe_plans(path))
     return path
 

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import hashlib
-import io
 import json
 import logging
 import os
@@ -123,11 +122,9 @@ def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, worker
 
 @contextlib.contextmanager
 def _as_input_errors(what: str, first_remedy: str = "") -> Iterator[None]:
-    """Turns what nnU-Net raises into one sentence; its prints go to the log."""
-    prints = io.StringIO()
+    """Turns what nnU-Net raises into one sentence."""
     try:
-        with contextlib.redirect_stdout(prints):
-            yield
+        yield
     except InputError:
         raise
     except OSError as error:
@@ -135,12 +132,9 @@ def _as_input_errors(what: str, first_remedy: str = "") -> Iterator[None]:
             raise InputError(f"{what} ({_reason(error)}): convert the data set again") from error
         raise cannot_write(Path(error.filename or nnunet_folder("nnUNet_preprocessed")), error) from error
     except (AssertionError, RuntimeError, ValueError, IndexError, KeyError) as error:
-        logger.error("%s", prints.getvalue().strip())
         raise InputError(
             f"{what} ({_reason(error)}): {first_remedy}repair the file it names, or convert the data set again"
         ) from error
-    finally:
-        logger.debug("%s", prints.getvalue())
 
 
 def _reason(error: Exception) -> str:
