@@ -46,14 +46,16 @@ def test_whoever_asks_for_slow_bf16_is_told(
     )
 
 
-def test_nothing_else_in_the_library_names_the_type() -> None:
-    """So that no default can pass by the detection."""
+def test_no_autocast_of_the_library_names_a_type() -> None:
+    """What is computed in has gone through the detection: no default can pass it by."""
     folders = ("bdfm_nnunet", "trainers", "plans", "dataset_conversion")
-    naming = {
-        path.name
+    types = {
+        ast.unparse(keyword.value)
         for folder in folders
         for path in (ROOT / folder).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and node.attr == "bfloat16"
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("autocast")
+        for keyword in node.keywords
+        if keyword.arg == "dtype"
     }
-    assert naming == {"number_types.py"}
+    assert types == {"self.autocast_type"}
