@@ -149,12 +149,8 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to something outside")
 
 
-def read_plain_pickle(path: str | os.PathLike[str], remedy: str) -> Any:
+def read_plain_pickle(path: str | os.PathLike[str]) -> Any:
     """Return the content of a pickle file that holds plain data; nothing that it names is located or run.
-
-    Args:
-        path: the file.
-        remedy: ends the sentence of an error.
 
     Raises:
         InputError: it is missing, no regular file, damaged, or holds other objects.
@@ -164,4 +160,4 @@ def read_plain_pickle(path: str | os.PathLike[str], remedy: str) -> Any:
         return _PlainUnpickler(io.BytesIO(content)).load()
     except Exception as error:  # damaged bytes make the unpickler fail in any way
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{Path(path)} is no table of plain data ({reason}): {remedy}") from None
+        raise InputError(f"{Path(path)} is no table of plain data ({reason}): restore it or make it anew") from None

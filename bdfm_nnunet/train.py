@@ -149,6 +149,7 @@ def _train(options: argparse.Namespace) -> int:
     import torch
 
     from bdfm_nnunet.checkpoints.reading import loading_as_data
+    from bdfm_nnunet.data.plain_cases import as_data
 
     if options.device == "cpu":
         from bdfm_nnunet.allocator import keep_freed_memory
@@ -162,6 +163,9 @@ def _train(options: argparse.Namespace) -> int:
     trainer = _trainer(options)
     with loading_as_data():
         _load(trainer, options)
+    if not trainer.was_initialized:
+        trainer.initialize()
+    trainer.dataset_class = as_data(trainer.dataset_class)  # of nnU-Net's own trainers too
     if not options.val:
         trainer.run_training()
     if options.val_best:

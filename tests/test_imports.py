@@ -56,7 +56,9 @@ ONLY_TENSORS = {f"checkpoints.{file}" for file in ("reading", "soundness", "writ
 """Files of `checkpoints` that know no network."""
 
 _PREDICTION = {f"prediction.{file}" for file in ("command", "checks", "pools", "predictor")}
-MAY_IMPORT_NNUNET = {"plans", "trainers", "data.crops", "demo", "train", "nnunet_plugin", *_PREDICTION}
+MAY_IMPORT_NNUNET = {
+    "plans", "trainers", "data.crops", "data.plain_cases", "demo", "train", "nnunet_plugin", *_PREDICTION,
+}  # fmt: skip
 WITHOUT_TORCH = {
     *FOR_EVERYONE,
     "images",

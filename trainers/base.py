@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from bdfm_nnunet.data.loading import Batch, BatchSource, batches, reseed
+from bdfm_nnunet.data.plain_cases import as_data
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, describe_run
 from bdfm_nnunet.files import read_json
@@ -142,6 +143,15 @@ class ReproducibleTrainer(LongTrainer):
         return train, batches(
             validation, seed, _VALIDATION, rank, numbers=numbers, workers=(workers + 1) // 2, **common
         )
+
+    @property
+    def dataset_class(self) -> Any:
+        """How preprocessed cases are read: as data."""
+        return self._dataset_class
+
+    @dataset_class.setter
+    def dataset_class(self, kind: Any) -> None:
+        self._dataset_class = None if kind is None else as_data(kind)
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's split, but no random one in silence for a fold that splits_final.json does not have.

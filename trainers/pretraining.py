@@ -46,7 +46,6 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
     default_rates = MappingProxyType({"adamw": 2e-4, "sgd": 1e-2})
     decay = "cosine"
     with_deep_supervision = False
-    dataset_class: Any
     _val_iteration = 0
     _picture: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
 

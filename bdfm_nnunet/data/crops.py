@@ -17,11 +17,11 @@ import blosc2
 import numpy as np
 import numpy.typing as npt
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUNetDatasetBlosc2
 from torch import Tensor
 
 from bdfm_nnunet.data.loading import Batch
+from bdfm_nnunet.data.plain_cases import read_properties
 from bdfm_nnunet.data.views import RandomAffine, resampled, source_size
 from bdfm_nnunet.errors import InputError
 
@@ -143,7 +143,7 @@ def open_images(dataset: nnUNetBaseDataset, key: str) -> Any:
 
 def _class_locations(dataset: nnUNetBaseDataset, key: str) -> dict[Any, npt.NDArray[Any]]:
     """Voxels per class, each (N, 1 + axes)."""
-    return load_pickle(os.path.join(dataset.source_folder, f"{key}.pkl")).get("class_locations") or {}
+    return read_properties(dataset.source_folder, key).get("class_locations") or {}
 
 
 def read_crop(images: Any, channels: slice, start: Sequence[int], *, out: npt.NDArray[np.float32]) -> None:
