@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -98,6 +99,7 @@ class MaskToken(nn.Module):
             self.register_buffer("value", torch.zeros(channels), persistent=False)
         if mode in ("scalar_mean", "channel_mean"):
             self.register_buffer("initialised", torch.tensor(False))
+        self._asks = True  # whether the buffer has to be looked at: once it is true, it stays true
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """Replaces masked positions.
@@ -109,13 +111,21 @@ class MaskToken(nn.Module):
         Returns:
             A tensor like `features` with the token wherever the mask is true.
         """
-        if self.training and self.mode in ("scalar_mean", "channel_mean"):
+        if self.training and self._asks and self.mode in ("scalar_mean", "channel_mean"):
             self._start_from(features.detach())
         token = _visible_mean(features, mask) if self.mode == "image_mean" else self.value
         return torch.where(mask.unsqueeze(-1), token.to(features.dtype), features)
 
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._asks = True
+        super()._load_from_state_dict(*arguments, **options)
+
     @torch.no_grad()
     def _start_from(self, features: Tensor) -> None:
+        """Set the token from the first batch that is trained on; afterwards there is nothing to compute or exchange."""
+        self._asks = False
+        if self.initialised:
+            return
         mean = features.float().flatten(0, -2).mean(0)
         if self.mode == "scalar_mean":
             mean = mean.mean().expand_as(mean)
@@ -126,8 +136,7 @@ class MaskToken(nn.Module):
             sums = torch.cat([mean * len(features), mean.new_tensor([len(features)])])
             distributed.all_reduce(sums)
             mean = sums[:-1] / sums[-1]
-        # a choice among tensors, not an `if`: nothing here waits for the device
-        self.value.copy_(torch.where(self.initialised, self.value, mean))
+        self.value.copy_(mean)
         self.initialised.fill_(True)
 
 

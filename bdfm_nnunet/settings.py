@@ -192,7 +192,7 @@ def read_block(
     Args:
         configuration: a configuration of a plans file.
         name: which block; a missing one is empty.
-        defaults: settings that hold where the block is silent.
+        defaults: settings that hold where the block is silent; they override what "legacy" chooses.
 
     Returns:
         `TrainingSettings`, `PretrainingSettings` or `FinetuningSettings`.
@@ -205,7 +205,7 @@ def read_block(
         _check_name(name, key)
     values = {key: _checked(name, key, value) for key, value in block.items()}
     if values.pop("legacy", False):
-        return PretrainingSettings.published(**values)
+        return PretrainingSettings.published(**(defaults | values))
     return BLOCKS[name](**(defaults | values))
 
 

@@ -1,18 +1,22 @@
 """Plans that match a pre-trained checkpoint: its network and patch size, its spacing and normalisation."""
 
 import logging
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bdfm_nnunet.checkpoints.reading import read_checkpoint
+from bdfm_nnunet.checkpoints.reading import Checkpoint, read_checkpoint
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.nnunet_files import resolve_configuration
+from bdfm_nnunet.networks.locating import check_network_classes
+from bdfm_nnunet.nnunet_files import check_plans, resolve_configuration
 from bdfm_nnunet.plans.memory import configuration_costs, largest_batch
 from bdfm_nnunet.plans.planners import FixedDataPlanner
 from bdfm_nnunet.plans.swin_planner import MIN_BATCH_SIZE
+from bdfm_nnunet.shapes import fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +62,14 @@ def read_pretrained_plans(path: str | Path, network: str | None = None) -> Pretr
     Raises:
         InputError: the checkpoint cannot be read, holds no plans, or is of another network than the one asked for.
     """
-    path = Path(path).expanduser().resolve()
+    path = Path(os.path.expanduser(path))
     checkpoint = read_checkpoint(path)
     if checkpoint.plans is None or checkpoint.configuration is None:
         raise InputError(
             f"{path} holds no plans, so no plans can match it: run `bdfm plan` without --weights and name the file in "
             f"the environment variable BDFM_WEIGHTS when you train"
         )
-    configuration = resolve_configuration(checkpoint.plans, checkpoint.configuration)
+    plans, configuration = _checked(checkpoint)
     class_name = configuration.get("architecture", {}).get("network_class_name", "none").rsplit(".", 1)[-1]
     kind = NETWORK_OF_CLASS.get(class_name)
     if kind is None:
@@ -74,14 +78,52 @@ def read_pretrained_plans(path: str | Path, network: str | None = None) -> Pretr
         raise InputError(f"{path} is of a {kind} network, not {network}: leave --network out or choose other weights")
     if len(configuration["patch_size"]) != 3:
         raise InputError(f"{path} is of a 2-D network: choose weights of a 3-D configuration")
+    _check_network(configuration, f"the plans in {path}")
     return PretrainedPlans(
-        path=path,
+        path=checkpoint.path,
         sha256=checkpoint.sha256,
         network=kind,
         configuration=configuration,
-        transpose_forward=list(checkpoint.plans["transpose_forward"]),
-        transpose_backward=list(checkpoint.plans["transpose_backward"]),
+        transpose_forward=list(plans["transpose_forward"]),
+        transpose_backward=list(plans["transpose_backward"]),
     )
+
+
+_NAMES = {"dataset_name": "unknown", "plans_name": "unknown"}
+_PREPROCESSING = {
+    "data_identifier": "unknown",
+    "preprocessor_name": "DefaultPreprocessor",
+    "batch_size": 1,
+    **dict.fromkeys(
+        ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"), "resample_data_or_seg_to_shape"
+    ),
+}
+
+
+def _checked(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The plans of a checkpoint and its configuration, which can be used.
+
+    What stands in for entries that other plans are made without is only there to be checked.
+    """
+    name = f"the plans in {checkpoint.path}"
+    plans, chosen = checkpoint.plans, str(checkpoint.configuration)
+    assert plans is not None
+    if fault := fault_of(plans, {"configurations": {str: {"inherits_from?": (str, None)}}}):
+        raise InputError(f"{name} cannot be used ({fault}): choose other weights, or plan without --weights")
+    configuration = resolve_configuration(plans, chosen)
+    alone = _PREPROCESSING | {key: value for key, value in configuration.items() if key != "inherits_from"}
+    checked = check_plans(_NAMES | plans | {"configurations": {"3d_fullres": alone}}, name)
+    return checked, configuration
+
+
+def _check_network(configuration: Mapping[str, Any], name: str) -> None:
+    """Build the network without memory for it."""
+    check_network_classes(configuration, name)
+    try:
+        configuration_costs(configuration, channels=1, classes=2)
+    except Exception as error:  # networks check what they are given in their own ways, or not at all
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{name} describe a network that cannot be built ({reason}): choose other weights") from None
 
 
 class MatchingPlanner(FixedDataPlanner):

@@ -137,6 +137,26 @@ def test_the_data_set_the_token_once_and_a_checkpoint_keeps_it(mode: str) -> Non
     assert torch.equal(restored.value, first)
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_processes_talk_about_the_token_once(restart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a mean, nor a word with other processes, nor a random number once the token is set."""
+    said: list[int] = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: said.append(len(sums)))
+    token = MaskToken(3, "scalar_mean", noise=0.02)
+    token(FEATURES, MASK)
+    if restart:
+        state, token = token.state_dict(), MaskToken(3, "scalar_mean", noise=0.02)
+        token.load_state_dict(state)
+    random = torch.get_rng_state()
+    for _ in range(3):
+        token(FEATURES, MASK)
+    assert said == [4] and torch.equal(random, torch.get_rng_state())
+    token.load_state_dict(MaskToken(3, "scalar_mean").state_dict())  # one that was never set
+    token(FEATURES * 5, MASK)
+    assert said == [4, 4] and token.value.abs().min() > 0
+
+
 def test_evaluation_leaves_the_token_alone() -> None:
     token = MaskToken(3, "channel_mean").eval()
     token(FEATURES, MASK)

@@ -97,7 +97,11 @@ def test_nothing_is_run_or_located(tmp_path: Path) -> None:
         path = _saved(tmp_path, bomb)
         with pytest.raises(InputError) as caught:
             read_plain_pickle(path)
-        assert str(path) in str(caught.value) and str(caught.value).endswith("make it anew") and "\n" not in str(caught.value)
+        assert (
+            str(path) in str(caught.value)
+            and str(caught.value).endswith("make it anew")
+            and "\n" not in str(caught.value)
+        )
     assert not marker.exists()
 
 

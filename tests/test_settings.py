@@ -80,3 +80,12 @@ def test_json_values_take_the_declared_type() -> None:
 def test_allowed_names_every_field_and_preset() -> None:
     assert set(ALLOWED) == {"training", "pretraining", "finetuning"}
     assert "legacy" in ALLOWED["pretraining"] and "mask_ratio" in ALLOWED["pretraining"]
+
+
+def test_a_preset_stays_what_it_is_in_its_published_form() -> None:
+    """The SimMIM baseline with legacy=true would otherwise be BDFM, compared with itself."""
+    settings = read_block({"pretraining": {"legacy": True}}, "pretraining", **SIMMIM)
+    assert {name: getattr(settings, name) for name in SIMMIM} == SIMMIM
+    assert settings.decoder_channels == PretrainingSettings.published().decoder_channels
+    block = {"legacy": True, "mask_token": "zero"}
+    assert read_block({"pretraining": block}, "pretraining", **SIMMIM).mask_token == "zero"

@@ -44,14 +44,16 @@ def adapt_kernel(weight: Tensor, kernel: Sequence[int]) -> Tensor:
 
 
 def adapt_patch_embedding(weight: Tensor, patch_size: Sequence[int]) -> Tensor:
-    """Another patch size for a patch embedding (C_out, C_in, *patch), by interpolation.
+    """Resample a patch embedding (C_out, C_in, *patch) to another patch size.
 
-    The patch shows the same content in more or fewer voxels, so the weights are spread over them; the answer to a
-    constant image stays the same.
+    The patch shows the same content in more or fewer voxels, so each weight is worth the old share of the patch divided
+    by the new one: what varies inside a patch is answered as before as far as the new voxels can show it. What
+    interpolation does to the sum is put right evenly, so that the answer to a constant image stays exactly the same.
     """
     modes = {1: "linear", 2: "bilinear", 3: "trilinear"}
     old = weight.shape[2:]
     resized = functional.interpolate(weight.float(), tuple(patch_size), mode=modes[len(old)])
+    resized = resized * (math.prod(old) / math.prod(patch_size))
     answer = weight.float().flatten(2).sum(-1) - resized.flatten(2).sum(-1)
     correction = answer / math.prod(patch_size)  # evenly over the patch
     return (resized + correction[(..., *(None,) * len(old))]).to(weight.dtype)

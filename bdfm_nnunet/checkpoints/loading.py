@@ -15,6 +15,8 @@ from bdfm_nnunet.checkpoints.sources import translate
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.networks.swin import PatchEmbedding, WindowAttention
+from bdfm_nnunet.nnunet_files import resolve_configuration
+from bdfm_nnunet.shapes import fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class LoadReport:
         new: names of the network that the checkpoint says nothing usable about, and why.
         ignored: names of the checkpoint that the network has no use for, and why.
         encoder_share: share of the encoder's parameters that were loaded or adapted, 0 to 1.
+        buffers: how many of the names loaded are no parameters but statistics and the like.
     """
 
     path: Path
@@ -46,11 +49,13 @@ class LoadReport:
     new: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     encoder_share: float = 0.0
+    buffers: int = 0
 
     def __str__(self) -> str:
+        counted = f" (of which {self.buffers} are buffers)" if self.buffers else ""
         lines = [
             f"weights from {self.path} (sha256 {self.sha256[:12]}): {self.encoder_share:.1%} of the encoder; "
-            f"{len(self.loaded)} tensors loaded, {len(self.adapted)} adapted, {len(self.new)} left new, "
+            f"{len(self.loaded)} tensors loaded{counted}, {len(self.adapted)} adapted, {len(self.new)} left new, "
             f"{len(self.ignored)} ignored"
         ]
         for title, entries in (("adapted", self.adapted), ("left new", self.new), ("ignored", self.ignored)):
@@ -61,10 +66,11 @@ class LoadReport:
 def load_pretrained(
     network: nn.Module, path: str | Path, *, min_match: float = 0.5, sha256: str | None = None
 ) -> LoadReport:
-    """Loads what a checkpoint knows about a network, in place.
+    """Load what a checkpoint knows about a network, in place.
 
     The encoder is found and adapted (input channels, windows, kernels, patches); the rest is taken over where name and
-    shape agree, but never the segmentation head, which belongs to another task. Everything is decided before the first
+    shape agree, but never the segmentation head, which belongs to another task. Buffers that a network saves, such as
+    the statistics of batch norms, are taken over and told of like parameters. Everything is decided before the first
     tensor is written, so a refused checkpoint leaves the network as it was.
 
     Args:
@@ -95,6 +101,14 @@ def load_pretrained(
         for name, tensor in tensors.items():
             targets[name].copy_(tensor)
     logger.info("%s", report)
+    fresh = sum(name.endswith(".running_mean") for name in report.new)
+    if fresh:
+        logger.warning(
+            "%s brings no statistics for %d batch norms of this network: they start anew, so the first predictions are "
+            "none of the pre-trained network",
+            report.path,
+            fresh,
+        )
     return report
 
 
@@ -131,10 +145,36 @@ def _assign(network: nn.Module, checkpoint: Checkpoint, report: LoadReport) -> d
         else:
             report.loaded.append(name)
     report.encoder_share = matched / max(total, 1)
-    aliases = set(network.state_dict())
+    tensors |= _assign_buffers(network, known, report)
+    taken = {*targets, *network.state_dict()}
     report.ignored |= {
-        name: "the network has no such part" for name in known if name not in targets and name not in aliases
+        name: _STATISTICS_OF_NONE if name.endswith(_STATISTICS) else "the network has no such part"
+        for name in known
+        if name not in taken and name.removeprefix("encoder.") not in taken
     }
+    return tensors
+
+
+_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+_STATISTICS_OF_NONE = "statistics of a batch norm, which this network does not have there: it computes something else"
+
+
+def _assign_buffers(network: nn.Module, known: Mapping[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
+    """Decides about the buffers that the network saves, such as the statistics of batch norms."""
+    saved = network.state_dict().keys()
+    tensors: dict[str, Tensor] = {}
+    for name, target in network.named_buffers():
+        source = known.get(name if name in known else f"encoder.{name}")
+        if name not in saved:
+            continue
+        if source is None:
+            report.new[name] = "a buffer that is not in the checkpoint: it keeps what it starts with"
+        elif source.shape != target.shape:
+            report.new[name] = _same(source, target)[1]
+        else:
+            tensors[name] = source
+            report.loaded.append(name)
+    report.buffers = len(tensors)
     return tensors
 
 
@@ -181,10 +221,21 @@ def _fit_bias_table(
 
 
 def _windows_of(checkpoint: Checkpoint) -> tuple[int, ...] | None:
-    """The window size that the checkpoint's plans name."""
-    configuration = ((checkpoint.plans or {}).get("configurations") or {}).get(checkpoint.configuration or "", {})
-    window = configuration.get("architecture", {}).get("arch_kwargs", {}).get("window_size")
-    return tuple(window) if window else None
+    """The window size that the checkpoint's plans name, where they are plans."""
+    if checkpoint.plans is None or checkpoint.configuration is None or fault_of(checkpoint.plans, _LINKS):
+        return None
+    try:
+        configuration = resolve_configuration(checkpoint.plans, checkpoint.configuration)
+    except InputError:
+        return None
+    if fault_of(configuration, _WINDOWS):
+        return None
+    window = tuple(configuration["architecture"]["arch_kwargs"]["window_size"])
+    return window if window and all(0 < size < 1000 for size in window) else None
+
+
+_LINKS = {"configurations": {str: dict}}
+_WINDOWS = {"architecture": {"arch_kwargs": {"window_size": [int]}}}
 
 
 def _refusal(network: nn.Module, checkpoint: Checkpoint, report: LoadReport, min_match: float) -> str:

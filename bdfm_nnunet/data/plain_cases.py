@@ -59,7 +59,11 @@ class PlainBlosc2Cases(nnUNetDatasetBlosc2):
         """
         folder, stage = self.source_folder, self.folder_with_segs_from_previous_stage
         arrays = [self.open_array(folder, identifier), self.open_array(folder, f"{identifier}_seg")]
-        return *arrays, None if stage is None else self.open_array(stage, identifier), read_properties(folder, identifier)
+        return (
+            *arrays,
+            None if stage is None else self.open_array(stage, identifier),
+            read_properties(folder, identifier),
+        )
 
     def open_array(self, folder: str, name: str) -> Any:
         """An array (C, *spatial), not read yet."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from bdfm_nnunet.checkpoints.reading import Checkpoint
 from bdfm_nnunet.patients import CaseList, image_hashes
+from bdfm_nnunet.shapes import fault_of
 
 FORMAT = 1
 COLUMNS = ("case", "patient", "release", "aliases", "sha256")
@@ -37,6 +38,25 @@ PUBLIC_BDFM: dict[str, Any] = {
     },
 }
 """What is known of the weights that the authors of BDFM gave out, in the form of a run."""
+
+
+_COLUMNS = {"case": [str], "patient": [str], "release": [str], "aliases": [[str]], "sha256": [[str]]}
+_STORED = {
+    "runs": [
+        {
+            "dataset?": str,
+            "note?": str,
+            "ancestors?": str,
+            "weights?": {str: str},
+            "train?": _COLUMNS,
+            "val?": _COLUMNS,
+            "whole?": {str: str},
+            "perhaps?": {str: str},
+            "releases?": {str: {"licence?": str, "overlaps?": [str]}},
+        }
+    ]
+}
+"""The shape of the entry, which other versions and other people have written."""
 
 
 # ---------------------------------------------------------------------------------------------------- what was seen
@@ -67,7 +87,7 @@ class Exposure:
             return cls((PUBLIC_BDFM,))
         if stored is None:
             return cls(note=f"{named} says nothing about the cases it was trained on")
-        if not isinstance(stored, Mapping) or stored.get("format") != FORMAT or not _are_runs(stored.get("runs")):
+        if not isinstance(stored, Mapping) or stored.get("format") != FORMAT or fault_of(stored, _STORED):
             return cls(note=f"{named} tells the cases it was trained on in a form that this version does not know")
         return cls(tuple(stored["runs"]))
 
@@ -94,13 +114,6 @@ class Exposure:
             for name in run.get("whole", ()):
                 found.setdefault(name, set())
         return found
-
-
-def _are_runs(runs: Any) -> bool:
-    return isinstance(runs, Sequence) and all(
-        isinstance(run, Mapping) and all(set(COLUMNS) <= set(run.get(part, COLUMNS)) for part in ("train", "val"))
-        for run in runs
-    )
 
 
 def describe_run(cases: CaseList, *, train: Iterable[str], val: Iterable[str], **names: Any) -> dict[str, Any]:

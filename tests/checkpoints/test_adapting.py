@@ -59,6 +59,31 @@ def test_patch_embedding_answers_a_constant_the_same(patch: tuple[int, ...]) -> 
         torch.testing.assert_close(adapted, weight)
 
 
+@pytest.mark.parametrize(
+    ("patch", "least"), [((2, 4, 4), 0.85), ((2, 2, 2), 0.75), ((8, 8, 8), 0.85), ((6, 6, 6), 0.85)]
+)
+def test_patch_embedding_answers_what_varies_inside_a_patch(patch: tuple[int, ...], least: float) -> None:
+    """The same smooth content in old and new voxels, its mean taken away, is answered alike in sign and size."""
+    random = torch.Generator().manual_seed(4)
+    coarse = torch.randn(400, 1, 3, 3, 3, generator=random)
+    content = functional.interpolate(coarse, (24, 24, 24), mode="trilinear", align_corners=True)
+    content = content - content.mean((2, 3, 4), keepdim=True)
+    smooth = functional.interpolate(torch.randn(64, 1, 2, 2, 2, generator=random), (4, 4, 4), mode="trilinear")
+    new = adapt_patch_embedding(smooth, patch).flatten(1)
+    before = functional.adaptive_avg_pool3d(content, (4, 4, 4)).flatten(1) @ smooth.flatten(1).T
+    after = functional.adaptive_avg_pool3d(content, patch).flatten(1) @ new.T
+    gain = (before * after).sum() / (before * before).sum()
+    assert least < gain < 1.15
+    assert torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1] > 0.97
+
+
+def test_patch_and_channels_together_keep_both_answers() -> None:
+    weight = torch.randn(5, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    adapted = adapt_patch_embedding(adapt_input_channels(weight, 4), (2, 4, 4))
+    assert adapted.shape == (5, 4, 2, 4, 4)
+    torch.testing.assert_close(adapted.sum((1, 2, 3, 4)), weight.sum((1, 2, 3, 4)), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("window", [(3, 4, 2), (5, 5, 5), (4, 4, 4)])
 def test_offsets_keep_their_bias(window: tuple[int, ...]) -> None:
     old = WindowAttention(4, (4, 4, 4), 2)

@@ -145,3 +145,95 @@ def test_digest_is_held_against_the_file(tmp_path: Path) -> None:
     load_pretrained(network("swin", 1), path, sha256=sha256_of(path))
     with pytest.raises(InputError, match="not the file that was planned for"):
         load_pretrained(network("swin", 1), path, sha256="0" * 64)
+
+
+BATCH_NORM = {"norm_op": torch.nn.BatchNorm3d, "norm_op_kwargs": {"eps": 1e-5}}
+
+
+def _segmentation(tmp_path: Path, kind: str, **changes: object) -> tuple[Path, torch.nn.Module]:
+    """A network whose batch norms, if any, have seen images far from zero."""
+    torch.manual_seed(3)
+    source = network(kind, 1, **changes)
+    source.train()
+    with torch.no_grad():
+        for _ in range(5):
+            source(3 + 2 * torch.randn(2, 1, 32, 32, 32))
+    torch.save({"network_weights": source.state_dict()}, tmp_path / "a.pth")
+    return tmp_path / "a.pth", source.eval()
+
+
+@pytest.mark.parametrize("kind", ["resenc", "plain"])
+def test_statistics_of_batch_norms_are_loaded_and_counted(tmp_path: Path, kind: str) -> None:
+    path, source = _segmentation(tmp_path, kind, **BATCH_NORM)
+    target = network(kind, 1, **BATCH_NORM).eval()
+    report = load_pretrained(target, path)
+    image = 3 + 2 * torch.randn(1, 1, 32, 32, 32)
+    for ours, theirs in zip(target.encoder(image), source.encoder(image), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    statistics = [name for name in report.loaded if name.endswith(("running_mean", "running_var", "batches_tracked"))]
+    assert len(statistics) == report.buffers == len(dict(target.named_buffers()))
+    assert f"of which {report.buffers} are buffers" in str(report)
+
+
+def test_missing_and_superfluous_statistics_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, _ = _segmentation(tmp_path, "plain")  # instance norm: the same names, without statistics
+    report = load_pretrained(network("plain", 1, **BATCH_NORM), path)
+    assert any(name.endswith("running_mean") for name in report.new) and report.buffers == 0
+    assert "brings no statistics for" in caplog.text
+    path, _ = _segmentation(tmp_path, "plain", **BATCH_NORM)
+    report = load_pretrained(network("plain", 1), path)
+    assert any("batch norm, which this network does not have" in reason for reason in report.ignored.values())
+
+
+def test_a_mask_token_that_was_set_stays_set(tmp_path: Path) -> None:
+    """Its state is a buffer: left behind, the first batch would set the loaded token anew."""
+    source = MaskedImageModelling(encoder_of(network("swin", 1)))
+    source(torch.randn(2, 1, 32, 32, 32))
+    torch.save({"network_weights": source.state_dict()}, tmp_path / "a.pth")
+    target = MaskedImageModelling(encoder_of(network("swin", 1)))
+    load_pretrained(target, tmp_path / "a.pth")
+    target(5 + torch.randn(2, 1, 32, 32, 32))
+    assert torch.equal(target.mask_token.value, source.mask_token.value)
+
+
+@pytest.mark.parametrize(
+    "plans",
+    [
+        {"configurations": [1]},
+        {"configurations": {"c": 5}},
+        {"configurations": {"c": {"architecture": [1]}}},
+        {"configurations": {"c": {"architecture": {"arch_kwargs": "x"}}}},
+        {"configurations": {"c": {"architecture": {"arch_kwargs": {"window_size": 7}}}}},
+        {"configurations": {"c": {"inherits_from": "c"}}},
+        {},
+        5,
+    ],
+)
+def test_plans_of_an_odd_kind_are_passed_over(tmp_path: Path, plans: object) -> None:
+    path, _ = _pretrained(tmp_path, "swin", 1)
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"init_args": {"plans": plans, "configuration": "c"}}, path)
+    assert load_pretrained(network("swin", 1), path).encoder_share == 1
+
+
+def test_window_of_a_variant_is_believed(tmp_path: Path) -> None:
+    path, _ = _pretrained(tmp_path, "swin", 1, window_size=[2, 4, 4])
+    base = {"architecture": {"arch_kwargs": {"window_size": [2, 4, 4]}}}
+    plans = {"configurations": {"base": base, "c": {"inherits_from": "base"}}}
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"init_args": {"plans": plans, "configuration": "c"}}, path)
+    assert "window (2, 4, 4) to (4, 4, 4)" in load_pretrained(network("swin", 1), path).adapted.values()
+
+
+def test_a_refused_file_leaves_the_network_as_it_was(tmp_path: Path) -> None:
+    """The last tensor is bad, so half of the network would have been written before."""
+    path, _ = _pretrained(tmp_path, "swin", 1)
+    weights = torch.load(path, weights_only=True)["network_weights"]
+    last = [name for name in weights if name.startswith("encoder.")][-1]
+    net = network("swin", 1)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    for bad in (weights[last].to_sparse(), weights[last] * float("nan"), weights[last].to(torch.int8)):
+        torch.save({"network_weights": weights | {last: bad}}, path)
+        with pytest.raises(InputError, match=r"a\.pth"):
+            load_pretrained(net, path)
+        assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

@@ -36,7 +36,7 @@ def test_compressed_cases_are_what_nnunet_reads(preprocessed: Path, stage: bool)
 
 @pytest.mark.parametrize("unpacked", [False, True])
 def test_archives_are_what_nnunet_reads(tmp_path: Path, unpacked: bool) -> None:
-    data, seg = np.random.rand(2, 3, 4, 5).astype(np.float32), np.ones((1, 3, 4, 5), np.int16)
+    data, seg = np.arange(120, dtype=np.float32).reshape(2, 3, 4, 5), np.ones((1, 3, 4, 5), np.int16)
     nnUNetDatasetNumpy.save_case(data, seg, {"class_locations": {}}, str(tmp_path / "a"))
     if unpacked:
         np.save(tmp_path / "a.npy", data)

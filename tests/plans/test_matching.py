@@ -10,6 +10,7 @@ import torch
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import sha256_of
 from bdfm_nnunet.plans import plan_dataset, planning
+from bdfm_nnunet.plans.matching import read_pretrained_plans
 
 PRETRAINING = {
     "resampling_fn_data": "resample_data_or_seg_to_shape",
@@ -138,3 +139,37 @@ def test_weights_without_plans_say_what_to_do(skeleton: Callable[..., Any], tmp_
     (tmp_path / "text.pth").write_text("no checkpoint")
     with pytest.raises(InputError, match=r"text\.pth is "):
         plan_dataset(501, weights=tmp_path / "text.pth", preprocess=False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spacing": None},
+        {"spacing": [float("nan")] * 3},
+        {"spacing": [0, 0, 0]},
+        {"spacing": ["a", "b", "c"]},
+        {"patch_size": ["a", "b", "c"]},
+        {"patch_size": [10**9] * 3},
+        {"architecture": [1]},
+        {"architecture": {"network_class_name": 7, "arch_kwargs": {}, "_kw_requires_import": []}},
+        {"architecture": {**PRETRAINING["architecture"], "network_class_name": "posixpath.SwinUNet"}},  # type: ignore[dict-item]
+        {"architecture": {**PRETRAINING["architecture"], "arch_kwargs": "x"}},  # type: ignore[dict-item]
+        {"architecture": {**PRETRAINING["architecture"], "arch_kwargs": {"window_size": 7}}},  # type: ignore[dict-item]
+        {"resampling_fn_data": "os.system"},
+        {"use_mask_for_norm": "yes"},
+    ],
+)
+def test_plans_that_cannot_be_used_are_refused(checkpoint: Callable[..., Path], changes: dict[str, Any]) -> None:
+    path = checkpoint(**changes)
+    with pytest.raises(InputError) as caught:
+        read_pretrained_plans(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_links_and_odd_homes_are_sentences(tmp_path: Path, checkpoint: Callable[..., Path]) -> None:
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
+    for path in (tmp_path / "loop.pth", Path("~nobody_of_that_name/a.pth")):
+        with pytest.raises(InputError, match=path.name):
+            read_pretrained_plans(path)
+    (tmp_path / "link.pth").symlink_to(checkpoint())
+    assert read_pretrained_plans(tmp_path / "link.pth").path == tmp_path / "checkpoint_final.pth"
