@@ -16,6 +16,7 @@ from bdfm_nnunet.patients import CaseList, groups
 from tests.conftest import point_to
 from tests.dataset_conversion.converted import dataset, digest, row
 
+NO_CASES: dict[str, list[Any]] = {key: [] for key in ("case", "patient", "release", "aliases", "sha256")}
 WEIGHTS = {"network_weights": {"encoder.a": torch.ones(2)}}
 
 
@@ -144,6 +145,8 @@ def test_checkpoint_without_exposure_says_nothing(tmp_path: Path, raw: Path) -> 
     torch.save(WEIGHTS, tmp_path / "a.pth")
     report = exposure_report(tmp_path / "a.pth", 200)
     assert not report.findings and "says nothing about the cases it was trained on" in report.summary()
+    assert report.record == "none"
+    assert "cross-validation: unknown for all 1 cases" in report.summary() and "0 of 1" not in report.summary()
     torch.save({**WEIGHTS, EXPOSURE: {"format": 99}}, tmp_path / "b.pth")
     assert "a form that this version does not know" in exposure_report(tmp_path / "b.pth", 200).summary()
 
@@ -170,6 +173,7 @@ def test_data_set_without_manifest_is_compared_by_case_ids(tmp_path: Path, raw: 
     (folder / "labelsTr" / "brats-gli-1-0.nii.gz").touch()
     report = exposure_report(checkpoint, 200)
     assert _found(report) == {"brats-gli-1-0": ("patient",)} and "no manifest.json" in report.notes[0]
+    assert "at least 1 of 1 cases seen" in report.summary()
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
@@ -177,8 +181,74 @@ def test_unreadable_table(tmp_path: Path, raw: Path, content: bytes | None) -> N
     dataset(raw / "Dataset200_Own", [row("a-b")])
     if content is not None:
         (tmp_path / "aliases.csv").write_bytes(content)
-    with pytest.raises(InputError, match=r"aliases\.csv cannot be read as a table"):
+    with pytest.raises(InputError, match=r"aliases\.csv (does not exist|is no table)"):
         exposure_report(_save(tmp_path / "a.pth", _cases([])), 200, aliases=tmp_path / "aliases.csv")
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_tables_of_every_program(tmp_path: Path, raw: Path, mark: str, encoding: str) -> None:
+    checkpoint = _save(tmp_path / "a.pth", _cases([row(f"alpha-{number:02d}") for number in range(3)]))
+    dataset(raw / "Dataset200_Own", [row(f"hosp{number}") for number in range(3)], release="own")
+    rows = "".join(f"alpha-{number:02d}{mark}hosp{number}\r\n" for number in range(2))
+    (tmp_path / "aliases.csv").write_bytes(rows.encode(encoding))
+    report = exposure_report(checkpoint, 200, aliases=tmp_path / "aliases.csv")
+    assert _found(report) == {"hosp0": ("alias",), "hosp1": ("alias",)}
+    assert "of 2 rows 2 name a patient of Dataset200_Own, 2 one that was seen, 2 both" in report.notes[-1]
+
+
+def test_a_table_that_was_not_understood_is_no_clean_bill(tmp_path: Path, raw: Path) -> None:
+    checkpoint = _save(tmp_path / "a.pth", _cases([row("alpha-00")]))
+    dataset(raw / "Dataset200_Own", [row("hosp0")], release="own")
+    table = tmp_path / "aliases.csv"
+    for content in ("", "alpha-00\nhosp0\n", "alpha-00/hosp0\n", "alpha-00,Alpha-0\n"):
+        table.write_text(content)
+        with pytest.raises(InputError, match="no row with two ids"):
+            exposure_report(checkpoint, 200, aliases=table)
+    table.write_text("beta-00,gamma7\n")
+    with pytest.raises(InputError, match="no case or patient that Dataset200_Own or the checkpoint knows"):
+        exposure_report(checkpoint, 200, aliases=table)
+    table.write_text("alpha-00,hosp0\nalone,\n")
+    report = exposure_report(checkpoint, 200, aliases=table)
+    assert report.findings and "nothing can be learnt from 1 rows with a single id (alone)" in report.notes[-1]
+
+
+def test_unknown_ancestors_are_never_none_seen(tmp_path: Path, raw: Path) -> None:
+    dataset(raw / "Dataset200_Own", [row("a-b"), row("c-d")], release="own")
+    run = _cases([row("a-b")], release="own")
+    exposure = Exposure.of(None, named="old.pth").then(describe_run(run, train=["a-b"], val=[]))
+    torch.save({**WEIGHTS, EXPOSURE: exposure.as_dict()}, tmp_path / "a.pth")
+    report = exposure_report(tmp_path / "a.pth", 200)
+    assert report.record == "partial" and "at least 1 of 2 cases seen" in report.summary()
+    assert "old.pth says nothing" in report.summary()
+    known = Exposure().then(describe_run(run, train=["a-b"], val=[]))
+    torch.save({**WEIGHTS, EXPOSURE: known.as_dict()}, tmp_path / "b.pth")
+    assert exposure_report(tmp_path / "b.pth", 200).record == "complete"
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        5,
+        {"format": 1, "runs": 5},
+        {"format": 1, "runs": [5]},
+        {"format": 1, "runs": [{"releases": [1]}]},
+        {"format": 1, "runs": [{"whole": 5}]},
+        {"format": 1, "runs": [{"perhaps": {"a": 1}}]},
+        {"format": 1, "runs": [{"train": dict.fromkeys(("case", "patient", "release", "aliases", "sha256"), 5)}]},
+        {"format": 1, "runs": [{"train": {key: [5] for key in ("case", "patient", "release", "aliases", "sha256")}}]},
+        {"format": 1, "runs": [{"train": {"case": ["a"]}}]},
+        {"format": 1, "runs": [{"train": {**NO_CASES, "case": ["a", "b"], "patient": ["a"]}}]},
+        {"format": 1, "runs": [{"note": 5}]},
+        {"format": 1, "runs": [{"dataset": ["a"]}]},
+        {"format": 1, "runs": [{"weights": {"name": 5}}]},
+    ],
+)
+def test_odd_entries_are_noted(tmp_path: Path, raw: Path, stored: object) -> None:
+    dataset(raw / "Dataset200_Own", [row("a-b")])
+    torch.save({**WEIGHTS, EXPOSURE: stored}, tmp_path / "a.pth")
+    report = exposure_report(tmp_path / "a.pth", 200)
+    assert report.record == "none" and "a form that this version does not know" in report.summary()
 
 
 # ---------------------------------------------------------------------------------------------------------- record

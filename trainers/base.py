@@ -27,15 +27,15 @@ from bdfm_nnunet.files import read_json
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.patients import CaseList, read_cases
 from bdfm_nnunet.running.gradients import add_gradients, split
-from bdfm_nnunet.trainers.long_run import LongTrainer
 from bdfm_nnunet.trainers.optimisation import WarmupSchedule, autocast_type, build_optimizer, parameter_groups
+from bdfm_nnunet.trainers.origins import OriginTrainer
 
 _CUDA = torch.device("cuda")
 # numbers that keep the random streams of one seed apart
 _EPOCH, _TRAIN, _VALIDATION = 1, 2, 3
 
 
-class ReproducibleTrainer(LongTrainer):
+class ReproducibleTrainer(OriginTrainer):
     """An nnU-Net trainer whose run is a function of plans, data and seed, however often it is interrupted.
 
     Everything random is drawn from the seed, the rank and the number of the epoch or batch, so `--c` continues exactly
@@ -72,9 +72,7 @@ class ReproducibleTrainer(LongTrainer):
         self._compile_failed = False
         self._bar: tqdm[Any] | None = None
         self._split: tuple[list[str], list[str]] | None = None
-        self.ancestors = Exposure()
         self._told = Exposure()
-        self.started_from: dict[str, str] = {}
         threads = os.environ.get("OMP_NUM_THREADS", "")
         if self.device.type == "cpu" and threads.isdigit() and int(threads) > 0:
             torch.set_num_threads(int(threads))  # nnU-Net's command has set one a core, whatever the variable says
@@ -312,12 +310,14 @@ class ReproducibleTrainer(LongTrainer):
 
     def recall_exposure(self, stored: Any) -> None:
         """Takes over what an interrupted run knew."""
-        self._told = Exposure.of(stored) if stored is not None else Exposure()
+        self._told = Exposure.of(stored, named="the checkpoint that this run goes on from")
         self.__dict__.pop("exposure", None)
-        if self._told.runs:
-            last = self._told.runs[-1]
-            self.started_from = dict(last.get("weights", {}))
-            self.ancestors = Exposure(self._told.runs[:-1], last.get("ancestors", ""))
+        if not self._told.runs:
+            self.ancestors = self._told  # its note: nobody knows what the weights have seen
+            return
+        last = self._told.runs[-1]
+        self.started_from = dict(last.get("weights", {}))
+        self.ancestors = Exposure(self._told.runs[:-1], last.get("ancestors", ""))
 
 
 def build_from_plans(

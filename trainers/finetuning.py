@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bdfm_nnunet.checkpoints import load_pretrained
 from bdfm_nnunet.data.loading import Batch, BatchSource
+from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, compare, parts_of
 from bdfm_nnunet.settings import FinetuningSettings, read_block
 from bdfm_nnunet.trainers.base import ReproducibleTrainer
@@ -19,8 +20,9 @@ WEIGHTS_VARIABLE = "BDFM_WEIGHTS"
 class nnUNetTrainerBDFM(ReproducibleTrainer):
     """nnU-Net's segmentation training, started from a pre-trained encoder.
 
-    The weights are those that the environment variable BDFM_WEIGHTS names ("none" trains from scratch), else those of
-    the plans ("finetuning": {"weights": ...}); with neither, training starts from scratch and says so. Loss,
+    The weights are those that the environment variable BDFM_WEIGHTS names ("none" for no file), else those of the plans
+    ("finetuning": {"weights": ...}), or a whole checkpoint that nnU-Net's -pretrained_weights names; with none of them,
+    training starts from scratch and says so. Loss,
     augmentation, deep supervision and validation are nnU-Net's; optimiser and rates suit the encoder and are warmed
     up. The decoder can learn at another rate than the encoder ("finetuning": {"encoder_lr_factor": ...}).
     """
@@ -41,6 +43,7 @@ class nnUNetTrainerBDFM(ReproducibleTrainer):
         if not self.was_initialized:
             self.initialize()
         if not self.resumed:
+            self.find_origin()
             self._load_weights()
         super().on_train_start()
 
@@ -48,6 +51,17 @@ class nnUNetTrainerBDFM(ReproducibleTrainer):
         named = os.environ.get(WEIGHTS_VARIABLE, "")
         path = named or self.finetuning.weights
         if not path or path.lower() == "none":
+            path = ""
+        if self.started_from and path:
+            source = WEIGHTS_VARIABLE if named else "the plans' finetuning.weights"
+            raise InputError(
+                f"weights have come in twice, {self.started_from['name']} by -pretrained_weights and {path} by "
+                f"{source}: leave the option out, or set {WEIGHTS_VARIABLE}=none"
+            )
+        if self.started_from:
+            self._warn_of_cases_seen(self.started_from["name"])
+            return
+        if not path:
             self.print_to_log_file(f"Training from scratch: neither {WEIGHTS_VARIABLE} nor the plans name weights.")
             return
         report = load_pretrained(
@@ -67,6 +81,11 @@ class nnUNetTrainerBDFM(ReproducibleTrainer):
             self.print_to_log_file(f"{self.ancestors.note}, so nobody can tell whether it has seen the test cases.")
             return
         cases = self.cases
+        if self.fold == "all":
+            self.print_to_log_file(
+                "Fold `all` has no validation cases of its own, so only test cases in imagesTs are compared with those "
+                "that the weights have seen; `bdfm exposure` compares all."
+            )
         train, val = self.do_split() if self.fold != "all" else ([], [])
         report = compare(self.ancestors, cases, parts_of(cases, train, val), checkpoint=name)
         if warning := report.warning():

@@ -1,12 +1,11 @@
 """Compares what a checkpoint has seen with the cases of a data set."""
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bdfm_nnunet.checkpoints.reading import read_checkpoint
 from bdfm_nnunet.errors import InputError
@@ -14,9 +13,11 @@ from bdfm_nnunet.exposure.record import COLUMNS, Exposure
 from bdfm_nnunet.files import read_json
 from bdfm_nnunet.folders import dataset_folders
 from bdfm_nnunet.patients import CaseList, Identity, components, identify, image_hashes, plain_id, qualified, read_cases
+from bdfm_nnunet.table_files import read_table
 
 TEST, VALIDATION, TRAINING, ANY_FOLD = "test", "validation", "training", "cross-validation"
 MOST_NAMES = 5
+Record = Literal["complete", "partial", "none"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class ExposureReport:
         findings: cases that were seen.
         possible: releases that share scans, where ids cannot tell; sentences.
         notes: what is not known; sentences.
+        record: `complete`; `partial` where some trainings, or ids on one side, are not known, so that more cases may
+            have been seen than were found; `none` where the checkpoint tells nothing.
     """
 
     checkpoint: str
@@ -57,6 +60,7 @@ class ExposureReport:
     findings: list[Finding]
     possible: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    record: Record = "complete"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -69,7 +73,12 @@ class ExposureReport:
             found = [finding for finding in self.findings if finding.part == part]
             how = Counter(by for finding in found for by in finding.by)
             ways = f" ({', '.join(f'{count} by {by}' for by, count in how.items())})" if found else ""
-            lines.append(f"  {part}: {len(found)} of {cases} cases seen in pre-training{ways}")
+            least = "at least " if self.record == "partial" else ""
+            lines.append(
+                f"  {part}: unknown for all {cases} cases"
+                if self.record == "none"
+                else f"  {part}: {least}{len(found)} of {cases} cases seen in pre-training{ways}"
+            )
             lines += [f"    {finding.case}: {'; '.join(finding.evidence)}" for finding in found[:MOST_NAMES]]
             lines += [f"    and {len(found) - MOST_NAMES} more"] if len(found) > MOST_NAMES else []
         return "\n".join([*lines, *(f"  possible: {text}" for text in self.possible), *self._noted()])
@@ -90,7 +99,8 @@ class ExposureReport:
                 f"WARNING: the weights of {self.checkpoint} have seen {' and '.join(parts)} in pre-training, so scores "
                 "on these cases are no test of new patients; `bdfm exposure` lists them."
             )
-        return " ".join([*sentences, *(f"Possible: {text}." for text in self.possible)])
+        unknown = [f"Not all is known: {text}." for text in self.notes] if self.record != "complete" else []
+        return " ".join([*sentences, *(f"Possible: {text}." for text in self.possible), *unknown])
 
 
 def compare(
@@ -127,9 +137,9 @@ def compare(
     possible = _possible(exposure, cases, unknown=len(parts) - len(findings)) if parts else []
     notes = [exposure.note, cases.note, *(run.get(name, "") for run in exposure.runs for name in ("note", "ancestors"))]
     counts = dict(sorted(Counter(parts.values()).items(), key=lambda item: item[0] != TEST))
-    return ExposureReport(
-        checkpoint, cases.name, counts, findings, possible, list(dict.fromkeys(note for note in notes if note))
-    )
+    notes = list(dict.fromkeys(note for note in notes if note))
+    record: Record = "none" if not exposure.runs else "partial" if notes else "complete"
+    return ExposureReport(checkpoint, cases.name, counts, findings, possible, notes, record)
 
 
 @dataclass(frozen=True)
@@ -236,7 +246,7 @@ def exposure_report(
     Args:
         checkpoint: of our trainers, or of the public BDFM code; others say nothing.
         dataset_id: nnU-Net's number of the data set.
-        aliases: CSV in which each row holds ids of one patient, of any releases.
+        aliases: table in which each row holds ids of one patient, of any releases; see `table_files.read_table`.
         fold: tells validation from training cases; without, every case counts as one of cross-validation.
 
     Raises:
@@ -244,13 +254,14 @@ def exposure_report(
     """
     folders = dataset_folders(dataset_id)
     cases = read_cases(*folders)
-    table = _read_aliases(aliases) if aliases is not None else []
     exposure = Exposure.of_checkpoint(read_checkpoint(Path(checkpoint)))
+    table, told = ([], []) if aliases is None else _read_aliases(aliases, exposure, cases)
     train, val = _split(folders, fold) if fold is not None else ([], [])
     parts = parts_of(cases, train, val)
     if fold is None:
         parts |= {row["case"]: ANY_FOLD for row in cases.of_part("train")}
-    return compare(exposure, cases, parts, checkpoint=str(checkpoint), aliases=table)
+    report = compare(exposure, cases, parts, checkpoint=str(checkpoint), aliases=table)
+    return replace(report, notes=[*report.notes, *told])
 
 
 def parts_of(cases: CaseList, train: Iterable[str], val: Iterable[str]) -> dict[str, str]:
@@ -268,10 +279,34 @@ def _split(folders: Sequence[Path], fold: int) -> tuple[list[str], list[str]]:
     return splits[fold]["train"], splits[fold]["val"]
 
 
-def _read_aliases(path: str | os.PathLike[str]) -> list[list[str]]:
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
-            rows = [[cell.strip() for cell in row if cell.strip()] for row in csv.reader(stream)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as a table ({error}): give a CSV file of ids") from None
-    return [row for row in rows if len(row) > 1]
+def _read_aliases(
+    path: str | os.PathLike[str], exposure: Exposure, cases: CaseList
+) -> tuple[list[list[str]], list[str]]:
+    """The rows of a table of aliases, and what is to be said about it.
+
+    Raises:
+        InputError: nothing can be learnt from it, so that a comparison would only seem to have used it.
+    """
+    rows = [list(dict.fromkeys(cell for cell in row if cell)) for row in read_table(path)]
+    useful = [row for row in rows if len(set(map(plain_id, row))) > 1]
+    if not useful:
+        raise InputError(f"{path} has no row with two ids: give a table that holds ids of one patient in each row")
+    own = {key for row in cases.rows for key in identify(row, cases.scope).keys}
+    seen = {key for run in exposure.runs for entry in _entries(run) for key in entry.identity.keys}
+    ids = [set(map(plain_id, row)) for row in useful]
+    if not any(row & (own | seen) for row in ids):
+        raise InputError(
+            f"{path} names no case or patient that {cases.name} or the checkpoint knows (it begins with "
+            f"{', '.join(useful[0][:3])}): write the ids as they stand in the manifests, or as RELEASE:ID"
+        )
+    ours, theirs = [row for row in ids if row & own], [row for row in ids if row & seen]
+    told = [
+        f"{path}: of {len(useful)} rows {len(ours)} name a patient of {cases.name}, {len(theirs)} one that was seen, "
+        f"{sum(row in theirs for row in ours)} both"
+    ]
+    short = [row for row in rows if row not in useful]
+    if short:
+        told.append(
+            f"{path}: nothing can be learnt from {len(short)} rows with a single id ({_some([r[0] for r in short])})"
+        )
+    return useful, told

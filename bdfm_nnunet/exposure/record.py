@@ -87,7 +87,7 @@ class Exposure:
             return cls((PUBLIC_BDFM,))
         if stored is None:
             return cls(note=f"{named} says nothing about the cases it was trained on")
-        if not isinstance(stored, Mapping) or stored.get("format") != FORMAT or fault_of(stored, _STORED):
+        if not _is_record(stored):
             return cls(note=f"{named} tells the cases it was trained on in a form that this version does not know")
         return cls(tuple(stored["runs"]))
 
@@ -114,6 +114,13 @@ class Exposure:
             for name in run.get("whole", ()):
                 found.setdefault(name, set())
         return found
+
+
+def _is_record(stored: Any) -> bool:
+    if not isinstance(stored, Mapping) or stored.get("format") != FORMAT or fault_of(stored, _STORED):
+        return False
+    columns = (run[part].values() for run in stored["runs"] for part in ("train", "val") if part in run)
+    return all(len({len(column) for column in each}) == 1 for each in columns)
 
 
 def describe_run(cases: CaseList, *, train: Iterable[str], val: Iterable[str], **names: Any) -> dict[str, Any]:

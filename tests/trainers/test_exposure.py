@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from bdfm_nnunet.checkpoints.reading import EXPOSURE, read_checkpoint
+from bdfm_nnunet.checkpoints.reading import EXPOSURE, loading_as_data, read_checkpoint
+from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, exposure_report
 from bdfm_nnunet.plans import write_initial_checkpoint
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
@@ -161,3 +163,118 @@ def test_initial_checkpoint_keeps_the_exposure(prepared: Prepared, pretrained: P
         pretrained, dataset_id=prepared.labelled, plans_name=prepared.plans, out=tmp_path / "full.pth"
     )
     assert _exposure(tmp_path / "full.pth") == _exposure(pretrained)
+
+
+# ------------------------------------------------------------------------------------------ ways in which weights come
+
+
+@pytest.fixture
+def whole(prepared: Prepared, pretrained: Path, tmp_path: Path) -> Path:
+    """What `bdfm weights` makes for -pretrained_weights."""
+    path = tmp_path / "whole.pth"
+    write_initial_checkpoint(pretrained, dataset_id=prepared.labelled, plans_name=prepared.plans, out=path)
+    return path
+
+
+def test_nnunets_own_flag_keeps_the_exposure(prepared: Prepared, whole: Path) -> None:
+    trainer = _finetuner(prepared, "flagged")
+    with loading_as_data():
+        maybe_load_checkpoint(trainer, False, False, str(whole))
+    loaded = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    trainer.find_origin()
+    trainer._load_weights()
+    assert "Training from scratch" not in _log(trainer) and "the weights of whole.pth have seen" in _log(trainer)
+    runs = _exposure(_saved(trainer)).runs
+    assert [run["trainer"] for run in runs] == ["nnUNetTrainerBDFMPretrain", "nnUNetTrainerBDFM"]
+    assert runs[1]["weights"] == {"name": "whole.pth", "sha256": read_checkpoint(whole).sha256}
+    assert len(exposure_report(checkpoint(trainer), prepared.labelled).findings) == 6
+    assert all(torch.equal(value, loaded[name]) for name, value in trainer.network.state_dict().items())
+
+
+def test_pretraining_that_goes_on_from_a_checkpoint_keeps_the_exposure(prepared: Prepared, pretrained: Path) -> None:
+    content = torch.load(pretrained, weights_only=False)
+    content["network_weights"]["encoder.norm.bias"] += 0.01  # otherwise a new training begins with the very same
+    torch.save(content, pretrained)
+    trainer = _pretrainer(prepared, "flagged_pretraining")
+    with loading_as_data():
+        maybe_load_checkpoint(trainer, False, False, str(pretrained))
+    trainer.find_origin()
+    assert len(_exposure(_saved(trainer)).runs) == 2
+
+
+def test_weights_of_unknown_origin_are_unknown(prepared: Prepared, whole: Path) -> None:
+    """Whoever fills the network by other means than nnU-Net's flag."""
+    trainer = _finetuner(prepared, "filled")
+    trainer.initialize()
+    weights = torch.load(whole, weights_only=True)["network_weights"]
+    trainer.network.load_state_dict({k: v for k, v in weights.items() if ".seg_layers." not in k}, strict=False)
+    trainer.find_origin()
+    trainer._load_weights()
+    assert "origin is unknown, so nobody can tell" in _log(trainer)
+    report = exposure_report(_saved(trainer), prepared.labelled)
+    assert report.record == "partial" and "origin is unknown" in report.summary()
+
+
+def test_files_without_a_record_are_unknown_by_either_way(
+    prepared: Prepared, whole: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    content = torch.load(whole, weights_only=False)
+    del content[EXPOSURE]
+    torch.save(content, tmp_path / "bare.pth")
+    flagged, named = _finetuner(prepared, "bare_flag"), _finetuner(prepared, "bare_named")
+    with loading_as_data():
+        maybe_load_checkpoint(flagged, False, False, str(tmp_path / "bare.pth"))
+    flagged.find_origin()
+    flagged._load_weights()
+    monkeypatch.setenv("BDFM_WEIGHTS", str(tmp_path / "bare.pth"))
+    named.initialize()
+    named.find_origin()
+    named._load_weights()
+    for trainer in (flagged, named):
+        report = exposure_report(_saved(trainer), prepared.labelled)
+        assert report.record == "partial" and "bare.pth says nothing" in report.summary()
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_without_a_record(prepared: Prepared) -> None:
+    first = _finetuner(prepared, "no_record")
+    path = _saved(first)
+    content = torch.load(path, weights_only=False)
+    del content[EXPOSURE]
+    torch.save(content, path)
+    again = _finetuner(prepared, "no_record")
+    again.load_checkpoint(str(path))
+    (run,) = _exposure(_saved(again)).runs
+    assert "goes on from says nothing" in run["ancestors"]
+
+
+def test_weights_that_come_in_twice_are_refused(
+    prepared: Prepared, whole: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BDFM_WEIGHTS", str(pretrained))
+    trainer = _finetuner(prepared, "twice")
+    with loading_as_data():
+        maybe_load_checkpoint(trainer, False, False, str(whole))
+    with pytest.raises(InputError, match=r"come in twice, whole\.pth by -pretrained_weights"):
+        trainer.on_train_start()
+    monkeypatch.setenv("BDFM_WEIGHTS", "none")
+    trainer._load_weights()
+    assert "the weights of whole.pth have seen" in _log(trainer)
+
+
+def test_a_training_from_scratch_has_no_ancestors(prepared: Prepared) -> None:
+    trainer = _finetuner(prepared, "scratch")
+    trainer.initialize()
+    trainer.find_origin()
+    trainer._load_weights()
+    assert "Training from scratch" in _log(trainer)
+    (run,) = _exposure(_saved(trainer)).runs
+    assert "ancestors" not in run and run["weights"] == {}
+
+
+def test_fold_all_says_what_is_compared(prepared: Prepared, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BDFM_WEIGHTS", str(pretrained))
+    trainer = _finetuner(prepared, "fold_all")
+    trainer.fold = "all"
+    trainer.initialize()
+    trainer._load_weights()
+    assert "Fold `all` has no validation cases of its own" in _log(trainer)
