@@ -124,7 +124,7 @@ class MaskToken(nn.Module):
     def _start_from(self, features: Tensor) -> None:
         """Set the token from the first batch that is trained on; afterwards there is nothing to compute or exchange."""
         self._asks = False
-        if self.initialised:
+        if not features.is_meta and self.initialised:  # meta tensors, on which costs are counted, hold no answer
             return
         mean = features.float().flatten(0, -2).mean(0)
         if self.mode == "scalar_mean":
