@@ -89,6 +89,7 @@ def test_useless_weights_are_refused(
         _start(_make(prepared, "useless"))
 
 
+@pytest.mark.usefixtures("figures")
 def test_run_with_nnunets_loss_augmentation_and_validation(
     prepared: Prepared, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -258,6 +258,7 @@ def _with_bad_gradient(loss: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", [nnUNetTrainerBDFMPretrain, nnUNetTrainerBDFM])
+@pytest.mark.usefixtures("figures")
 def test_a_full_disk_costs_a_warning_and_at_the_end_an_error(kind: type, prepared: Prepared) -> None:
     trainer = _make(prepared, "full", kind, **{"training.checkpoint_minutes": 1e-9, "training.save_every": 1})
     done: list[int] = []

@@ -153,6 +153,7 @@ def test_settings_of_the_plans_reach_the_objective(prepared: Prepared) -> None:
     assert legacy.objective.settings.legacy_frequency_loss
 
 
+@pytest.mark.usefixtures("figures")
 def test_simmim_is_a_trainer_of_its_own(prepared: Prepared) -> None:
     trainer = _run(prepared, "simmim", nnUNetTrainerSimMIM, **{"training.epochs": 1})
     assert trainer.objective.frequency_decoder is None
