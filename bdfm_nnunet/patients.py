@@ -16,9 +16,16 @@ import numpy as np
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
+from bdfm_nnunet.leftovers import is_leftover
+from bdfm_nnunet.names import check_name
+from bdfm_nnunet.nnunet_files import read_dataset_json
+from bdfm_nnunet.shapes import fault_of
+from bdfm_nnunet.split_files import SPLITS, read_splits
 
 MANIFEST = "manifest.json"
 REFUSED = "refused"
+COHORT = "cohort"
+"""The release of a merger, whose images lie in other data sets."""
 OPEN_RELEASES = {"folder", "bids"}
 """Releases that stand for any data set: their keys mean nothing outside the folder they were converted from."""
 
@@ -163,7 +170,7 @@ def read_cases(*folders: Path) -> CaseList:
         InputError: a manifest is damaged, or no folder holds any case.
     """
     for folder in folders:
-        if (folder / MANIFEST).is_file():
+        if os.path.lexists(folder / MANIFEST):
             return _from_manifest(folder, folders)
     for folder in folders:
         rows = _from_files(folder)
@@ -174,14 +181,71 @@ def read_cases(*folders: Path) -> CaseList:
 
 
 def _from_manifest(folder: Path, folders: Sequence[Path]) -> CaseList:
-    content = read_json(folder / MANIFEST)
-    if not isinstance(content, dict) or not isinstance(content.get("cases"), list):
-        raise InputError(f"{folder / MANIFEST} is no manifest of bdfm convert: convert the data set again")
+    content = read_manifest(folder)
     rows = [{"part": "train"} | row for row in content["cases"] if row.get("status") != REFUSED]
     known = {row["case"] for row in rows}
     rows += [row for other in folders for row in _test_images(other) if row["case"] not in known]
     rest = {name: value for name, value in content.items() if name != "cases"}
     return CaseList(folder.name, _scope_of(content) or folder.name, rows, content=rest)
+
+
+_TEXT, _COUNTS = (str, None), {str: int}
+_RELEASE = {"licence?": _TEXT, "overlaps?": [str]}
+_ROW = {
+    "case": str, "patient?": _TEXT, "session?": _TEXT, "site?": _TEXT, "release?": _TEXT, "licence?": _TEXT,
+    "aliases?": [str], "part?": str, "status?": str, "sources?": {str: str}, "targets?": {str: str},
+    "labels?": _COUNTS, "sha256?": {str: str}, "shape?": [int], "spacing?": [float],
+}  # fmt: skip
+_MANIFEST = {
+    "release?": _TEXT, "source?": _TEXT, "unlabelled?": bool, "inverse_labels?": _COUNTS, "releases?": {str: _RELEASE},
+    "cases": [_ROW], **_RELEASE,
+}  # fmt: skip
+_WHOLE = re.compile(r"-?\d{1,18}")
+_IN_A_DATA_SET = re.compile(r"(?:images|labels)(?:Tr|Ts)/[^/.][^/]*")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the content of the manifest of a data set, whoever wrote it.
+
+    Raises:
+        InputError: as `read_json`; it is of another shape, names a case twice, or has a case id or a path that leads
+            out of the data set (of a cohort: to anything but images and labels of data sets).
+    """
+    path = folder / MANIFEST
+    content = read_json(path)
+    fault = fault_of(content, _MANIFEST) or _fault_of_values(content)
+    if fault:
+        raise InputError(f"{path} is no manifest of bdfm convert ({fault}): convert the data set again")
+    for row in content["cases"]:
+        check_name(row["case"], f"case id in {path}")
+    return dict(content)
+
+
+def _fault_of_values(content: Mapping[str, Any]) -> str:
+    tables = [("inverse_labels", content.get("inverse_labels", {}))]
+    seen: set[str] = set()
+    for row in content["cases"]:
+        if row["case"] in seen:
+            return f"case {row['case']!r} is in it twice"
+        seen.add(row["case"])
+        tables.append((f"labels of case {row['case']!r}", row.get("labels", {})))
+        for role, target in row.get("targets", {}).items():
+            if not _is_inside(target, anywhere=content.get("release") == COHORT):
+                return f"{role} of case {row['case']!r} is {target!r}, expected a file of the data set"
+        if row.get("status") != REFUSED and row.get("part", "train") not in ("train", "test"):
+            return f"part of case {row['case']!r} is {row['part']!r}, expected train or test"
+    for where, table in tables:
+        if wrong := next((key for key in table if not _WHOLE.fullmatch(key)), None):
+            return f"{where} has the value {wrong!r}, expected a whole number"
+    return ""
+
+
+def _is_inside(target: str, *, anywhere: bool) -> bool:
+    """Whether a path of a manifest names an image or a label; `anywhere`: of any data set, by a relative path."""
+    plain = target.replace("\\", "/")
+    if not target.isprintable() or plain.startswith("/") or ":" in plain:
+        return False
+    return _IN_A_DATA_SET.fullmatch("/".join(plain.split("/")[-2:]) if anywhere else plain) is not None
 
 
 def _scope_of(content: Mapping[str, Any]) -> str:
@@ -193,15 +257,17 @@ def _scope_of(content: Mapping[str, Any]) -> str:
 
 def _from_files(folder: Path) -> list[dict[str, Any]]:
     cases: set[str] = set()
-    if (folder / "dataset.json").is_file():
-        description = read_json(folder / "dataset.json")
-        ending = description.get("file_ending", ".nii.gz")
+    if (folder / "dataset.json").exists():
+        description = read_dataset_json(folder / "dataset.json")
+        ending = description["file_ending"]
         cases |= set(description.get("dataset", ()))
         if not cases and (folder / "labelsTr").is_dir():
-            names = os.listdir(folder / "labelsTr")
-            cases |= {name.removesuffix(ending) for name in names if name.endswith(ending) and name[0] != "."}
-    if not cases and (folder / "splits_final.json").is_file():
-        cases |= {case for fold in read_json(folder / "splits_final.json") for case in (*fold["train"], *fold["val"])}
+            names = [name for name in os.listdir(folder / "labelsTr") if not is_leftover(name) and name[0] != "."]
+            cases |= {name.removesuffix(ending) for name in names if name.endswith(ending)}
+    if not cases and (folder / SPLITS).exists():
+        cases |= {case for fold in read_splits(folder / SPLITS) for case in (*fold["train"], *fold["val"])}
+    for case in sorted(cases):
+        check_name(case, f"case id in {folder}")
     return [{"case": case, "part": "train"} for case in sorted(cases)] + _test_images(folder)
 
 

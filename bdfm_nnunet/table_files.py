@@ -90,8 +90,13 @@ def _workbook(content: bytes, name: str) -> list[list[str]]:
     return rows
 
 
-def write_table(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_table(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]], *, line_end: str = "\n") -> None:
     """Write a CSV file, whole or not at all; cells that a spreadsheet would run as formulas begin with an apostrophe.
+
+    Args:
+        path: the file.
+        rows: cells of any kind; text is escaped.
+        line_end: what ends a row.
 
     Raises:
         InputError: it cannot be written.
@@ -100,7 +105,7 @@ def write_table(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> 
         write_atomically(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
-        csv.writer(stream, lineterminator="\n").writerows([safe_cell(cell) for cell in row] for row in rows)
+        csv.writer(stream, lineterminator=line_end).writerows([safe_cell(cell) for cell in row] for row in rows)
 
 
 def safe_cell(value: Any) -> Any:

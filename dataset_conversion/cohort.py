@@ -1,6 +1,5 @@
 """Merges converted data sets into one unlabelled pre-training data set, without copying an image."""
 
-import csv
 import json
 import logging
 import os
@@ -15,21 +14,26 @@ from tqdm import tqdm
 
 from bdfm_nnunet.dataset_conversion.engine import check_number_is_free
 from bdfm_nnunet.dataset_conversion.foreground import foreground_mask
+from bdfm_nnunet.dataset_conversion.journal import json_lines
 from bdfm_nnunet.dataset_conversion.locking import only_writer
 from bdfm_nnunet.dataset_conversion.placing import remove, write_values
-from bdfm_nnunet.dataset_conversion.records import OK, TRAIN
+from bdfm_nnunet.dataset_conversion.records import OK, TEST, TRAIN
 from bdfm_nnunet.dataset_conversion.release import LABEL
 from bdfm_nnunet.dataset_conversion.scheduling import do_all
 from bdfm_nnunet.dataset_conversion.splits import splits_of
 from bdfm_nnunet.errors import InputError, Refusal
-from bdfm_nnunet.files import cannot_write, read_json, write_atomically, write_json
+from bdfm_nnunet.files import cannot_write, write_atomically, write_json
 from bdfm_nnunet.folders import nnunet_folder
 from bdfm_nnunet.images.volumes import read_volume
-from bdfm_nnunet.patients import MANIFEST, CaseList, image_hashes, qualified, read_cases
+from bdfm_nnunet.names import check_name
+from bdfm_nnunet.nnunet_files import channels_of, read_dataset_json
+from bdfm_nnunet.patients import COHORT, MANIFEST, CaseList, image_hashes, qualified, read_cases, read_manifest
+from bdfm_nnunet.shapes import fault_of
+from bdfm_nnunet.split_files import SPLITS
+from bdfm_nnunet.table_files import write_table
 
 logger = logging.getLogger(__name__)
 
-RELEASE = "cohort"
 JOURNAL = ".cohort.jsonl"
 CHANNELS = ("single", "all")
 COLUMNS = (
@@ -37,6 +41,8 @@ COLUMNS = (
     "sha256", "shape", "spacing", "duplicate",
 )  # fmt: skip
 LABELS = {"background": 0, "brain": 1}
+_NEEDED = {"patient": str, "targets": {LABEL: str}, "sha256": {str: str}, "shape": [int], "spacing": [float]}
+"""What the row of a case must have, beside what every manifest has."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,12 @@ class CohortReport:
     Attributes:
         folder: the new data set.
         rows: of cohort.csv, duplicates too.
+        notes: what was left out of the sources; sentences.
     """
 
     folder: Path
     rows: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
 
     @property
     def kept(self) -> list[dict[str, Any]]:
@@ -62,7 +70,8 @@ class CohortReport:
         patients = len({row["patient"] for row in kept})
         doubles = len(self.rows) - len(kept)
         lines = [f"{self.folder}: {len(kept)} cases of {patients} patients, {doubles} duplicates left out"]
-        return "\n".join(lines + [f"  {name}: {count} cases" for name, count in sources.items()])
+        lines += [f"  {name}: {count} cases" for name, count in sources.items()]
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
 
 @dataclass(frozen=True)
@@ -73,16 +82,13 @@ class Origin:
         folder: the data set.
         prefix: what its case ids begin with here.
         cases: of its manifest.
+        channels: names of its channels, in their order.
     """
 
     folder: Path
     prefix: str
     cases: CaseList
-
-    @property
-    def channels(self) -> list[str]:
-        """Names of its channels, in their order."""
-        return list(read_json(self.folder / "dataset.json")["channel_names"].values())
+    channels: list[str]
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ def make_cohort_dataset(
     check_number_is_free(folder)
     _check_own(folder)
     rows = _without_duplicates([row for origin in origins for row in _rows(origin, folder, channels == "single")])
-    report = CohortReport(folder, rows)
+    report = CohortReport(folder, rows, tuple(filter(None, map(_left_out, origins))))
     with only_writer(folder):
         remove(folder / "dataset.json")
         _write_masks([row for row in report.kept if "masked" in row], folder, workers)
@@ -150,7 +156,7 @@ def _check_settings(dataset_id: int, sources: Sequence[Any], name: str, channels
 
 
 def _check_own(folder: Path) -> None:
-    if (folder / MANIFEST).is_file() and read_json(folder / MANIFEST).get("release") != RELEASE:
+    if os.path.lexists(folder / MANIFEST) and read_manifest(folder).get("release") != COHORT:
         raise InputError(f"{folder} is a converted data set, no cohort: choose another number with -d")
 
 
@@ -158,21 +164,41 @@ def _check_own(folder: Path) -> None:
 
 
 def _origins(sources: Sequence[int | str | os.PathLike[str]], folder: Path) -> list[Origin]:
-    folders = list(dict.fromkeys(_folder_of(source) for source in sources))
+    folders = [_folder_of(source) for source in sources]
+    if twice := [path.name for path, count in Counter(folders).items() if count > 1]:
+        raise InputError(f"{twice[0]} is named twice: name every source once")
     short = [_short(path.name) for path in folders]
     origins = []
     for path in folders:
         if path == folder:
             raise InputError(f"{folder} cannot be a source of itself: choose another number with -d")
-        lacking = [name for name in ("dataset.json", MANIFEST) if not (path / name).is_file()]
+        lacking = [name for name in ("dataset.json", MANIFEST) if not os.path.lexists(path / name)]
         if lacking:
             raise InputError(
                 f"{path} has no {lacking[0]}, so its conversion was not finished, or not by bdfm: run `bdfm convert` "
                 "for it again"
             )
         prefix = _short(path.name) if short.count(_short(path.name)) == 1 else path.name
-        origins.append(Origin(path, prefix, read_cases(path)))
+        channels = channels_of(read_dataset_json(path / "dataset.json"))
+        origins.append(Origin(path, prefix, _usable(read_cases(path), path), channels))
     return origins
+
+
+def _usable(cases: CaseList, folder: Path) -> CaseList:
+    """The cases, each of which has all that a row of the cohort is made of."""
+    for row in cases.of_part(TRAIN):
+        if fault := fault_of(row, _NEEDED):
+            raise InputError(
+                f"{folder / MANIFEST} is no manifest of bdfm convert ({fault} for case {row['case']}): convert the "
+                "data set again"
+            )
+    return cases
+
+
+def _left_out(origin: Origin) -> str:
+    """What of a source takes no part."""
+    test = len(origin.cases.of_part(TEST))
+    return f"{test} test cases of {origin.folder.name} take no part" if test else ""
 
 
 def _short(name: str) -> str:
@@ -212,19 +238,25 @@ def _rows(origin: Origin, folder: Path, single: bool) -> Iterator[dict[str, Any]
     unlabelled = bool(origin.cases.content.get("unlabelled"))
     for row in origin.cases.of_part(TRAIN):
         images = {role: origin.folder / path for role, path in row["targets"].items() if role != LABEL}
+        if not images or not (single or set(images) == set(origin.channels)):
+            raise InputError(
+                f"case {row['case']} of {origin.folder / MANIFEST} has the images {', '.join(images) or '(none)'}, but "
+                f"dataset.json names {', '.join(origin.channels)}: convert the data set again"
+            )
+        images = {name: images[name] for name in origin.channels} if not single else images
         label = origin.folder / row["targets"][LABEL]
         for path in (*images.values(), *([label] if unlabelled else [])):
             if not path.is_file():
                 raise InputError(f"{path} of case {row['case']} is missing: run `bdfm convert` for it again")
         release = row.get("release") or origin.cases.scope
-        case = f"{origin.prefix}-{row['case']}"
+        case = check_name(f"{origin.prefix}-{row['case']}", f"case id of {folder.name}")
         common = {
             "dataset": origin.folder.name,
             "release": release,
             "source_case": row["case"],
             "patient": qualified(row["patient"], release),
-            "session": row.get("session", ""),
-            "site": row.get("site", ""),
+            "session": row.get("session") or "",
+            "site": row.get("site") or "",
             "aliases": row.get("aliases", []),
             "licence": row.get("licence") or origin.cases.content.get("licence", ""),
             "label": _relative(label if unlabelled else folder / "labelsTr" / f"{case}.nii.gz", folder),
@@ -236,8 +268,9 @@ def _rows(origin: Origin, folder: Path, single: bool) -> Iterator[dict[str, Any]
         hashes = image_hashes(row)  # a channel without one is filled with zeros
         parts = [{role: path} for role, path in images.items() if role in hashes] if single else [images]
         for part in parts:
+            name = f"{case}-{_plain(next(iter(part)))}" if single else case
             yield common | {
-                "case": f"{case}-{_plain(next(iter(part)))}" if single else case,
+                "case": check_name(name, f"case id of {folder.name}"),
                 "modality": list(part),
                 "image": [_relative(path, folder) for path in part.values()],
                 "sha256": {role: hashes[role] for role in part if role in hashes},
@@ -271,8 +304,13 @@ def _write_masks(rows: Sequence[dict[str, Any]], folder: Path, workers: int) -> 
     tasks = {
         row["label"]: MaskTask(tuple(folder / path for path in row["masked"]), folder / row["label"]) for row in rows
     }
+    if (folder / "labelsTr").is_symlink():
+        raise InputError(f"{folder / 'labelsTr'} is a link: put a folder in its place, for masks are removed from it")
     done = _read_journal(folder / JOURNAL)
-    todo = [task for label, task in tasks.items() if done.get(label) != _stamps(task)]
+    done = {label: done[label] for label, task in tasks.items() if label in done and done[label] == _stamps(task)}
+    with write_atomically(folder / JOURNAL) as temporary:
+        temporary.write_text("\n".join(json.dumps(line) for line in done.items()), encoding="utf-8")
+    todo = [task for label, task in tasks.items() if label not in done]
     with tqdm(total=len(tasks), initial=len(tasks) - len(todo), unit="case", desc="masks", disable=None) as bar:
         for task in do_all(todo, write_mask, workers=workers):
             _add_to_journal(folder / JOURNAL, _relative(task.target, folder), _stamps(task))
@@ -304,14 +342,8 @@ def _stamps(task: MaskTask) -> list[list[int]]:
 
 
 def _read_journal(path: Path) -> dict[str, list[list[int]]]:
-    done: dict[str, list[list[int]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            label, stamps = json.loads(line)
-        except ValueError:  # torn by a crash
-            continue
-        done[label] = stamps
-    return done
+    lines = json_lines(path, [(str, [[int]])])
+    return {line[0]: line[1] for line in lines if len(line) == 2 and isinstance(line[0], str)}
 
 
 def _add_to_journal(path: Path, label: str, stamps: list[list[int]]) -> None:
@@ -325,16 +357,11 @@ def _add_to_journal(path: Path, label: str, stamps: list[list[int]]) -> None:
 def _write_tables(report: CohortReport, origins: Sequence[Origin]) -> None:
     rows = [{name: row[name] for name in COLUMNS} for row in report.rows]
     write_json(report.folder / "cohort.json", rows)
-    with (
-        write_atomically(report.folder / "cohort.csv") as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as stream,
-    ):
-        table = csv.writer(stream)
-        table.writerow(COLUMNS)
-        table.writerows([_cell(row[name]) for name in COLUMNS] for row in rows)
+    cells = [[_cell(row[name]) for name in COLUMNS] for row in rows]
+    write_table(report.folder / "cohort.csv", [COLUMNS, *cells], line_end="\r\n")
     releases = {name: entry for origin in origins for name, entry in origin.cases.releases.items()}
     content = {
-        "release": RELEASE,
+        "release": COHORT,
         "unlabelled": True,
         "releases": releases,
         "licence": "; ".join(sorted({entry["licence"] for entry in releases.values() if entry["licence"]})),
@@ -364,9 +391,9 @@ def _manifest_row(row: dict[str, Any]) -> dict[str, Any]:
 def _write_dataset(report: CohortReport, channels: Sequence[str], sources: Sequence[str]) -> None:
     splits = splits_of(read_cases(report.folder), LABELS)
     if splits:
-        write_json(report.folder / "splits_final.json", splits)
+        write_json(report.folder / SPLITS, splits)
     else:
-        remove(report.folder / "splits_final.json")
+        remove(report.folder / SPLITS)
         logger.warning("%s has fewer than two patients: no splits_final.json was written", report.folder.name)
     content = {
         "channel_names": {str(index): name for index, name in enumerate(channels)},
@@ -376,7 +403,7 @@ def _write_dataset(report: CohortReport, channels: Sequence[str], sources: Seque
         "overwrite_image_reader_writer": "SimpleITKIO",
         "name": report.folder.name.partition("_")[2],
         "description": f"pre-training cohort of {', '.join(sources)}",
-        "release": RELEASE,
+        "release": COHORT,
         "converted_by": "bdfm_nnunet",
         "dataset": {row["case"]: {"images": row["image"], "label": row["label"]} for row in report.kept},
     }

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from bdfm_nnunet.dataset_conversion.records import REFUSED, CaseRecord
 from bdfm_nnunet.dataset_conversion.release import Release
 from bdfm_nnunet.dataset_conversion.tasks import Task
 from bdfm_nnunet.errors import InputError, Refusal
-from bdfm_nnunet.files import cannot_write, write_atomically
+from bdfm_nnunet.files import cannot_write, read_regular, write_atomically
+from bdfm_nnunet.shapes import Shape, fault_of
 
 NAME = ".conversion.jsonl"
 ENGINE = 3
@@ -19,6 +21,19 @@ ENGINE = 3
 TARGET = "target "
 RULES = ("channels", "label", "masks", "labels", "label_map", "repairs", "grid", "spacing", "origin")
 """The parts of a release's entry that decide what is written."""
+_HEADER = {"engine": int, "release": str, "unlabelled": bool, "channels": [str], "rules": str, "link": str}
+_STAMPS = {str: ([int], None)}
+_ROW = {
+    **dict.fromkeys((field.name for field in fields(CaseRecord)), str),
+    "sources": {str: str},
+    "targets": {str: str},
+    "sha256": {str: str},
+    "labels": {str: int},
+    "aliases": [str],
+    "notes": [str],
+    "shape": [int],
+    "spacing": [float],
+}
 
 
 class Journal:
@@ -42,10 +57,8 @@ class Journal:
         self._lines = self._read()
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        if not self.path.exists():
-            return {}
-        lines = [entry for text in self.path.read_text(encoding="utf-8").splitlines() if (entry := _parse(text))]
-        header = lines[0] if lines else {}
+        lines = list(json_lines(self.path, (_HEADER, {"row": _ROW, "stamps": _STAMPS})))
+        header = lines[0] if lines and "row" not in lines[0] else {}
         for key in ("release", "unlabelled", "channels"):
             if key in header and header[key] != self.header[key]:
                 raise InputError(
@@ -54,7 +67,7 @@ class Journal:
                 )
         if header != self.header:
             return {}
-        return {entry["row"]["case"]: entry for entry in lines[1:] if "row" in entry}
+        return {entry["row"]["case"]: entry for entry in lines[1:] if "row" in entry and _is_record(entry["row"])}
 
     def finished(self, task: Task) -> CaseRecord | None:
         """The row of a case that needs nothing more, else None. Refused cases are always looked at again."""
@@ -104,11 +117,34 @@ def _digest(release: Release) -> str:
     return hashlib.sha256(json.dumps({name: entry[name] for name in RULES}).encode()).hexdigest()
 
 
-def _parse(text: str) -> dict[str, Any] | None:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return None
+def _is_record(row: dict[str, Any]) -> bool:
+    return row.keys() == {field.name for field in fields(CaseRecord)} and all(map(is_whole, row["labels"]))
+
+
+def is_whole(text: str) -> bool:
+    """Return whether a text is a whole number, as in names of label values."""
+    return text.removeprefix("-").isdecimal() and len(text) < 19
+
+
+def json_lines(path: Path, shape: Shape) -> Iterator[Any]:
+    """Yield what the lines of a journal stand for; those that a crash has torn or of another shape are left out.
+
+    Args:
+        path: the journal; it need not be there.
+        shape: of a line, as in `bdfm_nnunet.shapes`.
+
+    Raises:
+        InputError: it is something else than a file, or cannot be read.
+    """
+    if not os.path.lexists(path):
+        return
+    for line in read_regular(path).splitlines():
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if not fault_of(content, shape):
+            yield content
 
 
 def _stamps(task: Task, record: CaseRecord) -> dict[str, list[int] | None]:

@@ -1,16 +1,15 @@
 """The table of everything done and everything refused."""
 
-import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.dataset_conversion.records import OK, REFUSED, REPAIRED, TEST, CaseRecord
 from bdfm_nnunet.dataset_conversion.release import Release
-from bdfm_nnunet.files import write_atomically, write_json
+from bdfm_nnunet.files import write_json
+from bdfm_nnunet.table_files import write_table
 
 COLUMNS = (
     "case", "patient", "session", "site", "aliases", "part", "status", "reason", "notes", "sources", "targets",
@@ -95,15 +94,8 @@ def write_manifest(report: ConversionReport, release: Release, *, source: Path, 
         "cases": rows,
     }
     write_json(report.manifest, content)
-    _write_table(report.manifest.with_suffix(".csv"), rows)
-
-
-def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with write_atomically(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, COLUMNS)
-        table.writeheader()
-        for row in rows:
-            table.writerow({name: _cell(row[name]) for name in COLUMNS})
+    cells = [[_cell(row[name]) for name in COLUMNS] for row in rows]
+    write_table(report.manifest.with_suffix(".csv"), [COLUMNS, *cells], line_end="\r\n")
 
 
 def _cell(value: Any) -> str:

@@ -1,6 +1,5 @@
 """Cross-validation and label-fraction splits that keep all cases of a patient on one side."""
 
-import csv
 import logging
 import os
 import re
@@ -11,21 +10,22 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from bdfm_nnunet.dataset_conversion.site_tables import read_sites
 from bdfm_nnunet.dataset_conversion.stratifying import Facts, Strata
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import read_json, write_json
+from bdfm_nnunet.files import write_json
 from bdfm_nnunet.folders import dataset_folders
+from bdfm_nnunet.nnunet_files import read_dataset_json
 from bdfm_nnunet.patients import CaseList, duplicates, groups, plain_id, read_cases
+from bdfm_nnunet.split_files import SPLITS, Split, read_splits
 
 logger = logging.getLogger(__name__)
 
 FOLDS = 5
 SEED = 12345
-SPLITS, TABLE = "splits_final.json", "splits_table.json"
+TABLE = "splits_table.json"
 NOT_REGIONS = {"background", "ignore"}
 MOST_NAMES = 5
-
-Split = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def make_splits(
         folds: number of folds; there are fewer where there are fewer patients.
         fractions: of the training cases, above 0 and up to 1; 1 is the folds themselves.
         seed: of the order in which patients are dealt out.
-        sites: CSV with a case or patient id and its site in each row.
+        sites: table with a case or patient id and its site in each row, see `site_tables.read_sites`.
         patients: regular expression that finds the patient (its group 1) in a case id, for data sets without manifest.
         overwrite: replace splits that differ.
 
@@ -120,20 +120,25 @@ def make_splits(
         raise InputError(f"fractions are {list(fractions)}, expected numbers above 0 and up to 1")
     folders = _folders(dataset)
     cases = _cases(folders, patients)
-    facts = _facts(cases, _labels(folders), sites=_read_sites(sites) if sites is not None else {})
+    facts = _facts(cases, _labels(folders), sites=read_sites(sites) if sites is not None else {})
     if len({fact.group for fact in facts}) < 2:
         raise InputError(f"{folders[0]} has fewer than two patients: there is nothing to split")
     splits, rows = _all_splits(facts, folds, fractions, seed)
     files = [folder / SPLITS for folder in folders]
     for path in files:
         _check_before_writing(path, splits, overwrite)
-    report = SplitReport(
-        files, rows, len({fact.group for fact in facts}), duplicates(cases.of_part("train"), cases.scope), cases.note
-    )
+    shared = duplicates(cases.of_part("train"), cases.scope)
+    note = "; ".join(filter(None, (cases.note, _unknown_sites(facts) if sites is not None else "")))
+    report = SplitReport(files, rows, len({fact.group for fact in facts}), shared, note)
     for folder in folders:
         write_json(folder / SPLITS, splits)
         write_json(folder / TABLE, {"seed": seed, "patients": report.patients, "folds": rows})
     return report
+
+
+def _unknown_sites(facts: Sequence[Facts]) -> str:
+    unknown = [fact.case for fact in facts if not fact.site]
+    return f"the site of {len(unknown)} of {len(facts)} cases is not known: {_some(unknown)}" if unknown else ""
 
 
 def splits_of(cases: CaseList, labels: Mapping[str, Any], *, folds: int = FOLDS, seed: int = SEED) -> list[Split]:
@@ -195,9 +200,9 @@ def _counts(train: Sequence[Facts], held_out: Sequence[Facts]) -> dict[str, Any]
 
 def _check_before_writing(path: Path, splits: Sequence[Split], overwrite: bool) -> None:
     """Refuses to change a fold that may have been trained; folds may be added."""
-    if overwrite or not path.is_file():
+    if overwrite or not os.path.lexists(path):
         return
-    there = [_as_sets(split) for split in _read_splits(path)]
+    there = [_as_sets(split) for split in read_splits(path)]
     if there != [_as_sets(split) for split in splits[: len(there)]]:
         raise InputError(
             f"{path} holds other splits, and networks trained on them would be validated on cases they know: keep it, "
@@ -223,8 +228,8 @@ def _folders(dataset: int | str | os.PathLike[str]) -> list[Path]:
 
 
 def _labels(folders: Sequence[Path]) -> dict[str, Any]:
-    path = next((folder / "dataset.json" for folder in folders if (folder / "dataset.json").is_file()), None)
-    return dict(read_json(path).get("labels", {})) if path else {}
+    path = next((folder / "dataset.json" for folder in folders if os.path.lexists(folder / "dataset.json")), None)
+    return dict(read_dataset_json(path)["labels"]) if path else {}
 
 
 def _cases(folders: Sequence[Path], patients: str | None) -> CaseList:
@@ -255,7 +260,9 @@ def _facts(cases: CaseList, labels: Mapping[str, Any], *, sites: Mapping[str, st
     facts = [_fact(row, group[row["case"]], regions, sites) for row in rows]
     found = {plain_id(text) for row in rows for text in (row["case"], row.get("patient") or row["case"])}
     if sites and not found & set(sites):
-        raise InputError(f"the table of sites knows no case or patient of {cases.name}: its first column must be ids")
+        raise InputError(
+            f"the table of sites knows no case or patient of {cases.name}: give one with ids of this data set"
+        )
     return facts
 
 
@@ -277,23 +284,8 @@ def _fact(row: Mapping[str, Any], group: str, regions: Mapping[str, set[int]], s
     voxels = sum(count for value, count in histogram.items() if value in foreground)
     size = voxels * prod(row.get("spacing", ())) if histogram and regions else None
     ids = [plain_id(row["case"]), plain_id(row.get("patient") or row["case"])]
-    site = next((sites[key] for key in ids if key in sites), row.get("site", ""))
+    site = next((sites[key] for key in ids if key in sites), row.get("site") or "")
     return Facts(row["case"], group, present, size, site)
-
-
-def _read_sites(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Id in comparable form to site."""
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{path} cannot be read as a table ({error}): give a CSV file with an id and a site a row"
-        ) from None
-    short = next((number for number, row in enumerate(rows, 1) if len(row) < 2), 0)
-    if short or not rows:
-        raise InputError(f"{path} has no site in row {short or 1}: give a CSV file with an id and a site in each row")
-    return {plain_id(row[0]): row[1] for row in rows if row[1]}
 
 
 # ------------------------------------------------------------------------------------------------------- checking
@@ -311,10 +303,10 @@ def check_splits(dataset: int | str | os.PathLike[str], *, patients: str | None 
     """
     folders = _folders(dataset)
     cases = _cases(folders, patients)
-    files = [folder / SPLITS for folder in folders if (folder / SPLITS).is_file()]
+    files = [folder / SPLITS for folder in folders if os.path.lexists(folder / SPLITS)]
     if not files:
         raise InputError(f"{folders[0]} has no {SPLITS}: make it with `bdfm splits`")
-    contents = [_read_splits(path) for path in files]
+    contents = [read_splits(path) for path in files]
     rows = cases.of_part("train")
     group = groups(rows, cases.scope)
     splits = contents[-1]  # the preprocessed one is what trainers read
@@ -329,17 +321,6 @@ def check_splits(dataset: int | str | os.PathLike[str], *, patients: str | None 
 
 def _agree(first: Sequence[Split], second: Sequence[Split]) -> bool:
     return [_as_sets(split) for split in first] == [_as_sets(split) for split in second]
-
-
-def _read_splits(path: Path) -> list[Split]:
-    content = read_json(path)
-    good = isinstance(content, list) and all(
-        isinstance(split, dict) and {"train", "val"} <= set(split) and all(isinstance(v, list) for v in split.values())
-        for split in content
-    )
-    if not good:
-        raise InputError(f"{path} is no list of train and val cases: make it anew with `bdfm splits --overwrite`")
-    return list(content)
 
 
 def _faults_of(number: int, split: Split, group: Mapping[str, str]) -> list[str]:

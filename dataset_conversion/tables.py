@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NOTHING = {"", "na", "n/a", "nan", "none", "null", "unknown", "-"}
 """What tables write where they know nothing, in small letters."""
+SITE_COLUMNS = ("site", "site_id", "center", "centre", "scanner_site", "hospital", "institution")
+"""What tables call the place of a scan, in small letters."""
 
 
 def add_what_tables_say(
@@ -59,14 +61,15 @@ def _read(path: Path, name: str, table: Table, keys: "Mapping[str, list[FoundCas
         known += bool(cases)
         for case in cases:
             case.aliases = sorted({*case.aliases, *_aliases(row, aliases, table.alias_pattern)})
-            case.site = next((row[index].strip() for index in sites if _says(row[index])), case.site)
+            case.site = next((row[index].strip() for index in sites if says(row[index])), case.site)
     return known
 
 
 def _aliases(row: list[str], columns: list[int], pattern: str) -> set[str]:
-    matches = (re.search(pattern, row[index].strip()) for index in columns if _says(row[index]))
+    matches = (re.search(pattern, row[index].strip()) for index in columns if says(row[index]))
     return {"".join(text or "" for text in match.groups()) for match in matches if match}
 
 
-def _says(cell: str) -> bool:
+def says(cell: str) -> bool:
+    """Return whether a cell tells something."""
     return cell.strip().lower() not in NOTHING

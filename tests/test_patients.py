@@ -128,7 +128,8 @@ def test_cases_of_a_manifest(tmp_path: Path) -> None:
 
 def test_cases_without_a_manifest_come_from_the_files(tmp_path: Path) -> None:
     raw, preprocessed = tmp_path / "raw" / "Dataset001_A", tmp_path / "pre" / "Dataset001_A"
-    _write(raw / "dataset.json", {"file_ending": ".nii.gz"})
+    description = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+    _write(raw / "dataset.json", description)
     (raw / "labelsTr").mkdir()
     (raw / "labelsTr" / "x.nii.gz").touch()
     cases = read_cases(raw, preprocessed)
@@ -142,4 +143,63 @@ def test_cases_without_a_manifest_come_from_the_files(tmp_path: Path) -> None:
 def test_damaged_manifest(tmp_path: Path) -> None:
     _write(tmp_path / "manifest.json", [1])
     with pytest.raises(InputError, match="no manifest of bdfm convert"):
+        read_cases(tmp_path)
+
+
+ROW = {"case": "a", "targets": {"t1": "imagesTr/a_0000.nii.gz", "label": "labelsTr/a.nii.gz"}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {}, {"cases": {}}, {"cases": [1]}, {"cases": [{}]}, {"cases": [{"case": 5}]}, {"cases": [ROW, ROW]},
+        *({"cases": [ROW | {"case": name}]} for name in ("../x", "/tmp/x", "..", "a/b", "a\\b", "", "x" * 300, "a\n")),
+        *({"cases": [ROW | change]} for change in (
+            {"targets": {"t1": "/etc/passwd"}}, {"targets": {"t1": "../../x/imagesTr/a_0000.nii.gz"}},
+            {"targets": {"t1": "imagesTr/.."}}, {"targets": {"t1": "imagesTr/x/a.nii.gz"}}, {"targets": {"t1": 5}},
+            {"targets": ["a"]}, {"labels": {"x": 5}}, {"labels": {"1": "x"}}, {"labels": {"9" * 5000: 1}},
+            {"aliases": "abc"}, {"sha256": {"t1": None}}, {"patient": 5}, {"spacing": ["x"]}, {"part": "other"},
+        )),
+        {"cases": [ROW], "inverse_labels": {"x": 1}}, {"cases": [ROW], "releases": ["x"]},
+        {"cases": [ROW], "releases": {"x": {"overlaps": 5}}}, {"cases": [ROW], "release": ["x"]},
+        {"cases": [ROW | {"targets": {"t1": "../../../etc/passwd"}}], "release": "cohort"},
+        {"cases": [ROW | {"targets": {"t1": "/x/imagesTr/a_0000.nii.gz"}}], "release": "cohort"},
+    ],
+)  # fmt: skip
+def test_a_manifest_of_any_other_content_is_a_sentence(content: Any, tmp_path: Path) -> None:
+    _write(tmp_path / "manifest.json", content)
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        read_cases(tmp_path)
+
+
+def test_images_of_a_cohort_lie_in_other_data_sets(tmp_path: Path) -> None:
+    row = {"case": "a", "targets": {"mri": "../Dataset001_A/imagesTr/a_0000.nii.gz", "label": "labelsTr/a.nii.gz"}}
+    _write(tmp_path / "manifest.json", {"release": "cohort", "cases": [row]})
+    assert read_cases(tmp_path).rows == [row | {"part": "train"}]
+
+
+def test_a_manifest_that_is_there_but_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    """Case ids alone would tell other patients than it does."""
+    _write(tmp_path / "a" / "splits_final.json", [{"train": ["p"], "val": ["q"]}])
+    (tmp_path / "a" / "manifest.json").mkdir()
+    with pytest.raises(InputError, match=r"manifest\.json is a folder"):
+        read_cases(tmp_path / "a")
+    (tmp_path / "a" / "manifest.json").rmdir()
+    (tmp_path / "a" / "manifest.json").symlink_to("nowhere")
+    with pytest.raises(InputError, match="is a link whose target"):
+        read_cases(tmp_path / "a")
+
+
+@pytest.mark.parametrize("case", ["../x", "/x", "a/b"])
+def test_names_of_other_files_are_checked_too(case: str, tmp_path: Path) -> None:
+    description = {
+        "channel_names": {"0": "T1"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz",
+        "dataset": {case: {"images": ["a.nii.gz"], "label": "b.nii.gz"}},
+    }  # fmt: skip
+    _write(tmp_path / "dataset.json", description)
+    with pytest.raises(InputError, match=r"case id in .*dataset\.json"):
+        read_cases(tmp_path)
+    (tmp_path / "dataset.json").unlink()
+    _write(tmp_path / "splits_final.json", [{"train": [case], "val": ["q"]}])
+    with pytest.raises(InputError, match=r"case id in .*splits_final\.json"):
         read_cases(tmp_path)

@@ -52,3 +52,8 @@ def test_no_cell_is_a_formula_and_numbers_stay(tmp_path: Path) -> None:
 def test_a_name_that_is_no_utf_8_does_not_end_the_table(tmp_path: Path) -> None:
     write_table(tmp_path / "t.csv", [["\udcff"], ["x"]])
     assert read_table(tmp_path / "t.csv") == [["\\udcff"], ["x"]]
+
+
+def test_rows_end_as_asked_for(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", [["a", "b"], ["c", "d"]], line_end="\r\n")
+    assert (tmp_path / "t.csv").read_bytes() == b"a,b\r\nc,d\r\n"

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from bdfm_nnunet.checkpoints.reading import read_checkpoint
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure.record import COLUMNS, Exposure
-from bdfm_nnunet.files import read_json
 from bdfm_nnunet.folders import dataset_folders
 from bdfm_nnunet.patients import CaseList, Identity, components, identify, image_hashes, plain_id, qualified, read_cases
+from bdfm_nnunet.split_files import read_splits
 from bdfm_nnunet.table_files import read_table
 
 TEST, VALIDATION, TRAINING, ANY_FOLD = "test", "validation", "training", "cross-validation"
@@ -273,7 +273,7 @@ def parts_of(cases: CaseList, train: Iterable[str], val: Iterable[str]) -> dict[
 def _split(folders: Sequence[Path], fold: int) -> tuple[list[str], list[str]]:
     paths = [folder / "splits_final.json" for folder in folders]
     path = next((path for path in reversed(paths) if path.is_file()), paths[0])
-    splits = read_json(path)
+    splits = read_splits(path)
     if not 0 <= fold < len(splits):
         raise InputError(f"{path} has {len(splits)} folds, so there is no fold {fold}: name one of them")
     return splits[fold]["train"], splits[fold]["val"]

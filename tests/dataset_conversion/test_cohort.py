@@ -225,3 +225,93 @@ def test_cohort_is_planned_and_preprocessed(
     folder = tmp_path / "nnUNet_preprocessed" / report.folder.name
     assert len(list(folder.glob("*/*_seg.b2nd"))) == 24
     assert (folder / "manifest.json").read_bytes() == (report.folder / "manifest.json").read_bytes()
+
+
+# ----------------------------------------------------------------------------------- manifests that somebody else wrote
+
+
+def _changed(folder: Path, change: Any) -> None:
+    content = json.loads((folder / "manifest.json").read_text())
+    change(content)
+    (folder / "manifest.json").write_text(json.dumps(content))
+
+
+def _case_ids(prefix: str) -> Any:
+    return lambda content: [row.update(case=prefix + row["case"]) for row in content["cases"]]
+
+
+def _every_row(**fields: Any) -> Any:
+    return lambda content: [row.update(fields) for row in content["cases"]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _case_ids("../../../../escape"), _case_ids("/tmp/escape/"), _case_ids("x" * 190),
+        _every_row(targets={"t1c": "/etc/passwd", "label": "/etc/passwd"}), _every_row(targets={}),
+        _every_row(targets={"t1c": "imagesTr/a_0000.nii.gz"}), _every_row(targets={"label": "labelsTr/a.nii.gz"}),
+        _every_row(shape="x"), _every_row(patient=None),
+        lambda content: [row.pop("sha256") for row in content["cases"]],
+    ],
+)  # fmt: skip
+def test_a_hostile_manifest_is_a_sentence_and_writes_nothing(change: Any, sources: dict[str, Path], raw: Path) -> None:
+    _changed(sources["first"], change)
+    before = sorted(raw.parent.rglob("*"))
+    with pytest.raises(InputError, match=r"manifest\.json|case id of"):
+        make_cohort_dataset(40, [11])
+    assert sorted(raw.parent.rglob("*")) == before
+
+
+def test_all_channels_must_be_those_of_dataset_json(sources: dict[str, Path]) -> None:
+    _changed(sources["first"], lambda content: content["cases"][1]["targets"].pop("t2f"))
+    with pytest.raises(InputError, match=r"has the images t1c, but dataset\.json names t1c, t2f"):
+        make_cohort_dataset(40, [11], channels="all")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "5", "{}", '{"channel_names": 5}'])
+def test_a_source_with_another_dataset_json_is_a_sentence(content: str, sources: dict[str, Path]) -> None:
+    (sources["first"] / "dataset.json").write_text(content)
+    with pytest.raises(InputError, match=r"dataset\.json"):
+        make_cohort_dataset(40, [11])
+
+
+def test_a_source_named_twice_is_refused(sources: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="Dataset011_GLI is named twice"):
+        make_cohort_dataset(40, [11, sources["first"]])
+
+
+def test_test_cases_that_take_no_part_are_told(sources: dict[str, Path]) -> None:
+    _changed(sources["first"], lambda content: content["cases"][0].update(part="test"))
+    assert "note: 1 test cases of Dataset011_GLI take no part" in make_cohort_dataset(40, [11]).summary()
+
+
+def test_a_journal_of_any_content_writes_masks_anew_and_nothing_elsewhere(
+    sources: dict[str, Path], tmp_path: Path
+) -> None:
+    report = make_cohort_dataset(40, [11])
+    whole = {path: path.read_bytes() for path in report.folder.rglob("*.nii.gz")}
+    victim = tmp_path / "victim"
+    for content in (
+        b"[" * 100_000,
+        b"\xff",
+        b"5",
+        b'{"a": 1}',
+        b'[["x"], 5]',
+        b'["a"]',
+        b'["a", 5]',
+        b'["a", [["x"]]]',
+    ):
+        victim.write_bytes(content)
+        (report.folder / ".cohort.jsonl").unlink()
+        (report.folder / ".cohort.jsonl").symlink_to(victim)
+        make_cohort_dataset(40, [11])
+        assert victim.read_bytes() == content
+        assert {path: path.read_bytes() for path in report.folder.rglob("*.nii.gz")} == whole
+
+
+def test_formulas_in_ids_are_escaped(sources: dict[str, Path]) -> None:
+    _changed(sources["first"], _every_row(patient="=1+1", session="@SUM(1)"))
+    report = make_cohort_dataset(40, [11])
+    with (report.folder / "cohort.csv").open(newline="") as stream:
+        cells = [cell for line in csv.reader(stream) for cell in line]
+    assert "'@SUM(1)" in cells and not [cell for cell in cells if cell[:1] in "=+@" and cell]

@@ -1,5 +1,6 @@
 """A second run finishes what the first one began, and trusts nothing that is half done."""
 
+import json
 import os
 import shutil
 import signal
@@ -205,3 +206,70 @@ def test_fractions_survive_a_second_conversion(tree: Any, raw: Path) -> None:
     tree.add(6)
     convert(GLI, tree.root, dataset_id=501)
     assert sum(len(split["val"]) for split in read_json(folder / "splits_final.json")) == 7
+
+
+# ------------------------------------------------------------------------------------------ journals of any content
+
+
+def _journal(raw: Path) -> Path:
+    return raw / "Dataset501_BraTS2023GLI/.conversion.jsonl"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"[" * 100_000, b"9" * 5000, b"\xff\xfe{}", b"5", b"null", b'"x"', b"[]", b"{}",
+     b'{"row": {}, "stamps": {}}', b'{"engine": "x"}', b'{"row": 5, "stamps": []}'],
+)  # fmt: skip
+def test_a_journal_of_any_content_does_every_case_anew(
+    content: bytes, tree: Any, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = tree.add(0)
+    convert(GLI, tree.root, dataset_id=501)
+    _journal(raw).write_bytes(content)
+    done = _count_cases(monkeypatch)
+    assert [record.status for record in convert(GLI, tree.root, dataset_id=501).records] == ["ok"]
+    assert done == [case]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda entry: entry["row"].pop("notes"),
+        lambda entry: entry["row"].update(more=1),
+        lambda entry: entry["row"].update(labels={"x": 1}),
+        lambda entry: entry["row"].update(sha256={"t1c": 5}),
+        lambda entry: entry["row"].update(sources=[]),
+        lambda entry: entry["row"].update(targets={"t1c": "../../../escape.nii.gz"}),
+        lambda entry: entry.update(stamps=[]),
+        lambda entry: entry.update(stamps={"x": "y"}),
+        lambda entry: entry.update(row=None),
+    ],
+)
+def test_a_line_of_another_shape_does_its_case_anew(
+    change: Any, tree: Any, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [tree.add(patient) for patient in range(2)]
+    convert(GLI, tree.root, dataset_id=501)
+    before = (raw / "Dataset501_BraTS2023GLI/manifest.json").read_bytes()
+    header, first, second = _journal(raw).read_text().splitlines()
+    entry = json.loads(first)
+    change(entry)
+    _journal(raw).write_text("\n".join([header, json.dumps(entry), second]) + "\n")
+    done = _count_cases(monkeypatch)
+    convert(GLI, tree.root, dataset_id=501)
+    assert done == names[:1]
+    assert (raw / "Dataset501_BraTS2023GLI/manifest.json").read_bytes() == before
+    assert not list(raw.parent.rglob("*escape*"))
+
+
+def test_a_journal_that_is_no_file_is_a_sentence(tree: Any, raw: Path) -> None:
+    tree.add(0)
+    convert(GLI, tree.root, dataset_id=501)
+    _journal(raw).unlink()
+    _journal(raw).mkdir()
+    with pytest.raises(InputError, match=r"\.conversion\.jsonl is a folder"):
+        convert(GLI, tree.root, dataset_id=501)
+    _journal(raw).rmdir()
+    os.mkfifo(_journal(raw))
+    with pytest.raises(InputError, match=r"\.conversion\.jsonl is a named pipe"):
+        convert(GLI, tree.root, dataset_id=501)
