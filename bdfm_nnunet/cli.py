@@ -5,6 +5,7 @@ by a conversion, leaks by a check), 130 interrupted.
 """
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -51,6 +52,8 @@ def _set_up_messages() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("bdfm_nnunet").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what a terminal cannot show
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -33,6 +33,15 @@ def fault_of_name(name: object) -> str:
     return f"it has {size} bytes, at most {LONGEST} are possible" if size > LONGEST else ""
 
 
+def printable(text: str) -> str:
+    r"""Return a text of any origin as a terminal can show it: control characters and what is no UTF-8 become escapes.
+
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def check_name(name: object, what: str) -> str:
     """Return the name, which can be joined to a folder without leaving it.
 

@@ -217,7 +217,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if fault:
         raise InputError(f"{path} is no manifest of bdfm convert ({fault}): convert the data set again")
     for row in content["cases"]:
-        check_name(row["case"], f"case id in {path}")
+        if row.get("status") != REFUSED:
+            check_name(row["case"], f"case id in {path}")
     return dict(content)
 
 

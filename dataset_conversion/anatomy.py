@@ -216,4 +216,27 @@ _MR18 = Release(
     ),
 )
 
-ANATOMY = {release.name: release for release in (_L2R, _OASIS1, _OASIS3, _BRAINPTM, _MR13, _MR18)}
+_HIPPOCAMPUS = Release(
+    name="msd-hippocampus",
+    title="Medical Segmentation Decathlon, task 4: hippocampus",
+    dataset_name="MSDHippocampus",
+    case_pattern=r"hippocampus_\d{3}",
+    patient_pattern=r"^(hippocampus_\d{3})$",
+    channels={"T1": Source(r"(?:.*/)?images(?:Tr|Ts)/{case}")},
+    label=(Source(r"(?:.*/)?labelsTr/{case}"),),
+    **one_label_each({1: "anterior", 2: "posterior"}),
+    case_folder="",
+    unlabelled_part=r"(?:^|/)imagesTs/",
+    spacing=(1.0, 1.0, 1.0),
+    submission_name="{case}.nii.gz",
+    licence="CC BY-SA 4.0",
+    url="http://medicaldecathlon.com",
+    citation="Antonelli et al., doi:10.1038/s41467-022-30695-9; Simpson et al., arXiv:1902.09063",
+    notes=(
+        "crops of about 36 x 50 x 35 voxels around the hippocampus, 260 with labels and 130 without",
+        "the decathlon's papers count fewer subjects than volumes (from memory, not checked), and ids do not tell "
+        "which volumes are of one subject: splits by case may have a subject on both sides",
+    ),
+)
+
+ANATOMY = {release.name: release for release in (_HIPPOCAMPUS, _L2R, _OASIS1, _OASIS3, _BRAINPTM, _MR13, _MR18)}

@@ -13,6 +13,7 @@ from bdfm_nnunet.dataset_conversion.tasks import Task
 from bdfm_nnunet.errors import Refusal
 from bdfm_nnunet.images.intensities import check_contrast, is_empty
 from bdfm_nnunet.images.volumes import Volume, read_volumes
+from bdfm_nnunet.names import fault_of_name
 
 
 def do_case(task: Task) -> CaseRecord:
@@ -29,7 +30,7 @@ def do_case(task: Task) -> CaseRecord:
         label = _label(task, record, volumes)
     except Refusal as refusal:
         record.status, record.reason = REFUSED, str(refusal)
-        if not task.dry_run:
+        if not task.dry_run and not fault_of_name(task.case):
             _remove(task, {*task.targets().values(), *task.other_targets()})
         return record
     record.targets = task.targets()

@@ -19,12 +19,12 @@ def check_geometry(volume: Volume, reference: Volume) -> None:
     if what == "shape":
         raise Refusal(
             f"{volume.name} has shape {_times(volume.shape)} but {reference.name} has {_times(reference.shape)}: "
-            "take all files of the case from the same release"
+            "take files of the case that belong together"
         )
     if what == "spacing":
         raise Refusal(
             f"{volume.name} has spacing {_times(volume.spacing)} mm but {reference.name} has "
-            f"{_times(reference.spacing)} mm: take all files of the case from the same release"
+            f"{_times(reference.spacing)} mm: take files of the case that belong together"
         )
     if what:
         raise Refusal(

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,9 @@ def make_cohort_dataset(
     names = ["mri"] if channels == "single" else _common_channels(origins)
     check_number_is_free(folder)
     _check_own(folder)
-    rows = _without_duplicates([row for origin in origins for row in _rows(origin, folder, channels == "single")])
+    rows = _without_duplicates(
+        _each_once(row for origin in origins for row in _rows(origin, folder, channels == "single"))
+    )
     report = CohortReport(folder, rows, tuple(filter(None, map(_left_out, origins))))
     with only_writer(folder):
         remove(folder / "dataset.json")
@@ -275,6 +277,19 @@ def _rows(origin: Origin, folder: Path, single: bool) -> Iterator[dict[str, Any]
                 "image": [_relative(path, folder) for path in part.values()],
                 "sha256": {role: hashes[role] for role in part if role in hashes},
             }
+
+
+def _each_once(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, no two of which may have one case id."""
+    known: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if same := known.get(row["case"]):
+            raise InputError(
+                f"{same['source_case']} of {same['dataset']} and {row['source_case']} of {row['dataset']} would both "
+                f"be the case {row['case']}: rename the channels or one of the data sets"
+            )
+        known[row["case"]] = row
+    return list(known.values())
 
 
 def _plain(channel: str) -> str:

@@ -22,6 +22,7 @@ from bdfm_nnunet.dataset_conversion.tasks import Task
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import is_unfinished, write_json
 from bdfm_nnunet.folders import VARIABLES, nnunet_folder
+from bdfm_nnunet.leftovers import is_leftover
 from bdfm_nnunet.patients import read_cases
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ def convert_release(
     """
     _check_settings(dataset_id, link, workers, dry_run, manifest)
     if not (release.has_labels or unlabelled):
-        raise InputError(f"{release.name} has no segmentations: convert it with --unlabelled")
+        remedy = "name its label files with --label, or " if release.is_open else ""
+        raise InputError(f"{release.name} has no segmentations: {remedy}convert it with --unlabelled")
     release = release.with_channels(channels) if channels is not None else release
     name = f"Dataset{dataset_id:03d}_{release.dataset_name}{'Unlabelled' if unlabelled else ''}"
     raw = Path(os.environ.get("nnUNet_raw", ".")) if dry_run else nnunet_folder("nnUNet_raw")
@@ -152,7 +154,7 @@ def _check_foreign(folder: Path, tasks: list[Task]) -> None:
     for part in PARTS:
         names = sorted(os.listdir(folder / part)) if (folder / part).is_dir() else []
         for name in names:
-            if f"{part}/{name}" not in known and not is_unfinished(name):
+            if f"{part}/{name}" not in known and not is_unfinished(name) and not is_leftover(name):
                 raise InputError(
                     f"{folder / part / name} belongs to no case of the download: name a folder that holds all cases, "
                     "choose another number with -d, or remove that file"

@@ -128,6 +128,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "values": _table_of(int, lambda value, where: _whole(value)),
     "missing": _texts,
     "plain": _truth,
+    "by_entities": _truth,
     "id": _texts,
     "site": _texts,
 }

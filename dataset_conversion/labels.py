@@ -8,7 +8,7 @@ from bdfm_nnunet.dataset_conversion.foreground import background_is_zero, foregr
 from bdfm_nnunet.dataset_conversion.records import CaseRecord
 from bdfm_nnunet.dataset_conversion.release import Release
 from bdfm_nnunet.errors import Refusal
-from bdfm_nnunet.images.label_values import histogram, label_histogram, whole_numbers
+from bdfm_nnunet.images.label_values import WIDEST, histogram, label_histogram, whole_numbers
 from bdfm_nnunet.images.volumes import Volume
 
 
@@ -40,9 +40,12 @@ def _check_known(release: Release, volume: Volume, labels: Mapping[int, int], ta
     unknown = [f"{value} ({count} voxels)" for value, count in labels.items() if value not in table]
     if unknown:
         known = ", ".join(map(str, [0, *release.labels]))
+        whose, remedy = release.name, "check that the release is the right one, and correct the file"
+        if release.is_open:
+            whose, remedy = "--labels", "name every value, as in --labels 1=lesion,2=oedema, correct the file"
         raise Refusal(
-            f"{volume.name} has label {', '.join(unknown[:5])} but {release.name} knows {known}: check that the "
-            "release is the right one, and correct the file or leave the case out"
+            f"{volume.name} has label {', '.join(unknown[:5])} but {whose} knows {known}: {remedy} or leave the "
+            "case out"
         )
 
 
@@ -53,6 +56,10 @@ def _note_empty(record: CaseRecord) -> None:
 
 def _look_up(values: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
     lowest = min(table)
+    if max(table) - lowest >= WIDEST:
+        known = np.array(sorted(table), dtype=values.dtype)
+        targets = np.array([table[value] for value in sorted(table)], np.min_scalar_type(max(table.values())))
+        return targets[np.searchsorted(known, values)]
     targets = np.zeros(max(table) - lowest + 1, dtype=np.min_scalar_type(max(table.values())))
     for value, target in table.items():
         targets[value - lowest] = target

@@ -27,7 +27,7 @@ class ConversionReport:
         manifest: the JSON form of the manifest; the CSV form lies beside it.
         records: one row per case, in the order of case ids.
         junk: left-overs of operating systems that were passed over.
-        unused: volumes that belong to no role of the release.
+        unused: volumes that belong to no role of the release or are of a form that is not read.
         notes: what the scan noted about the download.
         dry_run: nothing was written but the manifest.
     """
@@ -65,7 +65,7 @@ class ConversionReport:
         """One line for a terminal."""
         counts = self.counts()
         cases = ", ".join(f"{counts[status]} {status}" for status in (OK, REPAIRED, REFUSED))
-        passed = f"{counts['junk']} junk files passed over, {counts['unused']} volumes not part of the release"
+        passed = f"{counts['junk']} junk files passed over, {counts['unused']} volumes not used"
         return f"{self.folder.name}{' (dry run)' if self.dry_run else ''}: {cases}; {passed}"
 
 

@@ -47,6 +47,24 @@ def literal_end(pattern: str) -> str:
     return letters
 
 
+@lru_cache(maxsize=4096)
+def literal_letters(pattern: str) -> int:
+    """How many letters the expression asks for as they are: of two that fit a path, the one with more tells more."""
+    return len(_literals(parser.parse(pattern)))
+
+
+def _literals(items: Iterable[tuple[Any, Any]]) -> str:
+    letters = ""
+    for code, value in items:
+        if code is codes.LITERAL:
+            letters += chr(value)
+        elif code is codes.SUBPATTERN:
+            letters += _literals(value[3])
+        elif code in (codes.MAX_REPEAT, codes.MIN_REPEAT) and value[0]:
+            letters += _literals(value[2])
+    return letters
+
+
 def example_of(pattern: str) -> str:
     """The shortest string that a regular expression stands for, with 0 for digits."""
     return _example(parser.parse(pattern), {})

@@ -8,6 +8,7 @@ from typing import Any
 from bdfm_nnunet.dataset_conversion.describing import describe
 from bdfm_nnunet.dataset_conversion.patterns import CASE, example_of, path_pattern
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.patients import OPEN_RELEASES
 
 LABEL = "label"
 """The role of the label file beside the channels' names."""
@@ -22,7 +23,8 @@ class Source:
     Attributes:
         path: regular expression for the whole path inside the download, with `/` between folders. `{case}` stands for
             the release's `case_pattern`; where it stands twice, both must be the same. Other named groups may be used
-            by `case_name`. A path ends before `.nii`, `.nii.gz`, `.img` or `.hdr`, which the engine adds.
+            by `case_name`. A path ends before `.nii`, `.nii.gz`, `.img` or `.hdr` (in any case), which the
+            engine adds.
         kind: tells alternatives apart in the manifest, for instance `manual` and `automated`.
         volume: index on the fourth axis of a 4-D file; None where the file must be three-dimensional.
     """
@@ -112,6 +114,8 @@ class Release:
         repairs: known faults.
         replacements: regular expression searched in paths: of two files for one role, the one that matches was
             published later in place of the other and is taken. Empty: two files for one role are always a clash.
+        by_entities: the label is a mask whose name has the entities of its image among others (BIDS): it belongs to
+            the case whose entities its name holds, whatever `{case}` stands for in its path.
         tables: tables inside the download.
         aliases: patient key to the key of the same patient, where the release itself has two.
         overlaps: names of releases, or free text, that share scans with this one.
@@ -147,6 +151,7 @@ class Release:
     origin: tuple[float, float, float] | None = None
     repairs: tuple[Repair, ...] = ()
     replacements: str = ""
+    by_entities: bool = False
     tables: tuple[Table, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     overlaps: tuple[str, ...] = ()
@@ -155,6 +160,11 @@ class Release:
     url: str = ""
     citation: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it stands for data of a user's own, whose layout the user has told."""
+        return self.name in OPEN_RELEASES
 
     @property
     def has_labels(self) -> bool:

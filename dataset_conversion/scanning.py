@@ -1,19 +1,24 @@
 """Finds the files of a release in a download."""
 
-import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bdfm_nnunet.dataset_conversion.patterns import literal_end, path_pattern
+from bdfm_nnunet.dataset_conversion.bids_entities import match_masks, session_of
+from bdfm_nnunet.dataset_conversion.patterns import literal_end, literal_letters, path_pattern
 from bdfm_nnunet.dataset_conversion.release import LABEL, MASK, Release, Repair
+from bdfm_nnunet.dataset_conversion.same_files import keep_each_once
 from bdfm_nnunet.dataset_conversion.tables import add_what_tables_say
+from bdfm_nnunet.dataset_conversion.walking import Walk, some
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.leftovers import is_leftover, is_leftover_folder
+from bdfm_nnunet.images.volume_endings import unread_ending, without_ending
 
-VOLUME_ENDINGS = (".nii.gz", ".nii", ".img", ".hdr")
+NO_MASKS = (
+    "no mask has a name that --label tells: give the end of the masks' names, with the entities that tell them from "
+    "others (label-lesion_mask, FLAIR_roi), or name the files by patterns with `bdfm convert folder`, for instance "
+    "--image T1w='**/{case}_T1w' --label '**/{case}_mask'"
+)
 
 
 @dataclass
@@ -45,8 +50,8 @@ class Scan:
     Attributes:
         cases: case id to what was found of it, in the order of ids.
         junk: left-overs of operating systems (`._*`, `__MACOSX`, `.DS_Store`), relative paths.
-        unused: volumes that belong to no role of the release, relative paths.
-        notes: what else a user should know of, for instance a table that could not be read.
+        unused: volumes that belong to no role of the release or are of a form that is not read, relative paths.
+        notes: what else a user should know of, for instance a table that could not be read or hidden folders.
     """
 
     cases: dict[str, FoundCase] = field(default_factory=dict)
@@ -58,7 +63,7 @@ class Scan:
 def scan(source: Path, release: Release, *, only: str | None = None, leave_out: Path | None = None) -> Scan:
     """Walks `source`, nested in any way, and sorts its files by case and role; reads none but the release's tables.
 
-    Links to folders are followed, each folder once.
+    Links are followed, each folder and file counts once; folders whose names begin with a dot are not looked into.
 
     Args:
         source: the folder of the unpacked download.
@@ -71,13 +76,15 @@ def scan(source: Path, release: Release, *, only: str | None = None, leave_out: 
     """
     if not source.is_dir():
         raise InputError(f"{source} is not a folder: name the folder of the unpacked {release.name} download")
-    sorter = _Sorter(release, source.resolve().name)
-    for prefix, folders, names in _walk(source, sorter.found.junk, leave_out):
+    sorter, walk = _Sorter(release, source.resolve().name), Walk(source, leave_out)
+    for prefix, folders, names in walk.folders():
         for name in folders:
             sorter.take_folder(prefix + name)
         for name in names:
             sorter.take(prefix + name)
     found = sorter.finish()
+    found.junk = walk.junk
+    found.notes += [*walk.notes(), *keep_each_once(source, found.cases)]
     if not found.cases:
         raise _nothing_found(source, release, found)
     found.cases = {case: found.cases[case] for case in _chosen(sorted(found.cases), only)}
@@ -112,12 +119,14 @@ class _Slot:
     Attributes:
         pattern: of paths without ending.
         end: letters that such a path ends with.
+        letters: number of letters that the expression holds as they are.
         roles: roles with the rank of this alternative; several for the channels of a 4-D file.
         repair: the repair whose stand-in this is.
     """
 
     pattern: re.Pattern[str]
     end: str
+    letters: int
     roles: tuple[tuple[str, int], ...]
     repair: Repair | None = None
 
@@ -135,7 +144,9 @@ class _Sorter:
         self._tables = [re.compile(table.path) for table in release.tables]
         self._ranked: dict[tuple[str, str], dict[int, list[str]]] = {}
         self._stand_ins: dict[tuple[str, str], list[tuple[str, Repair]]] = {}
+        self._masks: dict[str, int] = {}
         self._extra: dict[str, list[str]] = {}
+        self._unread: dict[str, list[str]] = {}
 
     def take_folder(self, path: str) -> None:
         """A folder named like a case makes it a case, so that one with all files missing is not passed over."""
@@ -144,16 +155,25 @@ class _Sorter:
 
     def take(self, path: str) -> None:
         """Puts a file where it belongs."""
-        stem = _without_ending(path)
+        stem = without_ending(path)
         if stem is None:
-            if any(table.fullmatch(path) for table in self._tables):
-                self.tables.append(path)
+            self._take_other(path)
             return
-        for slot in self._slots:
-            if stem.endswith(slot.end) and (match := slot.pattern.fullmatch(stem)):
-                self._put(path, self._case(match), slot)
-                return
-        self.found.unused.append(path)
+        matches = [
+            (slot, match) for slot in self._slots if stem.endswith(slot.end) and (match := slot.pattern.fullmatch(stem))
+        ]
+        if matches:
+            slot, match = max(matches, key=lambda found: (found[0].repair is None, found[0].letters))
+            self._put(path, self._case(match), slot)
+        else:
+            self.found.unused.append(path)
+
+    def _take_other(self, path: str) -> None:
+        if any(table.fullmatch(path) for table in self._tables):
+            self.tables.append(path)
+        elif ending := unread_ending(path):
+            self.found.unused.append(path)
+            self._unread.setdefault(ending, []).append(path)
 
     def _put(self, path: str, case: str, slot: _Slot) -> None:
         for role, rank in slot.roles:
@@ -162,6 +182,8 @@ class _Sorter:
                     self._stand_ins.setdefault((case, role), []).append((path, slot.repair))
                 else:
                     self.found.unused.append(path)
+            elif role == LABEL and self.release.by_entities:
+                self._masks[path] = rank
             elif role in self.release.extra_channels:
                 self._extra.setdefault(role, []).append(case)
             else:
@@ -174,6 +196,7 @@ class _Sorter:
 
     def finish(self) -> Scan:
         """Settles alternatives, replacements, stand-ins and the cases that were published without labels."""
+        self._match_masks()
         alternatives = self.release.sources()
         for (case, role), ranked in self._ranked.items():
             content, rank = self.found.cases[case], min(ranked)
@@ -185,7 +208,22 @@ class _Sorter:
             content.files = {role: content.files[role] for role in alternatives if role in content.files}
             content.test = self._published_without_label(content)
         self._note_extra_channels()
+        self._note_unread()
         return self.found
+
+    def _match_masks(self) -> None:
+        """Gives masks to the cases whose entities they have."""
+        if not self._masks and self.release.by_entities and self.release.label:
+            self.found.notes.append(NO_MASKS)
+        found, doubtful, alone = match_masks(self._masks, list(self.found.cases))
+        for mask, case in (*found.items(), *((mask, session_of(mask)) for mask in alone)):
+            self.found.cases.setdefault(case, FoundCase())
+            self._ranked.setdefault((case, LABEL), {}).setdefault(self._masks[mask], []).append(mask)
+        if doubtful:
+            self.found.unused += doubtful
+            self.found.notes.append(
+                f"masks that do not have the entities of exactly one image ({len(doubtful)}): {some(doubtful)}"
+            )
 
     def _newest(self, paths: list[str], content: FoundCase, role: str) -> list[str]:
         newer = [path for path in paths if re.search(self.release.replacements or "$^", path)]
@@ -219,6 +257,14 @@ class _Sorter:
                 f"{len(others)} cases have none but such channels and are left out, for instance {min(others)}"
             )
 
+    def _note_unread(self) -> None:
+        paths = [path for found in self._unread.values() for path in found]
+        if paths:
+            self.found.notes.append(
+                f"volumes of a form that is not read, {' and '.join(sorted(self._unread))} ({len(paths)}): "
+                f"{some(paths)}; export them as .nii.gz to use them"
+            )
+
 
 def _slots_of(release: Release) -> list[_Slot]:
     """Roles by expression in the order in which they are tried: own files, then stand-ins."""
@@ -236,59 +282,16 @@ def _slots_of(release: Release) -> list[_Slot]:
 
 def _slot(release: Release, path: str, roles: tuple[tuple[str, int], ...], repair: Repair | None) -> _Slot:
     pattern = path_pattern(path, release.case_pattern)
-    return _Slot(pattern, literal_end(pattern.pattern), roles, repair)
-
-
-def _without_ending(path: str) -> str | None:
-    """The path of a volume without its ending; None for other files."""
-    for ending in VOLUME_ENDINGS:
-        if path.endswith(ending):
-            return path[: -len(ending)]
-    return None
-
-
-# ------------------------------------------------------------------------------------------------ walking the folders
-
-
-def _walk(source: Path, junk: list[str], leave_out: Path | None) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yields folders in a fixed order: the path with a slash at its end, its folders, its files; notes junk."""
-    seen: set[tuple[int, int]] = set()
-    if leave_out is not None and leave_out.exists():
-        seen.add(_identity(leave_out))
-    root = str(source)
-    for folder, folders, files in os.walk(source, followlinks=True, onerror=_unreadable):
-        if _identity(folder) in seen:
-            folders.clear()
-            continue
-        seen.add(_identity(folder))
-        folders.sort()
-        prefix = folder[len(root) :].strip(os.sep).replace(os.sep, "/")
-        prefix = prefix + "/" if prefix else ""
-        junk += [prefix + name + "/" for name in folders if is_leftover_folder(name)]
-        junk += [prefix + name for name in sorted(files) if is_leftover(name)]
-        folders[:] = [name for name in folders if not is_leftover_folder(name)]
-        yield prefix, folders, _pairs_once(sorted(name for name in files if not is_leftover(name)))
-
-
-def _pairs_once(names: list[str]) -> list[str]:
-    """Leaves out the header of an Analyze or NIfTI pair, which its image stands for."""
-    there = set(names)
-    return [name for name in names if not (name.endswith(".hdr") and name[:-4] + ".img" in there)]
-
-
-def _identity(folder: str | Path) -> tuple[int, int]:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
-
-
-def _unreadable(error: OSError) -> None:
-    raise InputError(f"{error.filename} cannot be read ({error.strerror}): give yourself permission to read it")
+    return _Slot(pattern, literal_end(pattern.pattern), literal_letters(pattern.pattern), roles, repair)
 
 
 def _nothing_found(source: Path, release: Release, found: Scan) -> InputError:
     expected = f"files named like {release.example(next(iter(release.channels)))}"
     there = f"for instance {found.unused[0]}" if found.unused else "no .nii, .nii.gz or .img file at all"
+    remedy = "check the folder and the name of the release (`bdfm releases`)"
+    if release.is_open:
+        remedy = "check the folder and the options that tell the names of its files"
+    more = "".join(f"; {note}" for note in found.notes)
     return InputError(
-        f"{source} holds no case of {release.name}: {expected} were expected, there is {there}; "
-        "check the folder and the name of the release (`bdfm releases`)"
+        f"{source} holds no case of {release.name}: {expected} were expected, there is {there}{more}; {remedy}"
     )

@@ -7,6 +7,7 @@ from bdfm_nnunet.dataset_conversion.records import TEST, TRAIN, CaseRecord
 from bdfm_nnunet.dataset_conversion.release import LABEL, MASK, Release
 from bdfm_nnunet.dataset_conversion.scanning import FoundCase
 from bdfm_nnunet.errors import Refusal
+from bdfm_nnunet.names import fault_of_name
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,10 @@ class Task:
         """The one file of every role; a channel that may be missing and is has none.
 
         Raises:
-            Refusal: a file is missing, or there are two of one role.
+            Refusal: the case id cannot be the name of a file, a file is missing, or there are two of one role.
         """
+        if fault := fault_of_name(self.case):
+            raise Refusal(f"its id cannot be the name of a file ({fault}): rename its files")
         chosen: dict[str, str] = {}
         missing: list[str] = []
         for role in self.roles():
@@ -94,9 +97,14 @@ class Task:
         return chosen
 
     def _missing(self, roles: list[str]) -> Refusal:
+        labels = set(roles) <= set(self.label_roles())
         names = " and ".join(self.release.example(role, self.case) for role in roles)
         remedy = "download the case again"
-        if set(roles) <= set(self.label_roles()):
+        if self.release.by_entities:
+            names = " and ".join(roles)  # the folder and the entities of a file that is not there are not known
+        if self.release.is_open:
+            remedy = "check the names of its files and the options that tell them"
+        if labels:
             remedy += ", or use --unlabelled for cases without segmentation"
         return Refusal(f"{names} of {self.case} {'is' if len(roles) == 1 else 'are'} missing: {remedy}")
 

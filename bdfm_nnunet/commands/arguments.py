@@ -3,7 +3,8 @@
 import argparse
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bdfm_nnunet.errors import InputError
@@ -16,9 +17,54 @@ EXIT_REFUSED = 3
 def command(commands: Any, name: str, handler: Callable[[argparse.Namespace], int], purpose: str) -> Add:
     """Adds a subcommand and returns its `add_argument`."""
     parser = commands.add_parser(name, help=purpose, description=purpose)
+    for kind in (None, "store"):
+        parser.register("action", kind, StoreOnce)
     parser.set_defaults(handler=handler)
     add: Add = parser.add_argument
     return add
+
+
+class StoreOnce(argparse.Action):
+    """Stores the value of an option that may be given once: of two values neither is taken in silence."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Store the value."""
+        if option is not None:
+            note_given(self, namespace, option)
+        setattr(namespace, self.dest, values)
+
+
+class SwitchOnce(argparse.BooleanOptionalAction):
+    """`--switch` or `--no-switch`, one of them once."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Store which of them it is."""
+        note_given(self, namespace, str(option))
+        super().__call__(parser, namespace, values, option)
+
+
+def note_given(action: argparse.Action, namespace: argparse.Namespace, option: str) -> None:
+    """Note that an option was given.
+
+    Raises:
+        argparse.ArgumentError: it was given before.
+    """
+    given = vars(namespace).setdefault("given", {})
+    if action.dest in given:
+        if given[action.dest] == option:
+            raise argparse.ArgumentError(None, f"{option} was given twice: give it once")
+        raise argparse.ArgumentError(None, f"{given[action.dest]} and {option} were given: give one of them")
+    given[action.dest] = option
+
+
+def options_given(settings: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """Return those options, of the given names of settings, that stand on the command line."""
+    given: dict[str, str] = getattr(settings, "given", {})
+    return [given[name] for name in names if name in given]
 
 
 def dataset(add: Add) -> None:
@@ -75,8 +121,10 @@ def percentages(text: str) -> list[float]:
         values = [float(part) / 100 for part in text.split(",")]
     except ValueError:
         values = []
-    if not values or not all(0 < value <= 1 for value in values):
-        raise argparse.ArgumentTypeError(f"percentages between commas such as 1,10,100 were expected, not {text!r}")
+    if not values or not all(0 < value <= 1 for value in values) or len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(
+            f"percentages between commas such as 1,10,100, each once, were expected, not {text!r}"
+        )
     return values
 
 
@@ -86,6 +134,27 @@ def pair(text: str) -> tuple[str, str]:
     if not (key and equals and value):
         raise argparse.ArgumentTypeError(f"NAME=VALUE was expected, not {text!r}")
     return key, value
+
+
+def label_names(text: str) -> list[tuple[int, str]]:
+    """Return label values and their names: `VALUE=NAME`, or several between commas.
+
+    >>> label_names("1=anterior, 2=posterior")
+    [(1, 'anterior'), (2, 'posterior')]
+
+    Raises:
+        InputError: it is something else.
+    """
+    found = []
+    for item in text.split(","):
+        value, equals, name = (part.strip() for part in item.partition("="))
+        if not (re.fullmatch(r"-?[0-9]{1,18}", value) and equals and name) or "=" in name:
+            raise InputError(
+                f"--labels {text} cannot be read at {item.strip()!r}: give whole numbers and names without comma and "
+                "equals sign, as in --labels 1=lesion,2=oedema"
+            )
+        found.append((int(value), name))
+    return found
 
 
 def assignment(text: str) -> tuple[str, Any]:

@@ -2,21 +2,26 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bdfm_nnunet.commands.arguments import (
     EXIT_REFUSED,
     Add,
+    SwitchOnce,
     command,
     count,
     dataset,
+    label_names,
     names,
+    options_given,
     pair,
     percentages,
     workers,
 )
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.names import printable
 
 if TYPE_CHECKING:
     from bdfm_nnunet.dataset_conversion import Release
@@ -102,7 +107,7 @@ def _convert_options(add: Add) -> None:
     add("--manifest", type=Path, metavar="FILE", help="where --dry-run writes it (default: the current folder)")
     add(
         "--strict",
-        action=argparse.BooleanOptionalAction,
+        action=SwitchOnce,
         default=True,
         help="end with exit code 3 if a case was refused; the good ones are written all the same",
     )
@@ -129,9 +134,8 @@ def _convert_options(add: Add) -> None:
         "--labels",
         action="append",
         default=[],
-        type=pair,
-        metavar="VALUE=MEANING",
-        help="for `folder` and `bids`: a label value and what it means; may be repeated",
+        metavar="VALUE=NAME,...",
+        help="for `folder` and `bids`: label values and what they mean, such as 1=lesion,2=oedema; may be repeated",
     )
     add("--patient", metavar="REGEX", help="for `folder`: finds the patient in a case id (its group 1)")
     add("--name", metavar="NAME", help="for `folder` and `bids`: the part of the data set's name after DatasetXXX_")
@@ -160,9 +164,11 @@ def convert(settings: argparse.Namespace) -> int:
     print(report.summary())
     refused = report.refused
     for record in refused[:MOST_REASONS]:
-        print(f"  refused {record.case}: {record.reason}")
+        print(f"  refused {printable(record.case)}: {printable(record.reason)}")
     if len(refused) > MOST_REASONS:
         print(f"  ... and {len(refused) - MOST_REASONS} more, see the manifest")
+    for note in report.notes:
+        print(f"note: {printable(note)}")
     print(f"manifest: {report.manifest}")
     return EXIT_REFUSED if refused and settings.strict else 0
 
@@ -173,13 +179,8 @@ def _own_entry(settings: argparse.Namespace) -> "Release | None":
         "--image": settings.image, "--label": settings.label, "--labels": settings.labels,
         "--patient": settings.patient, "--name": settings.name,
     }  # fmt: skip
-    given = [option for option, value in options.items() if value]
-    allowed = {"folder": set(options), "bids": {"--label", "--labels", "--name"}}.get(settings.release, set())
-    for option in given:
-        if settings.entry is not None or option not in allowed:
-            raise InputError(
-                f"{option} cannot be used here: it belongs to `bdfm convert {'folder' if settings.entry else ''}` alone"
-            )
+    given = [option for option, value in options.items() if value is not None and value != []]
+    _check_places(given, settings)
     if settings.entry is not None:
         from bdfm_nnunet.dataset_conversion import Release
         from bdfm_nnunet.files import read_json
@@ -188,7 +189,8 @@ def _own_entry(settings: argparse.Namespace) -> "Release | None":
     if settings.release == "folder" and given:
         from bdfm_nnunet.dataset_conversion.open_trees import folder_release
 
-        return folder_release(dict(settings.image), **_label_options(settings), patient=settings.patient)
+        images = _each_once(settings.image, "--image", "channel")
+        return folder_release(images, **_label_options(settings), patient=settings.patient)
     if settings.release == "bids" and (given or settings.channels):
         from bdfm_nnunet.dataset_conversion.open_trees import bids_release
 
@@ -196,12 +198,38 @@ def _own_entry(settings: argparse.Namespace) -> "Release | None":
     return None
 
 
+PLACES = {
+    "--image": ("folder",),
+    "--patient": ("folder",),
+    **dict.fromkeys(("--label", "--labels", "--name"), ("folder", "bids")),
+}
+"""Options that describe data of a user's own, and the names they go with."""
+
+
+def _check_places(given: Sequence[str], settings: argparse.Namespace) -> None:
+    for option in given:
+        if settings.entry is not None:
+            raise InputError(f"{option} cannot be used beside --entry: write into that file what it says")
+        if settings.release not in PLACES[option]:
+            raise InputError(
+                f"{option} cannot be used here: it is for `bdfm convert {' or '.join(PLACES[option])}`, and the files "
+                f"of {settings.release} are known"
+            )
+
+
+def _each_once(pairs: Sequence[tuple[Any, str]], option: str, what: str) -> dict[Any, str]:
+    """The table of what was given, nothing twice."""
+    found: dict[Any, str] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InputError(f"{option} names {what} {key} twice, {found[key]} and {value}: name it once")
+        found[key] = value
+    return found
+
+
 def _label_options(settings: argparse.Namespace) -> dict[str, Any]:
-    try:
-        labels = {int(value): meaning for value, meaning in settings.labels}
-    except ValueError:
-        raise InputError("--labels wants whole numbers: write it as --labels 1=lesion") from None
-    named = {"name": settings.name} if settings.name else {}
+    labels = _each_once([named for text in settings.labels for named in label_names(text)], "--labels", "label")
+    named = {} if settings.name is None else {"name": settings.name}
     return {"label": settings.label, "labels": labels or None, **named}
 
 
@@ -243,11 +271,20 @@ def _splits_options(add: Add) -> None:
     add("--check", action="store_true", help="check the splits that are there; exit code 3 where a patient leaks")
 
 
+def _check_alone(settings: argparse.Namespace) -> None:
+    """Refuses options that change splits beside the one that looks at them."""
+    others = options_given(settings, ("folds", "fractions", "seed", "sites"))
+    others += ["--overwrite"] if settings.overwrite else []
+    if others:
+        raise InputError(f"--check only looks at the splits that are there: leave out {' and '.join(others)}")
+
+
 def splits(settings: argparse.Namespace) -> int:
     """Makes or checks splits_final.json."""
     from bdfm_nnunet.dataset_conversion.splits import check_splits, make_splits
 
     if settings.check:
+        _check_alone(settings)
         check = check_splits(settings.dataset, patients=settings.patients)
         print(check.summary())
         return EXIT_REFUSED if check.faults else 0

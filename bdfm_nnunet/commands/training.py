@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bdfm_nnunet.commands.arguments import Add, assignment, command, dataset, positive, workers
+from bdfm_nnunet.commands.arguments import Add, SwitchOnce, assignment, command, dataset, positive, workers
 from bdfm_nnunet.commands.costs import check_cost_options, cost_options, tell_costs
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.folders import nnunet_folder, trainer_search_path
@@ -44,7 +44,7 @@ def _plan_options(add: Add) -> None:
     add("--network", choices=("swin", "resenc", "plain"), help="network to plan for")
     add("--gpu-memory", type=positive, metavar="GB", help="memory that training may take")
     add("--weights", type=Path, metavar="CKPT", help="plan to match this pre-trained checkpoint")
-    add("--preprocess", action=argparse.BooleanOptionalAction, default=True, help="preprocess after planning")
+    add("--preprocess", action=SwitchOnce, default=True, help="preprocess after planning")
     workers(add)
     add("--variant", metavar="NAME", help="add this configuration to existing plans, or tell its cost")
     add("--base", metavar="CONFIG", help="configuration that the variant starts from (default: 3d_fullres)")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_read, is_unfinished
+from bdfm_nnunet.images.volume_endings import NOT_READ
 from bdfm_nnunet.leftovers import is_leftover, is_leftover_folder
 
 logger = logging.getLogger(__name__)
 
 NIFTI = (".nii.gz", ".nii")
-_VOLUMES = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".img", ".hdr", ".img.gz", ".mnc", ".mif", ".gipl",
-            ".dcm", ".tif", ".tiff")  # fmt: skip
+_VOLUMES = (*NOT_READ, ".img", ".hdr", ".tif", ".tiff")
 _COMPANIONS = (".json", ".csv", ".npz", ".pkl", ".txt", ".md", ".log", ".png", ".pdf", ".yaml", ".yml")
 """Endings of what nnU-Net and our commands write beside segmentations, and of notes to read."""
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",

@@ -1,18 +1,22 @@
 """Every fault of a download: the case is refused with a sentence that names the file, the others are written."""
 
+import csv
 import gzip
+import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from nibabel.nifti1 import Nifti1Image
+from nibabel.nifti1 import Nifti1Header, Nifti1Image
 
 from bdfm_nnunet.cli import main
 from bdfm_nnunet.dataset_conversion import convert
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import read_json
 from tests.limits import largest_file
 
 GLI = "brats2023-gli"
@@ -276,3 +280,75 @@ def test_hard_link_to_another_disk(tree: Any, raw: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("os.link", other_disk)
     with pytest.raises(InputError, match="use --link sym or --link copy"):
         convert(GLI, tree.root, dataset_id=501, link="hard")
+
+
+# ----------------------------------------------------------------------------------------------------- odd file names
+
+ODD = {
+    b"a\xff\xfeb": "UTF-8|holds", b"x" * 223: "bytes, at most", b"x" * 248: "bytes, at most", b".hidden": "a dot",
+    b"a\nb": "holds", b"a\x1b[31mb": "holds", b"a\\..\\b": "holds", b"a ": "white space", b"..": "a dot",
+    b"a:b": "holds", "a\u202egz".encode(): "holds",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_name_that_no_file_may_have_refuses_its_case_alone(
+    name: bytes, tree: Any, raw: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image = tree.file(tree.add(0), "t1c")
+    root = image.parent / "odd"
+    root.mkdir()
+    (root / "plain.nii.gz").write_bytes(image.read_bytes())
+    shutil.copy(os.fsencode(tree.file(tree.add(1), "t1c")), os.fsencode(root) + b"/" + name + b".nii.gz")
+    assert main(["convert", "folder", str(root), "-d", "501", "--unlabelled", "--workers", "1"]) == 3
+    assert [path.name for path in raw.rglob("*_0000.nii.gz")] == ["plain_0000.nii.gz"]
+    output = capfd.readouterr().out
+    (reason,) = re.findall(r"refused .*: its id cannot be the name of a file \((.*)\): rename", output)
+    assert re.search(ODD[name], reason) and "\x1b" not in output
+    manifest = read_json(raw / "Dataset501_FolderUnlabelled/manifest.json")
+    assert sorted(row["status"] for row in manifest["cases"]) == ["ok", "refused"]
+    assert main(["splits", "-d", "501", "--check"]) != 1  # it reads the manifest
+
+
+@pytest.mark.parametrize("name", ['=HYPERLINK("http:x","y")', "+1+1", "@SUM(1)", "--help"])
+def test_a_name_that_a_spreadsheet_would_run(name: str, tree: Any, raw: Path) -> None:
+    image = tree.file(tree.add(0), "t1c")
+    (image.parent / "odd").mkdir()
+    (image.parent / "odd" / f"{name}.nii.gz").write_bytes(image.read_bytes())
+    convert("folder", image.parent / "odd", dataset_id=501, unlabelled=True)
+    with (raw / "Dataset501_FolderUnlabelled/manifest.csv").open(newline="") as stream:
+        cells = [cell for line in csv.reader(stream) for cell in line if cell]
+    assert f"'{name}" in cells and not [cell for cell in cells if cell[0] in "=+@-"]
+
+
+def test_links_that_lead_nowhere_say_how_to_fetch(tree: Any, raw: Path) -> None:
+    tree.add(0)
+    path = tree.file(tree.add(1), "t1c")
+    path.unlink()
+    path.symlink_to("../.git/annex/objects/x")
+    (record,) = convert(GLI, tree.root, dataset_id=501).refused
+    assert "is a link whose target ../.git/annex/objects/x is not there" in record.reason
+    assert "`datalad get`" in record.reason and not record.reason.startswith("/")
+
+
+def test_left_overs_in_the_data_set_do_not_stop_a_second_run(tree: Any, raw: Path) -> None:
+    case = tree.add(0)
+    report = convert(GLI, tree.root, dataset_id=501)
+    (report.folder / f"imagesTr/._{case}_0000.nii.gz").write_bytes(b"junk")
+    (report.folder / "labelsTr/.DS_Store").write_bytes(b"junk")
+    assert convert(GLI, tree.root, dataset_id=501).counts()["ok"] == 1
+
+
+def test_two_positions_of_one_file_are_noted(tree: Any, raw: Path) -> None:
+    """Other programs show it elsewhere than nnU-Net's reader puts it."""
+    case = tree.add(0)
+    for suffix in ("t1n", "t1c", "t2w", "t2f", "seg"):
+        path = tree.file(case, suffix)
+        content = gzip.decompress(path.read_bytes())
+        header = Nifti1Header(content[:348])
+        header["qoffset_x"] += 5.8
+        header["qform_code"], header["sform_code"] = 1, 2
+        path.write_bytes(gzip.compress(header.binaryblock + content[348:]))
+    (record,) = convert(GLI, tree.root, dataset_id=501).records
+    assert record.status == "ok"
+    assert [note for note in record.notes if "qform" in note and "sform" in note and "5.8" in note]

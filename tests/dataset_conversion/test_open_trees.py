@@ -1,5 +1,6 @@
 """Entries for any folders and for BIDS."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -10,9 +11,10 @@ from bdfm_nnunet.dataset_conversion import RELEASES, convert
 from bdfm_nnunet.dataset_conversion.entries import check_entry
 from bdfm_nnunet.dataset_conversion.open_trees import bids_release, expression_of, folder_release
 from bdfm_nnunet.dataset_conversion.patterns import path_pattern
-from bdfm_nnunet.dataset_conversion.release import LABEL
+from bdfm_nnunet.dataset_conversion.release import LABEL, Release, Source
 from bdfm_nnunet.dataset_conversion.scanning import scan
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import read_json
 from tests.dataset_conversion.planting import Planter
 from tests.dataset_conversion.trees import make_tree
 
@@ -80,6 +82,11 @@ def test_every_volume_is_a_case_with_the_path_as_id(tmp_path: Path) -> None:
         ({"images": {"a": "{case}"}, "patient": "("}, "no regular expression"),
         ({"images": {"a": "{case}"}, "patient": "p1"}, "has no group"),
         ({"images": {"a": "{case}"}, "name": "a/b"}, "no good for a folder"),
+        ({"images": {"a": "{case}_x", "b": "./{case}_x.NII.gz"}}, "channel a and channel b have the same pattern"),
+        ({"images": {"a": "{case}_x"}, "label": "{case}_x"}, "channel a and the label have the same pattern"),
+        ({"images": {"label": "{case}_x"}, "label": "{case}_y"}, "a channel cannot be called label"),
+        ({"images": {"a": "{case}_x"}, "label": "{case}_y", "labels": {1: "a", 2: "a"}}, "both called 'a'"),
+        ({"images": {"a": "{case}_x"}, "label": "{case}_y", "labels": {0: "air", 1: "a"}}, "0 is the background"),
     ],
 )
 def test_bad_patterns(settings: dict[str, object], sentence: str) -> None:
@@ -149,3 +156,137 @@ def test_bids_names_must_fit_their_folders(tmp_path: Path) -> None:
 def test_bad_suffixes(suffixes: list[str]) -> None:
     with pytest.raises(InputError, match="T1w"):
         bids_release(suffixes)
+
+
+def test_a_file_that_fits_two_patterns_belongs_to_the_one_with_more_letters(tmp_path: Path) -> None:
+    planter = Planter(tmp_path, 0)
+    for name in ("p1", "p1_seg", "p2", "p2_seg"):
+        planter.image(f"{name}.nii.gz")
+    found = scan(tmp_path, folder_release({"t1": "{case}"}, label="{case}_seg"))
+    assert {case: content.files for case, content in found.cases.items()} == {
+        case: {"t1": [f"{case}.nii.gz"], LABEL: [f"{case}_seg.nii.gz"]} for case in ("p1", "p2")
+    }
+
+
+def test_background_may_be_named_and_is_the_background(tmp_path: Path, raw: Path) -> None:
+    planter = Planter(tmp_path / "download", 0)
+    labels = {}
+    for case in ("p1", "p2"):
+        planter.image(f"download_{case}.nii.gz")
+        planter.image(f"{case}_t1.nii.gz")
+        labels[case] = planter.label(f"{case}_seg.nii.gz", (1,))
+    release = folder_release({"t1": "{case}_t1"}, label="{case}_seg", labels={0: "background", 1: "lesion"})
+    report = convert(release, tmp_path / "download", dataset_id=7)
+    assert read_json(report.folder / "dataset.json")["labels"] == {"background": 0, "lesion": 1}
+    for case, label in labels.items():
+        np.testing.assert_array_equal(np.asarray(nib.load(report.folder / f"labelsTr/{case}.nii.gz").dataobj), label)
+
+
+def test_values_far_apart_are_mapped_without_a_table_of_all_between(tmp_path: Path, raw: Path) -> None:
+    planter = Planter(tmp_path / "download", 0)
+    label = np.zeros((9, 8, 7), np.int32)
+    label[2:4], label[5:7] = -7, 2_000_000_000
+    for case in ("p1", "p2"):
+        planter.image(f"{case}_t1.nii.gz")
+        planter.write(f"{case}_seg.nii.gz", label)
+    release = folder_release({"t1": "{case}_t1"}, label="{case}_seg", labels={-7: "a", 2_000_000_000: "b"})
+    report = convert(release, tmp_path / "download", dataset_id=7)
+    written = np.asarray(nib.load(report.folder / "labelsTr/p1.nii.gz").dataobj)
+    np.testing.assert_array_equal(written, np.select([label == -7, label > 0], [1, 2]))
+
+
+@pytest.mark.parametrize("release", [folder_release({"t1": "{case}_t1"}, label="{case}_seg"),
+                                     bids_release(["T1w"], label="mask")])  # fmt: skip
+def test_no_sentence_blames_the_release_for_data_of_a_user(release: Release, tmp_path: Path, raw: Path) -> None:
+    """An unknown label, a missing label and image, another grid, and nothing at all."""
+    planter = Planter(tmp_path / "download", 0)
+    image, mask = ("{}_t1", "{}_seg") if release.name == "folder" else ("sub-{0}/anat/sub-{0}_T1w", "sub-{0}_mask")
+    for case in "1234":
+        planter.image(image.format(case) + ".nii.gz", shape=(9, 8, 6) if case == "4" else (9, 8, 7))
+    planter.label(mask.format(1) + ".nii.gz", (1, 5))
+    for case in "35":
+        planter.label(mask.format(case) + ".nii.gz", (1,))
+    planter.label(mask.format(4) + ".nii.gz", (1,))
+    report = convert(release, tmp_path / "download", dataset_id=7)
+    reasons = {record.case.removeprefix("sub-"): record.reason for record in report.refused}
+    assert list(reasons) == ["1", "2", "4", "5"]
+    assert "label 5" in reasons["1"] and "--labels 1=lesion,2=oedema" in reasons["1"]
+    with pytest.raises(InputError) as nothing:
+        scan(report.folder / "labelsTr", replace(release, channels={"x": Source("never/{case}")}))
+    assert not [text for text in (*reasons.values(), str(nothing.value), report.summary()) if "release" in text]
+
+
+# -------------------------------------------------------------------------------------------------- masks of BIDS
+
+
+def _bids(root: Path, *paths: str) -> None:
+    planter = Planter(root, 0)
+    for path in paths:
+        planter.image(f"{path}.nii.gz")
+
+
+def _masks_found(root: Path, suffixes: list[str], label: str) -> dict[str, list[str]]:
+    found = scan(root, bids_release(suffixes, label=label))
+    return {case: [path.rpartition("/")[2] for path in c.files.get(LABEL, [])] for case, c in found.cases.items()}
+
+
+def test_a_mask_with_more_entities_than_its_image(tmp_path: Path) -> None:
+    for sub in ("sub-01", "sub-02"):
+        _bids(tmp_path, f"{sub}/anat/{sub}_T1w", f"derivatives/x/{sub}/anat/{sub}_space-orig_label-lesion_desc-x_mask")
+    assert _masks_found(tmp_path, ["T1w"], "label-lesion_mask") == {
+        sub: [f"{sub}_space-orig_label-lesion_desc-x_mask.nii.gz"] for sub in ("sub-01", "sub-02")
+    }
+
+
+def test_of_several_images_the_one_with_all_the_entities_of_the_others(tmp_path: Path) -> None:
+    top = "sub-01/anat/sub-01"
+    _bids(tmp_path, f"{top}_T1w", f"{top}_run-1_T1w", f"{top}_run-2_T1w", f"{top}_acq-x_T1w",
+          "derivatives/sub-01_run-01_space-orig_mask", "derivatives/sub-01_run-2_acq-x_mask")  # fmt: skip
+    found = scan(tmp_path, bids_release(["T1w"], label="mask"))
+    assert {case: LABEL in content.files for case, content in found.cases.items()} == {
+        "sub-01": False, "sub-01_acq-x": False, "sub-01_run-1": True, "sub-01_run-2": False,
+    }  # fmt: skip
+    assert found.unused == ["derivatives/sub-01_run-2_acq-x_mask.nii.gz"]
+    assert [note for note in found.notes if "exactly one image (1): derivatives/sub-01_run-2_acq-x_mask" in note]
+
+
+@pytest.mark.parametrize("label", ["roi", "FLAIR_roi"])
+@pytest.mark.parametrize("suffixes", [["T1w", "FLAIR"], ["FLAIR"]])
+def test_masks_beside_their_images_that_carry_their_suffix(label: str, suffixes: list[str], tmp_path: Path) -> None:
+    for sub in ("sub-01", "sub-02"):
+        _bids(tmp_path, f"{sub}/anat/{sub}_acq-iso08_T1w", f"{sub}/anat/{sub}_acq-T2sel_FLAIR")
+    _bids(tmp_path, "sub-01/anat/sub-01_acq-T2sel_FLAIR_roi")
+    end = "_acq-T2sel" if len(suffixes) == 1 else ""
+    assert _masks_found(tmp_path, suffixes, label) == {
+        f"sub-01{end}": ["sub-01_acq-T2sel_FLAIR_roi.nii.gz"], f"sub-02{end}": [],
+    }  # fmt: skip
+
+
+def test_derivatives_are_preferred_and_other_folders_not_looked_into(tmp_path: Path) -> None:
+    _bids(tmp_path, "sub-01/anat/sub-01_T1w", "sub-01/anat/sub-01_mask", "derivatives/sub-01_desc-b_mask",
+          "sourcedata/sub-01_mask", "code/sub-01_mask")  # fmt: skip
+    assert _masks_found(tmp_path, ["T1w"], "mask") == {"sub-01": ["sub-01_desc-b_mask.nii.gz"]}
+
+
+def test_a_mask_of_a_session_without_images_is_a_case_that_lacks_them(tmp_path: Path) -> None:
+    _bids(tmp_path, "sub-01/ses-1/anat/sub-01_ses-1_T1w", "derivatives/sub-01_ses-2_label-x_mask")
+    assert _masks_found(tmp_path, ["T1w"], "mask") == {
+        "sub-01_ses-1": [], "sub-01_ses-2": ["sub-01_ses-2_label-x_mask.nii.gz"],
+    }  # fmt: skip
+
+
+def test_where_no_mask_is_found_a_note_shows_the_way_out(tmp_path: Path) -> None:
+    _bids(tmp_path, "sub-01/anat/sub-01_T1w", "sub-01/anat/sub-01_lesion")
+    (note,) = scan(tmp_path, bids_release(["T1w"], label="mask")).notes
+    assert "`bdfm convert folder`" in note and "--label '**/{case}_mask'" in note
+
+
+@pytest.mark.parametrize("label", ["", "mask.nii", "a b", "T1w_", "Label-x_mask"])
+def test_bad_ends_of_masks(label: str) -> None:
+    with pytest.raises(InputError, match="no end of a mask's name"):
+        bids_release(["T1w"], label=label)
+
+
+def test_an_image_cannot_be_its_own_label() -> None:
+    with pytest.raises(InputError, match="as image and as label"):
+        bids_release(["T1w", "FLAIR"], label="FLAIR")

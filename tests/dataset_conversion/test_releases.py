@@ -20,8 +20,8 @@ from tests.dataset_conversion.trees import TREES, make_tree
 NAMES = (
     "brats2018 brats2019 brats2020 brats2021 brats2023-gli brats2023-men brats2023-met brats2023-ped brats2023-ssa "
     "brats2024-gli brats2024-men-rt brats2024-met brats2024-ped brats2024-goat brats2025-gli-pre brats2025-met "
-    "msd-brain-tumour ucsf-pdgm upenn-gbm atlas-r2 isles2022 l2r-oasis oasis1 oasis3 brainptm2021 mrbrains13 "
-    "mrbrains18 topcow2024 costa cerevessmra folder bids"
+    "msd-brain-tumour ucsf-pdgm upenn-gbm atlas-r2 isles2022 msd-hippocampus l2r-oasis oasis1 oasis3 "
+    "brainptm2021 mrbrains13 mrbrains18 topcow2024 costa cerevessmra folder bids"
 ).split()
 
 

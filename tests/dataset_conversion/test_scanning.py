@@ -197,3 +197,91 @@ def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("os.scandir", refuse)
     with pytest.raises(InputError, match=r"closed cannot be read \(Permission denied\)"):
         scan(tmp_path, PLAIN)
+
+
+# ------------------------------------------------------------------------------------ nothing is passed over in silence
+
+
+def test_endings_in_letters_of_any_size(tmp_path: Path) -> None:
+    plant(tmp_path, "case1/a.NII.GZ", "case1/b.Nii", "case2/a.IMG", "case2/a.HDR", "case2/b.nii.gz", "odd.NII")
+    found = scan(tmp_path, PLAIN)
+    assert files_of(found) == {
+        "case1": {"a": ["case1/a.NII.GZ"], "b": ["case1/b.Nii"]},
+        "case2": {"a": ["case2/a.IMG"], "b": ["case2/b.nii.gz"]},
+    }
+    assert found.unused == ["odd.NII"]
+
+
+def test_volumes_of_other_forms_are_counted_and_named(tmp_path: Path) -> None:
+    plant(tmp_path, "case1/a.nii", "case1/b.mgz", "x/1.dcm", "x/2.DCM", "readme.txt")
+    found = scan(tmp_path, PLAIN)
+    assert found.unused == ["case1/b.mgz", "x/1.dcm", "x/2.DCM"]
+    assert found.notes == [
+        "volumes of a form that is not read, .dcm and .mgz (3): case1/b.mgz, x/1.dcm, x/2.DCM; export them as .nii.gz "
+        "to use them"
+    ]
+    with pytest.raises(InputError, match=r"not read, \.mgz \(1\): b\.mgz"):
+        scan(plant(tmp_path / "other", "b.mgz"), PLAIN)
+
+
+def test_hidden_folders_are_not_looked_into_but_named(tmp_path: Path) -> None:
+    plant(tmp_path, "case1/a.nii", ".git/annex/case2/a.nii", "case1/.cache/case3/a.nii", ".case4/a.nii")
+    found = scan(tmp_path, PLAIN)
+    assert list(found.cases) == ["case1"] and not found.unused
+    assert found.notes == [
+        "folders whose names begin with a dot, which were not looked into (3): .case4, .git, case1/.cache"
+    ]
+    assert list(scan(plant(tmp_path / ".hidden", "case1/a.nii"), PLAIN).cases) == ["case1"]
+
+
+def test_links_that_lead_nowhere_and_folders_like_volumes_are_named(tmp_path: Path) -> None:
+    plant(tmp_path, "case1/a.nii", "case2_a.nii/x.txt")
+    (tmp_path / "case3").symlink_to("nowhere")
+    (tmp_path / "case1/b.nii").symlink_to("nowhere")
+    found = scan(tmp_path, PLAIN)
+    assert files_of(found) == {"case1": {"a": ["case1/a.nii"], "b": ["case1/b.nii"]}}
+    assert found.notes == [
+        "folders that are named like a volume, which were looked into (1): case2_a.nii",
+        "links whose targets are not there, to be fetched first (in a DataLad data set with `datalad get`) (1): case3",
+    ]
+
+
+# ------------------------------------------------------------------------------------------ one file over several paths
+
+
+@pytest.mark.parametrize("how", ["symlink_to", "hardlink_to"])
+def test_one_file_over_two_paths_is_no_clash(how: str, tmp_path: Path) -> None:
+    plant(tmp_path, "z/case1/a.nii", "case1/b.nii", "copy/case1/b.nii")
+    (tmp_path / "case1").mkdir(exist_ok=True)
+    getattr(tmp_path / "case1/a.nii", how)(tmp_path / "z/case1/a.nii")
+    found = scan(tmp_path, PLAIN)
+    kept = "z/case1/a.nii" if how == "symlink_to" else "case1/a.nii"
+    assert files_of(found)["case1"] == {"a": [kept], "b": ["case1/b.nii", "copy/case1/b.nii"]}
+    assert [note for note in found.notes if "found already (1)" in note]
+
+
+@pytest.mark.parametrize("how", ["symlink_to", "hardlink_to"])
+def test_a_case_that_is_another_path_to_the_files_of_a_case_counts_once(how: str, tmp_path: Path) -> None:
+    plant(tmp_path, "store/7f.nii", "sub-02.nii")
+    getattr(tmp_path / "sub-01.nii", how)(tmp_path / "store/7f.nii")
+    found = scan(tmp_path, RELEASES["folder"])
+    kept, other = ("store_7f", "sub-01")
+    assert list(found.cases) == [kept, "sub-02"]
+    assert found.notes == [f"cases that are other paths to the files of a case (1): {other} (the files of {kept})"]
+
+
+def test_cases_that_share_some_of_their_files_stay(tmp_path: Path) -> None:
+    """As in stores that keep equal content once: two empty masks may be one file."""
+    plant(tmp_path, "case1/a.nii", "case2/a.nii", "case1/seg.nii", "case3/a.nii")
+    (tmp_path / "case2/seg.nii").symlink_to(tmp_path / "case1/seg.nii")
+    (tmp_path / "case3/seg.nii").symlink_to("nowhere")
+    found = scan(tmp_path, PLAIN)
+    assert list(found.cases) == ["case1", "case2", "case3"] and not found.notes
+    assert all(len(content.files) == 2 for content in found.cases.values())
+
+
+def test_test_cases_all_stay(tmp_path: Path) -> None:
+    plant(tmp_path, "test/case1/a.nii")
+    (tmp_path / "test/case2").mkdir()
+    (tmp_path / "test/case2/a.nii").symlink_to(tmp_path / "test/case1/a.nii")
+    assert list(scan(tmp_path, replace(PLAIN, unlabelled_part="test")).cases) == ["case1", "case2"]

@@ -105,6 +105,20 @@ def _isles(p: Planter) -> None:
 # --------------------------------------------------------------------------------------------------------- anatomy
 
 
+def _hippocampus(p: Planter) -> None:
+    """Float images and labels of bytes, crops of many sizes, hidden files beside them, the test part."""
+    for number, shape in ((1, (9, 8, 7)), (3, (8, 11, 6)), (367, (7, 9, 9))):
+        case = f"hippocampus_{number:03d}"
+        p.image(f"Task04_Hippocampus/imagesTr/{case}.nii.gz", shape=shape)
+        p.case(case, label=p.label(f"Task04_Hippocampus/labelsTr/{case}.nii.gz", (1, 2), shape=shape))
+    p.image("Task04_Hippocampus/imagesTs/hippocampus_002.nii.gz")
+    p.case("hippocampus_002", test=True)
+    (p.root / "Task04_Hippocampus/dataset.json").write_text('{"name": "Hippocampus"}')
+    for folder in ("imagesTr", "labelsTr"):
+        (p.root / f"Task04_Hippocampus/{folder}/._hippocampus_001.nii.gz").write_bytes(b"junk")
+    p.planted.junk += 2
+
+
 def _l2r(p: Planter) -> None:
     """Labels named like images, or not; masks beside them."""
     for number, end in ((1, "_0000"), (2, "")):
@@ -261,6 +275,7 @@ TREES: Mapping[str, Callable[[Planter], None]] = {
     "upenn-gbm": _upenn,
     "atlas-r2": _atlas,
     "isles2022": _isles,
+    "msd-hippocampus": _hippocampus,
     "l2r-oasis": _l2r,
     "oasis1": _oasis1,
     "oasis3": _oasis3,
