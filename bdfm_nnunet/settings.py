@@ -5,6 +5,7 @@ one frozen dataclass below; a misspelt name or a value of the wrong type is an `
 """
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -124,7 +125,7 @@ class PretrainingSettings:
     picture_every: int = 10
 
     def __post_init__(self) -> None:
-        _positive(self, "decoder_channels", "frequency_blocks", "picture_every")
+        _positive(self, "decoder_channels", "frequency_blocks", "picture_every", "patch_size", "block_size")
         _at_least_zero(self, "pixel_weight", "frequency_weight", "alpha")
         if not 0 < self.mask_ratio < 1:
             raise InputError(f"mask_ratio is {self.mask_ratio}, expected a number between 0 and 1, both excluded")
@@ -270,14 +271,15 @@ def _describe(hint: Any) -> str:
 def _positive(settings: Any, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not value > 0:
+        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+        if value == () or not all(0 < number < math.inf for number in numbers):
             raise InputError(f"{name} is {value}, expected a number above 0")
 
 
 def _at_least_zero(settings: Any, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not value >= 0:
+        if value is not None and not 0 <= value < math.inf:
             raise InputError(f"{name} is {value}, expected 0 or more")
 
 

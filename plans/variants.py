@@ -4,6 +4,7 @@ import difflib
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -15,6 +16,7 @@ from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.plans.folders import CONFIGURATION, DEFAULT_PLANS, plans_path, read_plans
 from bdfm_nnunet.plans.grid import fits_grid
 from bdfm_nnunet.settings import ALLOWED, check_blocks
+from bdfm_nnunet.step_checks import check_steps
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ def derive(plans: dict[str, Any], base: str, settings: Mapping[str, Any]) -> dic
     check_blocks(resolved)
     _check_batch_size(resolved["batch_size"])
     _check_patch_size(resolved)
+    check_steps(resolved)
     return configuration
 
 
@@ -126,7 +129,7 @@ def renew_variants(plans: dict[str, Any], old: dict[str, Any]) -> list[str]:
 
 
 def _named_weights(value: Any) -> dict[str, Any]:
-    path = Path(str(value)).expanduser()
+    path = Path(os.path.expanduser(str(value)))
     if not path.is_file():
         raise InputError(f"finetuning.weights {path} does not exist: give the path of a checkpoint")
     return {"weights": str(path.resolve()), "weights_sha256": sha256_of(path)}
@@ -146,6 +149,10 @@ def _check_batch_size(value: Any) -> None:
 
 def _check_patch_size(configuration: Mapping[str, Any]) -> None:
     patch = configuration["patch_size"]
+    if "architecture" not in configuration:
+        raise InputError(
+            "the plans are of an old nnU-Net, whose configurations have no `architecture`: plan the data set again"
+        )
     kwargs = configuration["architecture"]["arch_kwargs"]
     strides = [stride if isinstance(stride, Sequence) else [stride] * len(patch) for stride in kwargs["strides"]]
     axes = len(strides[0])

@@ -14,7 +14,7 @@ FOLDERS = {
 }
 FOR_EVERYONE = {
     "allocator", "errors", "files", "folders", "leftovers", "locks", "names", "nifti", "nnunet_files", "output_log",
-    "plain_pickles", "settings", "shapes", "split_files", "table_files", "worker_pools",
+    "plain_pickles", "settings", "shapes", "split_files", "step_checks", "table_files", "worker_pools",
 }  # fmt: skip
 """Small modules that import nothing of the others."""
 

@@ -23,6 +23,7 @@ from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.objectives import MaskedImageModelling
 from bdfm_nnunet.reports.figures import progress_figure, reconstruction_figure, save_figure
 from bdfm_nnunet.settings import SIMMIM, PretrainingSettings, read_block
+from bdfm_nnunet.step_checks import check_masks
 from bdfm_nnunet.trainers.base import ReproducibleTrainer, build_from_plans
 
 _SCORES = ("psnr", "psnr_mean_fill", "ssim", "ssim_mean_fill")
@@ -53,6 +54,15 @@ class nnUNetTrainerBDFMPretrain(ReproducibleTrainer):
     def pretraining(self) -> PretrainingSettings:
         """The configuration's "pretraining" block."""
         return self._settings(self.configuration_manager)
+
+    def initialize(self) -> None:
+        """Builds the objective, optimiser and schedule.
+
+        Raises:
+            InputError: the masks do not fit the crops or the network.
+        """
+        check_masks(self.configuration_manager.configuration, self.pretraining)
+        super().initialize()
 
     # --- the objective ------------------------------------------------------------------------------------------
 

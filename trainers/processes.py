@@ -11,9 +11,10 @@ from bdfm_nnunet.data.loading import seeded
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write
 from bdfm_nnunet.running.gradients import joined
-from bdfm_nnunet.running.peers import Peers, check_shares, device_of_process, shares
+from bdfm_nnunet.running.peers import Peers, device_of_process, shares
 from bdfm_nnunet.running.stopping import WISHES
 from bdfm_nnunet.settings import TrainingSettings, read_block
+from bdfm_nnunet.step_checks import check_shares
 
 _CUDA = torch.device("cuda")
 _NETWORK = 0  # keeps the random stream of the first weights apart from those in base.py

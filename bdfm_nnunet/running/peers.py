@@ -16,17 +16,6 @@ def shares(total: int, parts: int) -> list[int]:
     return [total // parts + (part < total % parts) for part in range(parts)]
 
 
-def check_shares(batch_size: int, *, world: int, accumulate: int) -> None:
-    """Raises InputError unless every process has a sample for each of its `accumulate` micro-batches."""
-    needed = world * accumulate
-    if needed > batch_size:
-        raise InputError(
-            f"the plans' batch of {batch_size} cannot be shared by {world} processes with training.accumulate="
-            f"{accumulate}: start fewer, accumulate less, or plan a batch of {needed} or more "
-            f"(bdfm plan --variant NAME --set batch_size={needed})"
-        )
-
-
 def device_of_process(kind: str) -> torch.device:
     """The device of this process: on CUDA the one that LOCAL_RANK counts to, whatever the rank among all machines.
 

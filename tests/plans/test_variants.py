@@ -192,3 +192,29 @@ def test_variants_that_no_longer_fit_stop_the_planning(plans_file: Path) -> None
     new = {"configurations": {"3d_fullres": {**old["configurations"]["3d_fullres"], "architecture": other}}}
     with pytest.raises(InputError, match="variant large does not fit the new plans"):
         renew_variants(new, old)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"pretraining.patch_size": 5}, "no whole number of such patches"),
+        ({"pretraining.patch_size": 2}, "whole tokens"),
+        ({"pretraining.patch_size": [4, 4]}, "one per axis"),
+        ({"pretraining.patch_size": 0}, "above 0"),
+        ({"pretraining.patch_size": []}, "above 0"),
+        ({"pretraining.patch_size": [4, 0, 4]}, "above 0"),
+        ({"pretraining.block_size": 0}, "above 0"),
+        ({"pretraining.block_size": -1}, "above 0"),
+        ({"pretraining.block_size": 8}, "a single block"),
+        ({"training.accumulate": 3}, "cannot be shared"),
+        ({"training.initial_lr": float("inf")}, "above 0"),
+        ({"training.weight_decay": float("inf")}, "0 or more"),
+        ({"pretraining.alpha": float("nan")}, "0 or more"),
+        ({"finetuning.weights": "~nobody_of_that_name/a.pth"}, "does not exist"),
+    ],
+)
+def test_what_a_training_would_refuse_is_refused(plans_file: Path, settings: dict[str, Any], sentence: str) -> None:
+    before = plans_file.read_bytes()
+    with pytest.raises(InputError, match=sentence):
+        add_variant(501, variant="bad", settings=settings)
+    assert plans_file.read_bytes() == before

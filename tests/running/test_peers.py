@@ -7,7 +7,7 @@ from torch import distributed
 from torch import multiprocessing as mp
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.running.peers import Peers, check_shares, device_of_process, shares
+from bdfm_nnunet.running.peers import Peers, device_of_process, shares
 
 
 def _talk(rank: int, folder: str) -> None:
@@ -39,12 +39,6 @@ def test_alone_one_hears_oneself_at_once() -> None:
 @pytest.mark.parametrize(("total", "parts", "expected"), [(9, 4, [3, 2, 2, 2]), (4, 4, [1] * 4), (5, 1, [5])])
 def test_shares(total: int, parts: int, expected: list[int]) -> None:
     assert shares(total, parts) == expected
-
-
-def test_a_world_larger_than_the_batch_is_refused_with_the_remedy() -> None:
-    check_shares(4, world=2, accumulate=2)
-    with pytest.raises(InputError, match=r"batch of 4 cannot be shared by 4 processes.*accumulate=2.*batch_size=8"):
-        check_shares(4, world=4, accumulate=2)
 
 
 def test_the_device_is_counted_on_each_machine(monkeypatch: pytest.MonkeyPatch) -> None:

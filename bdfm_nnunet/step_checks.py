@@ -1,0 +1,72 @@
+"""Whether a training step can be made at all: asked when a variant is planned, and again when its training starts."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.settings import PretrainingSettings, read_block
+
+
+def check_steps(configuration: Mapping[str, Any]) -> None:
+    """Hold batch, micro-batches and masks of a configuration, everything inherited, against one another.
+
+    Masks are looked at where the configuration has a "pretraining" block.
+
+    Raises:
+        InputError: a training would stop at its first step.
+    """
+    training = read_block(configuration, "training")
+    check_shares(configuration["batch_size"], world=1, accumulate=training.accumulate)
+    if configuration.get("pretraining"):
+        check_masks(configuration, read_block(configuration, "pretraining"))
+
+
+def check_shares(batch_size: int, *, world: int, accumulate: int) -> None:
+    """Raise InputError unless every process has a sample for each of its `accumulate` micro-batches."""
+    needed = world * accumulate
+    if needed > batch_size:
+        raise InputError(
+            f"the plans' batch of {batch_size} cannot be shared by {world} processes with training.accumulate="
+            f"{accumulate}: start fewer, accumulate less, or plan a batch of {needed} or more "
+            f"(bdfm plan --variant NAME --set batch_size={needed})"
+        )
+
+
+def check_masks(configuration: Mapping[str, Any], settings: PretrainingSettings) -> None:
+    """Hold the patches and blocks of masks against the network and the crop of a configuration.
+
+    Raises:
+        InputError: crops are no whole number of patches, patches no whole number of tokens, or there is one block.
+    """
+    crop = [int(size) for size in configuration["patch_size"]]
+    kwargs = configuration["architecture"]["arch_kwargs"]
+    strides = [_each(step, len(crop), "arch_kwargs.strides") for step in kwargs["strides"]]
+    transformer = "window_size" in kwargs
+    coarsest = [math.prod(step[axis] for step in strides) for axis in range(len(crop))]
+    token = strides[1] if transformer else [min(4, step) for step in coarsest]
+    patch = _each(settings.patch_size or token, len(crop), "pretraining.patch_size")
+    block = _each(settings.block_size or (1 if transformer else 4), len(crop), "pretraining.block_size")
+    if any(size % part for size, part in zip(crop, patch)):
+        raise InputError(
+            f"pretraining.patch_size is {patch}, but crops of {crop} voxels are no whole number of such patches: "
+            f"choose a divisor on every axis, for instance {token}"
+        )
+    if transformer and any(part % step for part, step in zip(patch, token)):
+        raise InputError(
+            f"pretraining.patch_size is {patch}, expected whole tokens of {token} voxels: choose multiples of them"
+        )
+    grid = [size // part for size, part in zip(crop, patch)]
+    if math.prod(math.ceil(size / part) for size, part in zip(grid, block)) < 2:
+        raise InputError(
+            f"a grid of {grid} patches is a single block of {block}: choose a smaller pretraining.block_size or a "
+            "larger patch_size"
+        )
+
+
+def _each(value: int | Sequence[int], axes: int, name: str) -> list[int]:
+    """A number for each axis."""
+    values = [value] * axes if isinstance(value, int) else list(value)
+    if len(values) != axes:
+        raise InputError(f"{name} is {values}, expected one number or {axes}, one per axis")
+    return values

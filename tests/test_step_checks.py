@@ -1,0 +1,58 @@
+from typing import Any
+
+import pytest
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.networks import encoder_of
+from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.settings import PretrainingSettings
+from bdfm_nnunet.step_checks import check_masks, check_shares, check_steps
+from tests.networks.zoo import network
+
+SWIN: dict[str, Any] = {"strides": [[1, 1, 1], [4, 4, 4], [2, 2, 2]], "window_size": [4, 4, 4]}
+PLAIN: dict[str, Any] = {"strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2], [1, 2, 2]]}
+KINDS = {"swin": SWIN, "plain": PLAIN}
+
+
+def _configuration(kind: str, patch: list[int], **blocks: Any) -> dict[str, Any]:
+    return {"batch_size": 2, "patch_size": patch, "architecture": {"arch_kwargs": KINDS[kind]}, **blocks}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("patch", [None, 1, 2, 3, 4, 5, 8, 16, 32, [4, 8, 4], [4, 4]])
+@pytest.mark.parametrize("block", [None, 1, 4, 8, 100, [1, 2]])
+@pytest.mark.parametrize("crop", [[32, 32, 32], [16, 32, 48]])
+def test_what_is_refused_is_what_the_objective_cannot_do(kind: str, patch: Any, block: Any, crop: list[int]) -> None:
+    """The objective itself is the judge: it draws a mask and encodes a crop, or it fails."""
+    settings = PretrainingSettings(
+        patch_size=tuple(patch) if isinstance(patch, list) else patch,
+        block_size=tuple(block) if isinstance(block, list) else block,
+    )
+    try:
+        objective = MaskedImageModelling(encoder_of(network(kind, 1)), settings)
+        mask = objective.draw_mask(1, crop)
+        view, size = objective.view, objective.patch_size
+        works = not view.is_transformer or not any(p % t for p, t in zip(size, view.token_patch))
+        works = works and mask.ndim == 4
+    except (ValueError, InputError):
+        works = False
+    try:
+        check_masks(_configuration(kind, crop), settings)
+        taken = True
+    except InputError:
+        taken = False
+    assert taken == works
+
+
+def test_masks_are_checked_where_there_is_a_block() -> None:
+    check_steps(_configuration("plain", [16, 16, 16]))  # for fine-tuning: a single block of masks would be no fault
+    with pytest.raises(InputError, match="a single block"):
+        check_steps(_configuration("plain", [16, 16, 16], pretraining={"mask_ratio": 0.5}))
+    with pytest.raises(InputError, match="cannot be shared by 1 processes"):
+        check_steps(_configuration("plain", [32, 32, 32], training={"accumulate": 3}))
+
+
+def test_a_world_larger_than_the_batch_is_refused_with_the_remedy() -> None:
+    check_shares(4, world=2, accumulate=2)
+    with pytest.raises(InputError, match=r"batch of 4 cannot be shared by 4 processes.*accumulate=2.*batch_size=8"):
+        check_shares(4, world=4, accumulate=2)
