@@ -29,6 +29,8 @@ def point_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setenv("nnUNet_def_n_proc", "1")
     monkeypatch.setenv("nnUNet_compile", "f")
+    # nnU-Net forks twelve of them each time it lists the images of a data set
+    monkeypatch.setattr("nnunetv2.utilities.utils.Pool", multiprocessing.dummy.Pool)
     monkeypatch.delenv("BDFM_WEIGHTS", raising=False)
     return root
 

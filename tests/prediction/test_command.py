@@ -24,7 +24,7 @@ CASES = 2
 
 
 class Bench:
-    """Two cases to predict, and a model of two untrained folds with mirroring along two axes."""
+    """Two cases to predict, and a model of two untrained folds with mirroring along one axis."""
 
     def __init__(self, prepared: Prepared, root: Path) -> None:
         self.images = root / "images"
@@ -42,7 +42,7 @@ class Bench:
             network = stock_network(prepared, channels=4)
             content = {
                 "network_weights": network.state_dict(), "trainer_name": "nnUNetTrainer",
-                "init_args": {"configuration": "3d_fullres"}, "inference_allowed_mirroring_axes": (0, 2),
+                "init_args": {"configuration": "3d_fullres"}, "inference_allowed_mirroring_axes": (2,),
             }  # fmt: skip
             torch.save(content, self.model / f"fold_{fold}" / "checkpoint_final.pth")
         preprocessed = prepared.folder("nnUNet_preprocessed", prepared.labelled)

@@ -58,7 +58,7 @@ def _train(rank: int, world: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_gradient_of_the_joined_batch(world: int, tmp_path: Path) -> None:
     mp.spawn(_train, args=(world, str(tmp_path)), nprocs=world)
     alone, batch = _objective(), _batch()
