@@ -75,7 +75,17 @@ def _check(task: Task, record: CaseRecord, volumes: dict[str, Volume]) -> None:
         if role not in labels:
             check_contrast(volume)
         record.sha256[role] = hash_of_values(volume)
+    _note_equal_channels(task, record)
     _note_what_is_special(task, record, volumes)
+
+
+def _note_equal_channels(task: Task, record: CaseRecord) -> None:
+    """Channels with the same values are most likely one scan that was taken for two."""
+    holders: dict[str, list[str]] = {}
+    for role, digest in record.sha256.items():
+        if role in task.release.channels:
+            holders.setdefault(digest, []).append(role)
+    record.notes += [f"{' and '.join(roles)} hold the same values" for roles in holders.values() if len(roles) > 1]
 
 
 def _note_what_is_special(task: Task, record: CaseRecord, volumes: dict[str, Volume]) -> None:

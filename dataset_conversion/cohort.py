@@ -153,6 +153,7 @@ def _check_settings(dataset_id: int, sources: Sequence[Any], name: str, channels
         raise InputError("no source was named: give numbers, names or folders of converted data sets")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise InputError(f"--name {name!r} cannot be part of a data set's name: use letters, digits, _ and -")
+    check_name(name, "the name of the data set,")
     if channels not in CHANNELS:
         raise InputError(f"channels = {channels} is not known: choose one of {', '.join(CHANNELS)}")
 

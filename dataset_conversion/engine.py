@@ -23,6 +23,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import is_unfinished, write_json
 from bdfm_nnunet.folders import VARIABLES, nnunet_folder
 from bdfm_nnunet.leftovers import is_leftover
+from bdfm_nnunet.names import check_name
 from bdfm_nnunet.patients import read_cases
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ def convert_release(
         raise InputError(f"{release.name} has no segmentations: {remedy}convert it with --unlabelled")
     release = release.with_channels(channels) if channels is not None else release
     name = f"Dataset{dataset_id:03d}_{release.dataset_name}{'Unlabelled' if unlabelled else ''}"
+    check_name(name, "the name of the data set,")
     raw = Path(os.environ.get("nnUNet_raw", ".")) if dry_run else nnunet_folder("nnUNet_raw")
     folder = raw / name
     source = Path(source).absolute()

@@ -154,6 +154,8 @@ def _problems_of_paths(release: Release) -> Iterator[str]:
     for name in (*release.channels, *release.extra_channels):
         if name == LABEL or name.startswith(MASK):
             yield f"a channel cannot be called {name}; choose another name"
+        if not name.strip() or name != name.strip() or not name.isprintable():
+            yield f"a channel cannot be called {name!r}; use letters, digits, hyphens and underscores"
     needed = set(re.findall(r"\{(\w+)\}", release.case_name))
     for path in _paths(release):
         groups = set(path_pattern(path, release.case_pattern).groupindex)

@@ -257,8 +257,9 @@ def _masks(label: str, suffixes: Sequence[str]) -> tuple[Source, ...]:
         )
     image = "|".join(dict.fromkeys(suffix.rpartition("_")[2] for suffix in suffixes))
     named = any(map(_WORD.fullmatch, wanted))
-    middle = "".join(f"_{part}{_ENTITIES}" for part in wanted) + ("" if named else f"(?:_(?:{image}))?")
-    name = f"{CASE}{_ENTITIES}{middle}_{last}"
+    perhaps = "" if named else f"(?:_(?:{image}){_ENTITIES})?"
+    middle = "".join(f"_{part}{_ENTITIES}" for part in wanted)
+    name = f"{CASE}{_ENTITIES}{perhaps}{middle}{perhaps if middle else ''}_{last}"
     return Source(rf"(?:.*/)?derivatives/(?:.*/)?{name}"), Source(rf"{_RAW}{name}")
 
 

@@ -84,9 +84,10 @@ class Task:
         for role in self.roles():
             paths = self.found.files.get(role, [])
             if len(paths) > 1:
+                more = "give --label more of its name" if self.release.by_entities and role == LABEL else ""
                 raise Refusal(
                     f"{self.case} has {len(paths)} files for {role}, {' and '.join(paths)}: keep the right one and "
-                    "move the others out of the folder"
+                    f"move the others out of the folder{more and f', or {more}'}"
                 )
             if paths:
                 chosen[role] = paths[0]

@@ -1,5 +1,7 @@
 """Reads images whose header is a file of its own: Analyze 7.5 and its kin, and NIfTI-1 pairs."""
 
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,11 @@ def read_pair(path: Path, name: str) -> tuple[Any, np.ndarray, str]:
         Refusal: a file of the pair is missing or damaged.
     """
     stem = name.rpartition(".")[0]
-    suffixes = (".HDR", ".IMG") if path.suffix.isupper() else (".hdr", ".img")
-    for suffix in suffixes:
-        read_bytes(path.with_suffix(suffix), stem + suffix)
+    pair = {suffix: _part(path, suffix) for suffix in (".hdr", ".img")}
+    for part in pair.values():
+        read_bytes(part, stem + part.suffix)
     try:
-        image: Any = nib.load(path.with_suffix(suffixes[1]))
-        stored = np.array(image.dataobj.get_unscaled(), order="F")
+        image, stored = _load(pair)
         analyze = not isinstance(image, nib.Nifti1Pair)
         header = _nifti_header(image) if analyze else _single_header(image)
         if analyze:
@@ -42,6 +43,31 @@ def read_pair(path: Path, name: str) -> tuple[Any, np.ndarray, str]:
     except Exception:  # nibabel may raise anything for a header of random bytes or a short image
         raise Damaged(name, "is no whole pair of Analyze or NIfTI-1 files") from None
     return header, stored, NO_ORIENTATION.format(name=name) if analyze else ""
+
+
+def _part(path: Path, suffix: str) -> Path:
+    """The file of a pair with this suffix in letters of any size, those of `path` first."""
+    if path.suffix.lower() == suffix:
+        return path
+    usual = path.with_suffix(suffix.upper() if path.suffix.isupper() else suffix)
+    if usual.exists():
+        return usual
+    others = (other for other in path.parent.iterdir() if other.stem == path.stem and other.suffix.lower() == suffix)
+    return min(others, default=usual)
+
+
+def _load(pair: Mapping[str, Path]) -> tuple[Any, np.ndarray]:
+    """Nibabel's image and the values as stored; suffixes of mixed letters, which it does not know, it never sees."""
+    if {part.suffix for part in pair.values()} in ({".hdr", ".img"}, {".HDR", ".IMG"}):
+        return _values(nib.load(pair[".img"]))
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix, part in pair.items():
+            (Path(folder) / f"volume{suffix}").symlink_to(part.absolute())
+        return _values(nib.load(Path(folder) / "volume.img"))
+
+
+def _values(image: Any) -> tuple[Any, np.ndarray]:
+    return image, np.array(image.dataobj.get_unscaled(), order="F")
 
 
 def _single_header(image: Any) -> Any:

@@ -15,6 +15,8 @@ from nibabel.nifti1 import Nifti1Header, Nifti1Image
 
 from bdfm_nnunet.cli import main
 from bdfm_nnunet.dataset_conversion import convert
+from bdfm_nnunet.dataset_conversion.cohort import make_cohort_dataset
+from bdfm_nnunet.dataset_conversion.open_trees import folder_release
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
 from tests.limits import largest_file
@@ -319,6 +321,14 @@ def test_a_name_that_a_spreadsheet_would_run(name: str, tree: Any, raw: Path) ->
     with (raw / "Dataset501_FolderUnlabelled/manifest.csv").open(newline="") as stream:
         cells = [cell for line in csv.reader(stream) for cell in line if cell]
     assert f"'{name}" in cells and not [cell for cell in cells if cell[0] in "=+@-"]
+
+
+def test_a_name_of_the_data_set_that_is_too_long_is_a_sentence(tree: Any, raw: Path) -> None:
+    tree.add(0)
+    with pytest.raises(InputError, match="at most 200 are possible"):
+        convert(folder_release({"a": "**/{case}-t1c"}, name="a" * 300), tree.root, dataset_id=501, unlabelled=True)
+    with pytest.raises(InputError, match="at most 200 are possible"):
+        make_cohort_dataset(502, [501], name="a" * 300)
 
 
 def test_links_that_lead_nowhere_say_how_to_fetch(tree: Any, raw: Path) -> None:

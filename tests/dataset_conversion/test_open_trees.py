@@ -84,6 +84,7 @@ def test_every_volume_is_a_case_with_the_path_as_id(tmp_path: Path) -> None:
         ({"images": {"a": "{case}"}, "name": "a/b"}, "no good for a folder"),
         ({"images": {"a": "{case}_x", "b": "./{case}_x.NII.gz"}}, "channel a and channel b have the same pattern"),
         ({"images": {"a": "{case}_x"}, "label": "{case}_x"}, "channel a and the label have the same pattern"),
+        ({"images": {" ": "{case}_x"}}, "a channel cannot be called ' '"),
         ({"images": {"label": "{case}_x"}, "label": "{case}_y"}, "a channel cannot be called label"),
         ({"images": {"a": "{case}_x"}, "label": "{case}_y", "labels": {1: "a", 2: "a"}}, "both called 'a'"),
         ({"images": {"a": "{case}_x"}, "label": "{case}_y", "labels": {0: "air", 1: "a"}}, "0 is the background"),
@@ -290,3 +291,27 @@ def test_bad_ends_of_masks(label: str) -> None:
 def test_an_image_cannot_be_its_own_label() -> None:
     with pytest.raises(InputError, match="as image and as label"):
         bids_release(["T1w", "FLAIR"], label="FLAIR")
+
+
+def test_masks_with_the_suffix_of_their_image_before_the_entities(tmp_path: Path) -> None:
+    _bids(tmp_path, "sub-01/anat/sub-01_T1w", "sub-01/anat/sub-01_T1w_label-lesion_dseg")
+    for label in ("label-lesion_dseg", "T1w_label-lesion_dseg", "dseg"):
+        assert _masks_found(tmp_path, ["T1w"], label) == {"sub-01": ["sub-01_T1w_label-lesion_dseg.nii.gz"]}
+
+
+def test_two_masks_of_one_image_are_a_clash_that_says_what_to_do(tmp_path: Path, raw: Path) -> None:
+    _bids(tmp_path, "sub-01/anat/sub-01_T1w", "derivatives/sub-01_desc-a_mask", "derivatives/sub-01_desc-b_mask")
+    (record,) = convert(bids_release(["T1w"], label="mask"), tmp_path, dataset_id=7).refused
+    assert "2 files for label" in record.reason and "or give --label more of its name" in record.reason
+
+
+def test_two_channels_with_the_same_values_are_noted(tmp_path: Path, raw: Path) -> None:
+    planter = Planter(tmp_path / "download", 0)
+    for case in ("p1", "p2"):
+        for name in ("t1", "t2"):
+            planter.image(f"{case}_{name}.nii.gz")
+    (tmp_path / "download/p1_t2.nii.gz").unlink()
+    (tmp_path / "download/p1_t2.nii.gz").symlink_to("p1_t1.nii.gz")
+    release = folder_release({"t1": "{case}_t1", "t2": "{case}_t2"})
+    notes = {r.case: r.notes for r in convert(release, tmp_path / "download", dataset_id=7, unlabelled=True).records}
+    assert notes == {"p1": ["t1 and t2 hold the same values"], "p2": []}

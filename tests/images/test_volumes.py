@@ -198,3 +198,17 @@ def test_faults_come_back_whole_from_other_processes(tmp_path: Path) -> None:
     for error in (damaged.value, axes.value):
         copy = pickle.loads(pickle.dumps(error))
         assert (str(copy), vars(copy)) == (str(error), vars(error))
+
+
+@pytest.mark.parametrize(("image", "header"), [(".img", ".hdr"), (".IMG", ".HDR"), (".Img", ".Hdr"), (".IMG", ".hdr")])
+def test_pairs_are_read_whatever_the_size_of_the_letters_in_their_endings(
+    image: str, header: str, tmp_path: Path
+) -> None:
+    values = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+    nib.save(nib.Nifti1Pair(values, np.diag([-1.0, -1, 2, 1])), tmp_path / "x.img")
+    (tmp_path / "x.img").rename(tmp_path / f"a{image}")
+    (tmp_path / "x.hdr").rename(tmp_path / f"a{header}")
+    for ending in (image, header):
+        volume = read_volume(tmp_path / f"a{ending}", "a")
+        np.testing.assert_array_equal(volume.array, values)
+        assert volume.spacing == [1, 1, 2]
