@@ -18,6 +18,13 @@ GZIP = b"\x1f\x8b"
 MOST_SHRUNK = 1100
 """Deflate cannot shrink by more than about 1030; larger sizes in a damaged file's last bytes are not believed."""
 
+_POINTERS = (
+    (b"/annex/objects/", "git-annex", "datalad get"),
+    (b"version https://git-lfs.", "Git LFS", "git lfs pull"),
+)
+"""What stands in the place of a file that was not fetched, where it is no link."""
+_LONGEST_POINTER = 1024
+
 
 def read_bytes(path: Path, name: str) -> bytes:
     """Return all bytes of a regular file.
@@ -31,6 +38,12 @@ def read_bytes(path: Path, name: str) -> bytes:
         raise Refusal(str(error).replace(str(path), name, 1)) from None
     if not content:
         raise Damaged(name, "is an empty file")
+    if len(content) < _LONGEST_POINTER:
+        for mark, program, command in _POINTERS:
+            if mark in content:
+                raise Damaged(
+                    name, f"is a pointer of {program}, its content is not there", f"fetch it with `{command}`"
+                )
     return content
 
 

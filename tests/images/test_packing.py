@@ -2,11 +2,12 @@
 
 import gzip
 import random
+from pathlib import Path
 
 import pytest
 
 from bdfm_nnunet.errors import Refusal
-from bdfm_nnunet.images.packing import pack, unpack
+from bdfm_nnunet.images.packing import pack, read_bytes, unpack
 
 PLAIN = bytes(random.Random(0).choices(b"\0\0\0\1\2\3", k=30_000))
 PACKED = gzip.compress(PLAIN)
@@ -55,3 +56,17 @@ def test_packed_content_comes_back_and_is_the_same_every_time() -> None:
     assert gzip.decompress(pack(PLAIN)) == PLAIN
     assert pack(PLAIN) == pack(PLAIN)
     assert len(pack(PLAIN)) < len(PLAIN) / 2
+
+
+@pytest.mark.parametrize(
+    ("content", "command"),
+    [
+        (b"/annex/objects/MD5E-s1888--e5efe2fa.nii.gz\n", "datalad get"),
+        (b"../../.git/annex/objects/4a/4b/MD5E-s1--0.nii.gz/MD5E-s1--0.nii.gz", "datalad get"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+    ],
+)
+def test_a_pointer_in_the_place_of_a_file_says_how_to_fetch_it(content: bytes, command: str, tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    with pytest.raises(Refusal, match=f"sub-01/a is a pointer of .* not there: fetch it with `{command}`"):
+        read_bytes(tmp_path / "a.nii.gz", "sub-01/a")
