@@ -15,18 +15,26 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from bdfm_nnunet.checksums import Checksums, checksums_path, write_checksums
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import cannot_write, read_json, unfinished, write_atomically, write_json
+from bdfm_nnunet.files import cannot_write, read_json, sweep, unfinished, write_atomically, write_json
 from bdfm_nnunet.folders import nnunet_folder
 from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.patients import MANIFEST
 from bdfm_nnunet.plans.folders import plans_path, raw_folder, read_plans
 from bdfm_nnunet.plans.verifying import NIFTI, verify_dataset
+from bdfm_nnunet.shapes import Shape
 
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "bdfm_preparation.json"  # what the fingerprint and the preprocessed folders were made from
 FINGERPRINT_FILE = "dataset_fingerprint.json"
+_FINGERPRINT = {
+    "spacings": [[float]],
+    "shapes_after_crop": [[int]],
+    "foreground_intensity_properties_per_channel": {str: dict},
+    "median_relative_size_after_cropping": float,
+}
 MOST_VOXELS = 100_000_000
 VOXELS_PER_CASE = 200_000
 
@@ -55,11 +63,14 @@ def prepare_fingerprint(dataset_id: int, *, workers: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
+    sweep(folder)
     state = _raw_state(raw)
     record = _read_record(folder)
-    if record.get("raw") == state and (folder / FINGERPRINT_FILE).is_file():
+    if record.get("raw") == state and _is_fingerprint(folder / FINGERPRINT_FILE):
         logger.info("the fingerprint of %s is up to date", raw.name)
         return
+    write_json(folder / RECORD_FILE, {})  # should this run be killed, nothing is up to date
+    (folder / FINGERPRINT_FILE).unlink(missing_ok=True)
     dataset = read_json(raw / "dataset.json")
     ours = dataset.get("file_ending") in NIFTI  # other formats are left to nnU-Net's own check
     if ours:
@@ -102,8 +113,11 @@ def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, worker
     identifier = settings["data_identifier"]
     state = _data_state(_raw_state(raw), plans, settings)
     record = _read_record(path.parent)
-    if record.get("data", {}).get(identifier) == state and _is_complete(raw, path.parent / identifier):
-        logger.info("the preprocessed data in %s is up to date", path.parent / identifier)
+    folder, labels = path.parent / identifier, {case: entry["label"] for case, entry in _cases(raw).items()}
+    if record.get("data", {}).get(identifier) == state and _is_complete(raw, folder):
+        logger.info("the preprocessed data in %s is up to date", folder)
+        if Checksums.of(folder) is None:
+            write_checksums(folder, labels, workers=workers)
         return
     partial = unfinished(path.with_name(identifier)).name
     passing = unfinished(path.with_name(f"{plans_name}.json"))
@@ -111,13 +125,21 @@ def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, worker
         write_json(passing, plans | {"configurations": {configuration: settings | {"data_identifier": partial}}})
         with _as_input_errors(f"{raw} cannot be preprocessed", "free some space if the disk is full, else "):
             preprocess_dataset(dataset_id, passing.stem, (configuration,), (workers,))
-        shutil.rmtree(path.parent / identifier, ignore_errors=True)
-        (path.parent / partial).rename(path.parent / identifier)
+        _forget(path.parent, record, identifier)
+        shutil.rmtree(folder, ignore_errors=True)
+        (path.parent / partial).rename(folder)
     finally:
         passing.unlink(missing_ok=True)
         shutil.rmtree(path.parent / partial, ignore_errors=True)
-    data = record.get("data", {}) | {identifier: state}
-    write_json(path.parent / RECORD_FILE, record | {"data": data})
+    write_checksums(folder, labels, workers=workers)
+    write_json(path.parent / RECORD_FILE, record | {"data": record.get("data", {}) | {identifier: state}})
+
+
+def _forget(folder: Path, record: dict[str, Any], identifier: str) -> None:
+    """Drops what is known of preprocessed data before others take their place, so that a kill leaves no wrong word."""
+    rest = {name: state for name, state in record.get("data", {}).items() if name != identifier}
+    write_json(folder / RECORD_FILE, record | {"data": rest})
+    checksums_path(folder / identifier).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -142,8 +164,23 @@ def _reason(error: Exception) -> str:
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD_FILE
-    return read_json(path) if path.is_file() else {}
+    """What is up to date; nothing, where the record is damaged."""
+    record = _read_or_none(folder / RECORD_FILE, {"raw?": str, "data?": {str: str}})
+    return record or {}
+
+
+def _is_fingerprint(path: Path) -> bool:
+    return _read_or_none(path, _FINGERPRINT) is not None
+
+
+def _read_or_none(path: Path, shape: Shape) -> Any:
+    if not os.path.lexists(path):
+        return None
+    try:
+        return read_json(path, shape)
+    except InputError as error:
+        logger.warning("%s; it is made anew", error)
+        return None
 
 
 def _cases(raw: Path) -> dict[str, Any]:
@@ -172,7 +209,8 @@ def _data_state(raw_state: str, plans: dict[str, Any], settings: dict[str, Any])
 
 
 def _is_complete(raw: Path, folder: Path) -> bool:
-    return all(
+    checksums = Checksums.of(folder) if folder.is_dir() else None
+    return (checksums is None or checksums.sizes_fit()) and all(
         (folder / f"{case}{ending}").is_file() for case in _cases(raw) for ending in (".b2nd", "_seg.b2nd", ".pkl")
     )
 

@@ -13,8 +13,8 @@ FOLDERS = {
     "dataset_conversion": "bdfm_nnunet.dataset_conversion",
 }
 FOR_EVERYONE = {
-    "allocator", "errors", "files", "folders", "leftovers", "locks", "names", "nifti", "nnunet_files", "output_log",
-    "plain_pickles", "settings", "shapes", "split_files", "step_checks", "table_files", "worker_pools",
+    "allocator", "checksums", "errors", "files", "folders", "leftovers", "locks", "names", "nifti", "nnunet_files",
+    "output_log", "plain_pickles", "settings", "shapes", "split_files", "step_checks", "table_files", "worker_pools",
 }  # fmt: skip
 """Small modules that import nothing of the others."""
 
@@ -56,9 +56,8 @@ ONLY_TENSORS = {f"checkpoints.{file}" for file in ("reading", "soundness", "writ
 """Files of `checkpoints` that know no network."""
 
 _PREDICTION = {f"prediction.{file}" for file in ("command", "checks", "pools", "predictor")}
-MAY_IMPORT_NNUNET = {
-    "plans", "trainers", "data.crops", "data.plain_cases", "demo", "train", "nnunet_plugin", *_PREDICTION,
-}  # fmt: skip
+_DATA = {"data.checked_cases", "data.crops", "data.plain_cases"}
+MAY_IMPORT_NNUNET = {"plans", "trainers", "demo", "train", "nnunet_plugin", *_DATA, *_PREDICTION}
 WITHOUT_TORCH = {
     *FOR_EVERYONE,
     "images",

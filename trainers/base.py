@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, nn
@@ -19,16 +20,25 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from bdfm_nnunet.checksums import Checksums
+from bdfm_nnunet.data.checked_cases import checked
 from bdfm_nnunet.data.loading import Batch, BatchSource, batches, reseed
-from bdfm_nnunet.data.plain_cases import as_data
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, describe_run
-from bdfm_nnunet.files import read_json
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.patients import CaseList, read_cases
 from bdfm_nnunet.running.gradients import add_gradients, split
+from bdfm_nnunet.split_files import SPLITS
 from bdfm_nnunet.trainers.optimisation import WarmupSchedule, autocast_type, build_optimizer, parameter_groups
 from bdfm_nnunet.trainers.origins import OriginTrainer
+from bdfm_nnunet.trainers.raw_folder import (
+    bring_manifest,
+    bring_splits,
+    check_fold,
+    check_preprocessed,
+    raw_folder_of,
+    replaced_labels,
+)
 
 _CUDA = torch.device("cuda")
 # numbers that keep the random streams of one seed apart
@@ -142,29 +152,57 @@ class ReproducibleTrainer(OriginTrainer):
             validation, seed, _VALIDATION, rank, numbers=numbers, workers=(workers + 1) // 2, **common
         )
 
+    def initialize(self) -> None:
+        """Builds network, optimiser and loss, once the data is known to be there."""
+        check_preprocessed(Path(self.preprocessed_dataset_folder))
+        super().initialize()
+
     @property
     def dataset_class(self) -> Any:
-        """How preprocessed cases are read: as data."""
+        """How preprocessed cases are read."""
         return self._dataset_class
 
     @dataset_class.setter
     def dataset_class(self, kind: Any) -> None:
-        self._dataset_class = None if kind is None else as_data(kind)
+        self._dataset_class = None if kind is None else checked(kind)
 
-    def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's split, but no random one in silence for a fold that splits_final.json does not have.
+    @property
+    def raw_folder(self) -> Path | None:
+        """The data set in nnUNet_raw, where it is on this machine."""
+        return raw_folder_of(self.plans_manager.dataset_name)
+
+    def on_train_start(self) -> None:
+        """Looks for labels that have changed since the data was preprocessed.
 
         Raises:
-            InputError: there is no such fold, or the file is damaged.
+            InputError: there are such, and they are learnt from.
         """
-        path = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
-        if self.fold != "all" and path.is_file():
-            folds = len(read_json(path))
-            if self.fold >= folds:
-                raise InputError(
-                    f"{path} has {folds} folds, so there is no fold {self.fold}: train one of 0 to {folds - 1} or "
-                    "`all`, or add the fold to that file"
-                )
+        if self.local_rank == 0:
+            checksums = Checksums.of(Path(self.preprocessed_dataset_folder))
+            if checksums is None:
+                self.print_to_log_file("The preprocessed data is not verified: only `bdfm plan` writes checksums.")
+            if sentence := replaced_labels(checksums, self.raw_folder):
+                self.tell_of_labels(sentence)
+        super().on_train_start()
+
+    def tell_of_labels(self, sentence: str) -> None:
+        """Says that labels have changed."""
+        self.print_to_log_file(f"WARNING: {sentence}")
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split; that of nnUNet_raw where nnUNet_preprocessed has none, and never a random one in silence.
+
+        Raises:
+            InputError: there is no such fold, the file is damaged, or a random split would tear patients apart.
+        """
+        preprocessed = Path(self.preprocessed_dataset_folder_base)
+        bring_manifest(preprocessed, self.raw_folder)
+        if self.fold != "all":
+            splits = bring_splits(preprocessed, self.raw_folder, self.cases, self.print_to_log_file)
+            if splits is not None:
+                folder = self.preprocessed_dataset_folder
+                present = infer_dataset_class(folder).get_identifiers(folder)
+                check_fold(self.fold, splits, present, path=preprocessed / SPLITS, folder=folder)
         split: tuple[list[str], list[str]] = super().do_split()
         self._split = [str(case) for case in split[0]], [str(case) for case in split[1]]
         return split
@@ -276,8 +314,8 @@ class ReproducibleTrainer(OriginTrainer):
     def cases(self) -> CaseList:
         """The cases of the data set, as the manifest beside the preprocessed data knows them, else the raw one."""
         folders = [Path(self.preprocessed_dataset_folder_base)]
-        if raw := os.environ.get("nnUNet_raw"):
-            folders.append(Path(raw) / self.plans_manager.dataset_name)
+        if self.raw_folder is not None:
+            folders.append(self.raw_folder)
         try:
             return read_cases(*folders)
         except InputError as error:  # no reason to lose a training

@@ -8,6 +8,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
 from bdfm_nnunet.checkpoints import load_pretrained
+from bdfm_nnunet.data.checked_cases import DAMAGE, CheckedCases
 from bdfm_nnunet.data.loading import Batch, BatchSource
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, compare, parts_of
@@ -15,6 +16,26 @@ from bdfm_nnunet.settings import FinetuningSettings, read_block
 from bdfm_nnunet.trainers.base import ReproducibleTrainer
 
 WEIGHTS_VARIABLE = "BDFM_WEIGHTS"
+
+
+class LabelledCrops(nnUNetDataLoader):
+    """nnU-Net's loader, which names a case that cannot be decompressed."""
+
+    def generate_train_batch(self) -> Batch:
+        """A batch of augmented crops.
+
+        Raises:
+            InputError: a case is missing or damaged.
+        """
+        try:
+            batch: Batch = super().generate_train_batch()
+        except InputError:
+            raise
+        except DAMAGE:
+            if isinstance(self._data, CheckedCases) and self._data.last:
+                self._data.check_last()
+            raise
+        return batch
 
 
 class nnUNetTrainerBDFM(ReproducibleTrainer):
@@ -91,6 +112,13 @@ class nnUNetTrainerBDFM(ReproducibleTrainer):
         if warning := report.warning():
             self.print_to_log_file(warning)
 
+    def tell_of_labels(self, sentence: str) -> None:
+        """Labels are what is learnt here: a new training stops, one that goes on keeps to what it has begun with."""
+        if self.resumed:
+            super().tell_of_labels(sentence)
+        else:
+            raise InputError(sentence)
+
     def losses_of(self, batch: Batch) -> dict[str, Tensor]:
         """nnU-Net's segmentation loss."""
         target = batch["target"]
@@ -128,7 +156,7 @@ class nnUNetTrainerBDFM(ReproducibleTrainer):
         )
 
     def _loader(self, dataset: Any, read_size: Any, transforms: Any) -> nnUNetDataLoader:
-        return nnUNetDataLoader(
+        return LabelledCrops(
             dataset,
             self.batch_size,
             read_size,

@@ -7,10 +7,8 @@ time of decompressing a crop, and memory stays flat.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
-from pickle import UnpicklingError
 from typing import Any
 
 import blosc2
@@ -20,10 +18,10 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUNetDatasetBlosc2
 from torch import Tensor
 
+from bdfm_nnunet.data.checked_cases import IMAGES, PROPERTIES, CheckedCases, reading
 from bdfm_nnunet.data.loading import Batch
 from bdfm_nnunet.data.plain_cases import read_properties
 from bdfm_nnunet.data.views import RandomAffine, resampled, source_size
-from bdfm_nnunet.errors import InputError
 
 
 class UnlabelledCrops:
@@ -63,8 +61,9 @@ class UnlabelledCrops:
         """Of a batch's "data": (B, C, *patch)."""
         if self.single_channel:
             return (self.batch_size, 1, *self.patch_size)
-        with self._reading(self.dataset.identifiers[0]) as images:
-            channels = images.shape[0]
+        key = self.dataset.identifiers[0]
+        with reading(self.dataset, key):
+            channels = open_images(self.dataset, key).shape[0]
         return (self.batch_size, channels, *self.patch_size)
 
     def generate_train_batch(self) -> Batch:
@@ -94,7 +93,8 @@ class UnlabelledCrops:
         return {"keys": keys, "flips": torch.rand(self.batch_size, len(self.patch_size)) < 0.5}
 
     def _read(self, key: str, rng: np.random.Generator, *, out: npt.NDArray[np.float32]) -> None:
-        with self._reading(key) as images:
+        with reading(self.dataset, key):
+            images = open_images(self.dataset, key)
             start = self._corner(key, images.shape[1:], rng)
             channel = int(rng.integers(images.shape[0]))
             channels = slice(channel, channel + 1) if self.single_channel else slice(None)
@@ -107,16 +107,6 @@ class UnlabelledCrops:
             first = [s + (patch - n) // 2 for s, patch, n in zip(start, self.patch_size, size, strict=True)]
             read_crop(images, channels, first, out=source)
             out[...] = resampled(torch.from_numpy(source), matrix, self.patch_size).numpy()
-
-    @contextmanager
-    def _reading(self, key: str) -> Iterator[Any]:
-        try:
-            yield open_images(self.dataset, key)
-        except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-            raise InputError(
-                f"case {key} in {self.dataset.source_folder} cannot be read ({' '.join(str(error).split())}): "
-                "delete its files there and preprocess the data set again with `bdfm plan`"
-            ) from error
 
     def _corner(self, key: str, shape: Sequence[int], rng: np.random.Generator) -> list[int]:
         """First voxel of a crop; where the volume is smaller than the crop, it lies in the crop's middle."""
@@ -136,13 +126,17 @@ def open_images(dataset: nnUNetBaseDataset, key: str) -> Any:
     """The images of a case, (C, *spatial), not read yet; neither its labels nor its properties are opened."""
     if not isinstance(dataset, nnUNetDatasetBlosc2):
         return dataset.load_case(key)[0]
-    path = os.path.join(dataset.source_folder, f"{key}.b2nd")
+    if isinstance(dataset, CheckedCases):
+        dataset.verify(key, IMAGES)
+    path = os.path.join(dataset.source_folder, f"{key}{IMAGES}")
     # one thread: the other cores have workers of their own
     return blosc2.open(urlpath=path, mode="r", dparams={"nthreads": 1}, **dataset.mmap_kwargs)
 
 
 def _class_locations(dataset: nnUNetBaseDataset, key: str) -> dict[Any, npt.NDArray[Any]]:
     """Voxels per class, each (N, 1 + axes)."""
+    if isinstance(dataset, CheckedCases):
+        dataset.verify(key, PROPERTIES)
     return read_properties(dataset.source_folder, key).get("class_locations") or {}
 
 

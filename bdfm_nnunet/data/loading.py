@@ -169,7 +169,7 @@ def _too_little(what: str) -> InputError:
 
 
 def _size(count: int) -> str:
-    return f"{count >> 20} MiB" if count >> 20 else f"{count >> 10} KiB"
+    return f"{count >> 20} MiB" if count >= 10 << 20 else f"{count >> 10} KiB"
 
 
 def _shared(batch: Batch) -> Batch:

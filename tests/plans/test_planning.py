@@ -5,12 +5,14 @@ import multiprocessing
 import multiprocessing.dummy
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bdfm_nnunet.checksums import Checksums, checksums_path
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.plans import add_variant, describe_plans, plan_dataset, planning, preparing
 from tests.limits import largest_file
@@ -90,6 +92,82 @@ def test_incomplete_data_is_made_again(own_copy: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("threads")
+def test_a_kill_leaves_no_word_of_data_that_is_not_there(
+    own_copy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the renaming of the data and the record; then everything is put back as it was before."""
+    raw, preprocessed = own_copy
+    record = json.loads((preprocessed / "bdfm_preparation.json").read_text())
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparing, "_data_state", lambda *_: "another state")
+        patch.setattr(preparing, "write_checksums", killed)
+        with pytest.raises(KeyboardInterrupt):
+            plan_dataset(502, network="swin", gpu_memory=0.25, workers=1)
+    assert "nnUNetPlans_3d_fullres" not in json.loads((preprocessed / "bdfm_preparation.json").read_text())["data"]
+    assert Checksums.of(preprocessed / "nnUNetPlans_3d_fullres") is None
+    before = {path: path.stat().st_mtime_ns for path in (preprocessed / "nnUNetPlans_3d_fullres").iterdir()}
+    plan_dataset(502, network="swin", gpu_memory=0.25, workers=1)
+    assert json.loads((preprocessed / "bdfm_preparation.json").read_text()) == record
+    assert all(path.stat().st_mtime_ns != time for path, time in before.items())
+
+
+def test_checksums_are_written_and_damage_is_mended(
+    own_copy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = own_copy[1] / "nnUNetPlans_3d_fullres"
+    checksums = Checksums.of(data)
+    assert checksums is not None and checksums.sizes_fit()
+    for path in data.iterdir():
+        checksums.verify(path.name)
+    checksums_path(data).unlink()  # an earlier version of this package has preprocessed it
+    plan_dataset(502, network="swin", gpu_memory=0.25, workers=1)
+    again = Checksums.of(data)
+    assert again is not None and again.sizes_fit()
+
+    def preprocessing(*_: Any) -> None:
+        raise ValueError("enough for this test")
+
+    monkeypatch.setattr(preparing, "preprocess_dataset", preprocessing)
+    next(data.glob("*.pkl")).write_bytes(b"made anew by another program")
+    with pytest.raises(InputError, match="enough for this test"):
+        plan_dataset(502, network="swin", gpu_memory=0.25, workers=1)
+
+
+@pytest.mark.parametrize("content", ["[" * 9999, "7", "{}", '{"raw": 3}', "\xff", '{"spacings": []}'])
+@pytest.mark.parametrize("name", ["bdfm_preparation.json", "dataset_fingerprint.json"])
+def test_damaged_records_are_made_anew(
+    own_copy: tuple[Path, Path], name: str, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = own_copy[1] / name
+    path.write_text(content, encoding="latin-1")
+    done: list[int] = []
+
+    def extracting(*_: Any, **__: Any) -> None:
+        done.append(1)
+        raise ValueError("enough for this test")
+
+    monkeypatch.setattr(preparing, "extract_fingerprint_dataset", extracting)
+    with pytest.raises(InputError, match="enough for this test"):
+        preparing.prepare_fingerprint(502, workers=1)
+    assert done and not (own_copy[1] / "dataset_fingerprint.json").exists()
+
+
+def test_what_killed_runs_left_is_swept(own_copy: tuple[Path, Path]) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    left = own_copy[1] / f".{gone.pid}.partial.nnUNetPlans_3d_fullres"
+    left.mkdir()
+    living = own_copy[1] / f".{os.getpid()}.partial.BDFMPlans.json"
+    living.touch()
+    preparing.prepare_fingerprint(502, workers=1)
+    assert not left.exists() and living.exists()
+
+
 def test_a_damaged_image_is_named(own_copy: tuple[Path, Path]) -> None:
     raw, preprocessed = own_copy
     image = sorted((raw / "imagesTr").iterdir())[2]

@@ -1,13 +1,15 @@
 """What both trainers share and neither changes."""
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.trainers import nnUNetTrainerBDFMPretrain
+from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
 from tests.conftest import Prepared
 from tests.trainers.running import make_trainer
 
@@ -37,10 +39,103 @@ def test_fold_beyond_the_split_file_is_refused(trainer: Any) -> None:
         trainer.do_split()
 
 
-def test_without_a_split_file_nnunet_makes_its_own(trainer: Any, tmp_path: Any) -> None:
+def test_without_a_split_file_that_of_the_raw_data_set_is_taken(
+    trainer: Any, prepared: Prepared, tmp_path: Path
+) -> None:
+    """As where plans were moved, or the data preprocessed, by nnU-Net's own commands."""
+    trainer.preprocessed_dataset_folder_base = str(tmp_path)
+    raw = prepared.folder("nnUNet_raw", prepared.unlabelled)
+    splits = json.loads((raw / "splits_final.json").read_text())
+    assert trainer.do_split() == (splits[0]["train"], splits[0]["val"])
+    for name in ("splits_final.json", "manifest.json"):
+        assert (tmp_path / name).read_bytes() == (raw / name).read_bytes()
+
+
+def test_a_random_split_that_would_tear_a_patient_apart_is_refused(
+    trainer: Any, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = prepared.folder("nnUNet_raw", prepared.unlabelled)
+    raw, preprocessed = tmp_path / "raw" / source.name, tmp_path / "preprocessed"
+    for folder in (raw, preprocessed):
+        folder.mkdir(parents=True)
+    (raw / "manifest.json").write_bytes((source / "manifest.json").read_bytes())
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    trainer.preprocessed_dataset_folder_base = str(preprocessed)
+    with pytest.raises(InputError, match=r"scans of one patient on both sides \(.* and .*\): .*`bdfm splits`"):
+        trainer.do_split()
+    assert not (preprocessed / "splits_final.json").exists()
+    trainer.fold = "all"
+    assert len(trainer.do_split()[0]) == 6
+
+
+def test_where_nothing_is_known_of_patients_nnunet_makes_its_own_split(
+    trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("nnUNet_raw")
     trainer.preprocessed_dataset_folder_base = str(tmp_path)
     training, validation = trainer.do_split()
     assert training and validation and (tmp_path / "splits_final.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("[" * 9999, "splits_final.json is not usable JSON"),
+        ('{"train": []}', "splits_final.json"),
+        ('[{"train": ["nobody"], "val": ["x"]}]', r"names 2 cases that are not in .*\(nobody, x\): .*`bdfm plan`"),
+        ('[{"train": [], "val": ["x"]}]', "has no train case"),
+        (None, "splits_final.json is a folder"),
+    ],
+)
+def test_damaged_splits_are_a_sentence(trainer: Any, tmp_path: Path, content: str | None, sentence: str) -> None:
+    if content is None:
+        (tmp_path / "splits_final.json").mkdir()
+    else:
+        (tmp_path / "splits_final.json").write_text(content)
+    trainer.preprocessed_dataset_folder_base = str(tmp_path)
+    with pytest.raises(InputError, match=sentence):
+        trainer.do_split()
+
+
+def test_data_that_was_not_preprocessed_is_a_sentence(trainer: Any, tmp_path: Path) -> None:
+    trainer.preprocessed_dataset_folder = str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"nowhere does not exist: preprocess the data set with `bdfm plan`"):
+        trainer.run_training()
+    (tmp_path / ".DS_Store").touch()
+    (tmp_path / "case.b2nd").touch()
+    trainer.preprocessed_dataset_folder = str(tmp_path)
+    with pytest.raises(InputError, match=r"must hold preprocessed cases alone .*: remove other files"):
+        trainer.run_training()
+
+
+@pytest.fixture
+def other_labels(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The raw labelled data set, copied, with the label of a case replaced after preprocessing; its name."""
+    source = prepared.folder("nnUNet_raw", prepared.labelled)
+    raw = Path(shutil.copytree(source, tmp_path / "raw" / source.name))
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    label = sorted((raw / "labelsTr").iterdir())[2]
+    content = label.read_bytes()
+    label.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    return label.name.partition(".")[0]
+
+
+def test_labels_replaced_after_preprocessing_end_fine_tuning(prepared: Prepared, other_labels: str) -> None:
+    trainer = make_trainer(nnUNetTrainerBDFM, prepared, prepared.labelled, "replaced", {})
+    with pytest.raises(
+        InputError, match=rf"labels of 1 cases in .* have changed .*\({other_labels}\): run `bdfm plan`"
+    ):
+        trainer.run_training()
+    trainer.resumed = True
+    trainer.tell_of_labels("the labels have changed")
+    assert "WARNING: the labels have changed" in Path(trainer.log_file).read_text()
+
+
+def test_other_labels_do_not_end_pre_training(prepared: Prepared, other_labels: str) -> None:
+    settings = {"training.epochs": 1, "training.iterations_per_epoch": 1}
+    trainer = make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.labelled, "steered", settings)
+    trainer.run_training()
+    assert f"WARNING: the labels of 1 cases in {trainer.raw_folder} have changed" in Path(trainer.log_file).read_text()
 
 
 @pytest.mark.parametrize(("asked", "threads"), [("2", 2), ("many", 1), ("0", 1)])
