@@ -12,8 +12,7 @@ import numpy as np
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write, unfinished
-from bdfm_nnunet.images.packing import pack
-from bdfm_nnunet.images.volumes import FIRST_VOXEL, HEADER
+from bdfm_nnunet.images.writing import packed_values, packed_volume
 
 LINKS = ("copy", "hard", "sym")
 MOST_AT_ONCE = 1 << 30
@@ -113,17 +112,3 @@ def write_values(values: np.ndarray, target: Path, *, like: Any) -> None:
     """
     with _whole(target) as temporary:
         temporary.write_bytes(packed_values(values, like=like))
-
-
-def packed_values(values: np.ndarray, *, like: Any) -> bytes:
-    """The bytes of a `.nii.gz` file with these values, unscaled, (x, y, z), on the grid of the header `like`."""
-    header = like.copy()
-    header.set_data_dtype(values.dtype)
-    header["scl_slope"], header["scl_inter"] = 1, 0
-    header["cal_min"], header["cal_max"] = 0, 0
-    return packed_volume(header, values.astype(header.get_data_dtype(), copy=False))
-
-
-def packed_volume(header: Any, stored: np.ndarray) -> bytes:
-    """The bytes of a `.nii.gz` file with this header and these values as they shall stand in it, (x, y, z)."""
-    return pack(header.binaryblock + bytes(FIRST_VOXEL - HEADER) + stored.tobytes(order="F"))

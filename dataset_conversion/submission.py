@@ -12,7 +12,6 @@ import numpy as np
 from tqdm import tqdm
 
 from bdfm_nnunet.dataset_conversion.checks import check_geometry
-from bdfm_nnunet.dataset_conversion.placing import packed_values
 from bdfm_nnunet.dataset_conversion.release import Release
 from bdfm_nnunet.dataset_conversion.scanning import scan
 from bdfm_nnunet.dataset_conversion.scheduling import do_all
@@ -20,6 +19,7 @@ from bdfm_nnunet.errors import InputError, Refusal
 from bdfm_nnunet.files import write_atomically, write_json
 from bdfm_nnunet.images.label_values import label_histogram, whole_numbers
 from bdfm_nnunet.images.volumes import Volume, read_volume
+from bdfm_nnunet.images.writing import packed_values
 
 ENDINGS = (".nii.gz", ".nii")
 LONG_AGO = (1980, 1, 1, 0, 0, 0)

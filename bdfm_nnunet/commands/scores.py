@@ -1,13 +1,15 @@
 """`bdfm evaluate` and `postprocess`."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdfm_nnunet.commands.arguments import command, workers
+from bdfm_nnunet.commands.arguments import command, dataset_id, workers
+from bdfm_nnunet.errors import InputError
 
 if TYPE_CHECKING:
-    from bdfm_nnunet.dataset_conversion import Release
+    from bdfm_nnunet.evaluation.targets import Target
 
 VERSIONS = ("whole", "lesionwise-2023", "lesionwise-2024", "panoptic-2026")
 
@@ -16,13 +18,12 @@ def add_commands(commands: Any) -> None:
     """Adds the parsers."""
     add = command(commands, "evaluate", evaluate, "score predictions per region and case, as a named metric version")
     _folders(add)
-    add("--release", required=True, metavar="NAME", help="whose regions to score, see `bdfm releases`")
+    scored_set(add)
     add("--metrics", choices=VERSIONS, default="whole", help="version of the metrics (default: %(default)s)")
-    add(
-        "--task", metavar="TASK", help="take the rules of this task (GLI, MEN, MEN-RT, MET, PED, SSA) for the release's"
-    )
+    _task(add)
     add("--allow-missing", action="store_true", help="score a case without a prediction, where the version says how")
-    add("--source-labels", action="store_true", help="the files hold the release's own labels, not nnU-Net's")
+    add("--only-predicted", action="store_true", help="score the cases that are there, and name the others")
+    add("--source-labels", action="store_true", help="the files hold the source's own labels, not nnU-Net's")
     add("-o", "--out", required=True, type=Path, metavar="FILE.json", help="the table; a CSV of it lies beside it")
     workers(add)
 
@@ -30,8 +31,9 @@ def add_commands(commands: Any) -> None:
     steps = parser.add_subparsers(title="steps", metavar="STEP", required=True)
     add = command(steps, "tune", tune, "search thresholds on cross-validation predictions for a metric version")
     _folders(add)
-    add("--release", required=True, metavar="NAME", help="whose regions they are, see `bdfm releases`")
+    scored_set(add)
     add("--metrics", choices=VERSIONS, required=True, help="version of the metrics to improve")
+    _task(add)
     add("-o", "--out", required=True, type=Path, metavar="RULES.json", help="the rules and what they gain")
     workers(add)
     add = command(steps, "apply", apply, "apply rules to a folder of predictions")
@@ -46,49 +48,139 @@ def _folders(add: Any) -> None:
     add("prediction", type=Path, metavar="PREDICTION", help="folder of predicted label maps of the same names")
 
 
-def evaluate(settings: argparse.Namespace) -> int:
-    """Scores a folder of predictions against a folder of references."""
+def _task(add: Any) -> None:
+    add("--task", metavar="TASK", help="take the rules of this task (GLI, MEN, MEN-RT, MET, PED, SSA) for its own")
+
+
+# -------------------------------------------------------------------------------------------------- what is scored
+
+
+def scored_set(add: Any) -> None:
+    """Adds the three ways to say whose labels and regions are meant."""
+    add("--release", metavar="NAME", help="a release, see `bdfm releases`")
+    add("-d", "--dataset", type=dataset_id, metavar="ID", help="a data set of nnU-Net, by its dataset.json")
+    add("--dataset-json", type=Path, metavar="FILE", help="any data set, by this dataset.json")
+
+
+def _target(settings: argparse.Namespace) -> "Target":
+    """What is scored, said in exactly one of the three ways.
+
+    Raises:
+        InputError: none or several of them are given, or the data set cannot be scored.
+    """
+    given = [value is not None for value in (settings.release, settings.dataset, settings.dataset_json)]
+    if sum(given) != 1:
+        raise InputError(
+            "whose labels and regions are meant is said once: with --release NAME, with -d ID, or with --dataset-json "
+            "FILE"
+        )
+    if settings.release is None:
+        return _target_of_dataset(settings)
     from bdfm_nnunet.dataset_conversion import find_release
-    from bdfm_nnunet.evaluation import evaluate_folders
+    from bdfm_nnunet.evaluation.targets import Target
 
     release = find_release(settings.release)
-    evaluate_folders(
+    if not release.evaluated_regions:
+        raise InputError(
+            f"{release.name} stands for data sets with labels of their own: name yours with -d ID or --dataset-json"
+        )
+    return Target(release.name, dict(release.evaluated_regions), source_values=release.inverse_label_map())
+
+
+def _target_of_dataset(settings: argparse.Namespace) -> "Target":
+    from bdfm_nnunet.evaluation.targets import target_of_dataset
+    from bdfm_nnunet.nnunet_files import read_dataset_json
+    from bdfm_nnunet.patients import OPEN_RELEASES
+
+    path = settings.dataset_json or _dataset_json(settings.dataset)
+    content = read_dataset_json(path)
+    release = content.get("release")
+    name = release if isinstance(release, str) and release not in OPEN_RELEASES else content.get("name")
+    values = _source_values(path.parent)
+    return target_of_dataset(content, name=str(name or path.parent.name), path=str(path), source_values=values)
+
+
+def _dataset_json(number: int) -> Path:
+    from bdfm_nnunet.folders import dataset_folders
+
+    paths = [folder / "dataset.json" for folder in dataset_folders(number)]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def _source_values(folder: Path) -> dict[int, int]:
+    """Label values to those of the source's own files, from the manifest of `bdfm convert` where there is one."""
+    from bdfm_nnunet.files import read_json
+    from bdfm_nnunet.patients import MANIFEST
+
+    if not (folder / MANIFEST).is_file():
+        return {}
+    inverse = read_json(folder / MANIFEST, {"inverse_labels?": {str: int}}).get("inverse_labels", {})
+    return {int(value): there for value, there in inverse.items() if value.isdecimal()}
+
+
+def _patient_of(settings: argparse.Namespace) -> Callable[[str], str]:
+    """Case id to the name of its patient, as the release or the data set's manifest tells it."""
+    if settings.release is not None:
+        from bdfm_nnunet.dataset_conversion import find_release
+
+        return find_release(settings.release).patient_of
+    from bdfm_nnunet.patients import groups, read_cases
+
+    folder = settings.dataset_json.parent if settings.dataset_json else _dataset_json(settings.dataset).parent
+    if not (folder / "manifest.json").is_file():
+        return str
+    cases = read_cases(folder)
+    known = groups(cases.rows, cases.scope)
+    return lambda case: known.get(case, case)
+
+
+# ------------------------------------------------------------------------------------------------------- the commands
+
+
+def evaluate(settings: argparse.Namespace) -> int:
+    """Scores a folder of predictions against a folder of references."""
+    from bdfm_nnunet.evaluation import evaluate_folders
+
+    target = _target(settings)
+    target = target.in_source_values() if settings.source_labels else target
+    result = evaluate_folders(
         settings.reference,
         settings.prediction,
-        regions=_on_disk(release) if settings.source_labels else release.evaluated_regions,
-        release=release.name,
+        regions=target.regions,
+        release=target.name,
+        ignore=target.ignore,
         metrics=settings.metrics,
         task=settings.task,
         allow_missing=settings.allow_missing,
+        only_predicted=settings.only_predicted,
         out=settings.out,
         workers=settings.workers,
     )
     print(f"scores ({settings.metrics}): {settings.out} and {settings.out.with_suffix('.csv')}")
+    if settings.only_predicted:
+        left = result["not_scored"]
+        print(
+            f"{len(result['cases'])} cases scored; {len(left['without_prediction'])} have no prediction and "
+            f"{len(left['without_reference'])} no reference, see not_scored in the table"
+        )
     return 0
-
-
-def _on_disk(release: "Release") -> dict[str, tuple[int, ...]]:
-    """The scored regions in the values that the release's own files hold."""
-    inverse = release.inverse_label_map()
-    return {
-        name: tuple(inverse.get(value, value) for value in values) for name, values in release.evaluated_regions.items()
-    }
 
 
 def tune(settings: argparse.Namespace) -> int:
     """Searches rules and writes them."""
-    from bdfm_nnunet.dataset_conversion import find_release
     from bdfm_nnunet.evaluation.tuning import tune
 
-    release = find_release(settings.release)
+    target = _target(settings)
     rules = tune(
         settings.reference,
         settings.prediction,
-        regions=release.evaluated_regions,
-        release=release.name,
+        regions=target.regions,
+        release=target.name,
+        ignore=target.ignore,
         metrics=settings.metrics,
+        task=settings.task,
         out=settings.out,
-        patient_of=release.patient_of,
+        patient_of=_patient_of(settings),
         workers=settings.workers,
     )
     print(rules.summary())

@@ -1,9 +1,8 @@
 """Scores two folders of segmentations against each other, case by case and region by region."""
 
+import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,23 @@ from tqdm import tqdm
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.case import Case, RegionScores
+from bdfm_nnunet.evaluation.pairing import (
+    Pairs,
+    check_all_known,
+    check_all_predicted,
+    check_same_grid,
+    pair_cases,
+    read_segmentation,
+)
 from bdfm_nnunet.evaluation.summary import summarise
 from bdfm_nnunet.evaluation.tables import table_paths, write_tables
 from bdfm_nnunet.evaluation.versions import METRICS, Chosen, choose
-from bdfm_nnunet.evaluation.volumes import check_same_grid, pair_folders, pair_what_there_is, read_segmentation
 from bdfm_nnunet.evaluation.voxelwise import BRATS_MISSING_DISTANCE
+from bdfm_nnunet.worker_pools import run_in_processes
 
+logger = logging.getLogger(__name__)
+
+_MOST_NOTES = 5
 Regions = Mapping[str, Sequence[int]]
 Scores = dict[str, float]
 
@@ -67,39 +77,47 @@ class _Job:
     prediction: Path | None
     regions: dict[str, tuple[int, ...]]
     chosen: Chosen
+    ignore: int | None
 
 
 def _score(job: _Job) -> dict[str, Any]:
     allowed = {0}.union(*job.regions.values())
-    reference = read_segmentation(job.reference, allowed=allowed)
+    reference = read_segmentation(job.reference, allowed=allowed if job.ignore is None else allowed | {job.ignore})
+    labels, notes = reference.labels, [reference.volume.note]
     if job.prediction is None:
-        prediction = np.zeros_like(reference.labels)
+        prediction = np.zeros_like(labels)
     else:
         predicted = read_segmentation(job.prediction, allowed=allowed)
         check_same_grid(reference, predicted, job.prediction)
         prediction = predicted.labels
-    case = Case.cut(reference.labels, prediction, spacing=reference.spacing, regions=job.regions)
+        notes.append(predicted.volume.note)
+    labels, prediction = without_ignored(labels, prediction, job.ignore)
+    case = Case.cut(labels, prediction, spacing=reference.spacing, regions=job.regions)
     found = job.chosen.score(case)
     if job.prediction is None:
         absent = METRICS[job.chosen.version].missing or {}
         found = {region: RegionScores({**scored.scores, **absent}) for region, scored in found.items()}
     row = {region: _with_volumes(case, region, scored.scores) for region, scored in found.items()}
     lesions = {region: scored.lesions for region, scored in found.items() if scored.lesions}
-    return {"case": job.case, "regions": row, **({"lesions": lesions} if lesions else {})}
+    notes = [note for note in notes if note]
+    return {
+        "case": job.case,
+        "regions": row,
+        **({"lesions": lesions} if lesions else {}),
+        **({"notes": notes} if notes else {}),
+    }
 
 
-def _run(jobs: Sequence[_Job], workers: int) -> Iterator[dict[str, Any]]:
-    if not workers:
-        yield from map(_score, jobs)
-        return
-    try:
-        with ProcessPoolExecutor(workers) as pool:
-            yield from pool.map(_score, jobs)
-    except BrokenProcessPool:
-        raise InputError(
-            f"one of {workers} worker processes was killed, most often for want of memory: "
-            "run the command again with fewer workers"
-        ) from None
+def without_ignored(
+    reference: NDArray[Any], prediction: NDArray[Any], ignore: int | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return both label maps with background where the reference has the label to ignore, as nnU-Net scores them."""
+    ignored = reference == ignore if ignore is not None else np.zeros((), dtype=bool)
+    if not ignored.any():
+        return reference, prediction
+    return np.where(ignored, reference.dtype.type(0), reference), np.where(
+        ignored, prediction.dtype.type(0), prediction
+    )
 
 
 def _summaries(rows: Sequence[Mapping[str, Any]], regions: Iterable[str], seed: int) -> dict[str, Any]:
@@ -129,7 +147,9 @@ def evaluate_folders(
     out: Path | str | None = None,
     metrics: str = "whole",
     task: str | None = None,
+    ignore: int | None = None,
     allow_missing: bool = False,
+    only_predicted: bool = False,
     missing_distance: float = BRATS_MISSING_DISTANCE,
     workers: int = 0,
     seed: int = 0,
@@ -149,17 +169,20 @@ def evaluate_folders(
         out: JSON file to write; a CSV file with one line per case and region is written beside it.
         metrics: version of the metric, a key of `METRICS`.
         task: takes the rules of this task (GLI, MEN, MEN-RT, MET, PED, SSA) instead of the release's.
+        ignore: label value of reference voxels that count for nothing, on either side.
         allow_missing: scores a case without prediction as the version prescribes, where it does, instead of refusing.
+        only_predicted: scores the cases that are in both folders, and names the others in the result.
         missing_distance: HD95 in mm of a region that only one side has, for `whole`; the default is the BraTS
             organisers' 374.
-        workers: processes; 0 works in this one.
+        workers: processes; 0 or 1 works in this one.
         seed: seed of the bootstrap intervals.
         progress: whether a progress bar is shown; by default on a terminal only.
 
     Returns:
         What the JSON file holds: "metrics", "definition", "parameters", "summary" per region and measure (mean, 95 %
-        bootstrap interval over cases, median, number of cases and of undefined ones), "cases" with their scores and,
-        where the version has them, their lesions.
+        bootstrap interval over cases, median, number of cases and of undefined ones), "cases" with their scores,
+        their lesions where the version has them, and notes on their headers where there are any, "missing" cases that
+        were scored without prediction, and those "not_scored".
 
     Raises:
         InputError: a missing or extra prediction, another grid, an unknown label value, an unreadable file, a version
@@ -169,12 +192,12 @@ def evaluate_folders(
         table_paths(Path(out))
     wanted = {name: tuple(int(value) for value in values) for name, values in regions.items()}
     chosen = choose(metrics, release=release, regions=wanted, missing_distance=missing_distance, task=task)
-    if allow_missing and METRICS[metrics].missing is None:
-        raise InputError(f"metrics={metrics!r} has no score for a case without prediction: predict all cases")
-    pairs = (pair_what_there_is if allow_missing else pair_folders)(Path(reference), Path(prediction))
-    jobs = [_Job(case, a, b, wanted, chosen) for case, a, b in pairs]
+    pairs = _pairs(Path(reference), Path(prediction), metrics, allow_missing, only_predicted)
+    jobs = [_Job(case, here, there, wanted, chosen, ignore) for case, here, there in _to_score(pairs, allow_missing)]
     hidden = None if progress is None else not progress
-    rows = list(tqdm(_run(jobs, workers), total=len(jobs), desc="evaluate", unit="case", disable=hidden))
+    scored = run_in_processes(jobs, _score, workers=workers, ordered=True)
+    rows = list(tqdm(scored, total=len(jobs), desc="evaluate", unit="case", disable=hidden))
+    _tell_notes(rows)
     result: dict[str, Any] = _none_for_nan(
         {
             "release": release,
@@ -185,6 +208,10 @@ def evaluate_folders(
             "interval": "95 % percentile bootstrap of the mean over cases",
             "seed": seed,
             "missing": [job.case for job in jobs if job.prediction is None],
+            "not_scored": {
+                "without_prediction": list(pairs.unpredicted) if only_predicted else [],
+                "without_reference": list(pairs.unknown),
+            },
             "summary": _summaries(rows, wanted, seed),
             "cases": rows,
         }
@@ -192,3 +219,34 @@ def evaluate_folders(
     if out is not None:
         write_tables(Path(out), result)
     return result
+
+
+def _pairs(reference: Path, prediction: Path, metrics: str, allow_missing: bool, only_predicted: bool) -> Pairs:
+    if allow_missing and only_predicted:
+        raise InputError("missing predictions are either scored or left out: take --allow-missing or --only-predicted")
+    if allow_missing and METRICS[metrics].missing is None:
+        raise InputError(
+            f"metrics={metrics!r} has no score for a case without prediction: predict all cases, or score those that "
+            "are there with --only-predicted"
+        )
+    pairs = pair_cases(reference, prediction)
+    if not only_predicted:
+        check_all_known(pairs, reference)
+        if not allow_missing:
+            check_all_predicted(pairs, prediction)
+    elif not pairs.both:
+        raise InputError(f"{reference} and {prediction} have no case in common: name the folders of the same cases")
+    return pairs
+
+
+def _to_score(pairs: Pairs, allow_missing: bool) -> list[tuple[str, Path, Path | None]]:
+    missing = pairs.unpredicted.items() if allow_missing else ()
+    return sorted([*pairs.both, *((case, path, None) for case, path in missing)], key=lambda found: found[1])
+
+
+def _tell_notes(rows: Sequence[Mapping[str, Any]]) -> None:
+    notes = [note for row in rows for note in row.get("notes", ())]
+    for note in notes[:_MOST_NOTES]:
+        logger.warning("%s", note)
+    if len(notes) > _MOST_NOTES:
+        logger.warning("... and %d more such notes, see the result", len(notes) - _MOST_NOTES)

@@ -5,23 +5,36 @@ map, each to what the one before has left, so a label map always stays one: regi
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import cc3d
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.evaluation.volumes import read_segmentation, segmentations_in
-from bdfm_nnunet.files import read_json, write_atomically, write_json
+from bdfm_nnunet.evaluation.pairing import read_segmentation
+from bdfm_nnunet.files import read_json, read_regular, write_atomically, write_json
+from bdfm_nnunet.images.case_folders import list_cases
+from bdfm_nnunet.images.writing import packed_values
+from bdfm_nnunet.shapes import Anything, fault_of
+from bdfm_nnunet.worker_pools import run_in_processes
 
 FORMAT = 1
+LARGEST = 65535
+"""No file of nnU-Net holds a larger label."""
+SHAPE = {
+    "format": int,
+    "release": str,
+    "metrics": str,
+    "labels": [int],
+    "rules": [{"region": str, "values": [int], "what": str, "below_mm3": float, "becomes": int}],
+    "evidence": {str: Anything},
+}
+"""The shape of a rules file."""
 Labels = NDArray[np.int16]
 
 
@@ -49,7 +62,7 @@ class RuleSet:
     """Rules in the order in which they are applied, and where they come from.
 
     Attributes:
-        release: name of the release whose label values they are meant for.
+        release: name of the release or data set whose label values they are meant for.
         metrics: version of the metric that they were tuned for.
         rules: may be empty.
         labels: every label value that a prediction may hold.
@@ -87,15 +100,30 @@ def read_rules(path: Path | str) -> RuleSet:
         InputError: it is missing or no rules file.
     """
     content = read_json(path)
-    try:
-        if content["format"] != FORMAT:
-            raise ValueError(content["format"])
-        rules = tuple(Rule(**{**rule, "values": tuple(rule["values"])}) for rule in content["rules"])
-        if not all(rule.what in ("components", "total") and rule.becomes in content["labels"] for rule in rules):
-            raise ValueError("unknown rule")
-        return RuleSet(content["release"], content["metrics"], rules, tuple(content["labels"]), content["evidence"])
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path} is no file of rules: write one with `bdfm postprocess tune`") from None
+    if fault := fault_of(content, SHAPE) or _fault_of_rules(content):
+        raise InputError(f"{path} is no file of rules ({fault}): write one with `bdfm postprocess tune`")
+    rules = tuple(
+        Rule(rule["region"], tuple(rule["values"]), rule["what"], float(rule["below_mm3"]), rule["becomes"])
+        for rule in content["rules"]
+    )
+    return RuleSet(content["release"], content["metrics"], rules, tuple(content["labels"]), content["evidence"])
+
+
+def _fault_of_rules(content: Mapping[str, Any]) -> str:
+    """What is wrong with rules of the right shape; empty where nothing is."""
+    if content["format"] != FORMAT:
+        return f"its format is {content['format']}, expected {FORMAT}"
+    labels = content["labels"]
+    if not labels or not all(0 <= label <= LARGEST for label in labels):
+        return f"labels is {labels[:9]}, expected numbers from 0 to {LARGEST}"
+    for at, rule in enumerate(content["rules"]):
+        if rule["what"] not in ("components", "total"):
+            return f"rules[{at}].what is {rule['what']!r}, expected components or total"
+        if rule["below_mm3"] < 0:
+            return f"rules[{at}].below_mm3 is {rule['below_mm3']}, expected a volume from 0 up"
+        if not rule["values"] or not {*rule["values"], rule["becomes"]} <= {0, *labels}:
+            return f"rules[{at}] has a label that is not among {labels[:9]}"
+    return ""
 
 
 def apply(rules: Sequence[Rule], labels: NDArray[Any], *, spacing: Sequence[float]) -> NDArray[Any]:
@@ -159,18 +187,31 @@ def apply_folder(
     Raises:
         InputError: a file cannot be read or written, or holds a label that the rules were not made for.
     """
-    known, out = read_rules(rules), Path(out)
-    paths = list(segmentations_in(Path(prediction)).values())
-    work = partial(_apply_file, rules=known, out=out)
-    bar = partial(
-        tqdm, total=len(paths), desc="post-processing", unit="case", disable=None if progress is None else not progress
-    )
-    if workers:
-        with ProcessPoolExecutor(workers) as pool:
-            changed = list(bar(pool.map(work, paths)))
-    else:
-        changed = list(bar(map(work, paths)))
-    return Applied(out, len(paths), sum(changed))
+    return apply_files(
+        list(list_cases(Path(prediction)).files.values()), read_rules(rules), Path(out), workers=workers,
+        progress=progress,
+    )  # fmt: skip
+
+
+def apply_files(
+    paths: Sequence[Path], rules: RuleSet, out: Path, *, workers: int = 0, progress: bool | None = None
+) -> Applied:
+    """Applies rules to some segmentations and writes all of them to a folder.
+
+    Args:
+        paths: label maps.
+        rules: what to do.
+        out: where the results go, under the names of the files; may be their own folder.
+        workers: as in `apply_folder`.
+        progress: as in `apply_folder`.
+
+    Raises:
+        InputError: a file cannot be read or written, or holds a label that the rules were not made for.
+    """
+    hidden = None if progress is None else not progress
+    done = run_in_processes(paths, partial(_apply_file, rules=rules, out=out), workers=workers)
+    changed = sum(tqdm(done, total=len(paths), desc="post-processing", unit="case", disable=hidden))
+    return Applied(out, len(paths), changed)
 
 
 def _apply_file(path: Path, *, rules: RuleSet, out: Path) -> bool:
@@ -179,13 +220,11 @@ def _apply_file(path: Path, *, rules: RuleSet, out: Path) -> bool:
     target = out / path.name
     changed = bool((after != before.labels).any())
     if changed:
-        image: Any = nibabel.load(path)
-        header = image.header.copy()
-        header.set_data_dtype(np.uint8)
-        header.set_slope_inter(1, 0)
+        values = after.astype(np.min_scalar_type(max(rules.labels)))
+        content = packed_values(values, like=before.volume.header, gzip=path.suffix == ".gz")
         with write_atomically(target) as temporary:
-            nibabel.save(nibabel.Nifti1Image(after.astype(np.uint8), image.affine, header), temporary)
+            temporary.write_bytes(content)
     elif not (target.exists() and target.samefile(path)):
         with write_atomically(target) as temporary:
-            temporary.write_bytes(path.read_bytes())
+            temporary.write_bytes(read_regular(path))
     return changed

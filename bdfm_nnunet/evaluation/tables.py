@@ -1,12 +1,12 @@
 """Results as files and as text: JSON, CSV and Markdown."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import write_atomically, write_json
+from bdfm_nnunet.files import write_json
+from bdfm_nnunet.table_files import write_table
 
 
 def table_paths(path: Path) -> tuple[Path, Path]:
@@ -20,14 +20,13 @@ def write_tables(path: Path, result: Mapping[str, Any]) -> None:
     """Writes a result of `evaluate_folders` as JSON, and as CSV under the same name with the ending .csv."""
     json_path, csv_path = table_paths(path)
     write_json(json_path, result)
-    with write_atomically(csv_path) as temporary, temporary.open("w", newline="") as stream:
-        measures = list(next(iter(result["cases"][0]["regions"].values())))
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["release", "metrics", "case", "region", *measures])
-        for row in result["cases"]:
-            for region, scores in row["regions"].items():
-                values = [scores[measure] for measure in measures]
-                writer.writerow([result["release"], result["metrics"], row["case"], region, *values])
+    measures = list(next(iter(result["cases"][0]["regions"].values())))
+    rows: list[list[Any]] = [["release", "metrics", "case", "region", *measures]]
+    for row in result["cases"]:
+        for region, scores in row["regions"].items():
+            values = [scores[measure] for measure in measures]
+            rows.append([result["release"], result["metrics"], row["case"], region, *values])
+    write_table(csv_path, rows)
 
 
 def interval_text(summary: Mapping[str, float | None], digits: int = 3) -> str:

@@ -10,7 +10,6 @@ patients held out, and the rules found without them are measured on them: that i
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from bdfm_nnunet.evaluation.folders import score_case
+from bdfm_nnunet.evaluation.folders import score_case, without_ignored
+from bdfm_nnunet.evaluation.pairing import (
+    check_all_known,
+    check_all_predicted,
+    check_same_grid,
+    pair_cases,
+    read_segmentation,
+)
 from bdfm_nnunet.evaluation.postprocessing import Rule, RuleSet, apply
-from bdfm_nnunet.evaluation.summary import summarise
+from bdfm_nnunet.evaluation.summary import summarise_change
 from bdfm_nnunet.evaluation.versions import METRICS, choose
-from bdfm_nnunet.evaluation.volumes import check_same_grid, pair_folders, read_segmentation
+from bdfm_nnunet.worker_pools import worker_pool
 
 THRESHOLDS_MM3 = (5.0, 10, 20, 35, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000)
 SMALLEST_GAIN = 1e-6
@@ -44,6 +50,8 @@ def tune(
     regions: Mapping[str, Sequence[int]],
     release: str,
     metrics: str,
+    ignore: int | None = None,
+    task: str | None = None,
     out: Path | str | None = None,
     patient_of: Callable[[str], str] = str,
     thresholds: Sequence[float] = THRESHOLDS_MM3,
@@ -58,8 +66,10 @@ def tune(
         reference: folder of reference label maps.
         prediction: folder of cross-validation predictions of the same cases.
         regions: region to its label values.
-        release: name of the release; chooses the task's rules in lesion-wise versions.
+        release: name of the release or data set; chooses the task's rules in lesion-wise versions.
         metrics: version of the metric.
+        ignore: label value of reference voxels that count for nothing.
+        task: takes the rules of this task instead of the release's.
         out: the rules file to write.
         patient_of: patient of a case id; all cases of a patient are held out together.
         thresholds: volumes in mm3 to try.
@@ -71,25 +81,30 @@ def tune(
     Raises:
         InputError: the version is unknown, the folders do not fit, or a file cannot be used.
     """
-    choose(metrics, release=release, regions=regions, missing_distance=0)  # says what is wrong before anything is read
+    choose(
+        metrics, release=release, regions=regions, missing_distance=0, task=task
+    )  # says what is wrong before anything is read
     wanted = {name: tuple(int(value) for value in values) for name, values in regions.items()}
-    pairs = pair_folders(Path(reference), Path(prediction))
-    with _scorer(pairs, wanted, release, metrics, workers, progress) as scorer:
+    found = pair_cases(Path(reference), Path(prediction))
+    check_all_known(found, Path(reference))
+    check_all_predicted(found, Path(prediction))
+    pairs, rules_of = found.both, _Rules(wanted, release, metrics, task, ignore)
+    with _scorer(pairs, rules_of, workers, progress) as scorer:
         everyone = np.arange(len(pairs))
         steps = list(_steps(wanted, thresholds))
         chosen = _search(scorer, steps, everyone)
         parts = _parts([patient_of(case) for case, _, _ in pairs], folds, seed)
-        held_out = np.full(len(pairs), np.nan)
+        held_out = np.full((2, len(pairs)), np.nan)
         for part in parts:
             rules = _search(scorer, steps, np.setdiff1d(everyone, part))
-            held_out[part] = (scorer.of([rules])[0] - scorer.of([()])[0])[part]
+            held_out[:, part] = np.array(scorer.of([(), rules]))[:, part]
         before, after = scorer.of([()])[0], scorer.of([chosen])[0]
     evidence = _evidence(before, after, held_out, metrics=metrics, folds=len(parts), seed=seed)
     labels = tuple(sorted({value for values in wanted.values() for value in values} | {0}))
-    found = RuleSet(release, metrics, chosen, labels, {**evidence, "thresholds_mm3": list(thresholds)})
+    tuned = RuleSet(release, metrics, chosen, labels, {**evidence, "thresholds_mm3": list(thresholds)})
     if out is not None:
-        found.write(Path(out))
-    return found
+        tuned.write(Path(out))
+    return tuned
 
 
 def objective(metrics: str) -> str:
@@ -157,14 +172,23 @@ def _parts(patients: Sequence[str], folds: int, seed: int) -> list[NDArray[np.in
 
 
 @dataclass(frozen=True)
+class _Rules:
+    """How cases are scored."""
+
+    regions: dict[str, tuple[int, ...]]
+    release: str
+    metrics: str
+    task: str | None
+    ignore: int | None
+
+
+@dataclass(frozen=True)
 class _Work:
     """One case and how it is scored."""
 
     reference: Path
     prediction: Path
-    regions: dict[str, tuple[int, ...]]
-    release: str
-    metrics: str
+    by: _Rules
 
 
 class _Scorer:
@@ -189,25 +213,20 @@ class _Scorer:
 
 @contextmanager
 def _scorer(
-    pairs: Sequence[tuple[str, Path, Path]],
-    regions: dict[str, tuple[int, ...]],
-    release: str,
-    metrics: str,
-    workers: int,
-    progress: bool | None,
+    pairs: Sequence[tuple[str, Path, Path]], by: _Rules, workers: int, progress: bool | None
 ) -> Iterator[_Scorer]:
-    works = [_Work(reference, prediction, regions, release, metrics) for _, reference, prediction in pairs]
-    if not workers:
+    works = [_Work(reference, prediction, by) for _, reference, prediction in pairs]
+    if workers <= 1:
         yield _Scorer(works, map, progress)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with worker_pool(workers) as pool:
         yield _Scorer(works, pool.map, progress)
 
 
 def _score(work: _Work, *, rule_sets: Sequence[Rules]) -> list[float]:
     """One score a set of rules; equal label maps are scored once."""
-    allowed = {0}.union(*work.regions.values())
-    reference = read_segmentation(work.reference, allowed=allowed)
+    allowed, ignore = {0}.union(*work.by.regions.values()), work.by.ignore
+    reference = read_segmentation(work.reference, allowed=allowed if ignore is None else allowed | {ignore})
     prediction = read_segmentation(work.prediction, allowed=allowed)
     check_same_grid(reference, prediction, work.prediction)
     box = _box((reference.labels != 0) | (prediction.labels != 0))
@@ -218,16 +237,16 @@ def _score(work: _Work, *, rule_sets: Sequence[Rules]) -> list[float]:
         changed[box] = apply(rules, prediction.labels[box], spacing=prediction.spacing)
         key = changed[box].tobytes()
         if key not in known:
-            known[key] = _primary(reference.labels, changed, reference.spacing, work)
+            known[key] = _primary(*without_ignored(reference.labels, changed, ignore), reference.spacing, work.by)
         scores.append(known[key])
     return scores
 
 
-def _primary(reference: NDArray[Any], labels: NDArray[Any], spacing: Sequence[float], work: _Work) -> float:
+def _primary(reference: NDArray[Any], labels: NDArray[Any], spacing: Sequence[float], by: _Rules) -> float:
     regions = score_case(
-        reference, labels, spacing=spacing, regions=work.regions, release=work.release, metrics=work.metrics
+        reference, labels, spacing=spacing, regions=by.regions, release=by.release, metrics=by.metrics, task=by.task
     )
-    values = np.array([scores[objective(work.metrics)] for scores in regions.values()], dtype=np.float64)
+    values = np.array([scores[objective(by.metrics)] for scores in regions.values()], dtype=np.float64)
     return _mean(values) if np.isfinite(values).any() else np.nan
 
 
@@ -244,10 +263,10 @@ def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
 
 
 def _evidence(
-    before: Scores, after: Scores, held_out: Scores, *, metrics: str, folds: int, seed: int
+    before: Scores, after: Scores, held_out: NDArray[np.float64], *, metrics: str, folds: int, seed: int
 ) -> dict[str, Any]:
-    measured = held_out[np.isfinite(held_out)]
-    gain = summarise(list(measured), seed=seed).as_dict() if measured.size else None
+    change = summarise_change(held_out[0].tolist(), held_out[1].tolist(), seed=seed)
+    gain = change.as_dict() if change.cases else None
     recommended = gain is not None and gain["low"] > 0
     measure = objective(metrics)
     text = [f"mean {measure} of the cases that chose: {_mean(before):.4f} before, {_mean(after):.4f} after"]

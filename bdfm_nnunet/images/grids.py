@@ -91,19 +91,21 @@ def _farthest(corners: NDArray[np.float64], others: NDArray[np.float64]) -> floa
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-def read_grid(header: Any, name: str) -> Grid:
+def read_grid(header: Any, name: str, path: Path | None = None) -> Grid:
     """Return the grid that SimpleITK, nnU-Net's first reader, takes from a NIfTI-1 header.
-
-    It is shown the header alone, under a name of our own: SimpleITK aborts the process on names that are no UTF-8.
 
     Args:
         header: of a single file, of nibabel.
         name: how messages call the file.
+        path: the file, if this is its own header. Otherwise, and where SimpleITK would abort the process because the
+            name is no UTF-8, it is shown the header alone under a name of our own.
 
     Raises:
         Refusal: the header does not say where voxels lie, or SimpleITK does not take it.
     """
     check_position(header, name)
+    if path is not None and path.name.endswith((".nii", ".nii.gz")) and str(path).isprintable():
+        return _by_simpleitk(path, name)
     header = header.copy()
     header["vox_offset"] = header.single_vox_offset
     try:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bdfm_nnunet.errors import Refusal
-from bdfm_nnunet.images.volumes import Volume, read_volume
+from bdfm_nnunet.images.faults import Damaged, WrongAxes
+from bdfm_nnunet.images.volumes import Volume, read_volume, without_ones
 
 MOST_VALUES = 1000
 """A file with more distinct values than this is no label map; its values are not listed."""
@@ -40,7 +41,7 @@ def whole_numbers(volume: Volume) -> NDArray[Any]:
 
 
 def split_whole(volume: Volume) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Return the nearest whole numbers of all voxels, (x, y, z), and the values of those that are none.
+    """Return the nearest whole numbers of all voxels, (x, y, z), and the values that are none, ascending.
 
     A value is whole if it differs from a whole number by no more than the noise of single precision, in which headers
     hold the scaling of values: 85 times 1/85 is not exactly 1.
@@ -59,7 +60,7 @@ def split_whole(volume: Volume) -> tuple[NDArray[Any], NDArray[np.float64]]:
     noise = np.minimum(_NOISE * np.maximum(np.maximum(np.abs(values), intercept), 1), _MOST_NOISE)
     with np.errstate(invalid="ignore"):
         near = (np.abs(values - np.rint(values)) <= noise) & (np.abs(values) < _LARGEST)
-    return whole, values[~near]
+    return whole, np.sort(values[~near])
 
 
 def as_text(value: float) -> str:
@@ -83,11 +84,19 @@ def read_labels(path: Path, *, allowed: Collection[int], remedy: str) -> tuple[V
         The volume and its labels (x, y, z), in int16 or wider.
 
     Raises:
-        Refusal: the file cannot be read, or a value is fractional or not allowed.
+        Refusal: the file cannot be read, is not 3-D, or holds a value that is fractional or not allowed.
     """
-    volume = read_volume(path, str(path), by_nibabel=True)
-    whole = whole_numbers(volume)
-    unknown = sorted(set(histogram(whole)) - set(allowed))
+    try:
+        volume = read_volume(path, str(path), by_nibabel=True)
+    except Damaged as fault:
+        raise Refusal(f"{path} cannot be read as NIfTI (it {fault.what}): copy or write it again") from None
+    except WrongAxes as fault:
+        axes = len(without_ones(fault.shape))
+        if axes == 3:
+            raise
+        raise Refusal(f"{path} has {axes} dimensions, expected 3: give one label volume per file") from None
+    whole, broken = split_whole(volume)
+    unknown = [*map(as_text, broken[:1]), *map(str, sorted(set(histogram(whole)) - set(allowed)))]
     if unknown:
         raise Refusal(f"{path} holds the value {unknown[0]}, expected only {sorted(allowed)}: {remedy}")
     return volume, whole.astype(np.promote_types(np.int16, np.min_scalar_type(max(allowed))), copy=False)

@@ -112,11 +112,15 @@ def read_volumes(
 
 @dataclass(frozen=True)
 class _File:
-    """What one file holds: a header, the values as stored in all axes; `again`: it must be written anew."""
+    """What one file holds: a header, which is that of `path` unless None, and the values as stored in all axes.
+
+    `again`: it must be written anew to stand in a data set.
+    """
 
     name: str
     header: Any
     stored: np.ndarray
+    path: Path | None = None
     again: bool = False
     plain: bool = False
     note: str = ""
@@ -137,7 +141,7 @@ def _read_single(path: Path, name: str, plain: bool, by_nibabel: bool) -> _File:
     if len(content) < needed:
         raise Damaged(name, f"is truncated ({len(content)} of {needed} bytes)")
     stored = np.frombuffer(content, type_, math.prod(shape), start).reshape(without_ones(shape), order="F")
-    return _File(name, header, stored, again=not packed, plain=uncompressed)
+    return _File(name, header, stored, None if uncompressed else path, again=not packed, plain=uncompressed)
 
 
 def _parse_header(content: bytes, name: str, by_nibabel: bool) -> tuple[Any, tuple[int, ...], int]:
@@ -184,17 +188,17 @@ def without_ones(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _one_of(file: _File, index: int | None, by_nibabel: bool) -> Volume:
     """One volume of a file."""
-    name, stored, again = file.name, file.stored, file.again
+    name, stored, path, again = file.name, file.stored, file.path, file.again
     if stored.ndim == 4:
         if index is None or index >= stored.shape[3]:
             wanted = ONE_VOLUME if index is None else f"{index + 1} or more volumes were"
             raise WrongAxes(name, stored.shape, str(stored.dtype), wanted)
-        stored, again = stored[..., index], True
+        stored, path, again = stored[..., index], None, True
     elif index:
         raise Refusal(f"{name} is 3-D where {index + 1} or more volumes were expected: download it again")
     slope, intercept = _scaling(file.header, name)
-    header = _header_of_one(file.header, stored) if again else file.header
-    grid, other_reader = _grid(header, stored.shape, name, by_nibabel)
+    header = _header_of_one(file.header, stored) if path is None else file.header
+    grid, other_reader = _grid(header, stored.shape, name, path, by_nibabel)
     notes = [note for note in (file.note, note_of_position(header, grid, name)) if note]
     return Volume(
         name, _header_of_one(header, stored), stored, apply_read_scaling(stored, slope, intercept), grid, not again,
@@ -202,12 +206,12 @@ def _one_of(file: _File, index: int | None, by_nibabel: bool) -> Volume:
     )  # fmt: skip
 
 
-def _grid(header: Any, shape: tuple[int, ...], name: str, by_nibabel: bool) -> tuple[Grid, bool]:
+def _grid(header: Any, shape: tuple[int, ...], name: str, path: Path | None, by_nibabel: bool) -> tuple[Grid, bool]:
     """The grid as nnU-Net takes it, and whether it takes it by nibabel."""
     if int(header["sizeof_hdr"]) == HEADER_2:
         return read_grid_by_nibabel(header, shape, name), True
     try:
-        grid = read_grid(header, name)
+        grid = read_grid(header, name, path)
     except Refusal:
         if not by_nibabel:
             raise

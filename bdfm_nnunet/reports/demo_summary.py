@@ -13,7 +13,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.summary import summarise
 from bdfm_nnunet.evaluation.tables import comparison_table, interval_text
 from bdfm_nnunet.files import read_json, write_atomically, write_json
-from bdfm_nnunet.nifti import read_nifti
+from bdfm_nnunet.images.volumes import read_volume
 from bdfm_nnunet.reports.figures import save_figure, scores_figure, segmentation_figure
 
 NOTICE = (
@@ -181,5 +181,4 @@ def _row(files: DemoFiles, case: str) -> tuple[str, NDArray[Any], dict[str, NDAr
 
 def _volume(path: Path) -> NDArray[Any]:
     """(z, y, x)."""
-    _, values = read_nifti(path)
-    return values.T
+    return read_volume(path, str(path)).array.T

@@ -138,8 +138,8 @@ def test_killed_worker_is_one_sentence(folders, monkeypatch):
     def broken(*_):
         raise BrokenProcessPool("gone")
 
-    monkeypatch.setattr("bdfm_nnunet.evaluation.folders.ProcessPoolExecutor.map", broken)
-    with pytest.raises(InputError, match=r"one of 2 worker processes was killed.*fewer workers"):
+    monkeypatch.setattr("bdfm_nnunet.worker_pools.ProcessPoolExecutor.map", broken)
+    with pytest.raises(InputError, match=r"ended one of the 2 worker processes.*fewer --workers"):
         evaluate(folders, workers=2)
 
 

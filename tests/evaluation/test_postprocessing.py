@@ -1,5 +1,7 @@
 """Rules for small components: what they do to label maps, and how they are found."""
 
+import json
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +179,87 @@ def test_rules_in_place_and_bad_files(false_positives: Path) -> None:
     _write(folder / "other.nii.gz", np.full(SHAPE, 9))
     with pytest.raises(InputError, match="holds the value 9"):
         apply_folder(folder, false_positives / "rules.json", folder)
+
+
+def test_the_form_of_the_file_stays(tmp_path: Path) -> None:
+    """Plain or compressed, the type of small numbers, and the grid that nnU-Net sees."""
+    labels = np.zeros((8, 8, 8), np.float32)
+    labels[1, 1, 1], labels[4:7, 4:7, 4:7] = 1, 2
+    (tmp_path / "in").mkdir()
+    for name in ("a.nii", "b.nii.gz"):
+        nibabel.save(nibabel.Nifti1Image(labels, np.diag([-1.0, -1, 2, 1])), tmp_path / "in" / name)
+    rule = Rule("all", (1, 2), "components", 10, 0)
+    RuleSet("Ours", "whole", (rule,), (0, 1, 2)).write(tmp_path / "rules.json")
+    assert apply_folder(tmp_path / "in", tmp_path / "rules.json", tmp_path / "out").changed == 2
+    for name in ("a.nii", "b.nii.gz"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x1f\x8b") == name.endswith("gz")
+        image: Any = nibabel.load(tmp_path / "out" / name)
+        assert image.get_data_dtype() == np.uint8
+        np.testing.assert_array_equal(image.affine, np.diag([-1.0, -1, 2, 1]))
+        np.testing.assert_array_equal(np.asarray(image.dataobj), np.where(labels == 1, 0, labels))
+
+
+RULES: dict[str, Any] = {
+    "format": 1, "release": GLI, "metrics": "whole", "labels": [0, 1, 2, 3], "evidence": {},
+    "rules": [{"region": "ET", "values": [3], "what": "components", "below_mm3": 50.0, "becomes": 1}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"below_mm3": "x"}, r"rules\[0\].below_mm3 is 'x', expected a number"),
+        ({"below_mm3": float("nan")}, "below_mm3 is nan"),
+        ({"below_mm3": -5}, "below_mm3 is -5, expected a volume from 0 up"),
+        ({"values": "abc"}, "values is 'abc', expected a list"),
+        ({"values": [7]}, "has a label that is not among"),
+        ({"values": []}, "has a label that is not among"),
+        ({"becomes": 9}, "has a label that is not among"),
+        ({"what": "all"}, "what is 'all', expected components or total"),
+        ({"labels": [0, 1, 2, 3, 10**9], "becomes": 10**9}, "expected numbers from 0 to 65535"),
+        ({"labels": [0, 1, 2, 3, "x"], "becomes": "x"}, r"labels\[4\] is 'x', expected a whole number"),
+        ({"format": 2}, "its format is 2, expected 1"),
+        ({"rules": None}, "rules is null, expected a list"),
+    ],
+)
+def test_rules_from_elsewhere_have_the_right_shape(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    rule = RULES["rules"][0] | {name: value for name, value in changes.items() if name in RULES["rules"][0]}
+    content = {**RULES, "rules": [rule], **{name: value for name, value in changes.items() if name in RULES}}
+    (tmp_path / "rules.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"rules.json is no file of rules \(.*{sentence}"):
+        read_rules(tmp_path / "rules.json")
+
+
+def test_cases_cleared_of_all_false_lesions_stay_in_the_estimate(tmp_path: Path) -> None:
+    """Panoptic scores do not exist where both sides are empty: the rule makes five of ten cases such."""
+    for number in range(10):
+        labels = np.zeros(SHAPE, np.uint8)
+        if number % 2:
+            labels[4:12, 4:12, 4:12] = 1
+        _write(tmp_path / f"reference/case_{number}.nii.gz", labels)
+        if not number % 2:
+            labels[26:28, 26:28, 18:20] = 1
+        _write(tmp_path / f"prediction/case_{number}.nii.gz", labels)
+    rules = _tune(tmp_path, regions={"lesion": (1,)}, release="ours", metrics="panoptic-2026", thresholds=(20,))
+    evidence = rules.evidence
+    assert (evidence["before"], evidence["after_in_sample"]) == (0.5, 1.0)
+    gain = evidence["gain_held_out"]
+    assert (gain["mean"], gain["cases"], gain["undefined"]) == (0.5, 10, 5)
+    assert gain["low"] > 0 and evidence["recommended"]
+
+
+@pytest.mark.parametrize("step", ["tune", "apply"])
+def test_killed_worker_is_one_sentence(step: str, false_positives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise BrokenProcessPool("gone")
+
+    for name in ("map", "submit"):
+        monkeypatch.setattr(f"bdfm_nnunet.worker_pools.ProcessPoolExecutor.{name}", broken)
+    with pytest.raises(InputError, match=r"ended one of the 2 worker processes.*fewer --workers"):
+        if step == "tune":
+            _tune(false_positives, workers=2)
+        else:
+            RuleSet(GLI, "whole", (), (0, 1, 2, 3)).write(false_positives / "rules.json")
+            apply_folder(
+                false_positives / "prediction", false_positives / "rules.json", false_positives / "out", workers=2
+            )

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bdfm_nnunet.evaluation.summary import summarise
+from bdfm_nnunet.evaluation.summary import summarise, summarise_change
 
 
 def test_mean_median_and_count():
@@ -53,3 +53,32 @@ def test_scores_that_do_not_exist_are_counted_and_left_out():
 def test_nothing_to_summarise_is_an_error():
     with pytest.raises(ValueError, match="expected at least one score"):
         summarise([])
+
+
+def test_change_of_scores_that_all_exist_is_the_mean_of_the_changes():
+    random = np.random.default_rng(0)
+    before, after = random.random(20), random.random(20)
+    expected, found = summarise(after - before, seed=3), summarise_change(before, after, seed=3)
+    assert found.as_dict() == pytest.approx(expected.as_dict())
+    same = summarise_change(before, before)
+    assert (same.mean, same.low, same.high, same.median) == (0, 0, 0, 0)
+
+
+def test_change_against_a_loop_where_scores_appear_and_vanish():
+    before, after = np.array([0.1, np.nan, 0.5, np.nan, 0.9]), np.array([0.4, 0.8, np.nan, np.nan, 1.0])
+    draws = np.random.default_rng(2).integers(4, size=(300, 4))
+    kept = [0, 1, 2, 4]  # the fourth case has no score at all
+    changes = []
+    for draw in draws:
+        first, second = ([side[kept[i]] for i in draw if np.isfinite(side[kept[i]])] for side in (before, after))
+        if first and second:
+            changes.append(np.mean(second) - np.mean(first))
+    found = summarise_change(before, after, seed=2, resamples=300)
+    assert found.mean == pytest.approx(2.2 / 3 - 0.5)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(changes, [0.025, 0.975])))
+    assert (found.median, found.cases, found.undefined) == (pytest.approx(0.2), 4, 2)
+
+
+def test_change_without_any_score_on_one_side_is_not_known():
+    found = summarise_change([np.nan, np.nan], [1.0, 0.5])
+    assert np.isnan(found.mean) and (found.cases, found.undefined) == (0, 2)
