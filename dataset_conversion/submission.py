@@ -17,15 +17,16 @@ from bdfm_nnunet.dataset_conversion.scanning import scan
 from bdfm_nnunet.dataset_conversion.scheduling import do_all
 from bdfm_nnunet.errors import InputError, Refusal
 from bdfm_nnunet.files import write_atomically, write_json
+from bdfm_nnunet.images.case_folders import list_cases
+from bdfm_nnunet.images.grids import TOLERANCE_MM
 from bdfm_nnunet.images.label_values import label_histogram, whole_numbers
 from bdfm_nnunet.images.volumes import Volume, read_volume
 from bdfm_nnunet.images.writing import packed_values
+from bdfm_nnunet.names import fault_of_name
 
-ENDINGS = (".nii.gz", ".nii")
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
 """The date of every member, so that the same predictions give the same archive."""
 MOST_FAULTS = 5
-TOLERANCE_MM = 0.01
 
 
 @dataclass(frozen=True)
@@ -138,39 +139,28 @@ def _raise(faults: Sequence[str], predictions: Path | str) -> None:
 
 def _predictions_in(folder: Path, release: Release) -> tuple[dict[str, Path], list[str]]:
     """Case id to file, and what is wrong with names."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: name the folder of the predictions")
     found: dict[str, Path] = {}
     faults: list[str] = []
     handed_in = re.escape(release.submission_name.removesuffix(".nii.gz")).replace(r"\{case\}", "(.+)")
-    for path in sorted(folder.iterdir()):
-        stem = _without_ending(path.name)
-        if stem is None or path.name.startswith("."):
-            continue
+    for stem, path in list_cases(folder, what="predictions").files.items():
         if not re.fullmatch(release.case_pattern, stem) and (match := re.fullmatch(handed_in, stem)):
             stem = match.group(1)
-        if not re.fullmatch(release.case_pattern, stem):
+        if not re.fullmatch(release.case_pattern, stem) or fault_of_name(stem):
             faults.append(f"{path.name} is no case id of {release.name}")
         elif stem in found:
             faults.append(f"{path.name} and {found[stem].name} are the same case")
         else:
             found[stem] = path
-    if not found and not faults:
-        raise InputError(f"{folder} holds no .nii.gz or .nii file: name the folder of the predictions")
     return found, faults
-
-
-def _without_ending(name: str) -> str | None:
-    return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), None)
 
 
 def _images_in(folder: Path, release: Release) -> dict[str, Path]:
     """Case id to its first image: of an nnU-Net folder (`CASE_0000.nii.gz`) or of the download."""
-    nnunet = re.compile(rf"({release.case_pattern})_0000\.nii(?:\.gz)?")
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    found = {match.group(1): folder / match.group(0) for name in names if (match := nnunet.fullmatch(name))}
-    if found:
-        return found
+    nnunet = re.compile(rf"({release.case_pattern})_0000")
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if not release.channels or any(re.fullmatch(nnunet.pattern + r"\.nii(\.gz)?", name, re.I) for name in names):
+        files = list_cases(folder, what="images").files
+        return {match.group(1): path for name, path in files.items() if (match := nnunet.fullmatch(name))}
     channel = next(iter(release.channels))
     cases = scan(folder, release).cases
     missing = [case for case, content in cases.items() if not content.files.get(channel)]
@@ -202,7 +192,7 @@ def _write(archive: Path, tasks: list[_Task], workers: int) -> tuple[list[Member
 def _pack_case(task: _Task) -> tuple[Member, bytes] | str:
     """The member of a case and its bytes, or what is wrong with it."""
     try:
-        volume = read_volume(task.path, task.path.name)
+        volume = read_volume(task.path, task.path.name, by_nibabel=True)
         _check_grid(volume, task)
         values = _source_values(volume, task.release)
     except Refusal as refusal:
@@ -216,7 +206,7 @@ def _pack_case(task: _Task) -> tuple[Member, bytes] | str:
 def _check_grid(volume: Volume, task: _Task) -> None:
     """Holds a prediction against its image, else against the release's shape, spacing and origin."""
     if task.image is not None:
-        check_geometry(volume, read_volume(task.image, task.image.name))
+        check_geometry(volume, read_volume(task.image, task.image.name, by_nibabel=True))
         return
     release = task.release
     expected: Mapping[str, tuple[Any, Any]] = {
@@ -239,6 +229,7 @@ def _source_values(volume: Volume, release: Release) -> np.ndarray:
     unknown = sorted(set(label_histogram(volume)) - set(inverse))
     if unknown:
         raise Refusal(f"{volume.name} has label {unknown[0]} where {sorted(inverse)} are known to nnU-Net")
-    table = np.array([inverse.get(value, 0) for value in range(max(inverse) + 1)], dtype=np.uint8)
+    type_ = np.min_scalar_type(max(inverse.values()))
+    table = np.array([inverse.get(value, 0) for value in range(max(inverse) + 1)], dtype=type_)
     values: np.ndarray = table[whole_numbers(volume)]
     return values

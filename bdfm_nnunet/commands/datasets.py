@@ -20,6 +20,7 @@ from bdfm_nnunet.commands.arguments import (
     percentages,
     workers,
 )
+from bdfm_nnunet.commands.scores import scored_set, scored_target
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.names import printable
 
@@ -62,7 +63,7 @@ def add_commands(commands: Any) -> None:
 
     add = command(commands, "submit", submit, "pack predictions as the challenge wants them")
     add("predictions", type=Path, metavar="PREDICTIONS", help="folder of predicted label maps, CASE.nii.gz")
-    add("--release", required=True, metavar="NAME", help="the challenge, see `bdfm releases`")
+    scored_set(add)
     add("-o", "--out", required=True, type=Path, metavar="ZIP", help="the archive; a report lies beside it")
     add(
         "--images", type=Path, metavar="FOLDER", help="the challenge's images: their ids are required, their grids held"
@@ -319,15 +320,32 @@ def exposure(settings: argparse.Namespace) -> int:
 
 def submit(settings: argparse.Namespace) -> int:
     """Packs predictions for a challenge."""
-    from bdfm_nnunet.dataset_conversion import find_release
     from bdfm_nnunet.dataset_conversion.submission import make_submission
 
     report = make_submission(
         settings.predictions,
-        release=find_release(settings.release),
+        release=_form(settings),
         out=settings.out,
         images=settings.images,
         workers=settings.workers,
     )
     print(report.summary())
     return 0
+
+
+def _form(settings: argparse.Namespace) -> "Release":
+    """The release of the challenge; for a data set of one's own plain names and the source's label values."""
+    from bdfm_nnunet.dataset_conversion import Release, find_release
+
+    target = scored_target(settings)
+    if settings.release is not None:
+        return find_release(settings.release)
+    if settings.images is None:
+        raise InputError(f"{target.name} has no grid of its own: name the folder of its images with --images")
+    values = {value for region in target.regions.values() for value in region} - {0}
+    sources = {target.source_values.get(value, value): value for value in values}
+    return Release(
+        name=target.name, title=target.name, dataset_name=target.name, case_pattern=".+", patient_pattern="",
+        channels={}, labels={source: str(source) for source in sources}, label_map=sources,
+        submission_name="{case}.nii.gz",
+    )  # fmt: skip

@@ -62,8 +62,8 @@ def scored_set(add: Any) -> None:
     add("--dataset-json", type=Path, metavar="FILE", help="any data set, by this dataset.json")
 
 
-def _target(settings: argparse.Namespace) -> "Target":
-    """What is scored, said in exactly one of the three ways.
+def scored_target(settings: argparse.Namespace) -> "Target":
+    """Return what is scored, said in exactly one of the three ways.
 
     Raises:
         InputError: none or several of them are given, or the data set cannot be scored.
@@ -141,7 +141,7 @@ def evaluate(settings: argparse.Namespace) -> int:
     """Scores a folder of predictions against a folder of references."""
     from bdfm_nnunet.evaluation import evaluate_folders
 
-    target = _target(settings)
+    target = scored_target(settings)
     target = target.in_source_values() if settings.source_labels else target
     result = evaluate_folders(
         settings.reference,
@@ -170,7 +170,7 @@ def tune(settings: argparse.Namespace) -> int:
     """Searches rules and writes them."""
     from bdfm_nnunet.evaluation.tuning import tune
 
-    target = _target(settings)
+    target = scored_target(settings)
     rules = tune(
         settings.reference,
         settings.prediction,

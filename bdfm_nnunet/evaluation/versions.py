@@ -104,8 +104,8 @@ METRICS: dict[str, MetricVersion] = {
         "lesions; pq_dsc: their product; global_: of the region as one piece, its HD95 in mm, where panoptica counts "
         "voxels. Region empty in both: not defined, left out of means; no match: 0, HD95 373 mm; case without "
         "prediction: the same. Metastases: large_ over lesions above 27 mm3, small_ counts smaller ones as "
-        "found from a Dice of 0.2 "
-        "(thresholds as published; not compared with the organisers' table).",
+        "found from a Dice of 0.2 (sources differ: the defaults of the organisers' public package brats-evaluation are "
+        "20 mm3 and 0.1, the challenge's wiki of spring 2026 speaks of 275 mm3).",
         {"sq_dsc": True, "sq_hd95_mm": False, "rq": True, "global_dice": True},
         panoptic_scores,
         TASKS_2026,

@@ -8,10 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bdfm_nnunet.cli import main
 from bdfm_nnunet.dataset_conversion import RELEASES, Release, convert, find_release
 from bdfm_nnunet.dataset_conversion.submission import make_submission
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import read_json
+from bdfm_nnunet.files import read_json, write_json
 
 SHAPE = (240, 240, 155)
 AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -151,3 +152,29 @@ def test_requests_that_cannot_be_met(name: str, out: str, sentence: str, tmp_pat
     _write(tmp_path / f"out/{CASES.get(name, 'BraTS-MEN-RT-0002-1')}.nii.gz", np.zeros((4, 4, 4), np.uint8))
     with pytest.raises(InputError, match=sentence):
         make_submission(tmp_path / "out", release=release, out=tmp_path / out)
+
+
+@pytest.mark.parametrize("plant", ["hidden", "other format", "folder"])
+def test_nothing_in_the_folder_is_left_out_in_silence(plant: str, tmp_path: Path) -> None:
+    _write(tmp_path / "out/BraTS2021_00000.nii.gz", np.zeros(SHAPE, np.uint8))
+    name = {"hidden": ".BraTS2021_00001.nii.gz", "other format": "x.mha", "folder": "BraTS2021_00001.nii"}[plant]
+    (tmp_path / "out" / name).mkdir()
+    with pytest.raises(InputError, match=name):
+        make_submission(tmp_path / "out", release=RELEASES["brats2021"], out=tmp_path / "s.zip")
+
+
+def test_a_data_set_of_ones_own_is_packed_in_its_source_values(tmp_path: Path) -> None:
+    shape, data = (9, 8, 7), tmp_path / "Dataset061_Ours"
+    _write(tmp_path / "images/a_0000.nii.gz", np.random.default_rng(0).integers(1, 9, shape, dtype=np.int16))
+    _write(tmp_path / "out/a.nii.gz", _labels([1, 2], shape))
+    data.mkdir()
+    labels = {"background": 0, "all": [1, 2], "core": 2}
+    content = {"channel_names": {"0": "T1"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
+    write_json(data / "dataset.json", content)
+    write_json(data / "manifest.json", {"inverse_labels": {"1": 10, "2": 2035}})
+    command = ["submit", str(tmp_path / "out"), "--dataset-json", str(data / "dataset.json"), "-o",
+               str(tmp_path / "s.zip"), "--workers", "1"]  # fmt: skip
+    assert main(command) == 2
+    assert main([*command, "--images", str(tmp_path / "images")]) == 0
+    found = np.asarray(_member(tmp_path / "s.zip", "a.nii.gz").dataobj)
+    assert np.array_equal(found, np.array([0, 10, 2035])[_labels([1, 2], shape)])
