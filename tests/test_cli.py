@@ -1,5 +1,6 @@
 """The command line: what it accepts, what it hands over, how it ends."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -41,6 +42,9 @@ def replace(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     def put(module: str, function: str) -> Calls:
         stand_in, calls = ModuleType(module), Calls()
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        stand_in.__path__ = spec.submodule_search_locations or []  # its other files can be imported
         setattr(stand_in, function, calls)
         monkeypatch.setitem(sys.modules, module, stand_in)
         monkeypatch.setattr(bdfm_nnunet, module.rpartition(".")[2], stand_in, raising=False)
@@ -377,7 +381,7 @@ def test_evaluate_hands_over_the_regions_of_the_release(replace: Any) -> None:
     assert settings == {
         "regions": {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing_tumor": (3,)},
         "release": "brats2023-men", "metrics": "whole", "out": Path("scores.json"), "workers": 1,
-        "task": None, "allow_missing": False,
+        "task": None, "allow_missing": False, "only_predicted": False, "ignore": None,
     }  # fmt: skip
 
 
