@@ -240,6 +240,8 @@ def test_unknown_ancestors_are_never_none_seen(tmp_path: Path, raw: Path) -> Non
         {"format": 1, "runs": [{"train": {"case": ["a"]}}]},
         {"format": 1, "runs": [{"train": {**NO_CASES, "case": ["a", "b"], "patient": ["a"]}}]},
         {"format": 1, "runs": [{"note": 5}]},
+        {"format": 1, "runs": [{"note": "half a character \udcff"}]},
+        {"format": 1, "runs": [{"dataset": "\x1b[2J"}]},
         {"format": 1, "runs": [{"dataset": ["a"]}]},
         {"format": 1, "runs": [{"weights": {"name": 5}}]},
     ],

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdfm_nnunet.checkpoints.reading import EXPOSURE, PROGRESS, Checkpoint, read_checkpoint
+from bdfm_nnunet.checkpoints.reading import EXPOSURE, PROGRESS, Checkpoint, loading_as_data, read_checkpoint
 from bdfm_nnunet.checkpoints.writing import write_checkpoint
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import sweep, write_json
@@ -17,12 +17,15 @@ from bdfm_nnunet.locks import hold_lock
 from bdfm_nnunet.networks.encoders import unwrap
 from bdfm_nnunet.running.stopping import BROKEN, CTRL_C, STOP, TIME_UP, Clock, StopSignals, TrainingPaused
 from bdfm_nnunet.running.watching import LossWatch
+from bdfm_nnunet.shapes import fault_of
 from bdfm_nnunet.trainers.processes import SharedTrainer
 
 _CUDA = torch.device("cuda")
 _LOCK = ".training.lock"
 _LOCK_SECONDS = 5.0  # the loaders of a process that was just killed hold on to it for a moment
 _TAKEN = "another training is at work in {}: wait for it to end, or train another fold, configuration or plans"
+_PLACE = {"iteration": int, "processes": [{"random": dict, "outputs": [dict]}]}
+"""The shape of what a checkpoint from the middle of an epoch says about its place."""
 _LATEST, _PREVIOUS = "checkpoint_latest.pth", "checkpoint_previous.pth"
 
 
@@ -298,9 +301,22 @@ class LongTrainer(SharedTrainer):
             self.reseed_epoch(self._iteration)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """Continues from a checkpoint; if checkpoint_latest.pth is damaged, from the one before it."""
+        """Continues from a checkpoint; if checkpoint_latest.pth is damaged, from the one before it.
+
+        Raises:
+            InputError: there is none that belongs to this training.
+        """
         found = self._sound(Path(str(filename_or_checkpoint)))
-        super().load_checkpoint(str(found.path))
+        fault = "" if found.progress is None else fault_of(found.progress, _PLACE)
+        try:
+            with loading_as_data():
+                super().load_checkpoint(str(found.path))
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            fault = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        if fault:
+            raise InputError(
+                f"{found.path} is no checkpoint of this training ({fault}): restore it, or start anew without --c"
+            )
         self.resumed = True
         self._midway = found.progress
         self.recall_exposure(found.exposure)

@@ -97,6 +97,10 @@ def load_pretrained(
     if report.encoder_share < min_match:
         raise InputError(_refusal(network, checkpoint, report, min_match))
     targets = dict(network.named_parameters()) | dict(network.named_buffers())
+    if infinite := [name for name in report.adapted if not torch.isfinite(tensors[name]).all()]:
+        raise InputError(
+            f"{path} has values in {infinite[0]} that are too large to be adapted: give another checkpoint"
+        )
     with torch.no_grad():
         for name, tensor in tensors.items():
             targets[name].copy_(tensor)
@@ -167,18 +171,21 @@ def _assign_buffers(network: nn.Module, known: Mapping[str, Tensor], report: Loa
         source = known.get(name if name in known else f"encoder.{name}")
         if name not in saved:
             continue
-        if source is None:
-            report.new[name] = "a buffer that is not in the checkpoint: it keeps what it starts with"
-        elif source.shape != target.shape:
-            report.new[name] = _same(source, target)[1]
+        fitted, why = (None, "a buffer that is not in the checkpoint: it keeps what it starts with")
+        if source is not None:
+            fitted, why = _same(source, target)
+        if fitted is None:
+            report.new[name] = why
         else:
-            tensors[name] = source
+            tensors[name] = fitted
             report.loaded.append(name)
     report.buffers = len(tensors)
     return tensors
 
 
 def _same(source: Tensor, target: Tensor) -> tuple[Tensor | None, str]:
+    if target.is_floating_point() and not source.is_floating_point():
+        return None, f"{str(source.dtype).removeprefix('torch.')} in the checkpoint, floating numbers here"
     if source.shape == target.shape:
         return source, ""
     return None, f"shape {tuple(source.shape)} in the checkpoint, {tuple(target.shape)} here"
@@ -191,11 +198,10 @@ def _fit(
     if isinstance(owner, WindowAttention) and target is owner.relative_position_bias_table:
         return _fit_bias_table(source, target, owner, windows)
     old, new = tuple(source.shape), tuple(target.shape)
-    if old == new:
-        return source, ""
-    convolution = len(old) == len(new) > 2 and old[0] == new[0]
+    convolution = len(old) == len(new) > 2 and old[0] == new[0] and source.numel() > 0 and old != new
     if not convolution or (old[1] != new[1] and not reads_image):
         return _same(source, target)
+    source = source.float()  # sums of half precision would be coarse, and may be infinite
     steps = []
     if old[1] != new[1]:
         source = adapting.adapt_input_channels(source, new[1])
@@ -213,7 +219,11 @@ def _fit_bias_table(
     if source.ndim != 2 or source.shape[1] != target.shape[1]:
         return _same(source, target)
     old = windows or adapting.cubic_window(len(source), len(owner.window_size))
-    if old is None or len(source) != torch.Size([2 * size - 1 for size in old]).numel():
+    if (
+        old is None
+        or len(old) != len(owner.window_size)
+        or len(source) != torch.Size([2 * size - 1 for size in old]).numel()
+    ):
         return _same(source, target)
     if old == owner.window_size:
         return source, ""

@@ -82,12 +82,15 @@ def _checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
         raise InputError(f"{path} holds no named tensors: give a checkpoint with the weights of a network")
     if fault := fault_of_weights(weights):
         raise InputError(f"{path} cannot be used as weights: {fault}; give another checkpoint, or save it anew")
+    unwrapped = {_unwrapped(name): value.detach() for name, value in weights.items()}
+    if len(unwrapped) < len(weights):
+        raise InputError(f"{path} holds the same weights with and without prefixes: give a checkpoint of one network")
     arguments = content.get("init_args") if "network_weights" in content else None
     arguments = arguments if isinstance(arguments, Mapping) else {}
     trainer = content.get("trainer_name")
     return Checkpoint(
         path=path.resolve(),
-        weights={_unwrapped(name): value.detach() for name, value in weights.items()},
+        weights=unwrapped,
         kind=_kind_of(content, weights),
         plans=_of_kind(arguments.get("plans"), dict),
         configuration=_of_kind(arguments.get("configuration"), str),

@@ -31,18 +31,26 @@ def load_bdfm_reference(path: str | Path) -> MaskedImageModelling:
     if checkpoint.kind != "bdfm_reference":
         raise InputError(f"{path} is no checkpoint of the public BDFM code: load it with load_pretrained instead")
     weights, _ = translate(checkpoint.weights)
-    weights["mask_token.value"] = weights["mask_token.value"].flatten()
-    weights["mask_token.initialised"] = torch.tensor(True)
-    weights = _join_frequency_kernels(weights)
-    objective = MaskedImageModelling(encoder_of(_encoder_for(weights, path)), _settings_for(weights))
     try:
-        objective.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(f"{path} is no complete BDFM checkpoint ({str(error).splitlines()[1].strip()})") from None
+        objective = _objective_for(weights)
+    except InputError:
+        raise
+    except Exception as error:  # sizes are read off tensors that may be missing, empty or of another shape
+        reason = ([line.strip() for line in str(error).splitlines()[:2]] or [""])[-1] or type(error).__name__
+        raise InputError(f"{path} is no complete BDFM checkpoint ({reason}): copy it anew") from None
     return objective.eval()
 
 
-def _encoder_for(weights: dict[str, Tensor], path: str | Path) -> SwinEncoder:
+def _objective_for(weights: dict[str, Tensor]) -> MaskedImageModelling:
+    weights["mask_token.value"] = weights["mask_token.value"].flatten()
+    weights["mask_token.initialised"] = torch.tensor(True)
+    weights = _join_frequency_kernels(weights)
+    objective = MaskedImageModelling(encoder_of(_encoder_for(weights)), _settings_for(weights))
+    objective.load_state_dict(weights)
+    return objective
+
+
+def _encoder_for(weights: dict[str, Tensor]) -> SwinEncoder:
     """The encoder whose sizes the weights show."""
     patch = weights["encoder.patch_embed.weight"]
     depths: list[int] = []
@@ -52,9 +60,7 @@ def _encoder_for(weights: dict[str, Tensor], path: str | Path) -> SwinEncoder:
     tables = [weights[f"encoder.stages.{i}.blocks.0.attn.relative_position_bias_table"] for i in range(len(depths))]
     window = cubic_window(len(tables[0]), patch.ndim - 2)
     if window is None:
-        raise InputError(
-            f"{path} has a bias table of {len(tables[0])} entries, expected one of a window with equal sides"
-        )
+        raise ValueError(f"a bias table of {len(tables[0])} entries, expected one of a window with equal sides")
     first = "encoder.stages.0.blocks.0"
     return SwinEncoder(
         patch.shape[1],

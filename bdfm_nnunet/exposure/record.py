@@ -120,7 +120,16 @@ def _is_record(stored: Any) -> bool:
     if not isinstance(stored, Mapping) or stored.get("format") != FORMAT or fault_of(stored, _STORED):
         return False
     columns = (run[part].values() for run in stored["runs"] for part in ("train", "val") if part in run)
-    return all(len({len(column) for column in each}) == 1 for each in columns)
+    return all(len({len(column) for column in each}) == 1 for each in columns) and _is_printable(stored["runs"])
+
+
+def _is_printable(content: Any) -> bool:
+    """Whether texts are such as a terminal shows in a line: no control characters and no halves of characters."""
+    if isinstance(content, Mapping):
+        return all(_is_printable(key) and _is_printable(value) for key, value in content.items())
+    if isinstance(content, (list, tuple)):
+        return all(map(_is_printable, content))
+    return not isinstance(content, str) or content.isprintable()
 
 
 def describe_run(cases: CaseList, *, train: Iterable[str], val: Iterable[str], **names: Any) -> dict[str, Any]:

@@ -237,3 +237,36 @@ def test_a_refused_file_leaves_the_network_as_it_was(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"a\.pth"):
             load_pretrained(net, path)
         assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_values_that_adapting_would_lose(tmp_path: Path) -> None:
+    """In half precision the sum over channels would be infinite, and a kernel without channels has no mean."""
+    path, encoder = _pretrained(tmp_path, "swin", 4)
+    weights = torch.load(path, weights_only=True)["network_weights"]
+    name = "encoder.patch_embed.weight"
+    large = torch.full_like(weights[name], 60_000).half()
+    torch.save({"network_weights": weights | {name: large}}, path)
+    target = network("swin", 1)
+    load_pretrained(target, path)
+    assert torch.equal(target.encoder.patch_embed.weight, torch.full((16, 1, 4, 4, 4), 240_000.0))
+    torch.save({"network_weights": weights | {name: torch.full_like(weights[name], 3e38)}}, path)
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    with pytest.raises(InputError, match="too large to be adapted"):
+        load_pretrained(target, path)
+    assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
+    torch.save({"network_weights": weights | {name: weights[name][:, :0]}}, path)
+    assert name in load_pretrained(target, path).new
+
+
+def test_a_window_of_other_axes_is_passed_over(tmp_path: Path) -> None:
+    path, _ = _pretrained(tmp_path, "swin", 1)
+    content = torch.load(path, weights_only=True)
+    plans = {"configurations": {"c": {"architecture": {"arch_kwargs": {"window_size": [4, 25]}}}}}
+    torch.save(content | {"init_args": {"plans": plans, "configuration": "c"}}, path)  # as long a table: 7 * 49
+    load_pretrained(network("swin", 1), path)
+
+
+def test_the_same_weights_twice_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1), "module.a": torch.zeros(1)}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="with and without prefixes"):
+        load_pretrained(network("swin", 1), tmp_path / "a.pth")

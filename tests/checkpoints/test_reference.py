@@ -195,3 +195,28 @@ def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": weights}, tmp_path / "b.pt")
     with pytest.raises(InputError, match="no complete BDFM checkpoint"):
         load_bdfm_reference(tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize(
+    "lost", ["mask_token", "encoder.layers.0.blocks.0.", "encoder.", "conv3d_transpose.", "frequency"]
+)
+@pytest.mark.parametrize("how", ["missing", "empty", "flat"])
+def test_checkpoints_that_lack_something_are_refused(tmp_path: Path, lost: str, how: str) -> None:
+    marks = {"conv3d_transpose_1.weight": torch.ones(16, 1, 2, 2, 2), "encoder.patch_embed.proj.weight": torch.ones(1)}
+    whole = marks | {
+        "mask_token": torch.zeros(1, 1, 4),
+        "encoder.layers.0.blocks.0.norm1.weight": torch.ones(4),
+        "encoder.layers.0.blocks.0.attn.qkv.weight": torch.ones(12, 4),
+        "encoder.layers.0.blocks.0.attn.relative_position_bias_table": torch.ones(27, 2),
+        "encoder.layers.0.blocks.0.mlp.fc1.weight": torch.ones(16, 4),
+        "conv3d_transpose.weight": torch.ones(4, 16, 2, 2, 2),
+        "frequency_decoder.blocks.0.realconv1.weight": torch.ones(1, 1, 1, 3, 3, 3),
+    }
+    odd = {"empty": torch.zeros(0), "flat": torch.zeros(3)}
+    weights = {k: odd.get(how, v) if k.startswith(lost) else v for k, v in whole.items()}
+    if how == "missing":
+        weights = {k: v for k, v in whole.items() if k in marks or not k.startswith(lost)}
+    torch.save(weights, tmp_path / "a.pt")
+    with pytest.raises(InputError) as caught:
+        load_bdfm_reference(tmp_path / "a.pt")
+    assert "a.pt" in str(caught.value) and "\n" not in str(caught.value)

@@ -278,3 +278,17 @@ def test_fold_all_says_what_is_compared(prepared: Prepared, pretrained: Path, mo
     trainer.initialize()
     trainer._load_weights()
     assert "Fold `all` has no validation cases of its own" in _log(trainer)
+
+
+def test_checkpoints_of_something_else_do_not_continue_a_run(prepared: Prepared, tmp_path: Path) -> None:
+    path = _saved(_finetuner(prepared, "continued"))
+    content = torch.load(path, weights_only=False)
+    for change in (
+        {"init_args": None, "optimizer_state": 5},
+        {"network_weights": {"a": torch.ones(1)}},
+        {"bdfm_progress": {"iteration": "x"}},
+        {"bdfm_progress": 5},
+    ):
+        torch.save(content | change, tmp_path / "odd.pth")
+        with pytest.raises(InputError, match=r"odd\.pth is no checkpoint of this training"):
+            _finetuner(prepared, "continued").load_checkpoint(str(tmp_path / "odd.pth"))
