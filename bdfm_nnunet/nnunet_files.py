@@ -107,7 +107,7 @@ def inputs_of(dataset: Mapping[str, Any], configuration: Mapping[str, Any]) -> i
         dataset: content of dataset.json.
         configuration: of the plans, with everything that it inherits.
     """
-    labels = _foreground_labels(dataset) if configuration.get("previous_stage") is not None else []
+    labels = labels_of(dataset) - {0} if configuration.get("previous_stage") is not None else ()
     return len(channels_of(dataset)) + len(labels)
 
 
@@ -119,8 +119,9 @@ def outputs_of(dataset: Mapping[str, Any]) -> int:
     return sum(set(_flat([value])) != {0} for value in wanted.values())
 
 
-def _foreground_labels(dataset: Mapping[str, Any]) -> list[int]:
-    return sorted(set(_flat(value for name, value in dataset["labels"].items() if name != "ignore")) - {0})
+def labels_of(dataset: Mapping[str, Any]) -> set[int]:
+    """Return the values that segmentations of a dataset.json may hold, background included."""
+    return set(_flat(value for name, value in dataset["labels"].items() if name != "ignore"))
 
 
 def _flat(values: Iterable[Any]) -> Iterator[int]:

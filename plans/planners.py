@@ -14,8 +14,9 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import read_json, write_json
+from bdfm_nnunet.files import write_json
 from bdfm_nnunet.folders import nnunet_folder
+from bdfm_nnunet.nnunet_files import channels_of, read_plans_file
 from bdfm_nnunet.plans.folders import CONFIGURATION
 from bdfm_nnunet.plans.memory import configuration_costs, memory_gb
 from bdfm_nnunet.plans.variants import renew_variants
@@ -35,7 +36,7 @@ class OurPlanner(ExperimentPlanner):
     @property
     def input_channels(self) -> int:
         """Channels of the data set's images."""
-        return len(self.dataset_json["channel_names"])
+        return len(channels_of(self.dataset_json))
 
     @property
     def output_channels(self) -> int:
@@ -75,7 +76,7 @@ class OurPlanner(ExperimentPlanner):
         self._note_costs(plans["configurations"][CONFIGURATION])
         path = nnunet_folder("nnUNet_preprocessed") / self.dataset_name / f"{self.plans_identifier}.json"
         if path.is_file():
-            kept = renew_variants(plans, read_json(path))
+            kept = renew_variants(plans, _older_plans(path))
             if kept:
                 logger.info("kept the configurations %s of %s", ", ".join(kept), path)
         write_json(Path(path), plans)
@@ -97,6 +98,16 @@ class OurPlanner(ExperimentPlanner):
             "memory_gb": round(memory, 3),
             "memory_target_gb": self.UNet_vram_target_GB,
         }
+
+
+def _older_plans(path: Path) -> dict[str, Any]:
+    try:
+        return read_plans_file(path)
+    except InputError as error:
+        raise InputError(
+            f"the variants in {path} cannot be taken over into new plans ({error}): move that file away and run the "
+            "command again"
+        ) from None
 
 
 class PlainUNetPlanner(OurPlanner):

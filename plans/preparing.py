@@ -13,15 +13,23 @@ from typing import Any
 
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from bdfm_nnunet.checksums import Checksums, checksums_path, write_checksums
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import cannot_write, read_json, sweep, unfinished, write_atomically, write_json
+from bdfm_nnunet.files import (
+    cannot_write,
+    read_json,
+    read_regular,
+    sweep,
+    unfinished,
+    write_atomically,
+    write_json,
+)
 from bdfm_nnunet.folders import nnunet_folder
-from bdfm_nnunet.nnunet_files import resolve_configuration
+from bdfm_nnunet.nnunet_files import read_dataset_json, resolve_configuration
 from bdfm_nnunet.patients import MANIFEST
 from bdfm_nnunet.plans.folders import plans_path, raw_folder, read_plans
+from bdfm_nnunet.plans.training_files import find_training_files
 from bdfm_nnunet.plans.verifying import NIFTI, verify_dataset
 from bdfm_nnunet.shapes import Shape
 
@@ -69,12 +77,12 @@ def prepare_fingerprint(dataset_id: int, *, workers: int) -> None:
     if record.get("raw") == state and _is_fingerprint(folder / FINGERPRINT_FILE):
         logger.info("the fingerprint of %s is up to date", raw.name)
         return
-    write_json(folder / RECORD_FILE, {})  # should this run be killed, nothing is up to date
-    (folder / FINGERPRINT_FILE).unlink(missing_ok=True)
-    dataset = read_json(raw / "dataset.json")
+    dataset = read_dataset_json(raw / "dataset.json")
     ours = dataset.get("file_ending") in NIFTI  # other formats are left to nnU-Net's own check
     if ours:
-        verify_dataset(raw, dataset, _cases(raw), workers=workers)
+        verify_dataset(raw, dataset, find_training_files(raw), workers=workers)
+    write_json(folder / RECORD_FILE, {})  # should this run be killed, nothing is up to date
+    (folder / FINGERPRINT_FILE).unlink(missing_ok=True)
     with _as_input_errors(f"{raw} is no valid nnU-Net data set"):
         extract_fingerprint_dataset(
             dataset_id, FrugalExtractor, num_processes=workers, check_dataset_integrity=not ours, verbose=False
@@ -113,7 +121,10 @@ def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, worker
     identifier = settings["data_identifier"]
     state = _data_state(_raw_state(raw), plans, settings)
     record = _read_record(path.parent)
-    folder, labels = path.parent / identifier, {case: entry["label"] for case, entry in _cases(raw).items()}
+    folder, labels = (
+        path.parent / identifier,
+        {case: entry["label"] for case, entry in find_training_files(raw).items()},
+    )
     if record.get("data", {}).get(identifier) == state and _is_complete(raw, folder):
         logger.info("the preprocessed data in %s is up to date", folder)
         if Checksums.of(folder) is None:
@@ -183,15 +194,10 @@ def _read_or_none(path: Path, shape: Shape) -> Any:
         return None
 
 
-def _cases(raw: Path) -> dict[str, Any]:
-    cases: dict[str, Any] = get_filenames_of_train_images_and_targets(str(raw), read_json(raw / "dataset.json"))
-    return cases
-
-
 def _raw_state(raw: Path) -> str:
     """A digest of dataset.json and of name, size and time of every training image and label."""
-    files = [(raw / "dataset.json").read_text(encoding="utf-8")]
-    for case, entry in sorted(_cases(raw).items()):
+    files = [read_regular(raw / "dataset.json").decode("utf-8", errors="replace")]
+    for case, entry in sorted(find_training_files(raw).items()):
         for path in (*entry["images"], entry["label"]):
             try:
                 status = os.stat(path)
@@ -210,8 +216,9 @@ def _data_state(raw_state: str, plans: dict[str, Any], settings: dict[str, Any])
 
 def _is_complete(raw: Path, folder: Path) -> bool:
     checksums = Checksums.of(folder) if folder.is_dir() else None
+    cases = find_training_files(raw)
     return (checksums is None or checksums.sizes_fit()) and all(
-        (folder / f"{case}{ending}").is_file() for case in _cases(raw) for ending in (".b2nd", "_seg.b2nd", ".pkl")
+        (folder / f"{case}{ending}").is_file() for case in cases for ending in (".b2nd", "_seg.b2nd", ".pkl")
     )
 
 

@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from bdfm_nnunet.files import read_json
-from bdfm_nnunet.nnunet_files import resolve_configuration
+from bdfm_nnunet.nnunet_files import read_plans_file, resolve_configuration
 from bdfm_nnunet.plans.folders import CONFIGURATION
 
 
 def describe_plans(path: str | Path, configuration: str = CONFIGURATION) -> str:
     """What a configuration plans: network, patch, stages, batch and its counted costs, one line each."""
-    plans = read_json(path)
+    plans = read_plans_file(path)
     settings = resolve_configuration(plans, configuration)
-    architecture = settings["architecture"]
+    architecture = settings.get("architecture") or {
+        "network_class_name": settings.get("UNet_class_name", "?"), "arch_kwargs": {}
+    }  # fmt: skip
     rows = {
         "plans": f"{path}, configuration {configuration}",
         "network": architecture["network_class_name"].rsplit(".", 1)[-1],
@@ -30,11 +31,12 @@ def describe_plans(path: str | Path, configuration: str = CONFIGURATION) -> str:
 
 
 def _network_rows(kwargs: dict[str, Any]) -> dict[str, str]:
-    rows = {
-        "strides": ", ".join(_times(stride) for stride in kwargs["strides"]),
-        "channels": ", ".join(str(channels) for channels in kwargs["features_per_stage"]),
-    }
-    if "window_size" in kwargs:
+    rows = {}
+    if "strides" in kwargs:
+        rows["strides"] = ", ".join(_times(stride) for stride in kwargs["strides"])
+    if "features_per_stage" in kwargs:
+        rows["channels"] = ", ".join(str(channels) for channels in kwargs["features_per_stage"])
+    if "window_size" in kwargs and "depths" in kwargs:
         depths = "-".join(str(depth) for depth in kwargs["depths"])
         rows["attention"] = f"windows of {_times(kwargs['window_size'])} tokens, {depths} blocks"
     return rows

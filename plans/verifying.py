@@ -14,11 +14,9 @@ from typing import Any
 from tqdm import tqdm
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.images.faults import Damaged, WrongAxes
-from bdfm_nnunet.images.grids import difference, distance_mm
-from bdfm_nnunet.images.intensities import fault_of_intensities
+from bdfm_nnunet.images.channels import check_grid, read_channels, read_whole
 from bdfm_nnunet.images.label_values import as_text, histogram, split_whole
-from bdfm_nnunet.images.volumes import Volume, read_volume
+from bdfm_nnunet.images.volumes import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -109,21 +107,13 @@ def _check_case(
         wanted = (f"{case}_{channel:04d}{ending}" for channel in range(channels))
         lost = next((name for name in wanted if name not in there), f"{len(images)} instead of {channels} images")
         raise InputError(f"{label.parent.parent / 'imagesTr' / lost} of case {case} is missing: convert the case again")
-    first: Volume | None = None
-    for path in images:
-        image = _read(path, by_nibabel)
-        if fault := fault_of_intensities(image):
-            again = "convert it again" if fault.startswith("is empty") else "repair it"
-            raise InputError(f"{path} {fault}: {again} or remove the case")
-        first = first or image
-        _check_grid(image, first)
-    assert first is not None
-    return _check_label(_read(label, by_nibabel), first, allowed)
+    first = read_channels(images, by_nibabel=by_nibabel)
+    return _check_label(read_whole(label, by_nibabel=by_nibabel), first, allowed)
 
 
 def _check_label(label: Volume, image: Volume, allowed: Collection[int]) -> bool:
     """Whether it holds foreground."""
-    _check_grid(label, image)
+    check_grid(label, image)
     whole, broken = split_whole(label)
     values = histogram(whole)
     unknown = [*map(as_text, broken[:1]), *(str(value) for value in values if value not in allowed)]
@@ -133,32 +123,3 @@ def _check_label(label: Volume, image: Volume, allowed: Collection[int]) -> bool
             "the label in dataset.json"
         )
     return max(values) > 0
-
-
-def _read(path: Path, by_nibabel: bool) -> Volume:
-    """The volume of a NIfTI file, all of which must be there."""
-    try:
-        return read_volume(path, str(path), by_nibabel=by_nibabel)
-    except Damaged as fault:
-        raise InputError(
-            f"{path} cannot be read as NIfTI, it is truncated or damaged (it {fault.what}): convert it again from a "
-            "whole file"
-        ) from None
-    except WrongAxes as fault:
-        raise InputError(
-            f"{path} has the shape {fault.shape}, expected one 3-D volume: split it or remove the case"
-        ) from None
-
-
-def _check_grid(volume: Volume, reference: Volume) -> None:
-    here, there, name = volume.grid, reference.grid, Path(reference.name).name
-    what = difference(here, there)
-    if what == "shape":
-        raise InputError(
-            f"{volume.name} has the shape {here.size} but {name} {there.size}: take both from the same source"
-        )
-    if what:
-        raise InputError(
-            f"{volume.name} lies up to {distance_mm(here, there):.3g} mm from {name} (another "
-            f"{'voxel size' if what == 'spacing' else 'affine'}): register the files, or remove the case"
-        )

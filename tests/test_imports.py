@@ -45,7 +45,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "dataset_conversion": {"dataset_conversion", "patients", "images"},
     "nnunet_plugin": {"trainers", "checkpoints"},
-    "prediction": {"prediction", "images", "checkpoints", "number_types"},
+    "prediction": {
+        "prediction", "images", "checkpoints", "number_types", "networks", "training_costs", "evaluation",
+    },
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""
 
@@ -55,7 +57,7 @@ ABOVE_ALL = {"cli", "commands", "demo", "steps", "train"}
 ONLY_TENSORS = {f"checkpoints.{file}" for file in ("reading", "soundness", "writing", "sources", "adapting")}
 """Files of `checkpoints` that know no network."""
 
-_PREDICTION = {f"prediction.{file}" for file in ("command", "checks", "pools", "predictor")}
+_PREDICTION = {f"prediction.{file}" for file in ("command", "checks", "model_folder", "pools", "predictor")}
 _DATA = {"data.checked_cases", "data.crops", "data.plain_cases"}
 MAY_IMPORT_NNUNET = {"plans", "trainers", "demo", "train", "nnunet_plugin", *_DATA, *_PREDICTION}
 WITHOUT_TORCH = {

@@ -47,6 +47,7 @@ class Checkpoint:
         trainer: class name of the trainer.
         exposure: what the file tells of the cases it was trained on, as it stands there; None where it tells nothing.
         progress: where in an epoch our trainers have written it; None at an epoch's end.
+        mirroring: what the file gives as the image axes that prediction may mirror, not checked.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class Checkpoint:
     trainer: str | None = None
     exposure: Any = None
     progress: Any = None
+    mirroring: Any = None
 
     @cached_property
     def sha256(self) -> str:
@@ -97,6 +99,7 @@ def _checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
         trainer=trainer if isinstance(trainer, str) and trainer.isidentifier() else None,
         exposure=content.get(EXPOSURE),
         progress=content.get(PROGRESS),
+        mirroring=content.get("inference_allowed_mirroring_axes"),
     )
 
 

@@ -3,12 +3,10 @@
 import argparse
 import os
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.commands.arguments import count
-from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.folders import nnunet_folder, trainer_search_path
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -33,40 +31,33 @@ def _parser() -> argparse.ArgumentParser:
     add("--precision", choices=PRECISIONS, default="auto", help=precision)
     add("--windows", type=count, metavar="N", help=windows)
     add("--compile", action="store_true", help="compile the network first, where it can be")
-    add("--postprocess", type=Path, metavar="RULES.json", help="apply the rules of `bdfm postprocess tune` at the end")
+    add(
+        "--postprocess",
+        type=Path,
+        metavar="RULES.json",
+        help="apply the rules of `bdfm postprocess tune` to each case of this run",
+    )
     return parser
 
 
 def predict(arguments: Sequence[str]) -> int:
-    """Runs nnU-Net's prediction command with our predictor, and post-processes where asked to."""
+    """Runs nnU-Net's prediction command with our predictor."""
     parser = _parser()
     ours, rest = parser.parse_known_args(list(arguments))
     if {"-h", "--help"} & set(rest):
         parser.print_help()
     elif "-m" not in rest:
         nnunet_folder("nnUNet_results")
-    out = _value_of("-o", rest)
-    if ours.postprocess is not None:
-        from bdfm_nnunet.evaluation.postprocessing import read_rules
-
-        read_rules(ours.postprocess)  # so that a wrong file is found before hours of prediction
-        if out is None:
-            raise InputError("--postprocess needs the output folder: add -o FOLDER")
     _run(rest, ours)
-    if ours.postprocess is not None and out is not None:
-        from bdfm_nnunet.evaluation.postprocessing import apply_folder
-
-        apply_folder(Path(out), ours.postprocess, Path(out))
     return 0
 
 
 def _run(arguments: Sequence[str], ours: argparse.Namespace) -> None:
     os.environ["nnUNet_extTrainer"] = trainer_search_path()
+    from bdfm_nnunet.evaluation.postprocessing import read_rules
+
+    rules = read_rules(ours.postprocess) if ours.postprocess is not None else None  # before hours of prediction
     from bdfm_nnunet.prediction.command import Options, run_command
 
-    run_command(arguments, Options(precision=ours.precision, windows=ours.windows, compile=ours.compile))
-
-
-def _value_of(option: str, arguments: Sequence[str]) -> str | None:
-    """What stands behind an option, if anything."""
-    return next((value for name, value in pairwise(arguments) if name == option), None)
+    options = Options(precision=ours.precision, windows=ours.windows, compile=ours.compile, rules=rules)
+    run_command(arguments, options)

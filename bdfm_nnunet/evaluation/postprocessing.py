@@ -209,12 +209,20 @@ def apply_files(
         InputError: a file cannot be read or written, or holds a label that the rules were not made for.
     """
     hidden = None if progress is None else not progress
-    done = run_in_processes(paths, partial(_apply_file, rules=rules, out=out), workers=workers)
+    done = run_in_processes(paths, partial(apply_file, rules=rules, out=out), workers=workers)
     changed = sum(tqdm(done, total=len(paths), desc="post-processing", unit="case", disable=hidden))
     return Applied(out, len(paths), changed)
 
 
-def _apply_file(path: Path, *, rules: RuleSet, out: Path) -> bool:
+def apply_file(path: Path, *, rules: RuleSet, out: Path) -> bool:
+    """Apply rules to one label map and write the result to a folder, which may be the file's own.
+
+    Returns:
+        Whether anything changed.
+
+    Raises:
+        InputError: the file cannot be read or written, or holds a label that the rules were not made for.
+    """
     before = read_segmentation(path, allowed=(0, *rules.labels))
     after = apply(rules.rules, before.labels, spacing=before.spacing)
     target = out / path.name

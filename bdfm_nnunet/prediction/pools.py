@@ -4,6 +4,7 @@ On a CPU the workers are threads: they share the cores with the network anyway, 
 its imports. Beside an accelerator they are processes, as nnU-Net's are.
 """
 
+import errno
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -18,16 +19,21 @@ from nnunetv2.inference.export_prediction import (
     export_prediction_from_logits,
 )
 
-from bdfm_nnunet.files import unfinished
-from bdfm_nnunet.prediction.checks import check_images, check_whole
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.postprocessing import RuleSet, apply_file
+from bdfm_nnunet.files import cannot_write, unfinished
+from bdfm_nnunet.images.case_folders import NIFTI
+from bdfm_nnunet.images.faults import Damaged
+from bdfm_nnunet.images.volumes import read_volume
 
+_CHECK = "check the plans of the model and the images of the case"
 Item = dict[str, Any]
 """A preprocessed case as nnU-Net's iterators give it: "data", "data_properties" and "ofile"."""
 
 
-def workers(count: int, device: torch.device) -> Executor:
+def workers(count: int, device: torch.device, *, only_threads: bool = False) -> Executor:
     """An executor of at least one worker."""
-    if device.type == "cpu":
+    if device.type == "cpu" or only_threads:
         return ThreadPoolExecutor(max(1, count))
     return ProcessPoolExecutor(max(1, count), mp_context=get_context("spawn"))
 
@@ -68,19 +74,16 @@ def preprocess_case(
         nnU-Net's item with "data" as an fp32 array.
 
     Raises:
-        InputError: an image cannot be read or is not whole, or those of the case have several shapes.
+        InputError: nnU-Net cannot preprocess it.
     """
     preprocessor = configuration_manager.preprocessor_class(verbose=verbose)
     adapter = PreprocessAdapter(
         [files], [previous], preprocessor, [output], plans_manager, dataset_json, configuration_manager
     )
-    images = [*files, previous] if previous else files
-    check_whole(images)
     try:
         item: Item = next(adapter)
-    except Exception:
-        check_images(images, plans_manager.image_reader_writer_class)
-        raise
+    except Exception as error:  # nnU-Net's readers and resampling, on plans of anybody
+        raise InputError(f"{files[0]} and its like cannot be preprocessed ({_reason(error)}): {_CHECK}") from error
     return {**item, "data": item["data"].float().contiguous().numpy()}
 
 
@@ -92,6 +95,7 @@ def export_case(
     dataset_json: dict[str, Any],
     output: str | None,
     save_probabilities: bool,
+    rules: RuleSet | None = None,
 ) -> Any:
     """Turns logits into a segmentation on the grid of the images, and writes it.
 
@@ -105,6 +109,10 @@ def export_case(
         dataset_json: of the model.
         output: path without ending, or None to return the result.
         save_probabilities: whether the probabilities are wanted too.
+        rules: are applied to the segmentation before it takes its name.
+
+    Raises:
+        InputError: the files cannot be written; none is there then.
     """
     if output is None:
         labels = plans_manager.get_label_manager(dataset_json)
@@ -118,10 +126,36 @@ def export_case(
         export_prediction_from_logits(
             logits, properties, configuration_manager, plans_manager, dataset_json, str(temporary), save_probabilities
         )
+        written = Path(f"{temporary}{dataset_json['file_ending']}")
+        _check_written(written, plans_manager)
+        if rules is not None:
+            apply_file(written, rules=rules, out=written.parent)
         for path, ending in ((Path(f"{temporary}{ending}"), ending) for ending in endings):
             if path.exists():
                 path.replace(f"{target}{ending}")
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    except (RuntimeError, MemoryError) as error:  # how SimpleITK reports a full disk
+        raise InputError(
+            f"cannot write {target}{dataset_json['file_ending']} ({_reason(error)}): free some space and memory, then "
+            "run the command again with --continue_prediction"
+        ) from error
     finally:
         for ending in endings:
             Path(f"{temporary}{ending}").unlink(missing_ok=True)
     return None
+
+
+def _check_written(path: Path, plans_manager: Any) -> None:
+    """Sees that a segmentation is whole on the disk: on a full one SimpleITK's writer may end early in silence."""
+    if not path.name.endswith(NIFTI):
+        return
+    by_nibabel = plans_manager.plans.get("image_reader_writer") != "SimpleITKIO"
+    try:
+        read_volume(path, path.name, by_nibabel=by_nibabel)
+    except Damaged as fault:
+        raise OSError(errno.ENOSPC, f"the file {fault.what}", str(path)) from None
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).strip().rpartition("\n")[2].strip() or type(error).__name__)[:300]

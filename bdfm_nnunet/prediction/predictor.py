@@ -4,13 +4,14 @@ It predicts what nnU-Net's does, for any network: the same windows, weights, mir
 docs/prediction.md for what is done differently.
 """
 
+import json
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,14 @@ from torch._dynamo.exc import TorchDynamoException
 from tqdm import tqdm
 
 from bdfm_nnunet.allocator import keep_freed_memory
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.postprocessing import RuleSet
+from bdfm_nnunet.files import cannot_write, sweep, write_atomically
+from bdfm_nnunet.nnunet_files import channels_of, labels_of
 from bdfm_nnunet.prediction import pools
-from bdfm_nnunet.prediction.checks import check_model, find_cases
+from bdfm_nnunet.prediction.case_images import ImagesWanted, check_cases, find_cases
+from bdfm_nnunet.prediction.checks import check_model
+from bdfm_nnunet.prediction.model_folder import read_model
 from bdfm_nnunet.prediction.precision import autocast_type, keep_logits_exact, to_channels_last
 from bdfm_nnunet.prediction.windows import Batches, Window, group_alike, join_windows, mean_over_mirrorings, mirrorings
 
@@ -45,11 +52,13 @@ class Options:
         windows: windows in one pass through the network, mirrored copies counted; by default one on a CPU, and on CUDA
             as many as fit, up to `MOST_WINDOWS`.
         compile: compile the network first, and go on without where that fails.
+        rules: are applied to each segmentation before it takes its name; probabilities stay what they are.
     """
 
     precision: str = "auto"
     windows: int | None = None
     compile: bool = False
+    rules: RuleSet | None = None
 
 
 class Predictor(nnunet.nnUNetPredictor):
@@ -63,6 +72,8 @@ class Predictor(nnunet.nnUNetPredictor):
         self.autocast_type = autocast_type(self.options.precision, self.device.type)
         self.limit = self.options.windows or (None if self.device.type == "cuda" else 1)
         self.windows_seen = self.windows_computed = 0
+        self.only_threads = False
+        self.checking_workers = min(8, nnunet.default_num_processes)
         threads = os.environ.get("OMP_NUM_THREADS", "")
         self.threads = int(threads) if threads.isdigit() and int(threads) > 0 else torch.get_num_threads()
         if self.device.type == "cpu":
@@ -76,18 +87,33 @@ class Predictor(nnunet.nnUNetPredictor):
         use_folds: Sequence[int | str] | int | str | None,
         checkpoint_name: str = "checkpoint_final.pth",
     ) -> None:
-        """Loads the model.
+        """Loads the model, after everything in its folder was checked.
 
         Raises:
-            InputError: the folder is no model's, or a fold has no such checkpoint.
+            InputError: the folder is no model's, a fold has no such checkpoint, or something in them cannot be used.
         """
         folder = Path(model_training_output_dir)
         if use_folds is None:
             use_folds = self.auto_detect_available_folds(model_training_output_dir, checkpoint_name)
         folds = [use_folds] if isinstance(use_folds, int | str) else list(use_folds)
         check_model(folder, folds, checkpoint_name)
-        super().initialize_from_trained_model_folder(model_training_output_dir, folds, checkpoint_name)
-        self.prepare_network()
+        model = read_model(folder, folds, checkpoint_name)
+        self._check_rules(folder, model.dataset)
+        self.manual_initialization(
+            model.network, model.plans, model.configuration, model.weights, model.dataset, model.trainer,
+            model.mirroring,
+        )  # fmt: skip
+
+    def _check_rules(self, folder: Path, dataset: Mapping[str, Any]) -> None:
+        """The rules must know every label that the model gives."""
+        if self.options.rules is None:
+            return
+        unknown = labels_of(dataset) - {0, *self.options.rules.labels}
+        if unknown:
+            raise InputError(
+                f"the rules of --postprocess know the labels {sorted(self.options.rules.labels)} but {folder} gives "
+                f"{min(unknown)} too: tune rules on predictions of this model"
+            )
 
     def manual_initialization(self, *args: Any, **settings: Any) -> None:
         """Takes a model that is loaded already; its network is changed in place."""
@@ -147,17 +173,38 @@ class Predictor(nnunet.nnUNetPredictor):
         return weight
 
     def _run_network(self, images: Tensor) -> Tensor:
-        """One pass, compiled where that works."""
+        """One pass, compiled where that works.
+
+        Raises:
+            InputError: the network does not take patches of this size, or gives something else than logits of them.
+        """
         try:
-            logits: Tensor = self.network(images)
+            return self._checked(self.network(images), images)
+        except torch.OutOfMemoryError:
+            raise
         except TorchDynamoException as error:
             if not isinstance(self.network, OptimizedModule):
                 raise
             reason = str(error).strip().partition("\n")[0]
             logger.warning("torch.compile cannot compile this network here (%s): going on without it", reason)
             self.network = self.network._orig_mod
-            logits = self.network(images)
+            return self._run_network(images)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise self._unusable(images, reason) from error
+
+    def _checked(self, logits: Tensor, images: Tensor) -> Tensor:
+        wanted = (len(images), self.label_manager.num_segmentation_heads, *images.shape[2:])
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
+            raise ValueError(f"it gives {tuple(getattr(logits, 'shape', ()))}, expected {wanted}")
         return logits
+
+    def _unusable(self, images: Tensor, reason: str) -> InputError:
+        patch = " x ".join(map(str, images.shape[2:]))
+        return InputError(
+            f"the network of the plans cannot be run on patches of {patch} voxels ({reason}): check patch_size and "
+            "strides in plans.json, or use a machine with more memory"
+        )
 
     def _windows_that_fit(self, window: Tensor) -> int:
         """How many windows the device's free memory holds, from what one needs."""
@@ -175,12 +222,56 @@ class Predictor(nnunet.nnUNetPredictor):
 
     # --- many cases ---------------------------------------------------------------------------------------------
 
+    @wraps(nnunet.nnUNetPredictor.predict_from_files)  # nnU-Net looks at the signature
+    def predict_from_files(self, *args: Any, **settings: Any) -> Any:
+        """Predicts cases as nnU-Net does, after all of their images were checked.
+
+        Raises:
+            InputError: an image cannot be used, and then nothing is predicted; or the results cannot be written.
+        """
+        stock = nnunet.save_json
+        nnunet.save_json = _save_json
+        try:
+            return super().predict_from_files(*args, **settings)
+        except OSError as error:
+            raise cannot_write(Path(error.filename or "the output folder"), error) from error
+        finally:
+            nnunet.save_json = stock
+
+    def predict_from_files_sequential(
+        self,
+        list_of_lists_or_source_folder: str | list[list[str]],
+        output_folder_or_list_of_truncated_output_files: str | list[str] | None,
+        save_probabilities: bool = False,
+        overwrite: bool = True,
+        folder_with_segs_from_prev_stage: str | None = None,
+    ) -> Any:
+        """The same without any further process."""
+        self.only_threads = True
+        predict: Callable[..., Any] = self.predict_from_files
+        return predict(
+            list_of_lists_or_source_folder,
+            output_folder_or_list_of_truncated_output_files,
+            save_probabilities,
+            overwrite,
+            num_processes_preprocessing=0,
+            num_processes_segmentation_export=0,
+            folder_with_segs_from_prev_stage=folder_with_segs_from_prev_stage,
+        )
+
     def _manage_input_and_output_lists(
         self, list_of_lists_or_source_folder: str | list[list[str]], *args: Any, **settings: Any
     ) -> Any:
-        channels = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
-        cases = find_cases(list_of_lists_or_source_folder, self.dataset_json["file_ending"], list(channels.values()))
-        return super()._manage_input_and_output_lists(cases, *args, **settings)
+        ending = self.dataset_json["file_ending"]
+        wanted = ImagesWanted.of(self.plans_manager, self.configuration_manager, channels_of(self.dataset_json), ending)
+        cases = find_cases(list_of_lists_or_source_folder, wanted)
+        chosen = super()._manage_input_and_output_lists(cases, *args, **settings)
+        files, outputs, previous = chosen
+        for output in outputs or ():
+            sweep(Path(output).parent)
+            break
+        check_cases(files, previous or [None] * len(files), wanted, workers=self.checking_workers)
+        return chosen
 
     def _internal_get_data_iterator_from_lists_of_filenames(
         self,
@@ -194,7 +285,7 @@ class Predictor(nnunet.nnUNetPredictor):
         previous, outputs = seg_from_prev_stage_files or nothing, output_filenames_truncated or nothing
         cases = [(*case, *model) for case in zip(input_list_of_lists, previous, outputs, strict=True)]
         count = min(num_processes, len(cases))
-        with pools.workers(count, self.device) as pool:
+        with pools.workers(count, self.device, only_threads=self.only_threads) as pool:
             yield from pools.preprocess_ahead(cases, pool, ahead=max(1, count))
 
     def predict_from_data_iterator(
@@ -216,13 +307,14 @@ class Predictor(nnunet.nnUNetPredictor):
         results: list[Any] = []
         waiting: deque[Any] = deque()
         model = (self.configuration_manager, self.plans_manager, self.dataset_json)
-        with pools.workers(num_processes_segmentation_export, self.device) as pool:
+        export = num_processes_segmentation_export
+        with pools.workers(export, self.device, only_threads=self.only_threads) as pool:
             for item in data_iterator:
                 name = os.path.basename(item["ofile"]) if item["ofile"] else f"image of shape {item['data'].shape}"
                 logger.info("predicting %s", name)
                 data = _loaded(item["data"])
                 logits = self.predict_logits_from_preprocessed_data(data).cpu().numpy()
-                case = (logits, item["data_properties"], *model, item["ofile"], save_probabilities)
+                case = (logits, item["data_properties"], *model, item["ofile"], save_probabilities, self.options.rules)
                 waiting.append(pool.submit(pools.export_case, *case))
                 if len(waiting) > num_processes_segmentation_export + _QUEUED_EXPORTS:  # logits fill the memory
                     results.append(waiting.popleft().result())
@@ -230,6 +322,12 @@ class Predictor(nnunet.nnUNetPredictor):
         compute_gaussian.cache_clear()
         nnunet.empty_cache(self.device)
         return results
+
+
+def _save_json(content: Any, file: str, indent: int = 4, sort_keys: bool = True) -> None:
+    """nnU-Net's function of that name, for whole files alone."""
+    with write_atomically(file) as temporary:
+        temporary.write_text(json.dumps(content, sort_keys=sort_keys, indent=indent), encoding="utf-8")
 
 
 def windows_that_fit(free: int, needed: int) -> int:

@@ -1,12 +1,18 @@
 """`bdfm predict` on the shared made-up cohort, with untrained models, beside nnU-Net's own predictor."""
 
+import gzip
+import json
 import multiprocessing
+import os
+import re
 import shutil
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -18,9 +24,51 @@ from bdfm_nnunet import cli
 from bdfm_nnunet.files import read_json
 from bdfm_nnunet.prediction import pools
 from tests.conftest import Prepared
+from tests.limits import largest_file
 from tests.trainers.running import stock_network
 
 CASES = 2
+
+
+def _damage(size: float) -> Callable[[Path], Any]:
+    return lambda path: path.write_bytes(path.read_bytes()[: int(path.stat().st_size * size)])
+
+
+def _rewrite(change: Callable[[Any], Any], affine: Any = None) -> Callable[[Path], None]:
+    def plant(path: Path) -> None:
+        image = nibabel.load(path)
+        values = change(np.asanyarray(image.dataobj).astype(np.float32))
+        nibabel.save(nibabel.Nifti1Image(values, image.affine if affine is None else affine @ image.affine), path)
+
+    return plant
+
+
+def _voxel(value: float) -> Callable[[Any], Any]:
+    def change(values: Any) -> Any:
+        values[3, 3, 3] = value
+        return values
+
+    return change
+
+
+def _header(path: Path) -> None:
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[42:48] = (32767).to_bytes(2, "little") * 3  # dim[1:4]
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+SHIFT = np.eye(4) + np.array([[0, 0, 0, 40], *[[0] * 4] * 3])
+FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "cut off": (_damage(0.5), "cannot be read as NIfTI, it is truncated or damaged"),
+    "no bytes": (_damage(0), "cannot be read"),
+    "another shape": (_rewrite(lambda values: values[:, :, 1:]), "has the shape"),
+    "shifted by 40 mm": (_rewrite(lambda values: values, SHIFT), "lies up to 40 mm from"),
+    "NaN": (_rewrite(_voxel(np.nan)), "has 1 voxels that are NaN or infinite"),
+    "infinite": (_rewrite(_voxel(np.inf)), "has 1 voxels that are NaN or infinite"),
+    "empty": (_rewrite(np.zeros_like), "is empty (every voxel is 0)"),
+    "four axes": (_rewrite(lambda values: np.stack([values] * 2, axis=-1)), "expected one 3-D volume"),
+    "sizes beyond memory": (_header, "asks in its header for"),
+}
 
 
 class Bench:
@@ -98,15 +146,15 @@ def test_prediction_continues_and_runs_without_workers(bench: Bench, tmp_path: P
 
 
 def test_an_interrupted_export_leaves_nothing_that_looks_whole(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def torn(*args: Any) -> None:
         Path(f"{args[5]}.nii.gz").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pools, "export_prediction_from_logits", torn)
-    with pytest.raises(OSError, match="No space"):
-        cli.main(["predict", *bench.arguments(tmp_path / "out", "--disable_tta")])
+    assert cli.main(["predict", *bench.arguments(tmp_path / "out", "--disable_tta")]) == 2
+    assert re.search(r"cannot write .*No space left.*free some space", capsys.readouterr().err)
     assert not list((tmp_path / "out").glob("*.nii.gz"))
     assert not list((tmp_path / "out").glob(".*"))
 
@@ -149,22 +197,18 @@ def test_a_case_without_one_of_its_channels_is_named(
     assert "CASE_0003.nii.gz" in message
 
 
-@pytest.mark.parametrize("damage", ["cut off", "another shape"])
-def test_an_image_that_cannot_be_used_is_named_and_the_cases_before_it_are_kept(
-    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_image_that_cannot_be_used_is_named_before_any_prediction(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
     image = bench.images / f"{bench.names[1]}_0002.nii.gz"
-    if damage == "cut off":
-        image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
-        reason = "cannot be read"
-    else:
-        sitk.WriteImage(sitk.ReadImage(str(image))[:, :, 1:], str(image))
-        reason = "has another shape than"
+    plant, sentence = FAULTS[fault]
+    plant(image)
     out = tmp_path / "out"
-    assert cli.main(["predict", *bench.arguments(out, "--disable_tta")]) != 0
+    assert cli.main(["predict", *bench.arguments(out, "--disable_tta")]) == 2
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "error:" in line)
-    assert f"{image} {reason}" in line
-    assert [path.name for path in out.glob("*.nii.gz")] == [f"{bench.names[0]}.nii.gz"]
+    assert str(image) in line and sentence in line and line.endswith("nothing was predicted")
+    assert not list(out.glob("*.nii.gz"))
 
 
 def test_a_folder_that_is_no_model_is_named(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,3 +267,92 @@ def test_processes_prepare_and_export_as_threads_do(bench: Bench, tmp_path: Path
     label = pools.export_case(logits, expected["data_properties"], *model, None, False)
     written = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "case.nii.gz")))
     np.testing.assert_array_equal(written, label)
+
+
+# ------------------------------------------------------------------------------------------- folders, disks and rules
+
+
+def test_left_overs_are_passed_over_and_counted(bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (bench.images / f"._{bench.names[0]}_0000.nii.gz").write_bytes(b"what a Mac leaves behind")
+    (bench.images / ".DS_Store").touch()
+    caplog.set_level("INFO")
+    assert cli.main(["predict", *bench.arguments(tmp_path / "out", "--disable_tta")]) == 0
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == CASES
+    assert "2 left-overs of other programs passed over" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("seg.nii.gz", "is not named after a case and a channel"),
+     (f"{'x' * 240}_0000.nii.gz", "at most 200 are possible"),
+     (b"\xff\xfe_0000.nii.gz", "is no usable name"), ("q_0000.NII.GZ", "rename it")],
+)  # fmt: skip
+def test_names_that_no_result_could_have(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str | bytes, sentence: str
+) -> None:
+    path = os.path.join(os.fsencode(bench.images), os.fsencode(name))
+    shutil.copy(bench.images / f"{bench.names[0]}_0000.nii.gz", path)
+    assert cli.main(["predict", *bench.arguments(tmp_path / "out")]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing_half(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tmp_path / "whole"
+    assert cli.main(["predict", *bench.arguments(whole, "--disable_tta", "--save_probabilities")]) == 0
+    sizes = sorted(path.stat().st_size for path in whole.iterdir())
+    for number, limit in enumerate((sizes[0] - 1, sizes[-1] - 1)):
+        out = tmp_path / f"out_{number}"  # as long as the other, for one of the files holds it
+        with largest_file(limit):
+            code = cli.main(["predict", *bench.arguments(out, "--disable_tta", "--save_probabilities")])
+        assert code == 2 and "cannot write" in capsys.readouterr().err
+        for path in out.iterdir():
+            assert path.stat().st_size == (whole / path.name).stat().st_size
+
+
+RULE = {"region": "all", "values": [1, 2, 3], "what": "total", "below_mm3": 1e9, "becomes": 0}
+RULES = {"format": 1, "release": "brats2023-gli", "metrics": "whole", "labels": [0, 1, 2, 3], "evidence": {}}
+
+
+def test_rules_are_applied_once_and_to_the_files_of_this_run(bench: Bench, tmp_path: Path) -> None:
+    out, rules = tmp_path / "out", tmp_path / "rules.json"
+    rules.write_text(json.dumps(RULES | {"rules": [RULE]}))
+    out.mkdir()
+    label = next(bench.labels.glob("*.nii.gz"))
+    shutil.copy(label, out / "earlier.nii.gz")
+    shutil.copy(label, out / f"{bench.names[0]}.nii.gz")
+    before = label.read_bytes()
+    assert any(values.any() for values in read(bench.labels, [label.name.removesuffix(".nii.gz")]))
+    more = ("--disable_tta", "--continue_prediction", "--postprocess", str(rules))
+    assert cli.main(["predict", *bench.arguments(out, *more)]) == 0
+    assert (out / "earlier.nii.gz").read_bytes() == (out / f"{bench.names[0]}.nii.gz").read_bytes() == before
+    (predicted,) = read(out, bench.names[1:])
+    assert not predicted.any()
+
+
+def test_rules_that_do_not_know_a_label_of_the_model(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "rules.json"
+    rules.write_text(json.dumps(RULES | {"rules": [], "labels": [0, 1]}))
+    assert cli.main(["predict", *bench.arguments(tmp_path / "out", "--postprocess", str(rules))]) == 2
+    assert "--postprocess know the labels [0, 1]" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_without_processes_files_are_whole_too(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    export = pools.export_prediction_from_logits
+
+    def watched(*args: Any) -> None:
+        seen.append(Path(args[5]).name)
+        export(*args)
+
+    monkeypatch.setattr(pools, "export_prediction_from_logits", watched)
+    sequential = bench.arguments(tmp_path / "out", "--disable_tta", "-npp", "0", "-nps", "0")
+    assert cli.main(["predict", *sequential]) == 0
+    assert len(seen) == CASES and all(".partial." in name for name in seen)
+    with pools.workers(0, torch.device("cuda"), only_threads=True) as pool:
+        assert isinstance(pool, ThreadPoolExecutor)
