@@ -14,7 +14,9 @@ from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json, write_json
-from bdfm_nnunet.folders import nnunet_folder, trainer_search_path
+from bdfm_nnunet.folders import dataset_name, nnunet_folder, trainer_search_path
+from bdfm_nnunet.names import check_name
+from bdfm_nnunet.nnunet_files import read_dataset_json, read_plans_file, resolve_configuration
 
 EXIT_BAD_INPUT = 2
 _MARKER = "started.json"
@@ -182,6 +184,7 @@ def _trainer(options: argparse.Namespace) -> Any:
 
     from bdfm_nnunet.trainers.base import ReproducibleTrainer
 
+    _check_files(options)
     os.environ["nnUNet_extTrainer"] = trainer_search_path()
     fold = options.fold if options.fold == "all" else int(options.fold)
     try:
@@ -205,6 +208,27 @@ def _trainer(options: argparse.Namespace) -> Any:
     if options.max_hours is not None:
         trainer.max_hours = options.max_hours
     return trainer
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Holds plans and dataset.json against what they must be, for nnU-Net's own trainers too."""
+    from bdfm_nnunet.networks.locating import check_network_classes
+
+    check_name(options.p, "-p")
+    given = options.dataset_name_or_id
+    try:
+        name = dataset_name(int(given)) if given.isdecimal() else check_name(given, "data set")
+    except InputError:
+        if not given.isdecimal():
+            raise
+        return  # there is none: nnU-Net says so
+    folder = nnunet_folder("nnUNet_preprocessed") / name
+    path = folder / f"{options.p}.json"
+    if os.path.lexists(path):
+        configuration = resolve_configuration(read_plans_file(path), options.configuration)
+        check_network_classes(configuration, str(path))
+    if os.path.lexists(folder / "dataset.json"):
+        read_dataset_json(folder / "dataset.json")
 
 
 def _load(trainer: Any, options: argparse.Namespace) -> None:

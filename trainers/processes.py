@@ -1,5 +1,10 @@
 """Many processes that train as one, on nnU-Net's trainer, which knows those of one machine with NVIDIA GPUs."""
 
+import hashlib
+import json
+import os
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +12,12 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed, nn
 
+import bdfm_nnunet
 from bdfm_nnunet.data.loading import seeded
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write
+from bdfm_nnunet.networks.locating import check_network_classes
+from bdfm_nnunet.nnunet_files import check_dataset, check_plans, resolve_configuration
 from bdfm_nnunet.running.gradients import joined
 from bdfm_nnunet.running.peers import Peers, device_of_process, shares
 from bdfm_nnunet.running.stopping import WISHES
@@ -43,6 +51,7 @@ class SharedTrainer(nnUNetTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = _CUDA,
     ) -> None:
+        _check(plans, configuration, dataset_json)
         try:
             super().__init__(plans, configuration, fold, dataset_json, device)
         except OSError as error:  # it makes the fold's folder
@@ -50,6 +59,16 @@ class SharedTrainer(nnUNetTrainer):
         self.training: TrainingSettings = read_block(self.configuration_manager.configuration, "training")
         self.device = device_of_process(device.type)  # nnU-Net takes the rank for it, and always CUDA
         self.peers = Peers(WISHES)
+        if self.peers.count > 1:
+            self.peers.agree(
+                {
+                    "plans": _digest(self.plans_manager.plans),
+                    "contents of dataset.json": _digest(dataset_json),
+                    "arguments": f"{type(self).__name__} {configuration} {fold} {device.type}",
+                    "weights (BDFM_WEIGHTS)": os.environ.get("BDFM_WEIGHTS", ""),
+                    "versions of the code": _code_digest(),
+                }
+            )
 
     def initialize(self) -> None:
         """Builds network, optimiser and loss from the seed.
@@ -74,6 +93,10 @@ class SharedTrainer(nnUNetTrainer):
         if self.local_rank == 0:
             self.do_split()  # writes the split of a data set that has none
         self.peers.wait()
+        with os.scandir(self.preprocessed_dataset_folder) as entries:
+            files = sorted((entry.name, entry.stat().st_size) for entry in entries)
+        split = [sorted(map(str, part)) for part in self.do_split()]
+        self.peers.agree({"preprocessed data": _digest(files), "splits": _digest(split)})
 
     @property
     def _whole_batch(self) -> int:
@@ -129,3 +152,23 @@ class SharedTrainer(nnUNetTrainer):
     def mean_of(self, outputs: list[dict[str, Any]], name: str) -> float:
         """Mean of a term over the steps and processes."""
         return self.peers.mean([output[name] for output in outputs], weight=self.batch_size)
+
+
+def _check(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> None:
+    """Raise InputError unless plans and dataset.json can be used; nothing that they name is located before."""
+    name = "the plans file"
+    check_plans(plans, name)
+    check_network_classes(resolve_configuration(plans, configuration), name)
+    check_dataset(dataset_json, "dataset.json beside the plans")
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _code_digest() -> str:
+    """Of the modules of this package and the versions of what it stands on."""
+    folders = [*bdfm_nnunet.__path__, *sys.modules[__package__].__path__]
+    files = sorted({path for folder in folders for path in Path(folder).rglob("*.py")}, key=lambda path: path.name)
+    sources = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+    return _digest([sources, torch.__version__, version("nnunetv2")])

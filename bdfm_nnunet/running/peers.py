@@ -1,7 +1,8 @@
 """The processes of one training and what they agree on. A training in a single process is a world of one."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor, distributed
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.running.heartbeat import start_heartbeat
+
+_PATIENCE = timedelta(minutes=10)  # for a process that lives but never comes to where the others wait
 
 
 def shares(total: int, parts: int) -> list[int]:
@@ -55,7 +59,10 @@ class Peers:
     def __init__(self, wishes: Sequence[str]) -> None:
         self.rank, self.count = (distributed.get_rank(), distributed.get_world_size()) if _is_group() else (0, 1)
         self._wishes = tuple(wishes)
-        self._group: Any = distributed.new_group(backend="gloo") if self.count > 1 else None
+        self._group: Any = None
+        if self.count > 1:
+            self._group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+            start_heartbeat(self.rank, self.count)
         self._sent: tuple[Tensor, Any] | None = None
 
     def exchange(self, wanted: Iterable[str]) -> set[str]:
@@ -83,6 +90,24 @@ class Peers:
         values: list[Any] = [None] * self.count
         distributed.all_gather_object(values, value, group=self._group)
         return values
+
+    def agree(self, said: Mapping[str, Any]) -> None:
+        """Make sure that all processes say the same.
+
+        Args:
+            said: what is compared, in the plural, to a short value such as a digest.
+
+        Raises:
+            InputError: they do not; on every process, with the number of the first that differs.
+        """
+        first, *others = self.gather(dict(said))
+        for rank, theirs in enumerate(others, start=1):
+            for what, value in first.items():
+                if theirs.get(what) != value:
+                    raise InputError(
+                        f"process {rank} of this training has other {what} than process 0: start all processes with "
+                        "the same files, settings and versions"
+                    )
 
     def mean(self, values: Sequence[Any], *, weight: float = 1.0) -> float:
         """Mean of the values of all processes, NaN left out, each process with its weight (its share of the batch)."""

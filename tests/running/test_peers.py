@@ -54,3 +54,21 @@ def test_the_device_is_counted_on_each_machine(monkeypatch: pytest.MonkeyPatch) 
         device_of_process("cuda")
     monkeypatch.delenv("LOCAL_RANK")
     assert device_of_process("cuda") == torch.device("cuda", 0)
+
+
+def _disagree(rank: int, folder: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    peers = Peers(("save",))
+    peers.agree({"plans": "a", "splits": "b"})
+    try:
+        peers.agree({"plans": "a", "splits": rank})
+    except InputError as error:
+        torch.save(str(error), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_processes_that_differ_are_refused_on_all_of_them(tmp_path: Path) -> None:
+    mp.spawn(_disagree, args=(str(tmp_path),), nprocs=2)
+    sentences = {torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)}
+    assert len(sentences) == 1
+    assert sentences.pop().startswith("process 1 of this training has other splits than process 0: start")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,44 @@ from tests.trainers.running import make_trainer
 @pytest.fixture
 def trainer(prepared: Prepared) -> Any:
     return make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "folds", {})
+
+
+def _set(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        for name in path[:-1]:
+            content = content[name]
+        content[path[-1]] = value
+
+    return change
+
+
+_VARIANT = ("configurations", "folds")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (_set(*_VARIANT, "training", value=[1]), "training"),
+        (_set(*_VARIANT, "architecture", value={}), "architecture.network_class_name is missing"),
+        (_set(*_VARIANT, "batch_size", value=10**9), "more than memory holds"),
+        (_set(*_VARIANT, "patch_size", value=[10**5] * 3), "more than memory holds"),
+        (_set("plans_name", value="../../../escape"), "plans_name"),
+        (_set("configurations", value=7), "configurations is 7"),
+    ],
+)
+def test_hostile_plans_are_a_sentence_before_anything_is_built(
+    prepared: Prepared, change: Callable[[dict[str, Any]], None], sentence: str
+) -> None:
+    make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "folds", {})
+    kind: Any = nnUNetTrainerBDFMPretrain
+    plans = json.loads((prepared.folder("nnUNet_preprocessed", prepared.unlabelled) / "BDFMPlans.json").read_text())
+    change(plans)
+    dataset = json.loads((prepared.folder("nnUNet_preprocessed", prepared.unlabelled) / "dataset.json").read_text())
+    with pytest.raises(InputError, match=sentence):
+        kind(plans | {"continue_training": False}, "folds", 0, dataset, torch.device("cpu"))
+    for other in ([1], None):
+        with pytest.raises(InputError, match="is no usable nnU-Net plans file"):
+            kind(other, "folds", 0, dataset, torch.device("cpu"))
 
 
 def test_folds_of_the_split_file(trainer: Any, prepared: Prepared) -> None:
