@@ -102,6 +102,11 @@ class Checksums:
             )
         self._verified[place] = 1
 
+    @property
+    def cases(self) -> list[str]:
+        """The cases whose labels are known."""
+        return list(self._content["labels"])
+
     def sizes_fit(self) -> bool:
         """Return whether all files are there and as long as they were; their content is not read."""
         sizes = {entry.name: entry.stat().st_size for entry in os.scandir(self.folder)}

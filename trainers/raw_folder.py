@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from bdfm_nnunet.checksums import Checksums
 from bdfm_nnunet.errors import InputError
@@ -106,14 +105,22 @@ def replaced_labels(checksums: Checksums | None, raw: Path | None) -> str:
     if checksums is None or raw is None or not (raw / "dataset.json").is_file():
         return ""
     dataset = read_dataset_json(raw / "dataset.json")
-    entries: Mapping[str, Any] = get_filenames_of_train_images_and_targets(str(raw), dataset)
-    replaced = sorted(checksums.replaced_labels({case: entry["label"] for case, entry in entries.items()}))
+    # nnU-Net's own list is made by a pool that forks, which hangs now and then in a process with threads
+    named: Mapping[str, Any] = dataset.get("dataset", {})
+    labels = {
+        case: raw / str((named.get(case) or {}).get("label") or _label(case, dataset)) for case in checksums.cases
+    }
+    replaced = sorted(checksums.replaced_labels(labels))
     if not replaced:
         return ""
     return (
         f"the labels of {len(replaced)} cases in {raw} have changed since they were preprocessed ({_some(replaced)}): "
         "run `bdfm plan` again, or restore them"
     )
+
+
+def _label(case: str, dataset: Mapping[str, Any]) -> str:
+    return f"labelsTr/{case}{dataset['file_ending']}"
 
 
 def _copy(source: Path, target: Path) -> None:
