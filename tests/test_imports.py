@@ -13,7 +13,7 @@ FOLDERS = {
     "dataset_conversion": "bdfm_nnunet.dataset_conversion",
 }
 FOR_EVERYONE = {
-    "allocator", "checksums", "errors", "files", "folders", "leftovers", "locks", "names", "nifti", "nnunet_files",
+    "allocator", "checksums", "errors", "files", "folders", "leftovers", "locks", "names", "nnunet_files",
     "output_log", "plain_pickles", "settings", "shapes", "split_files", "step_checks", "table_files", "worker_pools",
 }  # fmt: skip
 """Small modules that import nothing of the others."""

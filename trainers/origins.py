@@ -47,7 +47,7 @@ class OriginTrainer(LongTrainer):
     def _sums(self) -> Tensor:
         """A number for each tensor of the network, which other weights would not have."""
         values = unwrap(self.network).state_dict().values()
-        return torch.stack([value.detach().double().sum() for value in values]).cpu()
+        return torch.stack([value.detach().cpu().double().sum() for value in values])  # MPS has no double
 
     def find_origin(self) -> None:
         """Notes what the weights have seen that somebody has loaded since the network was built."""
