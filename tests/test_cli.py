@@ -408,15 +408,12 @@ def test_demo_hands_over_its_folder(replace: Any) -> None:
 
 @pytest.fixture
 def predicted(folders: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Stands for the prediction, and for the rules applied to it."""
-    from bdfm_nnunet.evaluation import postprocessing
-
+    """Stands for the prediction."""
     calls = Calls()
     stand_in = ModuleType("bdfm_nnunet.prediction.command")
     stand_in.Options = dict  # type: ignore[attr-defined]
     stand_in.run_command = calls  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
-    monkeypatch.setattr(postprocessing, "apply_folder", calls)
     monkeypatch.setenv("nnUNet_extTrainer", "/mine")
     return calls
 
@@ -427,8 +424,8 @@ def test_prediction_gets_every_argument_and_our_options(predicted: Calls) -> Non
     assert os.environ["nnUNet_extTrainer"] == f"{PLUGIN}{os.pathsep}/mine"
     assert cli.main(["predict", "--windows", "3", *stock, "--precision", "bf16", "--compile"]) == 0
     defaults, given = predicted
-    assert defaults[0] == (stock, {"precision": "auto", "windows": None, "compile": False})
-    assert given[0] == (stock, {"precision": "bf16", "windows": 3, "compile": True})
+    assert defaults[0] == (stock, {"precision": "auto", "windows": None, "compile": False, "rules": None})
+    assert given[0] == (stock, {"precision": "bf16", "windows": 3, "compile": True, "rules": None})
 
 
 def test_help_of_prediction_has_our_options_and_goes_on_to_those_of_nnunet(
@@ -451,13 +448,11 @@ def test_predictions_are_postprocessed_where_asked(predicted: Calls, tmp_path: P
     from bdfm_nnunet.evaluation.postprocessing import RuleSet
 
     rules = tmp_path / "rules.json"
-    RuleSet("brats2021", "whole", (), (0, 1, 2, 3)).write(rules)
+    written = RuleSet("brats2021", "whole", (), (0, 1, 2, 3))
+    written.write(rules)
     assert cli.main(["predict", "-i", "in", "--postprocess", str(rules), "-o", "out"]) == 0
-    prediction, processing = predicted
-    assert prediction[0][0] == ["-i", "in", "-o", "out"]
-    assert processing[0] == (Path("out"), rules, Path("out"))
-    assert cli.main(["predict", "-i", "in", "--postprocess", str(rules)]) == 2
-    assert len(predicted) == 2
+    ((arguments, options), _) = predicted[0]
+    assert arguments == ["-i", "in", "-o", "out"] and options["rules"] == written
 
 
 def test_missing_rules_are_found_before_the_prediction(predicted: Calls, capsys: pytest.CaptureFixture[str]) -> None:

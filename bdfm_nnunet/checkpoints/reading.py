@@ -144,7 +144,13 @@ def load_as_data(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     Raises:
         InputError: there is no such file, it is cut off or damaged, it is no checkpoint, or it holds other objects.
     """
-    path = Path(path)
+    content = _any_data(Path(path))
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, expected a checkpoint with named tensors")
+    return content
+
+
+def _any_data(path: Path) -> Any:
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > memory_bytes():
@@ -154,8 +160,6 @@ def load_as_data(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         else:
             size = _check_archive(path, stream) or size
             content = _unpickled(path)
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}, expected a checkpoint with named tensors")
     if fault := fault_of_structure(content, size):
         raise InputError(f"{path} is no checkpoint that can be used ({fault}): give another file")
     return content
@@ -262,7 +266,9 @@ def _load_as_data_instead(f: Any, *arguments: Any, weights_only: bool | None = N
     """Stands for `torch.load`."""
     if weights_only is not False or not isinstance(f, (str, os.PathLike)):
         return _torch_load(f, *arguments, weights_only=weights_only, **options)
-    content = load_as_data(f)
+    content = _any_data(Path(f))
+    if not isinstance(content, Mapping):  # no checkpoint, and somebody else's business
+        return content
     if "network_weights" not in content:
         raise InputError(f"{f} is no checkpoint of nnU-Net (it has no entry network_weights): see `bdfm weights`")
     checkpoint = _checkpoint(Path(f), content)

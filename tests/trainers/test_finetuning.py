@@ -153,6 +153,6 @@ def test_transformers_take_adamw_and_anything_takes_what_it_is_told(prepared: Pr
 def test_misspelt_setting_in_a_plans_file(prepared: Prepared) -> None:
     plans = _make(prepared, "misspelt").plans_manager.plans | {"continue_training": False}
     plans["configurations"]["misspelt"]["training"] = {"epoch": 3}
-    dataset = {"labels": {"background": 0, "a": 1}, "channel_names": {"0": "a"}}
+    dataset = {"labels": {"background": 0, "a": 1}, "channel_names": {"0": "a"}, "file_ending": ".nii.gz"}
     with pytest.raises(InputError, match=r"did you mean training\.epochs"):
         nnUNetTrainerBDFM(plans, "misspelt", 0, dataset, torch.device("cpu"))

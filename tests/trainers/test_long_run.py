@@ -317,7 +317,11 @@ def test_micro_batches_of_fine_tuning(prepared: Prepared) -> None:
 
 
 def test_more_micro_batches_than_samples(prepared: Prepared) -> None:
-    trainer = _make(prepared, "too_many", **{"training.accumulate": 9})
+    """In plans that were written by hand: `bdfm plan --variant` refuses them in the same sentence."""
+    trainer = _make(prepared, "too_many", **{"training.accumulate": 2})
+    plans = trainer.plans_manager.plans | {"continue_training": False}
+    plans["configurations"]["too_many"]["training"]["accumulate"] = 9
+    trainer = type(trainer)(plans, "too_many", 0, trainer.dataset_json, trainer.device)
     with pytest.raises(InputError, match=r"batch of 2 cannot be shared by 1 processes with training\.accumulate=9"):
         trainer.run_training()
 
