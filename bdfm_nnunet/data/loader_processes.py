@@ -4,6 +4,7 @@ import multiprocessing
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import context, popen_fork, process
@@ -13,6 +14,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.worker_pools import end_with_parent
 
 _HELD_BACK = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}
+_SECONDS_TO_DIE = 2.0
 _CAUSES = {
     "SIGKILL": "most likely for want of memory: lower training.workers if it happens again, and",
     "SIGBUS": "most likely because /dev/shm is full: give the container more (docker run --shm-size), and",
@@ -70,6 +72,14 @@ class LoaderContext(context.BaseContext):
             if each.exitcode:
                 raise InputError(_obituary(each.exitcode))
 
+    def _check_for_a_while(self, error: Exception) -> None:
+        """Check, after an error that a death may be behind: a connection breaks before the system tells of the end."""
+        end = time.monotonic() + _SECONDS_TO_DIE
+        self.check()
+        while isinstance(error, (OSError, EOFError, RuntimeError)) and time.monotonic() < end:
+            time.sleep(0.05)
+            self.check()
+
     def end(self) -> None:
         """End all processes at once, wherever they are."""
         for each in self.processes:
@@ -89,9 +99,9 @@ class LoaderContext(context.BaseContext):
             try:
                 self.check()
                 yield
-            except Exception:
+            except Exception as error:
                 try:
-                    self.check()  # PyTorch may have said it in its own words
+                    self._check_for_a_while(error)  # PyTorch may have said it in its own words
                 finally:
                     self.end()
                 raise

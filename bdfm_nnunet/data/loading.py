@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils import signal_handling
 
 from bdfm_nnunet.data.loader_processes import LoaderContext, loader_context, own_sigchld, start_loader
 from bdfm_nnunet.errors import InputError
@@ -201,11 +202,19 @@ def _watched(loaded: Any, context: LoaderContext | None) -> Iterator[Any]:
             with context.watched() if context is not None else nullcontext():
                 batch = next(loaded, None)
         except BaseException:
-            loaded._shutdown = True  # its own would wait for locks that a killed process may hold
+            _give_up(loaded)
             raise
         if batch is None:
             return
         yield batch
+
+
+def _give_up(loaded: Any) -> None:
+    """Lets go of a loader without its own farewell, which would wait for locks that a killed process may hold."""
+    if getattr(loaded, "_worker_pids_set", False):
+        signal_handling._remove_worker_pids(id(loaded))  # else a later loader at this address would be refused
+        loaded._worker_pids_set = False
+    loaded._shutdown = True
 
 
 def _received(loaded: Iterator[Any], slots: Tensor | None = None, *, pin_memory: bool = False) -> Iterator[Batch]:

@@ -64,6 +64,20 @@ def test_the_death_of_a_loader_is_a_sentence(number: signal.Signals, cause: str)
     assert _until(lambda: not any(child.is_alive() for child in children))
 
 
+def test_deaths_at_any_moment_and_loaders_after_them() -> None:
+    """A connection to the dead breaks before the system tells of it; the next loader may lie at the same address."""
+    for _ in range(8):
+        loaded = batches(Slow(), 1, numbers=range(10_000), workers=1)
+        next(loaded)
+        (child,) = multiprocessing.active_children()
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        with pytest.raises(InputError, match="ended by SIGKILL"):
+            for _ in loaded:
+                pass
+        del loaded
+
+
 def test_a_death_while_the_trainer_waits() -> None:
     """The trainer must not wait for a batch that nobody makes any more."""
     loaded = batches(Slow(seconds=100), 1, numbers=range(10), workers=1)
