@@ -13,6 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 DEMO_OUT ?= demo_results
+TEST_PROCESSES ?= 2
 
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
@@ -28,8 +29,9 @@ BENCHMARKS = $(filter-out benchmarks/harness.py,$(shell grep -lw Result benchmar
 demo: $(INSTALLED)
 	$(VENV)/bin/bdfm demo --out "$(DEMO_OUT)"
 
+# Whole files go to one of TEST_PROCESSES processes, which make their own shared fixtures.
 test: $(INSTALLED)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow

@@ -54,7 +54,7 @@ REQUIREMENTS = [
 CLUSTER = ["distributed"]  # bdfm convert --scheduler
 TABLES = ["openpyxl"]  # .xlsx tables inside downloads
 BENCHMARKS = ["monai"]  # SwinUNETR, to compare with
-DEVELOPMENT = ["build", "mypy", "pybids", "pytest", "ruff", "setuptools>=77", *CLUSTER, *TABLES]
+DEVELOPMENT = ["build", "mypy", "pybids", "pytest", "pytest-xdist", "ruff", "setuptools>=77", *CLUSTER, *TABLES]
 
 readme = Path(__file__).parent / "README.md"
 
