@@ -12,8 +12,8 @@ from bdfm_nnunet.dataset_conversion.records import REFUSED, CaseRecord
 from bdfm_nnunet.dataset_conversion.release import Release
 from bdfm_nnunet.dataset_conversion.tasks import Task
 from bdfm_nnunet.errors import InputError, Refusal
-from bdfm_nnunet.files import cannot_write, read_regular, write_atomically
-from bdfm_nnunet.shapes import Shape, fault_of
+from bdfm_nnunet.files import cannot_write, parse_json, read_regular, write_atomically
+from bdfm_nnunet.shapes import Shape
 
 NAME = ".conversion.jsonl"
 ENGINE = 3
@@ -140,11 +140,10 @@ def json_lines(path: Path, shape: Shape) -> Iterator[Any]:
         return
     for line in read_regular(path).splitlines():
         try:
-            content = json.loads(line)
-        except (ValueError, RecursionError):
+            content = parse_json(line, str(path), shape)
+        except InputError:
             continue
-        if not fault_of(content, shape):
-            yield content
+        yield content
 
 
 def _stamps(task: Task, record: CaseRecord) -> dict[str, list[int] | None]:

@@ -1,13 +1,13 @@
 """What the parsers of several subcommands share."""
 
 import argparse
-import json
 import os
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import parse_json
 
 Add = Callable[..., Any]
 """The `add_argument` of a parser."""
@@ -167,6 +167,6 @@ def assignment(text: str) -> tuple[str, Any]:
     if not (key and equals):
         raise InputError(f"--set {text} has no value: write it as --set training.epochs=2")
     try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
+        return key, parse_json(value, text)
+    except InputError:
         return key, value

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from bdfm_nnunet.commands.arguments import command, label_names, options_given
+from bdfm_nnunet.commands.arguments import assignment, command, label_names, options_given
 from bdfm_nnunet.errors import InputError
 
 
@@ -36,3 +36,8 @@ def test_labels_between_commas() -> None:
     for text in ("", "1", "=a", "1=", "1=a,", "1=a=b", "1.0=a", "1_0=a", "a=1", "9" * 30 + "=a"):
         with pytest.raises(InputError, match="--labels"):
             label_names(text)
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000, "[1, 2", "bf16"])
+def test_a_setting_that_is_no_json_is_a_word(value: str) -> None:
+    assert assignment(f"training.precision={value}") == ("training.precision", value)
