@@ -68,22 +68,17 @@ def convert_release(
             set, or a folder cannot be written.
     """
     _check_settings(dataset_id, link, workers, dry_run, manifest)
-    if not (release.has_labels or unlabelled):
-        remedy = "name its label files with --label, or " if release.is_open else ""
-        raise InputError(f"{release.name} has no segmentations: {remedy}convert it with --unlabelled")
-    release = release.with_channels(channels) if channels is not None else release
-    name = f"Dataset{dataset_id:03d}_{release.dataset_name}{'Unlabelled' if unlabelled else ''}"
-    check_name(name, "the name of the data set,")
-    raw = Path(os.environ.get("nnUNet_raw", ".")) if dry_run else nnunet_folder("nnUNet_raw")
-    folder = raw / name
+    release = _release_to_convert(release, channels, unlabelled)
+    folder = _folder_of(release, dataset_id, unlabelled, dry_run)
     source = Path(source).absolute()
     found = scan(source, release, only=only, leave_out=folder)
     tasks = [
         Task(release, case, content, source, folder.absolute(), unlabelled, link, dry_run)
         for case, content in found.cases.items()
     ]
-    target = Path(manifest or f"{name}.manifest.json").with_suffix(".json") if dry_run else folder / "manifest.json"
-    report = ConversionReport(folder, target, [], found.junk, found.unused, found.notes, dry_run)
+    report = ConversionReport(
+        folder, _manifest_of(folder, dry_run, manifest), [], found.junk, found.unused, found.notes, dry_run
+    )
     if dry_run:
         report.records = _in_order(_with_bar(tasks, workers, scheduler, done=0))
         write_manifest(report, release, source=source, unlabelled=unlabelled)
@@ -94,6 +89,28 @@ def convert_release(
         write_manifest(report, release, source=source, unlabelled=unlabelled)
         _finish(report, release, unlabelled)
     return report
+
+
+def _release_to_convert(release: Release, channels: Sequence[str] | None, unlabelled: bool) -> Release:
+    """The release with the channels that were asked for, if it has the labels."""
+    if not (release.has_labels or unlabelled):
+        remedy = "name its label files with --label, or " if release.is_open else ""
+        raise InputError(f"{release.name} has no segmentations: {remedy}convert it with --unlabelled")
+    return release.with_channels(channels) if channels is not None else release
+
+
+def _folder_of(release: Release, dataset_id: int, unlabelled: bool, dry_run: bool) -> Path:
+    """The folder of the data set, which a dry run names but does not need."""
+    name = f"Dataset{dataset_id:03d}_{release.dataset_name}{'Unlabelled' if unlabelled else ''}"
+    check_name(name, "the name of the data set,")
+    raw = Path(os.environ.get("nnUNet_raw", ".")) if dry_run else nnunet_folder("nnUNet_raw")
+    return raw / name
+
+
+def _manifest_of(folder: Path, dry_run: bool, manifest: str | os.PathLike[str] | None) -> Path:
+    if not dry_run:
+        return folder / "manifest.json"
+    return Path(manifest or f"{folder.name}.manifest.json").with_suffix(".json")
 
 
 def _in_order(records: Iterable[CaseRecord]) -> list[CaseRecord]:

@@ -194,24 +194,12 @@ def evaluate_folders(
     chosen = choose(metrics, release=release, regions=wanted, missing_distance=missing_distance, task=task)
     pairs = _pairs(Path(reference), Path(prediction), metrics, allow_missing, only_predicted)
     jobs = [_Job(case, here, there, wanted, chosen, ignore) for case, here, there in _to_score(pairs, allow_missing)]
-    hidden = None if progress is None else not progress
-    scored = run_in_processes(jobs, _score, workers=workers, ordered=True)
-    rows = list(tqdm(scored, total=len(jobs), desc="evaluate", unit="case", disable=hidden))
-    _tell_notes(rows)
+    rows = _score_all(jobs, workers, progress)
     result: dict[str, Any] = _none_for_nan(
         {
             "release": release,
-            "metrics": metrics,
-            "definition": METRICS[metrics].definition,
-            "parameters": chosen.parameters,
-            "regions": {name: list(values) for name, values in wanted.items()},
-            "interval": "95 % percentile bootstrap of the mean over cases",
-            "seed": seed,
-            "missing": [job.case for job in jobs if job.prediction is None],
-            "not_scored": {
-                "without_prediction": list(pairs.unpredicted) if only_predicted else [],
-                "without_reference": list(pairs.unknown),
-            },
+            **_told_of(chosen, wanted, seed),
+            **_left_out(pairs, jobs, only_predicted),
             "summary": _summaries(rows, wanted, seed),
             "cases": rows,
         }
@@ -219,6 +207,38 @@ def evaluate_folders(
     if out is not None:
         write_tables(Path(out), result)
     return result
+
+
+def _score_all(jobs: Sequence[_Job], workers: int, progress: bool | None) -> list[dict[str, Any]]:
+    """The scores of every case, in the order of `jobs`."""
+    hidden = None if progress is None else not progress
+    scored = run_in_processes(jobs, _score, workers=workers, ordered=True)
+    rows = list(tqdm(scored, total=len(jobs), desc="evaluate", unit="case", disable=hidden))
+    _tell_notes(rows)
+    return rows
+
+
+def _told_of(chosen: Chosen, regions: Regions, seed: int) -> dict[str, Any]:
+    """How the scores were computed, for the record."""
+    return {
+        "metrics": chosen.version,
+        "definition": METRICS[chosen.version].definition,
+        "parameters": chosen.parameters,
+        "regions": {name: list(values) for name, values in regions.items()},
+        "interval": "95 % percentile bootstrap of the mean over cases",
+        "seed": seed,
+    }
+
+
+def _left_out(pairs: Pairs, jobs: Sequence[_Job], only_predicted: bool) -> dict[str, Any]:
+    """The cases that one of the folders lacks: those that were scored all the same, and those that were not."""
+    return {
+        "missing": [job.case for job in jobs if job.prediction is None],
+        "not_scored": {
+            "without_prediction": list(pairs.unpredicted) if only_predicted else [],
+            "without_reference": list(pairs.unknown),
+        },
+    }
 
 
 def _pairs(reference: Path, prediction: Path, metrics: str, allow_missing: bool, only_predicted: bool) -> Pairs:

@@ -88,18 +88,10 @@ def tune(
     found = pair_cases(Path(reference), Path(prediction))
     check_all_known(found, Path(reference))
     check_all_predicted(found, Path(prediction))
-    pairs, rules_of = found.both, _Rules(wanted, release, metrics, task, ignore)
-    with _scorer(pairs, rules_of, workers, progress) as scorer:
-        everyone = np.arange(len(pairs))
-        steps = list(_steps(wanted, thresholds))
-        chosen = _search(scorer, steps, everyone)
-        parts = _parts([patient_of(case) for case, _, _ in pairs], folds, seed)
-        held_out = np.full((2, len(pairs)), np.nan)
-        for part in parts:
-            rules = _search(scorer, steps, np.setdiff1d(everyone, part))
-            held_out[:, part] = np.array(scorer.of([(), rules]))[:, part]
-        before, after = scorer.of([()])[0], scorer.of([chosen])[0]
-    evidence = _evidence(before, after, held_out, metrics=metrics, folds=len(parts), seed=seed)
+    parts = _parts([patient_of(case) for case, _, _ in found.both], folds, seed)
+    with _scorer(found.both, _Rules(wanted, release, metrics, task, ignore), workers, progress) as scorer:
+        chosen, gains = _choose(scorer, list(_steps(wanted, thresholds)), parts, cases=len(found.both))
+    evidence = _evidence(gains, metrics=metrics, folds=len(parts), seed=seed)
     labels = tuple(sorted({value for values in wanted.values() for value in values} | {0}))
     tuned = RuleSet(release, metrics, chosen, labels, {**evidence, "thresholds_mm3": list(thresholds)})
     if out is not None:
@@ -113,6 +105,33 @@ def objective(metrics: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- search
+
+
+@dataclass(frozen=True)
+class _Gains:
+    """The score of every case without rules and with them.
+
+    Attributes:
+        before, after: by the rules that all cases have chosen.
+        held_out: (2, cases): without rules, and by the rules that other patients have chosen; NaN with one patient.
+    """
+
+    before: Scores
+    after: Scores
+    held_out: Scores
+
+
+def _choose(
+    scorer: "_Scorer", steps: Sequence[list[Rule]], parts: Sequence[NDArray[np.int64]], *, cases: int
+) -> tuple[Rules, _Gains]:
+    """The best rules for all cases, and what is gained by rules on the cases that chose them and on others."""
+    everyone = np.arange(cases)
+    chosen = _search(scorer, steps, everyone)
+    held_out = np.full((2, cases), np.nan)
+    for part in parts:
+        rules = _search(scorer, steps, np.setdiff1d(everyone, part))
+        held_out[:, part] = np.array(scorer.of([(), rules]))[:, part]
+    return chosen, _Gains(scorer.of([()])[0], scorer.of([chosen])[0], held_out)
 
 
 def _steps(regions: Mapping[str, tuple[int, ...]], thresholds: Sequence[float]) -> Iterator[list[Rule]]:
@@ -262,10 +281,9 @@ def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
 # --------------------------------------------------------------------------------------------------------- evidence
 
 
-def _evidence(
-    before: Scores, after: Scores, held_out: NDArray[np.float64], *, metrics: str, folds: int, seed: int
-) -> dict[str, Any]:
-    change = summarise_change(held_out[0].tolist(), held_out[1].tolist(), seed=seed)
+def _evidence(gains: _Gains, *, metrics: str, folds: int, seed: int) -> dict[str, Any]:
+    before, after = gains.before, gains.after
+    change = summarise_change(gains.held_out[0].tolist(), gains.held_out[1].tolist(), seed=seed)
     gain = change.as_dict() if change.cases else None
     recommended = gain is not None and gain["low"] > 0
     measure = objective(metrics)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
-from bdfm_nnunet.dataset_conversion import cohort
+from bdfm_nnunet.dataset_conversion import cohort_masks
 from bdfm_nnunet.dataset_conversion.cohort import CohortReport, make_cohort_dataset
 from bdfm_nnunet.dataset_conversion.splits import check_splits
 from bdfm_nnunet.errors import InputError
@@ -132,21 +132,21 @@ def test_channels_of_zeros_are_no_case_of_their_own(sources: dict[str, Path]) ->
 
 
 def test_second_run_writes_only_what_is_missing(sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    write, written = cohort.write_mask, []
+    write, written = cohort_masks.write_mask, []
 
-    def failing(task: cohort.MaskTask) -> cohort.MaskTask:
+    def failing(task: cohort_masks.MaskTask) -> cohort_masks.MaskTask:
         if len(written) == 3:
             raise KeyboardInterrupt
         written.append(task.target.name)
         return write(task)
 
-    monkeypatch.setattr(cohort, "write_mask", failing)
+    monkeypatch.setattr(cohort_masks, "write_mask", failing)
     with pytest.raises(KeyboardInterrupt):
         make_cohort_dataset(40, [11, 12])
     folder = sources["first"].parent / "Dataset040_Cohort"
     assert not (folder / "dataset.json").exists()
     first, written[:] = set(written), []
-    monkeypatch.setattr(cohort, "write_mask", lambda task: written.append(task.target.name) or write(task))
+    monkeypatch.setattr(cohort_masks, "write_mask", lambda task: written.append(task.target.name) or write(task))
     make_cohort_dataset(40, [11, 12])
     assert len(first) == 3 and len(written) == 3 and not first & set(written)  # the duplicate needs no mask
     before = (folder / "dataset.json").read_text()
