@@ -49,6 +49,7 @@ REQUIREMENTS = [
     "scipy",
     "setuptools; python_version >= '3.12'",
     "SimpleITK",
+    "tifffile",
     "tqdm",
 ]
 CLUSTER = ["distributed"]  # bdfm convert --scheduler

@@ -10,12 +10,15 @@ from bdfm_nnunet.images.intensities import fault_of_intensities
 from bdfm_nnunet.images.volumes import Volume, read_volume
 
 
-def read_channels(paths: Sequence[Path], *, by_nibabel: bool, again: str = "convert it again") -> Volume:
+def read_channels(
+    paths: Sequence[Path], *, by_nibabel: bool, flat: bool = False, again: str = "convert it again"
+) -> Volume:
     """Read all images of a case and return the first.
 
     Args:
         paths: NIfTI files, at least one.
         by_nibabel: whether nnU-Net reads them by nibabel where SimpleITK does not take the header.
+        flat: whether files of two axes are taken as one slice.
         again: for messages: how to get a file anew.
 
     Raises:
@@ -24,7 +27,7 @@ def read_channels(paths: Sequence[Path], *, by_nibabel: bool, again: str = "conv
     """
     first: Volume | None = None
     for path in paths:
-        image = read_whole(path, by_nibabel=by_nibabel, again=again)
+        image = read_whole(path, by_nibabel=by_nibabel, flat=flat, again=again)
         if fault := fault_of_intensities(image):
             remedy = again if fault.startswith("is empty") else "repair it"
             raise InputError(f"{path} {fault}: {remedy} or remove the case")
@@ -34,14 +37,14 @@ def read_channels(paths: Sequence[Path], *, by_nibabel: bool, again: str = "conv
     return first
 
 
-def read_whole(path: Path, *, by_nibabel: bool, again: str = "convert it again") -> Volume:
+def read_whole(path: Path, *, by_nibabel: bool, flat: bool = False, again: str = "convert it again") -> Volume:
     """Return the volume of a NIfTI file, all of which must be there.
 
     Raises:
         InputError: it is not whole, or no 3-D volume.
     """
     try:
-        return read_volume(path, str(path), by_nibabel=by_nibabel)
+        return read_volume(path, str(path), by_nibabel=by_nibabel, flat=flat)
     except Damaged as fault:
         raise InputError(
             f"{path} cannot be read as NIfTI, it is truncated or damaged (it {fault.what}): {again} from a whole file"
@@ -59,6 +62,11 @@ def check_grid(volume: Volume, reference: Volume) -> None:
         InputError: shape, voxel size or position differ.
     """
     here, there, name = volume.grid, reference.grid, Path(reference.name).name
+    if volume.flat != reference.flat:
+        raise InputError(
+            f"{volume.name} has {2 if volume.flat else 3} axes but {name} {2 if reference.flat else 3}: save the "
+            "images of a case with the same"
+        )
     what = difference(here, there)
     if what == "shape":
         raise InputError(

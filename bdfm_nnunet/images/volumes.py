@@ -41,6 +41,7 @@ class Volume:
         plain: the file is called `.nii.gz` but was not compressed.
         note: what a user should know of how it was read.
         by_nibabel: nnU-Net's first reader, SimpleITK, does not take the header; the grid is nibabel's.
+        flat: the file has two axes alone.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Volume:
     plain: bool = False
     note: str = ""
     by_nibabel: bool = False
+    flat: bool = False
 
     @property
     def shape(self) -> list[int]:
@@ -64,22 +66,29 @@ class Volume:
         return [float(f"{value:.6g}") for value in self.grid.spacing]
 
 
-def read_volume(path: Path, name: str, *, by_nibabel: bool = False) -> Volume:
+def read_volume(path: Path, name: str, *, by_nibabel: bool = False, flat: bool = False) -> Volume:
     """Read the file of one three-dimensional volume, all of it.
 
     Args:
         path: the file.
         name: how messages call it.
         by_nibabel: as in `read_volumes`.
+        flat: as in `read_volumes`.
 
     Raises:
         Refusal: the file is damaged, is of a form that is not read, or is not three-dimensional.
     """
-    return read_volumes(path, name, [None], by_nibabel=by_nibabel)[0]
+    return read_volumes(path, name, [None], by_nibabel=by_nibabel, flat=flat)[0]
 
 
 def read_volumes(
-    path: Path, name: str, indices: Sequence[int | None], *, plain: bool = False, by_nibabel: bool = False
+    path: Path,
+    name: str,
+    indices: Sequence[int | None],
+    *,
+    plain: bool = False,
+    by_nibabel: bool = False,
+    flat: bool = False,
 ) -> list[Volume]:
     """Read volumes of one `.nii`, `.nii.gz`, `.img` or `.hdr` file (in letters of any size), which is read once.
 
@@ -93,6 +102,7 @@ def read_volumes(
         plain: whether a file called `.nii.gz` may be uncompressed.
         by_nibabel: whether a file that SimpleITK does not take, NIfTI-2 or of a sheared affine, is read as nnU-Net's
             other reader does; a data set that names SimpleITK as its reader cannot hold it.
+        flat: whether a file of two axes is read too, as a volume of one slice.
 
     Raises:
         Refusal: the file is damaged, is of a form that is not read, or has not the axes that `indices` ask for.
@@ -104,7 +114,7 @@ def read_volumes(
             stored = stored.reshape(without_ones(stored.shape), order="F")
             file = _File(name, header, stored, again=True, note=note)
         else:
-            file = _read_single(path, name, plain, by_nibabel)
+            file = _read_single(path, name, plain, by_nibabel, flat)
         return [_one_of(file, index, by_nibabel) for index in indices]
     except MemoryError:
         raise Refusal(f"{name} does not fit into the memory that is left: use a machine with more memory") from None
@@ -114,7 +124,7 @@ def read_volumes(
 class _File:
     """What one file holds: a header, which is that of `path` unless None, and the values as stored in all axes.
 
-    `again`: it must be written anew to stand in a data set.
+    `again`: it must be written anew to stand in a data set. `flat`: it has two axes.
     """
 
     name: str
@@ -124,15 +134,19 @@ class _File:
     again: bool = False
     plain: bool = False
     note: str = ""
+    flat: bool = False
 
 
-def _read_single(path: Path, name: str, plain: bool, by_nibabel: bool) -> _File:
+def _read_single(path: Path, name: str, plain: bool, by_nibabel: bool, flat: bool) -> _File:
     content = read_bytes(path, name)
     called_gz = path.suffix.lower() == ".gz"
     uncompressed = called_gz and plain and not content.startswith(GZIP)
     packed = called_gz and not uncompressed
     head = first_bytes(content, name, HEADER_2) if packed else content
-    header, shape, start = _parse_header(head, name, by_nibabel)
+    header, shape, start = _parse_header(head, name, by_nibabel, flat)
+    flat = len(shape) == 2
+    if flat:
+        header, shape = _with_one_slice(header), (*shape, 1)
     type_ = header.get_data_dtype()
     needed = start + math.prod(shape) * type_.itemsize
     _check_memory(name, needed)
@@ -141,10 +155,10 @@ def _read_single(path: Path, name: str, plain: bool, by_nibabel: bool) -> _File:
     if len(content) < needed:
         raise Damaged(name, f"is truncated ({len(content)} of {needed} bytes)")
     stored = np.frombuffer(content, type_, math.prod(shape), start).reshape(without_ones(shape), order="F")
-    return _File(name, header, stored, None if uncompressed else path, again=not packed, plain=uncompressed)
+    return _File(name, header, stored, None if uncompressed or flat else path, not packed, uncompressed, flat=flat)
 
 
-def _parse_header(content: bytes, name: str, by_nibabel: bool) -> tuple[Any, tuple[int, ...], int]:
+def _parse_header(content: bytes, name: str, by_nibabel: bool, flat: bool) -> tuple[Any, tuple[int, ...], int]:
     """Header, shape and first voxel's byte of a single NIfTI file."""
     two = content[:4] in NIFTI_2
     if two and not by_nibabel:
@@ -158,10 +172,22 @@ def _parse_header(content: bytes, name: str, by_nibabel: bool) -> tuple[Any, tup
         start = float(header["vox_offset"])
     except Exception:  # nibabel may raise anything for a header of random bytes
         raise Damaged(name, "is not a NIfTI file", "download or export it again") from None
-    _check_type(name, shape, type_)
+    _check_type(name, shape, type_, fewest=2 if flat else 3)
     if not (start >= header.single_vox_offset and start.is_integer()):
         raise Damaged(name, f"has a damaged NIfTI header (voxels start at byte {start:g})", "export it again")
     return header, shape, int(start)
+
+
+def _with_one_slice(header: Any) -> Any:
+    """The header of the same plane as a slice of 1 mm, whatever it says of the third axis that it has not."""
+    header = header.copy()
+    header["dim"][0], header["dim"][3:], header["pixdim"][3] = 3, 1, 1
+    plane = np.array([header["srow_x"], header["srow_y"], header["srow_z"]], dtype=np.float64)
+    normal = np.cross(plane[:, 0], plane[:, 1])
+    if (length := np.linalg.norm(normal)) > 0:
+        for row, value in zip(("srow_x", "srow_y", "srow_z"), normal / length):
+            header[row][2] = value
+    return header
 
 
 def _check_memory(name: str, needed: int) -> None:
@@ -172,8 +198,8 @@ def _check_memory(name: str, needed: int) -> None:
         )
 
 
-def _check_type(name: str, shape: Sequence[int], type_: np.dtype) -> None:
-    if type_.kind not in "iuf" or type_.itemsize > 8 or len(without_ones(shape)) not in (3, 4) or min(shape) < 1:
+def _check_type(name: str, shape: Sequence[int], type_: np.dtype, fewest: int = 3) -> None:
+    if type_.kind not in "iuf" or type_.itemsize > 8 or not fewest <= len(without_ones(shape)) <= 4 or min(shape) < 1:
         kind = "colours or complex numbers" if type_.kind in "Vc" else str(type_)
         raise WrongAxes(name, shape, kind, ONE_VOLUME)
 
@@ -202,7 +228,7 @@ def _one_of(file: _File, index: int | None, by_nibabel: bool) -> Volume:
     notes = [note for note in (file.note, note_of_position(header, grid, name)) if note]
     return Volume(
         name, _header_of_one(header, stored), stored, apply_read_scaling(stored, slope, intercept), grid, not again,
-        file.plain, "; ".join(notes), other_reader,
+        file.plain, "; ".join(notes), other_reader, file.flat,
     )  # fmt: skip
 
 

@@ -1,62 +1,27 @@
 """The images to predict: found case by case, and checked before the first case is predicted."""
 
 import logging
-import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import memory_bytes, open_regular
 from bdfm_nnunet.images.case_folders import NIFTI, list_cases
 from bdfm_nnunet.images.channels import check_grid, read_channels, read_whole
-from bdfm_nnunet.images.grids import Grid, difference, distance_mm
+from bdfm_nnunet.images.foreign_headers import AGAIN
 from bdfm_nnunet.names import check_name
+from bdfm_nnunet.prediction.images_wanted import ImagesWanted
+from bdfm_nnunet.prediction.other_formats import check_by_reader
+from bdfm_nnunet.prediction.resampled_sizes import check_resampled_size
 
 logger = logging.getLogger(__name__)
 
 MOST_FAULTS = 20
-BYTES = 4
-"""Of a voxel, as nnU-Net computes."""
-_AGAIN = "copy or export it again"
-
-
-@dataclass(frozen=True)
-class ImagesWanted:
-    """What a model reads.
-
-    Attributes:
-        channels: names of its channels.
-        ending: of its files.
-        reader: makes nnU-Net's reader.
-        by_nibabel: whether that reader takes what SimpleITK does not.
-        spacing: to which images are resampled, axis by axis as `transpose` orders them.
-        transpose: order of the axes (z, y, x) in the network.
-    """
-
-    channels: Sequence[str]
-    ending: str
-    reader: Callable[[], Any]
-    by_nibabel: bool
-    spacing: Sequence[float]
-    transpose: Sequence[int]
-
-    @classmethod
-    def of(cls, plans: Any, configuration: Any, channels: Sequence[str], ending: str) -> "ImagesWanted":
-        """What nnU-Net's views of plans and configuration say."""
-        by_nibabel = plans.plans.get("image_reader_writer") != "SimpleITKIO"
-        return cls(
-            channels, ending, plans.image_reader_writer_class, by_nibabel, configuration.spacing,
-            plans.transpose_forward,
-        )  # fmt: skip
 
 
 def find_cases(source: str | list[list[str]], wanted: ImagesWanted) -> list[list[str]]:
@@ -140,8 +105,8 @@ def _fault_of(files: Sequence[str], previous: str | None, *, wanted: ImagesWante
         if wanted.ending in NIFTI:
             size, spacing = _check_nifti([Path(file) for file in files], previous, wanted)
         else:
-            size, spacing = _check_by_reader(files, previous, wanted)
-        _check_memory(files[0], size, spacing, wanted)
+            size, spacing = check_by_reader(files, previous, wanted)
+        check_resampled_size(files[0], size, spacing, wanted)
     except InputError as fault:
         return fault
     return None
@@ -151,76 +116,7 @@ def _check_nifti(
     files: Sequence[Path], previous: str | None, wanted: ImagesWanted
 ) -> tuple[Sequence[int], Sequence[float]]:
     """Voxels and millimetres along z, y, x."""
-    first = read_channels(files, by_nibabel=wanted.by_nibabel, again=_AGAIN)
+    first = read_channels(files, by_nibabel=wanted.by_nibabel, flat=wanted.flat, again=AGAIN)
     if previous is not None:
         check_grid(read_whole(Path(previous), by_nibabel=wanted.by_nibabel, again="predict it again"), first)
     return first.grid.size[::-1], first.grid.spacing[::-1]
-
-
-def _check_by_reader(
-    files: Sequence[str], previous: str | None, wanted: ImagesWanted
-) -> tuple[Sequence[int], Sequence[float]]:
-    """The same for formats that nnU-Net's readers alone know."""
-    channels = 0
-    first: tuple[str, Any, Mapping[str, Any]] | None = None
-    for file in [*files, *([previous] if previous else [])]:
-        open_regular(file).close()
-        try:
-            values, properties = wanted.reader().read_images([file])
-        except Exception as error:  # every library behind nnU-Net's readers has errors of its own
-            reason = str(error).strip().rpartition("\n")[2].strip() or type(error).__name__
-            raise InputError(f"{file} cannot be read ({reason}): {_AGAIN}") from error
-        first = first or (file, values, properties)
-        _check_same_place((file, values, properties), first)
-        if file != previous:
-            channels += len(values)
-            _check_values(file, values)
-    assert first is not None
-    if channels != len(wanted.channels):
-        raise InputError(f"{files[0]} and its like hold {channels} channels, the model needs {len(wanted.channels)}")
-    return first[1].shape[1:], [float(step) for step in first[2]["spacing"]]
-
-
-def _check_values(file: str, values: Any) -> None:
-    if bad := int(np.count_nonzero(~np.isfinite(values))):
-        raise InputError(f"{file} has {bad} voxels that are NaN or infinite: repair it or remove the case")
-    for channel in values:
-        if channel.min() == channel.max():
-            raise InputError(f"{file} is empty (every voxel is {channel.flat[0]:g}): {_AGAIN} or remove the case")
-
-
-def _check_same_place(image: tuple[str, Any, Mapping[str, Any]], first: tuple[str, Any, Mapping[str, Any]]) -> None:
-    shape, other = image[1].shape[1:], first[1].shape[1:]
-    if shape != other:
-        sizes = " and ".join(" x ".join(map(str, each)) for each in (shape, other))
-        raise InputError(
-            f"{image[0]} has another shape than {first[0]} ({sizes} voxels): resample the images of a case to one grid"
-        )
-    grids = [_grid_of(values, properties) for _, values, properties in (image, first)]
-    if grids[0] is not None and grids[1] is not None and difference(grids[0], grids[1]):
-        raise InputError(
-            f"{image[0]} lies up to {distance_mm(grids[0], grids[1]):.3g} mm from {Path(first[0]).name} (another "
-            "affine): register the files, or remove the case"
-        )
-
-
-def _grid_of(values: Any, properties: Mapping[str, Any]) -> Grid | None:
-    """The grid of an image that SimpleITK has read, in three dimensions; other readers tell none."""
-    place = properties.get("sitk_stuff")
-    if place is None or len(place["spacing"]) != 3:
-        return None
-    return Grid(values.shape[:0:-1], place["spacing"], place["origin"], place["direction"])
-
-
-def _check_memory(file: str, size: Sequence[int], spacing: Sequence[float], wanted: ImagesWanted) -> None:
-    """Refuses what the plans' spacing would blow up beyond all memory."""
-    order = list(wanted.transpose)
-    axes = [(size[axis], spacing[axis]) for axis in order][len(order) - len(wanted.spacing) :]
-    factor = math.prod(mm / target for (_, mm), target in zip(axes, wanted.spacing))
-    needed = BYTES * len(wanted.channels) * math.prod(size) * factor
-    if needed > memory_bytes():
-        raise InputError(
-            f"{file} would have {needed / 2**30:,.0f} GiB at the spacing of the model's plans "
-            f"({' x '.join(f'{step:g}' for step in wanted.spacing)} mm), more than this machine has memory: check "
-            "plans.json, or use a larger machine"
-        )

@@ -121,7 +121,7 @@ def export_case(
         )
     target = Path(output)
     temporary = unfinished(target)
-    endings = (".npz", ".pkl", dataset_json["file_ending"])  # the segmentation last: with it the case counts as done
+    endings = (".npz", ".pkl", ".json", dataset_json["file_ending"])  # the last with which the case counts as done
     try:
         export_prediction_from_logits(
             logits, properties, configuration_manager, plans_manager, dataset_json, str(temporary), save_probabilities
@@ -152,7 +152,7 @@ def _check_written(path: Path, plans_manager: Any) -> None:
         return
     by_nibabel = plans_manager.plans.get("image_reader_writer") != "SimpleITKIO"
     try:
-        read_volume(path, path.name, by_nibabel=by_nibabel)
+        read_volume(path, path.name, by_nibabel=by_nibabel, flat=True)
     except Damaged as fault:
         raise OSError(errno.ENOSPC, f"the file {fault.what}", str(path)) from None
 

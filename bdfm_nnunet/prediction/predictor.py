@@ -28,10 +28,12 @@ from bdfm_nnunet.allocator import keep_freed_memory
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.postprocessing import RuleSet
 from bdfm_nnunet.files import cannot_write, sweep, write_atomically
-from bdfm_nnunet.nnunet_files import channels_of, labels_of
+from bdfm_nnunet.images.case_folders import NIFTI
+from bdfm_nnunet.nnunet_files import labels_of
 from bdfm_nnunet.prediction import pools
-from bdfm_nnunet.prediction.case_images import ImagesWanted, check_cases, find_cases
+from bdfm_nnunet.prediction.case_images import check_cases, find_cases
 from bdfm_nnunet.prediction.checks import check_model
+from bdfm_nnunet.prediction.images_wanted import ImagesWanted
 from bdfm_nnunet.prediction.model_folder import read_model
 from bdfm_nnunet.prediction.precision import autocast_type, keep_logits_exact, to_channels_last
 from bdfm_nnunet.prediction.windows import Batches, Window, group_alike, join_windows, mean_over_mirrorings, mirrorings
@@ -105,9 +107,13 @@ class Predictor(nnunet.nnUNetPredictor):
         )  # fmt: skip
 
     def _check_rules(self, folder: Path, dataset: Mapping[str, Any]) -> None:
-        """The rules must know every label that the model gives."""
+        """The rules must fit the files of the model and know every label that it gives."""
         if self.options.rules is None:
             return
+        if dataset["file_ending"] not in NIFTI:
+            raise InputError(
+                f"--postprocess is for NIfTI files, the model in {folder} writes {dataset['file_ending']}: leave it out"
+            )
         unknown = labels_of(dataset) - {0, *self.options.rules.labels}
         if unknown:
             raise InputError(
@@ -262,8 +268,7 @@ class Predictor(nnunet.nnUNetPredictor):
     def _manage_input_and_output_lists(
         self, list_of_lists_or_source_folder: str | list[list[str]], *args: Any, **settings: Any
     ) -> Any:
-        ending = self.dataset_json["file_ending"]
-        wanted = ImagesWanted.of(self.plans_manager, self.configuration_manager, channels_of(self.dataset_json), ending)
+        wanted = ImagesWanted.of(self.plans_manager, self.configuration_manager, self.dataset_json)
         cases = find_cases(list_of_lists_or_source_folder, wanted)
         chosen = super()._manage_input_and_output_lists(cases, *args, **settings)
         files, outputs, previous = chosen
