@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bdfm_nnunet.commands.arguments import take_each_once
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json, write_json
 from bdfm_nnunet.folders import dataset_name, nnunet_folder, trainer_search_path
@@ -30,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="nnUNetv2_train with our trainers on any number of processes; every argument of it is taken.",
         epilog="Several machines: torchrun --nnodes N --nproc-per-node M -m bdfm_nnunet.train ... (docs/training.md)",
     )
-    add = parser.add_argument
+    add = take_each_once(parser).add_argument
     add("dataset_name_or_id", help="name or number of the data set")
     add("configuration", help="configuration of the plans")
     add("fold", help="a fold of splits_final.json, or `all`")

@@ -16,12 +16,17 @@ EXIT_REFUSED = 3
 
 def command(commands: Any, name: str, handler: Callable[[argparse.Namespace], int], purpose: str) -> Add:
     """Adds a subcommand and returns its `add_argument`."""
-    parser = commands.add_parser(name, help=purpose, description=purpose)
-    for kind in (None, "store"):
-        parser.register("action", kind, StoreOnce)
+    parser = take_each_once(commands.add_parser(name, help=purpose, description=purpose))
     parser.set_defaults(handler=handler)
     add: Add = parser.add_argument
     return add
+
+
+def take_each_once(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Make a parser, still without options, refuse an option with a value that is given twice, and return it."""
+    for kind in (None, "store"):
+        parser.register("action", kind, StoreOnce)
+    return parser
 
 
 class StoreOnce(argparse.Action):
@@ -94,6 +99,28 @@ def count(text: str) -> int:
     if not (text.isdigit() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"a whole number from 1 up was expected, not {text!r}")
     return int(text)
+
+
+def whole(text: str) -> int:
+    """A whole number from 0 up."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number from 0 up was expected, not {text!r}")
+    return int(text)
+
+
+def fold(text: str) -> str:
+    """A fold of nnU-Net's: a number or `all`."""
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a number or `all` was expected, not {text!r}")
+    return text
+
+
+def share(text: str) -> float:
+    """A number above 0 and not above 1."""
+    value = positive(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"a number above 0, at most 1, was expected, not {text!r}")
+    return value
 
 
 def positive(text: str) -> float:
@@ -170,3 +197,22 @@ def assignment(text: str) -> tuple[str, Any]:
         return key, parse_json(value, text)
     except InputError:
         return key, value
+
+
+def each_once(pairs: Iterable[tuple[Any, Any]], option: str, what: str) -> dict[Any, Any]:
+    """Return the table that a repeated option makes.
+
+    Args:
+        pairs: key and value of each time.
+        option: for the message.
+        what: what a key is, for the message.
+
+    Raises:
+        InputError: a key is there twice.
+    """
+    found: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InputError(f"{option} names {what} {key} twice, {found[key]} and {value}: name it once")
+        found[key] = value
+    return found

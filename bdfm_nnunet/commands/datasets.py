@@ -13,6 +13,7 @@ from bdfm_nnunet.commands.arguments import (
     command,
     count,
     dataset,
+    each_once,
     label_names,
     names,
     options_given,
@@ -190,7 +191,7 @@ def _own_entry(settings: argparse.Namespace) -> "Release | None":
     if settings.release == "folder" and given:
         from bdfm_nnunet.dataset_conversion.open_trees import folder_release
 
-        images = _each_once(settings.image, "--image", "channel")
+        images = each_once(settings.image, "--image", "channel")
         return folder_release(images, **_label_options(settings), patient=settings.patient)
     if settings.release == "bids" and (given or settings.channels):
         from bdfm_nnunet.dataset_conversion.open_trees import bids_release
@@ -218,18 +219,8 @@ def _check_places(given: Sequence[str], settings: argparse.Namespace) -> None:
             )
 
 
-def _each_once(pairs: Sequence[tuple[Any, str]], option: str, what: str) -> dict[Any, str]:
-    """The table of what was given, nothing twice."""
-    found: dict[Any, str] = {}
-    for key, value in pairs:
-        if key in found:
-            raise InputError(f"{option} names {what} {key} twice, {found[key]} and {value}: name it once")
-        found[key] = value
-    return found
-
-
 def _label_options(settings: argparse.Namespace) -> dict[str, Any]:
-    labels = _each_once([named for text in settings.labels for named in label_names(text)], "--labels", "label")
+    labels = each_once([named for text in settings.labels for named in label_names(text)], "--labels", "label")
     named = {} if settings.name is None else {"name": settings.name}
     return {"label": settings.label, "labels": labels or None, **named}
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bdfm_nnunet.commands.arguments import Add, SwitchOnce, assignment, command, dataset, positive, workers
+from bdfm_nnunet.commands.arguments import Add, SwitchOnce, assignment, command, dataset, each_once, positive, workers
 from bdfm_nnunet.commands.costs import check_cost_options, cost_options, tell_costs
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.folders import nnunet_folder, trainer_search_path
@@ -73,7 +73,7 @@ def _plan_variant(settings: argparse.Namespace) -> None:
     if given:
         raise InputError(f"{given[0]} cannot go with --variant: plan the data set first, then add the variant to it")
     nnunet_folder("nnUNet_preprocessed")
-    values = dict(assignment(text) for text in settings.set)
+    values = each_once(map(assignment, settings.set), "--set", "setting")
     if not values and settings.base is None:
         from bdfm_nnunet.plans.folders import read_plans
 

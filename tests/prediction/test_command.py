@@ -97,9 +97,12 @@ class Bench:
         shutil.copy(preprocessed / "dataset.json", self.model)
         shutil.copy(preprocessed / "BDFMPlans.json", self.model / "plans.json")
 
-    def arguments(self, out: Path, *more: str) -> list[str]:
-        chosen = ["-d", "502", "-c", "3d_fullres", "-p", "BDFMPlans", "-f", "0", "1"]
-        return [*chosen, "-device", "cpu", "-i", str(self.images), "-o", str(out), "-npp", "1", "-nps", "1", *more]
+    def arguments(self, out: Path, *more: str, **others: str) -> list[str]:
+        """Of the command; `others` are values of options in the place of the usual ones."""
+        usual = {"d": "502", "c": "3d_fullres", "p": "BDFMPlans", "f": "0 1", "device": "cpu", "i": str(self.images),
+                 "o": str(out), "npp": "1", "nps": "1"}  # fmt: skip
+        chosen = {f"-{name}": value.split(" ") for name, value in (usual | others).items()}
+        return [word for option, values in chosen.items() for word in (option, *values)] + list(more)
 
 
 @pytest.fixture
@@ -137,7 +140,7 @@ def test_prediction_continues_and_runs_without_workers(bench: Bench, tmp_path: P
     lost.unlink()
     assert cli.main(["predict", *bench.arguments(first, "--disable_tta", "--continue_prediction")]) == 0
     assert kept.stat().st_mtime_ns == time and lost.is_file()
-    sequential = bench.arguments(again, "--disable_tta", "-npp", "0", "-nps", "0", "--windows", "2")
+    sequential = bench.arguments(again, "--disable_tta", "--windows", "2", npp="0", nps="0")
     assert cli.main(["predict", *sequential]) == 0
     from_folder = ["-m", str(bench.model), *bench.arguments(tmp_path / "folder", "--disable_tta")[6:]]
     assert cli.main(["predict", *from_folder]) == 0
@@ -178,11 +181,7 @@ def test_bad_input_ends_in_one_sentence(
 ) -> None:  # fmt: skip
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    arguments = bench.arguments(tmp_path / "out")
-    for option, value in changes.items():
-        arguments += [option, value]
-    if "-d" in changes:
-        arguments = ["-d", changes["-d"], *arguments[2:-2]]
+    arguments = bench.arguments(tmp_path / "out", **{option[1:]: value for option, value in changes.items()})
     assert cli.main(["predict", *arguments]) == 2
     assert sentence in capsys.readouterr().err
 
@@ -351,7 +350,7 @@ def test_without_processes_files_are_whole_too(bench: Bench, tmp_path: Path, mon
         export(*args)
 
     monkeypatch.setattr(pools, "export_prediction_from_logits", watched)
-    sequential = bench.arguments(tmp_path / "out", "--disable_tta", "-npp", "0", "-nps", "0")
+    sequential = bench.arguments(tmp_path / "out", "--disable_tta", npp="0", nps="0")
     assert cli.main(["predict", *sequential]) == 0
     assert len(seen) == CASES and all(".partial." in name for name in seen)
     with pools.workers(0, torch.device("cuda"), only_threads=True) as pool:
