@@ -258,12 +258,28 @@ def test_values_that_adapting_would_lose(tmp_path: Path) -> None:
     assert name in load_pretrained(target, path).new
 
 
-def test_a_window_of_other_axes_is_passed_over(tmp_path: Path) -> None:
-    path, _ = _pretrained(tmp_path, "swin", 1)
+@pytest.mark.parametrize(
+    ("claimed", "table"),
+    [
+        ([4, 4, 4], "window (4, 4, 4) to (2, 2, 2)"),
+        ([4, 25], "shape (343, 2) in the checkpoint, (27, 2) here"),  # as long a table as that of (4, 4, 4): 7 * 49
+        ([343], "shape (343, 2) in the checkpoint, (27, 2) here"),
+    ],
+)
+def test_a_window_of_other_axes_is_passed_over(claimed: list[int], table: str, tmp_path: Path) -> None:
+    """Tables that could be adapted by a window of three axes are left new, and the rest comes over all the same."""
+    path, encoder = _pretrained(tmp_path, "swin", 1)
     content = torch.load(path, weights_only=True)
-    plans = {"configurations": {"c": {"architecture": {"arch_kwargs": {"window_size": [4, 25]}}}}}
-    torch.save(content | {"init_args": {"plans": plans, "configuration": "c"}}, path)  # as long a table: 7 * 49
-    load_pretrained(network("swin", 1), path)
+    plans = {"configurations": {"c": {"architecture": {"arch_kwargs": {"window_size": claimed}}}}}
+    torch.save(content | {"init_args": {"plans": plans, "configuration": "c"}}, path)
+    name = "encoder.stages.0.blocks.0.attn.relative_position_bias_table"
+    other = load_pretrained(network("swin", 1, window_size=[2, 2, 2]), path)
+    assert (other.adapted if len(claimed) == 3 else other.new)[name] == table
+    assert "encoder.stages.0.blocks.0.attn.qkv.weight" in other.loaded
+    alike = network("swin", 1)
+    report = load_pretrained(alike, path)
+    assert name in report.loaded and report.encoder_share == 1
+    assert torch.equal(alike.state_dict()[name], encoder.state_dict()[name.removeprefix("encoder.")])
 
 
 def test_the_same_weights_twice_are_refused(tmp_path: Path) -> None:
