@@ -5,6 +5,7 @@ each batch, which makes a batch independent of the number of workers and of wher
 """
 
 import math
+import os
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.multiprocessing import get_sharing_strategy
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils import signal_handling
 
@@ -152,8 +154,11 @@ def _shared_slots(source: BatchSource, workers: int) -> Tensor | None:
         _check_shared_memory(locks, workers)
         return None
     shape = AHEAD * workers + 1, *source.shape
-    _check_shared_memory(locks + 4 * math.prod(shape), workers)
-    return torch.empty(shape).share_memory_()
+    needed = locks + 4 * math.prod(shape)
+    _check_shared_memory(needed, workers)
+    slots = torch.empty(shape)
+    _share([slots], f"{workers} workers need {_size(needed)} of shared memory")
+    return slots
 
 
 def _check_shared_memory(needed: int, workers: int) -> None:
@@ -178,12 +183,31 @@ def _shared(batch: Batch) -> Batch:
     if get_worker_info() is None:
         return batch
     tensors = list(_tensors(batch))
+    _share(tensors, f"another batch of {_size(sum(tensor.nbytes for tensor in tensors))} needs room")
+    return batch
+
+
+def _share(tensors: Sequence[Tensor], what: str) -> None:
+    """Move tensors to shared memory, or say that `what` has no room."""
     try:
         for tensor in tensors:
             tensor.share_memory_()
     except RuntimeError:
-        raise _too_little(f"another batch of {_size(sum(tensor.nbytes for tensor in tensors))} needs room") from None
-    return batch
+        _remove_failed()
+        raise _too_little(what) from None
+
+
+def _remove_failed() -> None:
+    """Remove the files that PyTorch leaves in shared memory where it finds no room there.
+
+    It takes the name from a file as soon as that is in use, so only failures of this process have names that begin
+    like this. Those of other processes are left alone: where a program shares by name (the strategy "file_system"), a
+    file may be in use although its writer is gone.
+    """
+    if get_sharing_strategy() != "file_descriptor":
+        return
+    for path in SHARED_MEMORY.glob(f"torch_{os.getpid()}_*"):
+        path.unlink(missing_ok=True)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +97,31 @@ def test_a_batch_that_finds_no_shared_memory_is_a_sentence() -> None:
         pytest.raises(InputError, match=r"/dev/shm has .* free: lower training.workers.*--shm-"),
     ):
         next(batches(Slow(size=1_000_000), 1, numbers=range(4), workers=1))
+
+
+def _files_of(pids: set[int | None]) -> list[str]:
+    """What is in shared memory by names that PyTorch gives there."""
+    return [path.name for pid in pids for path in Path("/dev/shm").glob(f"torch_{pid}_*")]
+
+
+def test_nothing_is_left_in_shared_memory() -> None:
+    """Neither by a batch that found no room nor by loaders that are killed in the middle of their work."""
+    pids = set()
+    with largest_file(100_000), pytest.raises(InputError, match="free: lower"):
+        loaded = batches(Slow(size=1_000_000), 1, numbers=range(4), workers=1)
+        pids |= {child.pid for child in multiprocessing.active_children()}
+        next(loaded)
+    for _ in range(3):
+        loaded = batches(Slow(seconds=0.0, size=100_000), 1, numbers=range(10_000), workers=2)
+        pids |= {child.pid for child in multiprocessing.active_children()}
+        for _ in range(20):
+            next(loaded)
+        for child in multiprocessing.active_children():
+            child.kill()
+        with pytest.raises(InputError, match="ended by SIGKILL"):
+            for _ in loaded:
+                pass
+    assert len(pids) >= 7 and _until(lambda: not _files_of(pids))
 
 
 _ALONE = """
