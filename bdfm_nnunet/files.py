@@ -21,9 +21,9 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.shapes import Anything, Shape, fault_of
 
 _REMEDIES = {
-    errno.ENOSPC: "free some space there and run the command again",
-    errno.EDQUOT: "raise the quota or free some space and run the command again",
-    errno.EFBIG: "raise the file-size limit of the account and run the command again",
+    errno.ENOSPC: "free some space there and {again}",
+    errno.EDQUOT: "raise the quota or free some space and {again}",
+    errno.EFBIG: "raise the file-size limit of the account and {again}",
     errno.EACCES: "give yourself permission to write there or name another folder",
     errno.EPERM: "give yourself permission to write there or name another folder",
     errno.EROFS: "name a folder on a disk that can be written",
@@ -32,15 +32,21 @@ _REMEDIES = {
     errno.EEXIST: "name a folder in the place of that file",
     errno.ENAMETOOLONG: "give it a shorter name",
 }
+_AGAIN = "run the command again"
 _UNFINISHED = re.compile(r"\.(?P<pid>\d+)\.(?:(?P<host>[0-9a-f]{6})[0-9a-f]{4}\.)?(?:partial|link)\.")
 _FOREIGN_SECONDS = 24 * 3600
 
 
-def cannot_write(path: Path, error: OSError) -> InputError:
-    """Turns an operating-system error met while writing `path` into a sentence with a remedy."""
+def cannot_write(path: Path, error: OSError, *, again: str = _AGAIN) -> InputError:
+    """Turns an operating-system error met while writing `path` into a sentence, whose remedy ends with `again`."""
     reason = error.strerror or str(error)
-    remedy = _REMEDIES.get(error.errno or 0, "check the disk and run the command again")
-    return InputError(f"cannot write {path} ({reason}): {remedy}")
+    remedy = _REMEDIES.get(error.errno or 0, "check the disk and {again}")
+    return InputError(f"cannot write {path} ({reason}): {remedy.format(again=again)}")
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, the quota or the limit of the account takes no more."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -173,11 +179,15 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 @contextmanager
-def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
+def write_atomically(path: str | os.PathLike[str], *, again: str = _AGAIN) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its place once the block ends without an error.
 
     The temporary name keeps all suffixes (writers choose the format by them) and starts with a dot. The content is
     flushed to the disk before the rename, so after a crash there is either the old file or the whole new one.
+
+    Args:
+        path: the file.
+        again: what to do once it can be written.
 
     Raises:
         InputError: the folder or the file cannot be written (no permission, full disk, a file in the folder's place).
@@ -191,7 +201,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise cannot_write(path, error, again=again) from error
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -9,7 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from typing import TypeVar
+from multiprocessing import context, process, resource_tracker
+from typing import Any, TypeVar
 
 import SimpleITK as sitk
 
@@ -19,6 +20,7 @@ from bdfm_nnunet.errors import InputError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 FEWER = "run the command again with fewer --workers"
+_OF_A_JOB = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}
 
 
 def run_in_processes(
@@ -73,19 +75,24 @@ def worker_pool(workers: int, *, remedy: str = FEWER) -> Iterator[ProcessPoolExe
     Raises:
         InputError: the system ended a worker.
     """
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker)
     try:
         yield pool
     except BrokenProcessPool:
-        raise InputError(
-            f"the system ended one of the {workers} worker processes, most likely for want of memory: {remedy}"
-        ) from None
+        raise ended_by_system(workers, remedy) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
-    """The parent alone answers to Ctrl-C, its death ends the worker, and each worker keeps to one processor."""
+def ended_by_system(workers: int, remedy: str) -> InputError:
+    """Say that a worker is gone."""
+    return InputError(
+        f"the system ended one of the {workers} worker processes, most likely for want of memory: {remedy}"
+    )
+
+
+def start_worker() -> None:
+    """Prepare a worker: the parent answers to Ctrl-C, its death ends the worker, which keeps to one processor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     keep_freed_memory()
@@ -104,3 +111,64 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+# ---------------------------------------------------------------------------------------------- signals to a whole job
+
+
+@contextmanager
+def holding_back_signals() -> Iterator[None]:
+    """Keep the signals that schedulers send to a whole job from processes started inside this block, for good.
+
+    A mask is inherited and holds from the first instruction on, whatever handlers a library sets.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_A_JOB)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_tracker() -> None:
+    """Start multiprocessing's tracker in time: whoever starts it lets signals through again, and SIGUSR1 ends it."""
+    if os.name == "posix":
+        with holding_back_signals():
+            resource_tracker.ensure_running()
+
+
+class _SteadyProcess(context.SpawnProcess):
+    def start(self) -> None:
+        _start_tracker()
+        with holding_back_signals():
+            super().start()
+
+    def terminate(self) -> None:
+        """SIGTERM would not get through."""
+        self.kill()
+
+
+class SteadyContext(context.SpawnContext):
+    """A multiprocessing context whose processes outlast the signals that a scheduler sends to a whole job.
+
+    Attributes:
+        processes: those that were made.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        _start_tracker()
+        self.processes: list[process.BaseProcess] = []
+
+    def Process(self, *args: Any, **settings: Any) -> process.BaseProcess:  # type: ignore[override]
+        """Make a process, to be started by whoever asks."""
+        self.processes.append(_SteadyProcess(*args, **settings))
+        return self.processes[-1]
+
+    def end(self) -> None:
+        """End all processes at once, wherever they are."""
+        for each in self.processes:
+            if each.is_alive():
+                each.kill()

@@ -50,6 +50,15 @@ def test_a_disk_that_refuses_is_one_sentence_with_a_remedy(tmp_path: Path, numbe
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EIO])
+def test_what_to_do_afterwards_is_said(tmp_path: Path, number: int) -> None:
+    with (
+        pytest.raises(InputError, match=r"and continue with --c$"),
+        write_atomically(tmp_path / "a.txt", again="continue with --c"),
+    ):
+        raise OSError(number, "as the system says")
+
+
 def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="in the place of that file"):

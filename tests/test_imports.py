@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plans": {"plans", "networks", "checkpoints", "exposure", "patients", "images", "cost_records"},
     "trainers": {
         "trainers", "objectives", "networks", "checkpoints", "data", "masking", "frequency", "losses", "metrics",
-        "reports", "exposure", "patients", "running", "number_types", "cost_records", "training_costs",
+        "reports", "exposure", "patients", "running", "number_types", "cost_records", "training_costs", "prediction",
     },
     "dataset_conversion": {"dataset_conversion", "patients", "images"},
     "nnunet_plugin": {"trainers", "checkpoints"},

@@ -12,12 +12,22 @@ from torch import Tensor
 from bdfm_nnunet.checkpoints.reading import EXPOSURE, PROGRESS, Checkpoint, loading_as_data, read_checkpoint
 from bdfm_nnunet.checkpoints.writing import write_checkpoint
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import sweep, write_json
+from bdfm_nnunet.files import cannot_write, is_full, sweep, write_json
 from bdfm_nnunet.locks import hold_lock
 from bdfm_nnunet.networks.encoders import unwrap
-from bdfm_nnunet.running.stopping import BROKEN, CTRL_C, STOP, TIME_UP, Clock, StopSignals, TrainingPaused
+from bdfm_nnunet.running.stopping import (
+    BROKEN,
+    CTRL_C,
+    STOP,
+    TIME_UP,
+    Clock,
+    StopSignals,
+    TrainingPaused,
+    ending_at_signals,
+)
 from bdfm_nnunet.running.watching import LossWatch
 from bdfm_nnunet.shapes import fault_of
+from bdfm_nnunet.trainers.final_validation import AGAIN, careful_validation, clear_validation
 from bdfm_nnunet.trainers.processes import SharedTrainer
 
 _CUDA = torch.device("cuda")
@@ -84,12 +94,21 @@ class LongTrainer(SharedTrainer):
             InputError: a loss that is not finite, among others.
         """
         with self._only_run(), StopSignals() as self._signals:
-            self.on_train_start()
+            self._start()
             minutes = None if self.disable_checkpointing else self.training.checkpoint_minutes
             self._clock = Clock(interval_minutes=minutes, max_hours=self.max_hours, started=self._started)
             while self.current_epoch < self.num_epochs:
                 self._run_epoch()
             self.on_train_end()
+
+    def _start(self) -> None:
+        """Prepares the run; nnU-Net writes the plans and what belongs to them."""
+        try:
+            self.on_train_start()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise cannot_write(Path(error.filename or self.output_folder), error) from error
 
     @contextmanager
     def _only_run(self) -> Iterator[None]:
@@ -110,6 +129,29 @@ class LongTrainer(SharedTrainer):
             if refusal := self.peers.gather(refusal)[0]:
                 raise InputError(refusal)
             yield
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's validation of whole cases, which a signal ends at once; it is begun anew by `--val` or `--c`.
+
+        Its summary.json is there only after a validation that came to its end.
+
+        Raises:
+            TrainingPaused: a signal, or one that came after the last step of the training.
+            InputError: the system has ended a worker, or the predictions cannot be written.
+        """
+        folder = Path(self.output_folder) / "validation"
+        pause = f"The final validation was stopped, because a signal asked for it; {AGAIN}."
+        try:
+            if wanted := self.peers.settle(self._signals.wanted):
+                raise TrainingPaused(pause, wanted)
+            with self._only_run(), ending_at_signals(pause), careful_validation(folder):
+                if self.local_rank == 0:
+                    clear_validation(folder)
+                self.peers.wait()
+                super().perform_actual_validation(save_probabilities)
+        except TrainingPaused:
+            self.print_to_log_file(pause)
+            raise
 
     def _run_epoch(self) -> None:
         self.on_epoch_start()
@@ -258,7 +300,7 @@ class LongTrainer(SharedTrainer):
             content |= {"current_epoch": self.current_epoch, PROGRESS: self._midway}
             content["logging"] = {name: values[: self.current_epoch] for name, values in logged.items()}
         previous = path.with_name(_PREVIOUS) if path.name == _LATEST else None
-        write_checkpoint(content, path, previous=previous, remedy="free some space and continue with --c")
+        write_checkpoint(content, path, previous=previous, again="continue with --c")
         if path.name == _LATEST:
             self._clock.saved(time.monotonic() - began)
 

@@ -15,7 +15,7 @@ def write_checkpoint(
     path: str | os.PathLike[str],
     *,
     previous: Path | None = None,
-    remedy: str = "free some space there and run the command again",
+    again: str = "run the command again",
 ) -> None:
     """Save a checkpoint with `torch.save`, whole or not at all.
 
@@ -23,18 +23,20 @@ def write_checkpoint(
         content: what it holds.
         path: the file; one that is there stays until the new one is on the disk.
         previous: the name that this older file keeps, if any.
-        remedy: how the sentence ends where the disk takes no more.
+        again: what to do once the disk takes more.
 
     Raises:
         InputError: it cannot be written.
     """
     path = Path(path)
-    with write_atomically(path) as temporary:
+    with write_atomically(path, again=again) as temporary:
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # how torch.save reports a full disk
             reason = str(error).splitlines()[0]
-            raise InputError(f"cannot write {path}, the disk may be full ({reason}): {remedy}") from error
+            raise InputError(
+                f"cannot write {path}, the disk may be full ({reason}): free some space and {again}"
+            ) from error
         if previous is not None:
             keep_before(path, previous)
 

@@ -11,9 +11,8 @@ from multiprocessing import context, popen_fork, process
 from typing import Any
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.worker_pools import end_with_parent
+from bdfm_nnunet.worker_pools import end_with_parent, holding_back_signals
 
-_HELD_BACK = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}
 _SECONDS_TO_DIE = 2.0
 _CAUSES = {
     "SIGKILL": "most likely for want of memory: lower training.workers if it happens again, and",
@@ -25,15 +24,12 @@ class _Launch(popen_fork.Popen):
     """Starts a process to which the signals that schedulers send to a whole job never get through.
 
     PyTorch's workers set handlers of their own when they start, over those they were forked with, so ignoring is not
-    enough; a mask is inherited and holds from the first instruction on.
+    enough.
     """
 
     def _launch(self, process_obj: Any) -> None:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
-        try:
+        with holding_back_signals():
             super()._launch(process_obj)  # type: ignore[misc]
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def terminate(self) -> None:
         """SIGTERM would not get through either."""

@@ -96,6 +96,8 @@ def export_case(
     output: str | None,
     save_probabilities: bool,
     rules: RuleSet | None = None,
+    *,
+    again: str = "run the command again with --continue_prediction",
 ) -> Any:
     """Turns logits into a segmentation on the grid of the images, and writes it.
 
@@ -110,6 +112,7 @@ def export_case(
         output: path without ending, or None to return the result.
         save_probabilities: whether the probabilities are wanted too.
         rules: are applied to the segmentation before it takes its name.
+        again: how the sentence ends where the files cannot be written.
 
     Raises:
         InputError: the files cannot be written; none is there then.
@@ -134,11 +137,11 @@ def export_case(
             if path.exists():
                 path.replace(f"{target}{ending}")
     except OSError as error:
-        raise cannot_write(target, error) from error
+        raise cannot_write(target, error, again=again) from error
     except (RuntimeError, MemoryError) as error:  # how SimpleITK reports a full disk
         raise InputError(
             f"cannot write {target}{dataset_json['file_ending']} ({_reason(error)}): free some space and memory, then "
-            "run the command again with --continue_prediction"
+            f"{again}"
         ) from error
     finally:
         for ending in endings:

@@ -10,6 +10,8 @@ import signal
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -76,6 +78,30 @@ class StopSignals:
             raise KeyboardInterrupt
         self._first = self._first or now
         self.wanted.add(wish)
+
+
+@contextmanager
+def ending_at_signals(message: str) -> Iterator[None]:
+    """Let SIGTERM, SIGUSR1 and SIGINT end a block at once; for work that is begun anew afterwards.
+
+    Args:
+        message: of the `TrainingPaused` that they raise.
+
+    Raises:
+        TrainingPaused: one has come.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise TrainingPaused(message, {_SIGNALS[signal.Signals(number)]})
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, end) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Clock:

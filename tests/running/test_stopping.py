@@ -4,7 +4,16 @@ import signal
 import pytest
 
 from bdfm_nnunet.running import stopping
-from bdfm_nnunet.running.stopping import CTRL_C, SAVE, STOP, TIME_UP, Clock, StopSignals, TrainingPaused
+from bdfm_nnunet.running.stopping import (
+    CTRL_C,
+    SAVE,
+    STOP,
+    TIME_UP,
+    Clock,
+    StopSignals,
+    TrainingPaused,
+    ending_at_signals,
+)
 
 
 @pytest.mark.parametrize(("number", "wish"), [(signal.SIGTERM, STOP), (signal.SIGUSR1, STOP), (signal.SIGINT, CTRL_C)])
@@ -35,6 +44,18 @@ def test_loaders_that_were_forked_ignore_the_signals() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             os._exit(7 if signals.wanted else 0)
         assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_signals_end_a_block_at_once(number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    before = signal.getsignal(number)
+    reached = []
+    with pytest.raises(TrainingPaused) as paused, ending_at_signals("begin anew"):
+        os.kill(os.getpid(), number)
+        reached.append(1)
+    assert (paused.value.code, paused.value.message, reached) == (code, "begin anew", [])
+    assert signal.getsignal(number) is before
 
 
 @pytest.fixture
