@@ -6,6 +6,7 @@ with `--c`, 130 paused by Ctrl-C; see `bdfm_nnunet.running.stopping` for what to
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -124,9 +125,9 @@ def _process_group(device: str, store: list[Any]) -> Iterator[None]:
 
 
 def _tell(sentence: str, store: Sequence[Any]) -> None:
-    """Prints an error; of several processes only the first that meets one does."""
+    """Prints an error; of the processes of a machine only the first that meets one does."""
     try:
-        first = not store or store[0].add("bdfm_errors", 1) == 1
+        first = not store or store[0].add(f"bdfm_errors_{socket.gethostname()}", 1) == 1
     except RuntimeError:
         first = True
     if first:
