@@ -35,7 +35,7 @@ def write_checkpoint(
         except RuntimeError as error:  # how torch.save reports a full disk
             reason = str(error).splitlines()[0]
             raise InputError(
-                f"cannot write {path}, the disk may be full ({reason}): free some space and {again}"
+                f"cannot write {path}, the disk may be full ({reason}): free some space there and {again}"
             ) from error
         if previous is not None:
             keep_before(path, previous)

@@ -15,12 +15,12 @@ def _save(path: Path, value: float, **settings: str) -> None:
 def test_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.pth"
     _save(path, 1)
-    for remedy, sentence in (
-        ({}, "free some space there"),
-        ({"remedy": "continue with --c"}, r"\): continue with --c"),
+    for settings, sentence in (
+        ({}, "free some space there and run the command again"),
+        ({"again": "continue with --c"}, r"\): free some space there and continue with --c"),
     ):
         with largest_file(10_000), pytest.raises(InputError, match=rf"cannot write .*a\.pth.*{sentence}") as caught:
-            _save(path, 2, **remedy)
+            _save(path, 2, **settings)
         assert "\n" not in str(caught.value)
         assert torch.load(path, weights_only=True)["a"][0] == 1
         assert list(path.parent.iterdir()) == [path]
