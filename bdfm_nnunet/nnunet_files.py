@@ -54,6 +54,10 @@ CONFIGURATION = {
     "training?": (dict, None),
     "pretraining?": (dict, None),
     "finetuning?": (dict, None),
+    "variant_settings?": dict,
+    "previous_stage?": (str, None),
+    "next_stage?": (str, [str], None),
+    **{f"resampling_fn_{what}_kwargs?": dict for what in ("data", "seg", "probabilities")},
     "costs?": Anything,
 }
 """The shape of a configuration with everything that it inherits."""
@@ -152,6 +156,9 @@ def check_plans(content: Any, name: str) -> dict[str, Any]:
         raise _no_plans(name, fault)
     for key in ("dataset_name", "plans_name"):
         check_name(content[key], f"{key} in {name}")
+    for key in ("label_manager", "image_reader_writer"):
+        if not content.get(key, "x").isidentifier():
+            raise _no_plans(name, f"{key} is {content[key]!r}, expected the name of a class")
     axes = len(content["transpose_forward"])
     for key in ("transpose_forward", "transpose_backward"):
         if sorted(content[key]) != list(range(axes)):
@@ -197,6 +204,9 @@ def _check_configuration(settings: Mapping[str, Any], configuration: str, axes: 
     for scheme in settings["normalization_schemes"]:
         if not scheme.isidentifier():
             raise _no_plans(name, f"{where}.normalization_schemes has {scheme!r}, expected the name of a class")
+    if settings.get("previous_stage") is not None:  # a folder of results
+        check_name(settings["previous_stage"], f"previous_stage of {where} in {name}")
+    _check_strides(settings.get("architecture", {}).get("arch_kwargs", {}), where, name)
     patch, spacing = settings["patch_size"], settings["spacing"]
     if not 2 <= len(patch) <= axes or len(spacing) not in (len(patch), axes):
         raise _no_plans(name, f"{where} has a patch of {len(patch)} axes and a spacing of {len(spacing)}")
@@ -207,6 +217,20 @@ def _check_configuration(settings: Mapping[str, Any], configuration: str, axes: 
     if 4 * settings["batch_size"] * math.prod(patch) > memory_bytes():
         raise _no_plans(
             name, f"{where} has batches of {settings['batch_size']} x {math.prod(patch)} voxels, more than memory holds"
+        )
+
+
+def _check_strides(kwargs: Mapping[str, Any], where: str, name: str) -> None:
+    """Those of every stage, an axis each or one for all."""
+    strides = kwargs.get("strides", [1])
+    steps = [each if isinstance(each, (list, tuple)) else [each] for each in strides]
+    if (
+        not strides
+        or not all(each and min(each) >= 1 for each in steps)
+        or len({len(each) for each in steps} - {1}) > 1
+    ):
+        raise _no_plans(
+            name, f"{where}.architecture.arch_kwargs.strides is {strides!r:.60}, expected 1 or more, one per axis"
         )
 
 

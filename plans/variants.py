@@ -154,6 +154,10 @@ def _check_patch_size(configuration: Mapping[str, Any]) -> None:
             "the plans are of an old nnU-Net, whose configurations have no `architecture`: plan the data set again"
         )
     kwargs = configuration["architecture"]["arch_kwargs"]
+    if "strides" not in kwargs:
+        raise InputError(
+            "the plans do not tell the strides of their network (arch_kwargs.strides): plan the data set again"
+        )
     strides = [stride if isinstance(stride, Sequence) else [stride] * len(patch) for stride in kwargs["strides"]]
     axes = len(strides[0])
     if not isinstance(patch, (list, tuple)) or not all(type(size) is int and size > 0 for size in patch):

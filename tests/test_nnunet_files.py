@@ -72,6 +72,7 @@ def test_a_dataset_json_that_cannot_be_used(path: str, value: Any) -> None:
         ("transpose_forward", [0, 0, 0]), ("transpose_forward", [7, 8, 9]), ("transpose_forward", "012"),
         ("configurations/../x", SETTINGS), ("configurations/short/inherits_from", "short"),
         ("configurations/short/inherits_from", ["3d_fullres"]), ("configurations/short/inherits_from", "gone"),
+        ("label_manager", "os.system"), ("image_reader_writer", "../x"),
         *((f"configurations/3d_fullres/{key}", value) for key, value in [
             ("data_identifier", "../../x"), ("data_identifier", 5), ("spacing", KeyError), ("spacing", [0, 1, 1]),
             ("spacing", [float("nan")] * 3), ("spacing", [1e-9] * 3), ("patch_size", ["a"] * 3),
@@ -79,6 +80,13 @@ def test_a_dataset_json_that_cannot_be_used(path: str, value: Any) -> None:
             ("batch_size", 0), ("batch_size", True), ("normalization_schemes", ["os.system"]),
             ("preprocessor_name", "os.system"), ("resampling_fn_data", "a b"), ("architecture", KeyError),
             ("architecture", []), ("architecture/_kw_requires_import", None), ("training", []),
+            ("spacing", [-1, 1, 1]), ("variant_settings", 5), ("previous_stage", "../x"), ("previous_stage", 5),
+            ("next_stage", 5), ("resampling_fn_data_kwargs", 5),
+            ("architecture/network_class_name", ["a.B"]),
+            ("architecture/arch_kwargs", {"strides": []}),
+            ("architecture/arch_kwargs", {"strides": [[1, 1, 1], [-2, 2, 2]]}),
+            ("architecture/arch_kwargs", {"strides": [[1, 1, 1], [2, 2]]}),
+            ("architecture/arch_kwargs", {"strides": [[], []]}),
         ]),
     ],
 )  # fmt: skip

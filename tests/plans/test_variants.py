@@ -218,3 +218,14 @@ def test_what_a_training_would_refuse_is_refused(plans_file: Path, settings: dic
     with pytest.raises(InputError, match=sentence):
         add_variant(501, variant="bad", settings=settings)
     assert plans_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"strides": []}, {"strides": [[1, 1, 1], [0, 2, 2]]}, {"strides": "x"}])
+def test_strides_of_strangers_plans_are_a_sentence(plans_file: Path, kwargs: dict[str, Any]) -> None:
+    plans = json.loads(plans_file.read_text())
+    plans["configurations"]["3d_fullres"]["architecture"] = {**SWIN, "arch_kwargs": kwargs}
+    plans_file.write_text(json.dumps(plans))
+    before = plans_file.read_bytes()
+    with pytest.raises(InputError, match="strides"):
+        add_variant(501, variant="v", settings={"batch_size": 3})
+    assert plans_file.read_bytes() == before
