@@ -124,7 +124,8 @@ class _Work:
         starts = torch.arange(batch, device=group.rows.device)[:, None, None] * length
         self.rows = (group.rows[None] + starts).flatten(0, 1)  # (B * W, N), tokens of all images
         size = self.heads * self.tokens**2 * qkv.element_size()
-        self.step = min(max(CACHE_BYTES // size, 1), len(self.rows))
+        room = len(self.rows) if qkv.is_meta else max(CACHE_BYTES // size, 1)  # what has no content needs no room
+        self.step = min(room, len(self.rows))
         self.like = qkv
 
     def empty(self, *, whole: bool) -> Tensor:

@@ -5,15 +5,14 @@ keeps for the backward pass add up their storages, each once; a counter adds up 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 
 from bdfm_nnunet.cost_records import Costs
+from bdfm_nnunet.networks.flop_counting import FlopCounter
 
 # Bytes per parameter beside the activations: weight, gradient and the two moments of AdamW, all fp32.
 STATE_COPIES = 4
@@ -37,7 +36,7 @@ def count_costs(
             that already lies on that device. Called with images it gives a tensor, a list of tensors, or, as
             pre-training objectives do, a dictionary with a "loss".
         input_shape: shape of the input batch, (B, C, *spatial).
-        flops: count the arithmetic too, forward and backward (makes the count several times slower).
+        flops: count the arithmetic too, forward and backward (takes three times as long).
         state_copies: how many numbers the optimiser keeps per parameter, weight and gradient included: 4 for AdamW, 3
             for SGD with momentum.
         device: "meta" allocates nothing; "cpu" really runs the pass, which tests use to check the count.
@@ -54,20 +53,18 @@ def count_costs(
             saved[key] = tensor.untyped_storage()  # held, so that no later storage takes its place in the table
         return tensor
 
-    counter = FlopCounterMode(display=False) if flops else None
+    counter = FlopCounter(device)
     images = torch.zeros(tuple(input_shape), device=device)
-    if flops:
-        network(images)  # makes the constants that are kept for all steps
-    with counter or nullcontext(), saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = network(images)
-    forward = backward = None
-    if counter is not None:
-        forward = counter.get_total_flops()
-        loss = _sum_of(outputs)
-        with counter:  # counts from zero again
-            loss.backward()
-        backward = counter.get_total_flops()
-        network.zero_grad(set_to_none=True)
+    with counter:
+        if flops and device != "meta":
+            network(images)  # makes the constants that are kept for all steps
+            counter.flops = 0
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            outputs = network(images)
+        forward, counter.flops = counter.flops, 0
+        if flops:
+            _sum_of(outputs).backward()
+            network.zero_grad(set_to_none=True)
     del outputs
     parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     state = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters()) * state_copies
@@ -75,8 +72,8 @@ def count_costs(
         parameters=parameters,
         activation_bytes=sum(storage.nbytes() for storage in saved.values()),
         state_bytes=state,
-        forward_flops=forward,
-        backward_flops=backward,
+        forward_flops=forward if flops else None,
+        backward_flops=counter.flops if flops else None,
     )
 
 
@@ -91,7 +88,7 @@ def _sum_of(outputs: Any) -> Tensor:
 def build_on(build: Callable[[], nn.Module], device: str = "meta") -> nn.Module:
     """A network on a device that need not hold any content."""
     try:
-        with torch.device(device):
+        with torch.device(device), FlopCounter(device):  # which imports less than PyTorch's own answers
             return build()
     except (RuntimeError, NotImplementedError):  # a constructor that reads values, which a meta tensor has none of
         return build().to(device)

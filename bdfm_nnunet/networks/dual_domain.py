@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from bdfm_nnunet.frequency import (
     at_least_single,
@@ -18,6 +17,7 @@ from bdfm_nnunet.frequency import (
     spectral_multiplier,
     unpatchify,
 )
+from bdfm_nnunet.networks.recomputing import recomputed
 
 
 class FrequencyBlock(nn.Module):
@@ -61,7 +61,7 @@ class FrequencyBlock(nn.Module):
         """(B, C, *spatial) to the same shape."""
         if self.output == "real":
             # computed again in the backward pass: six images would be kept for a few milliseconds
-            return checkpoint(self._add_real_part, images, use_reentrant=False, preserve_rng_state=False)
+            return recomputed(self._add_real_part, images, preserve_rng_state=False)
         parts = self._in_space(images) if self.padding == "circular" else self._in_spectrum(images)
         return images + torch.complex(*parts).abs()
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from bdfm_nnunet.frequency import patchify
 from bdfm_nnunet.networks.attention import window_attention
+from bdfm_nnunet.networks.recomputing import recomputed
 from bdfm_nnunet.networks.windows import window_groups
 
 TokenFilter = Callable[[Tensor], Tensor]
@@ -216,10 +216,7 @@ class SwinStage(nn.Module):
         if self.merging is not None:
             tokens = self.merging(tokens)
         for block in self.blocks:
-            if self.checkpointing and self.training:
-                tokens = checkpoint(block, tokens, use_reentrant=False)
-            else:
-                tokens = block(tokens)
+            tokens = recomputed(block, tokens) if self.checkpointing and self.training else block(tokens)
         return tokens
 
 

@@ -1,0 +1,73 @@
+"""Count the arithmetic of what runs, at once where tensors have no content."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from bdfm_nnunet.networks.shape_rules import rule_of
+
+
+class FlopCounter(TorchDispatchMode):
+    """Add up what PyTorch's `FlopCounterMode` does, without its tables and without importing PyTorch's compiler.
+
+    Operations on the meta device are answered by `rule_of`, those on other devices are done.
+
+    Args:
+        device: what runs elsewhere is not counted, such as constants that are made on the CPU and kept.
+
+    Attributes:
+        flops: floating-point operations so far.
+
+    Example:
+        >>> with FlopCounter("meta") as counter:
+        ...     product = torch.zeros(2, 3, device="meta") @ torch.zeros(3, 4, device="meta")
+        >>> counter.flops
+        48
+    """
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+        self.flops = 0
+        self._within = False  # an operation that is answered by others, which are not counted
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else PyTorch imports its compiler, to say that `__torch_dispatch__` is not to be compiled
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do one operation and count it."""
+        kwargs = kwargs or {}
+        formula = None if self._within else flop_registry.get(operation._overloadpacket)
+        result = self._do(operation, args, kwargs)
+        if formula is not None and args[0].device.type == self.device:
+            self.flops += formula(*args, **kwargs, out_val=result)
+        return result
+
+    def _do(self, operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        rule = rule_of(operation) if _on_meta(args, kwargs) else None
+        if rule is None:
+            return operation(*args, **kwargs)
+        before, self._within = self._within, True
+        try:
+            with self:
+                result = rule(*args, **kwargs)
+        finally:
+            self._within = before
+        return operation(*args, **kwargs) if result is NotImplemented else result
+
+
+def _on_meta(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether all tensors lie on the meta device; without any, whether a new one will."""
+    found = False
+    for value in (*args, *kwargs.values()):
+        for item in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(item, Tensor):
+                if not item.is_meta:
+                    return False
+                found = True
+    return found or torch.device(kwargs.get("device") or "cpu").type == "meta"
