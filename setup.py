@@ -16,16 +16,21 @@ PACKAGES = [
     "bdfm_nnunet.commands",
     "bdfm_nnunet.data",
     "bdfm_nnunet.dataset_conversion",
+    "bdfm_nnunet.dataset_conversion.reading",
+    "bdfm_nnunet.dataset_conversion.releases",
+    "bdfm_nnunet.dataset_conversion.writing",
     "bdfm_nnunet.evaluation",
     "bdfm_nnunet.exposure",
     "bdfm_nnunet.images",
     "bdfm_nnunet.networks",
     "bdfm_nnunet.nnunet_plugin",
+    "bdfm_nnunet.objectives",
     "bdfm_nnunet.plans",
     "bdfm_nnunet.prediction",
     "bdfm_nnunet.reports",
-    "bdfm_nnunet.running",
+    "bdfm_nnunet.studies",
     "bdfm_nnunet.trainers",
+    "bdfm_nnunet.training",
 ]
 # torch and torchvision carry no upper bound, so that a lab can bring the build that fits its drivers;
 # constraints.txt names the versions we test with.

@@ -13,15 +13,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bdfm_nnunet.commands import datasets, prediction, scores, training
+from bdfm_nnunet.commands import datasets, plan_and_train, predict, scores
 from bdfm_nnunet.commands.arguments import command
 from bdfm_nnunet.errors import InputError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 WITH_ARGUMENTS_OF_NNUNET: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": training.train,
-    "predict": prediction.predict,
+    "train": plan_and_train.train,
+    "predict": predict.predict,
 }
 """Commands that hand arguments over to nnU-Net's, --help too."""
 
@@ -63,8 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     datasets.add_commands(commands)
-    training.add_commands(commands)
-    prediction.add_commands(commands)
+    plan_and_train.add_commands(commands)
+    predict.add_commands(commands)
     scores.add_commands(commands)
     add = command(commands, "demo", demo, "see all of it happen on a made-up cohort, in minutes, without a GPU")
     add("--out", type=Path, default=Path("demo_results"), metavar="DIR", help="results (default: %(default)s)")
@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def demo(settings: argparse.Namespace) -> int:
     """Runs the whole way on a made-up cohort."""
-    from bdfm_nnunet.demo import run_demo
+    from bdfm_nnunet.studies.demo import run_demo
 
     run_demo(out=settings.out)
     return 0

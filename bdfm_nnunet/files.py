@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.shapes import Anything, Shape, fault_of
+from bdfm_nnunet.json_shapes import Anything, Shape, fault_of
 
 _REMEDIES = {
     errno.ENOSPC: "free some space there and {again}",
@@ -128,7 +128,7 @@ def read_json(path: str | os.PathLike[str], shape: Shape = Anything) -> Any:
 
     Args:
         path: the file.
-        shape: as in `bdfm_nnunet.shapes`.
+        shape: as in `bdfm_nnunet.json_shapes`.
 
     Raises:
         InputError: the file is missing, no regular file, no JSON, or of another shape.
@@ -142,7 +142,7 @@ def parse_json(content: str | bytes, name: str, shape: Shape = Anything) -> Any:
     Args:
         content: the text, or its bytes in UTF-8.
         name: how messages call it.
-        shape: as in `bdfm_nnunet.shapes`.
+        shape: as in `bdfm_nnunet.json_shapes`.
 
     Raises:
         InputError: it is no JSON, or of another shape.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdfm_nnunet.caching import kept
+from bdfm_nnunet.kept_tables import kept
 from bdfm_nnunet.masking import per_axis
 
 # above this many voxels a patch is transformed by FFT: the matrix grows with the square of the voxels

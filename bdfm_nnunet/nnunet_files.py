@@ -7,8 +7,8 @@ from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import memory_bytes, read_json
-from bdfm_nnunet.names import check_name
-from bdfm_nnunet.shapes import Anything, fault_of
+from bdfm_nnunet.json_shapes import Anything, fault_of
+from bdfm_nnunet.safe_names import check_name
 
 _SIZES, _NUMBERS, _PER_AXIS = [int], [float], [(int, [int])]
 DATASET = {

@@ -16,10 +16,10 @@ import numpy as np
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
+from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.leftovers import is_leftover
-from bdfm_nnunet.names import check_name
 from bdfm_nnunet.nnunet_files import read_dataset_json
-from bdfm_nnunet.shapes import fault_of
+from bdfm_nnunet.safe_names import check_name
 from bdfm_nnunet.split_files import SPLITS, read_splits
 
 MANIFEST = "manifest.json"

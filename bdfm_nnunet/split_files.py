@@ -5,8 +5,8 @@ from pathlib import Path
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
-from bdfm_nnunet.names import check_name
-from bdfm_nnunet.shapes import fault_of
+from bdfm_nnunet.json_shapes import fault_of
+from bdfm_nnunet.safe_names import check_name
 
 SPLITS = "splits_final.json"
 Split = dict[str, list[str]]

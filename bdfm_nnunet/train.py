@@ -1,7 +1,7 @@
 """Trains on any number of processes: `torchrun ... -m bdfm_nnunet.train`, or `bdfm train` on one machine.
 
 The arguments are those of nnUNetv2_train. Exit codes: 0 done, 2 the input cannot be used, 75 paused and to be continued
-with `--c`, 130 paused by Ctrl-C; see `bdfm_nnunet.running.stopping` for what torchrun makes of them.
+with `--c`, 130 paused by Ctrl-C; see `bdfm_nnunet.training.signals` for what torchrun makes of them.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from typing import Any
 from bdfm_nnunet.commands.arguments import take_each_once
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json, write_json
-from bdfm_nnunet.folders import dataset_name, nnunet_folder, trainer_search_path
-from bdfm_nnunet.names import check_name
 from bdfm_nnunet.nnunet_files import read_dataset_json, read_plans_file, resolve_configuration
+from bdfm_nnunet.nnunet_folders import dataset_name, nnunet_folder, trainer_search_path
+from bdfm_nnunet.safe_names import check_name
 
 EXIT_BAD_INPUT = 2
 _MARKER = "started.json"
@@ -106,7 +106,7 @@ def _process_group(device: str, store: list[Any]) -> Iterator[None]:
     import torch
     from torch import distributed
 
-    from bdfm_nnunet.running.peers import device_of_process
+    from bdfm_nnunet.training.process_group import device_of_process
 
     meeting, rank, world = next(distributed.rendezvous("env://"))
     # torchrun may keep its store over restarts, with the addresses of those that are gone
@@ -152,7 +152,7 @@ def _first_line(error: Exception) -> str:
 def _train(options: argparse.Namespace) -> int:
     import torch
 
-    from bdfm_nnunet.checkpoints.reading import loading_as_data
+    from bdfm_nnunet.checkpoints.checkpoint_reading import loading_as_data
     from bdfm_nnunet.data.plain_cases import as_data
 
     if options.device == "cpu":
@@ -214,7 +214,7 @@ def _trainer(options: argparse.Namespace) -> Any:
 
 def _check_files(options: argparse.Namespace) -> None:
     """Holds plans and dataset.json against what they must be, for nnU-Net's own trainers too."""
-    from bdfm_nnunet.networks.locating import check_network_classes
+    from bdfm_nnunet.networks.network_classes import check_network_classes
 
     check_name(options.p, "-p")
     given = options.dataset_name_or_id

@@ -71,10 +71,10 @@ def count_by_name(
 def _network(
     configuration: Mapping[str, Any], inputs: int, outputs: int, settings: PretrainingSettings | None, name: str
 ) -> "nn.Module":
-    from bdfm_nnunet.networks.building import build_network
-    from bdfm_nnunet.networks.costs import build_on
     from bdfm_nnunet.networks.encoders import encoder_of
-    from bdfm_nnunet.objectives import MaskedImageModelling
+    from bdfm_nnunet.networks.network_building import build_network
+    from bdfm_nnunet.networks.network_costs import build_on
+    from bdfm_nnunet.objectives.masked import MaskedImageModelling
 
     def build() -> "nn.Module":
         network = build_network(
@@ -101,8 +101,8 @@ def count_step(network: "nn.Module", channels: int, patch_size: Sequence[int], *
         patch_size: voxels per axis.
         optimizer: "adamw" or "sgd".
     """
-    from bdfm_nnunet.networks.costs import count_costs
-    from bdfm_nnunet.objectives import MaskedImageModelling
+    from bdfm_nnunet.networks.network_costs import count_costs
+    from bdfm_nnunet.objectives.masked import MaskedImageModelling
 
     if isinstance(network, MaskedImageModelling):
         channels = network.view.in_channels

@@ -37,9 +37,9 @@ import torch
 from matplotlib.figure import Figure
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
+from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
+from bdfm_nnunet.data.batch_streams import batches
 from bdfm_nnunet.data.crops import UnlabelledCrops, open_images
-from bdfm_nnunet.data.loading import batches
-from bdfm_nnunet.data.views import RandomAffine, mirrored
 from bdfm_nnunet.reports.figures import save_figure
 from harness import FIGURES, Result, Spread, Table, Times, numbers, options, parse, prose
 
@@ -68,7 +68,7 @@ def prepare(root: Path, *, cases: int, size: Sequence[int]) -> Path:
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(root / variable)
         (root / variable).mkdir(parents=True, exist_ok=True)
-    from bdfm_nnunet.data.demo import make_cohort
+    from bdfm_nnunet.data.demo_cohort import make_cohort
     from bdfm_nnunet.dataset_conversion import convert
     from bdfm_nnunet.plans import plan_dataset
 

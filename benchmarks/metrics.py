@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from bdfm_nnunet.evaluation import score_case
+from bdfm_nnunet.evaluation.challenge_rules import TASKS_2023, TASKS_2024, Task, task_name, tissue_of
 from bdfm_nnunet.evaluation.surfaces import surfel_areas
-from bdfm_nnunet.evaluation.tasks import TASKS_2023, TASKS_2024, Task, task_name, tissue_of
 from harness import Result, Table, Times, alternate, numbers, options, parse, prose
 
 REGIONS = {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing_tumor": (3,)}

@@ -30,12 +30,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bdfm_nnunet.data.demo import demo_grid, draw_cohort
+from bdfm_nnunet.data.demo_cohort import demo_grid, draw_cohort
 from bdfm_nnunet.data.phantom import render
 from bdfm_nnunet.networks import SwinUNet
 from bdfm_nnunet.number_types import multiplies_bf16
 from bdfm_nnunet.prediction.predictor import Options, Predictor
-from bdfm_nnunet.prediction.windows import group_alike
+from bdfm_nnunet.prediction.sliding_windows import group_alike
 from harness import FIGURES, QUICK_RESULTS, Result, Spread, Table, Times, alternate, left_out, options, parse, prose
 
 REGIONS = {"whole": (1, 2, 3), "core": (1, 3), "enhancing": (3,)}

@@ -22,9 +22,9 @@ from torch import distributed
 from torch import multiprocessing as mp
 
 from bdfm_nnunet.networks import SwinUNet, encoder_of
-from bdfm_nnunet.objectives import MaskedImageModelling
-from bdfm_nnunet.running.gradients import add_gradients, joined
-from bdfm_nnunet.running.peers import shares
+from bdfm_nnunet.objectives.masked import MaskedImageModelling
+from bdfm_nnunet.training.gradients import add_gradients, joined
+from bdfm_nnunet.training.process_group import shares
 from harness import FIGURES, Result, Spread, Table, machine, numbers, options, parse, prose
 
 CPU = torch.device("cpu")

@@ -35,10 +35,10 @@ import torch
 from torch import Tensor, nn
 
 from bdfm_nnunet.allocator import keep_freed_memory
-from bdfm_nnunet.networks.costs import Costs, count_costs
 from bdfm_nnunet.networks.encoders import encoder_of
+from bdfm_nnunet.networks.network_costs import Costs, count_costs
 from bdfm_nnunet.networks.swin import SwinEncoder
-from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.settings import PretrainingSettings
 from harness import (
     Result,

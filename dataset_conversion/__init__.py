@@ -4,28 +4,17 @@ import difflib
 import os
 from typing import Any
 
-from bdfm_nnunet.dataset_conversion.anatomy import ANATOMY
-from bdfm_nnunet.dataset_conversion.brats import BRATS
-from bdfm_nnunet.dataset_conversion.engine import convert_release
-from bdfm_nnunet.dataset_conversion.lesions import LESIONS
-from bdfm_nnunet.dataset_conversion.manifest import ConversionReport
-from bdfm_nnunet.dataset_conversion.open_trees import BIDS, FOLDER
+from bdfm_nnunet.dataset_conversion.conversion import convert_release
+from bdfm_nnunet.dataset_conversion.reading.bids_layout import BIDS
+from bdfm_nnunet.dataset_conversion.reading.folder_layout import FOLDER
 from bdfm_nnunet.dataset_conversion.release import Release
-from bdfm_nnunet.dataset_conversion.tumours import TUMOURS
-from bdfm_nnunet.dataset_conversion.vessels import VESSELS
+from bdfm_nnunet.dataset_conversion.releases import KNOWN_RELEASES
+from bdfm_nnunet.dataset_conversion.writing.manifest import ConversionReport
 from bdfm_nnunet.errors import InputError
 
 __all__ = ["RELEASES", "ConversionReport", "Release", "convert", "convert_release", "find_release"]
 
-RELEASES: dict[str, Release] = {
-    **BRATS,
-    **TUMOURS,
-    **LESIONS,
-    **ANATOMY,
-    **VESSELS,
-    FOLDER.name: FOLDER,
-    BIDS.name: BIDS,
-}
+RELEASES: dict[str, Release] = {**KNOWN_RELEASES, FOLDER.name: FOLDER, BIDS.name: BIDS}
 """Every release by name, in the order of the lists."""
 
 

@@ -10,13 +10,13 @@ from bdfm_nnunet.dataset_conversion.cohort_masks import write_masks
 from bdfm_nnunet.dataset_conversion.cohort_report import CohortReport, write_cohort_tables, write_dataset_json
 from bdfm_nnunet.dataset_conversion.cohort_rows import cohort_rows
 from bdfm_nnunet.dataset_conversion.cohort_sources import common_channels, find_origins, left_out
-from bdfm_nnunet.dataset_conversion.engine import check_number_is_free
-from bdfm_nnunet.dataset_conversion.locking import only_writer
-from bdfm_nnunet.dataset_conversion.placing import remove
+from bdfm_nnunet.dataset_conversion.conversion import check_number_is_free
+from bdfm_nnunet.dataset_conversion.writing.file_placement import remove
+from bdfm_nnunet.dataset_conversion.writing.folder_lock import only_writer
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.folders import nnunet_folder
-from bdfm_nnunet.names import check_name
+from bdfm_nnunet.nnunet_folders import nnunet_folder
 from bdfm_nnunet.patients import COHORT, MANIFEST, read_manifest
+from bdfm_nnunet.safe_names import check_name
 
 CHANNELS = ("single", "all")
 

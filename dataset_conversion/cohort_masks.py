@@ -9,10 +9,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bdfm_nnunet.dataset_conversion.foreground import foreground_mask
-from bdfm_nnunet.dataset_conversion.journal import json_lines
-from bdfm_nnunet.dataset_conversion.placing import remove, write_values
-from bdfm_nnunet.dataset_conversion.scheduling import do_all
+from bdfm_nnunet.dataset_conversion.writing.file_placement import remove, write_values
+from bdfm_nnunet.dataset_conversion.writing.foreground import foreground_mask
+from bdfm_nnunet.dataset_conversion.writing.resume_log import json_lines
+from bdfm_nnunet.dataset_conversion.writing.scheduling import do_all
 from bdfm_nnunet.errors import InputError, Refusal
 from bdfm_nnunet.files import cannot_write, write_atomically
 from bdfm_nnunet.images.volumes import read_volume

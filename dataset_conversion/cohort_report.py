@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.dataset_conversion.cohort_sources import Origin
-from bdfm_nnunet.dataset_conversion.placing import remove
-from bdfm_nnunet.dataset_conversion.records import OK, TRAIN
 from bdfm_nnunet.dataset_conversion.release import LABEL
 from bdfm_nnunet.dataset_conversion.splits import splits_of
+from bdfm_nnunet.dataset_conversion.writing.case_record import OK, TRAIN
+from bdfm_nnunet.dataset_conversion.writing.file_placement import remove
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.patients import COHORT, MANIFEST, read_cases
 from bdfm_nnunet.split_files import SPLITS

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.dataset_conversion.cohort_sources import Origin
-from bdfm_nnunet.dataset_conversion.records import TRAIN
 from bdfm_nnunet.dataset_conversion.release import LABEL
+from bdfm_nnunet.dataset_conversion.writing.case_record import TRAIN
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.names import check_name
 from bdfm_nnunet.patients import MANIFEST, image_hashes, qualified
+from bdfm_nnunet.safe_names import check_name
 
 Row = dict[str, Any]
 

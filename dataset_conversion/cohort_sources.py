@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bdfm_nnunet.dataset_conversion.records import TEST, TRAIN
 from bdfm_nnunet.dataset_conversion.release import LABEL
+from bdfm_nnunet.dataset_conversion.writing.case_record import TEST, TRAIN
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.folders import nnunet_folder
+from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.nnunet_files import channels_of, read_dataset_json
+from bdfm_nnunet.nnunet_folders import nnunet_folder
 from bdfm_nnunet.patients import MANIFEST, CaseList, read_cases
-from bdfm_nnunet.shapes import fault_of
 
 _NEEDED = {"patient": str, "targets": {LABEL: str}, "sha256": {str: str}, "shape": [int], "spacing": [float]}
 """What the row of a case must have, beside what every manifest has."""

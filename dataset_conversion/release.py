@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from bdfm_nnunet.dataset_conversion.describing import describe
-from bdfm_nnunet.dataset_conversion.patterns import CASE, example_of, path_pattern
+from bdfm_nnunet.dataset_conversion.path_patterns import CASE, example_of, path_pattern
+from bdfm_nnunet.dataset_conversion.release_description import describe
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.patients import OPEN_RELEASES
 
@@ -247,7 +247,7 @@ class Release:
         Raises:
             InputError: it has unknown names, values of another kind, or cannot work.
         """
-        from bdfm_nnunet.dataset_conversion.entries import entry_from_dict  # it builds on this module
+        from bdfm_nnunet.dataset_conversion.release_json import entry_from_dict  # it builds on this module
 
         return entry_from_dict(content)
 
@@ -255,3 +255,13 @@ class Release:
 def _found(pattern: str, case: str) -> str:
     match = re.search(pattern, case) if pattern else None
     return "".join(text or "" for text in match.groups()) if match else ""
+
+
+def one_label_each(labels: dict[int, str]) -> dict[str, Any]:
+    """The fields of a release whose labels are regions of their own, renumbered without gaps where there are any."""
+    targets = {value: index for index, value in enumerate(sorted(labels), start=1)}
+    return {
+        "labels": labels,
+        "label_map": {value: target for value, target in targets.items() if value != target},
+        "regions": {labels[value].replace(" ", "_"): (target,) for value, target in targets.items()},
+    }

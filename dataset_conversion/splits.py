@@ -10,12 +10,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from bdfm_nnunet.dataset_conversion.site_tables import read_sites
-from bdfm_nnunet.dataset_conversion.stratifying import Facts, Strata
+from bdfm_nnunet.dataset_conversion.reading.site_tables import read_sites
+from bdfm_nnunet.dataset_conversion.stratification import Facts, Strata
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_json
-from bdfm_nnunet.folders import dataset_folders
 from bdfm_nnunet.nnunet_files import read_dataset_json
+from bdfm_nnunet.nnunet_folders import dataset_folders
 from bdfm_nnunet.patients import CaseList, duplicates, groups, plain_id, read_cases
 from bdfm_nnunet.split_files import SPLITS, Split, read_splits
 

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bdfm_nnunet.dataset_conversion.checks import check_geometry
+from bdfm_nnunet.dataset_conversion.reading.geometry import check_geometry
+from bdfm_nnunet.dataset_conversion.reading.scanning import scan
 from bdfm_nnunet.dataset_conversion.release import Release
-from bdfm_nnunet.dataset_conversion.scanning import scan
-from bdfm_nnunet.dataset_conversion.scheduling import do_all
+from bdfm_nnunet.dataset_conversion.writing.scheduling import do_all
 from bdfm_nnunet.errors import InputError, Refusal
 from bdfm_nnunet.files import write_atomically, write_json
 from bdfm_nnunet.images.case_folders import list_cases
 from bdfm_nnunet.images.grids import TOLERANCE_MM
 from bdfm_nnunet.images.label_values import label_histogram, whole_numbers
+from bdfm_nnunet.images.nifti_bytes import packed_values
 from bdfm_nnunet.images.volumes import Volume, read_volume
-from bdfm_nnunet.images.writing import packed_values
-from bdfm_nnunet.names import fault_of_name
+from bdfm_nnunet.safe_names import fault_of_name
 
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
 """The date of every member, so that the same predictions give the same archive."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bdfm_nnunet.plans.initial_checkpoint import write_initial_checkpoint
     from bdfm_nnunet.plans.planning import plan_dataset
-    from bdfm_nnunet.plans.summary import describe_plans
+    from bdfm_nnunet.plans.plans_summary import describe_plans
     from bdfm_nnunet.plans.variants import add_variant
 
 __all__ = ["add_variant", "describe_plans", "plan_dataset", "write_initial_checkpoint"]

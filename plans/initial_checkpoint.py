@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 from bdfm_nnunet.checkpoints import LoadReport, load_pretrained
-from bdfm_nnunet.checkpoints.reading import EXPOSURE
-from bdfm_nnunet.checkpoints.writing import write_checkpoint
+from bdfm_nnunet.checkpoints.checkpoint_reading import EXPOSURE
+from bdfm_nnunet.checkpoints.checkpoint_writing import write_checkpoint
 from bdfm_nnunet.exposure import Exposure
-from bdfm_nnunet.networks.building import build_network
+from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.nnunet_files import inputs_of, outputs_of, read_dataset_json, resolve_configuration
-from bdfm_nnunet.plans.folders import (
+from bdfm_nnunet.plans.plans_lookup import (
     CONFIGURATION,
     DEFAULT_PLANS,
     plans_path,

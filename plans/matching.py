@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from bdfm_nnunet.checkpoints.reading import Checkpoint, read_checkpoint
+from bdfm_nnunet.checkpoints.checkpoint_reading import Checkpoint, read_checkpoint
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.networks.locating import check_network_classes
+from bdfm_nnunet.json_shapes import fault_of
+from bdfm_nnunet.networks.network_classes import check_network_classes
 from bdfm_nnunet.nnunet_files import check_plans, resolve_configuration
-from bdfm_nnunet.plans.memory import configuration_costs, largest_batch
+from bdfm_nnunet.plans.memory_targets import configuration_costs, largest_batch
 from bdfm_nnunet.plans.planners import FixedDataPlanner
 from bdfm_nnunet.plans.swin_planner import MIN_BATCH_SIZE
-from bdfm_nnunet.shapes import fault_of
 
 logger = logging.getLogger(__name__)
 

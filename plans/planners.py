@@ -15,10 +15,10 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_json
-from bdfm_nnunet.folders import nnunet_folder
 from bdfm_nnunet.nnunet_files import channels_of, read_plans_file
-from bdfm_nnunet.plans.folders import CONFIGURATION
-from bdfm_nnunet.plans.memory import configuration_costs, memory_gb
+from bdfm_nnunet.nnunet_folders import nnunet_folder
+from bdfm_nnunet.plans.memory_targets import configuration_costs, memory_gb
+from bdfm_nnunet.plans.plans_lookup import CONFIGURATION
 from bdfm_nnunet.plans.variants import renew_variants
 
 logger = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from typing import Any
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write
 from bdfm_nnunet.output_log import output_to
-from bdfm_nnunet.plans.folders import CONFIGURATION, DEFAULT_PLANS, dataset_name, plans_path, raw_folder
 from bdfm_nnunet.plans.matching import MatchingPlanner, read_pretrained_plans
 from bdfm_nnunet.plans.planners import OurPlanner, PlainUNetPlanner, ResidualUNetPlanner
-from bdfm_nnunet.plans.preparing import copy_manifest, prepare_data, prepare_fingerprint
-from bdfm_nnunet.plans.summary import describe_plans
+from bdfm_nnunet.plans.plans_lookup import CONFIGURATION, DEFAULT_PLANS, dataset_name, plans_path, raw_folder
+from bdfm_nnunet.plans.plans_summary import describe_plans
+from bdfm_nnunet.plans.preprocessing import copy_manifest, prepare_data, prepare_fingerprint
 from bdfm_nnunet.plans.swin_planner import SwinUNetPlanner
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from typing import Any
 
 from bdfm_nnunet.cost_records import Costs
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.plans.grid import SwinLayout, layouts_for
-from bdfm_nnunet.plans.memory import configuration_costs, largest_batch, memory_gb
+from bdfm_nnunet.plans.memory_targets import configuration_costs, largest_batch, memory_gb
 from bdfm_nnunet.plans.planners import FixedDataPlanner
+from bdfm_nnunet.plans.token_grid import SwinLayout, layouts_for
 
 MIN_BATCH_SIZE = 2
 STRIDE = 4

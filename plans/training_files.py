@@ -9,8 +9,8 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_read
 from bdfm_nnunet.leftovers import is_leftover
-from bdfm_nnunet.names import check_name
 from bdfm_nnunet.nnunet_files import read_dataset_json
+from bdfm_nnunet.safe_names import check_name
 
 
 def find_training_files(raw: Path) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import sha256_of, write_json
 from bdfm_nnunet.nnunet_files import resolve_configuration
-from bdfm_nnunet.plans.folders import CONFIGURATION, DEFAULT_PLANS, plans_path, read_plans
-from bdfm_nnunet.plans.grid import fits_grid
+from bdfm_nnunet.plans.plans_lookup import CONFIGURATION, DEFAULT_PLANS, plans_path, read_plans
+from bdfm_nnunet.plans.token_grid import fits_grid
 from bdfm_nnunet.settings import ALLOWED, check_blocks
 from bdfm_nnunet.step_checks import check_steps
 

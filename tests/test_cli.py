@@ -15,9 +15,9 @@ import pytest
 
 import bdfm_nnunet
 from bdfm_nnunet import cli
-from bdfm_nnunet.commands import training
+from bdfm_nnunet.commands import plan_and_train
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.folders import PLUGIN, nnunet_folder, trainer_search_path
+from bdfm_nnunet.nnunet_folders import PLUGIN, nnunet_folder, trainer_search_path
 
 
 @pytest.fixture
@@ -312,7 +312,7 @@ def test_contradictions_of_convert(
 def told(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """The configurations whose cost was asked for."""
     calls = Calls()
-    monkeypatch.setattr(training, "tell_costs", calls)
+    monkeypatch.setattr(plan_and_train, "tell_costs", calls)
     return calls
 
 
@@ -401,7 +401,7 @@ def test_metric_versions_are_those_of_the_library() -> None:
 
 
 def test_demo_hands_over_its_folder(replace: Any) -> None:
-    calls = replace("bdfm_nnunet.demo", "run_demo")
+    calls = replace("bdfm_nnunet.studies.demo", "run_demo")
     assert cli.main(["demo", "--out", "there"]) == 0
     assert calls == [((), {"out": Path("there")})]
 
@@ -410,7 +410,7 @@ def test_demo_hands_over_its_folder(replace: Any) -> None:
 def predicted(folders: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Stands for the prediction."""
     calls = Calls()
-    stand_in = ModuleType("bdfm_nnunet.prediction.command")
+    stand_in = ModuleType("bdfm_nnunet.prediction.stock_commands")
     stand_in.Options = dict  # type: ignore[attr-defined]
     stand_in.run_command = calls  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
@@ -438,8 +438,8 @@ def test_help_of_prediction_has_our_options_and_goes_on_to_those_of_nnunet(
 
 
 def test_precisions_are_those_of_the_library() -> None:
-    from bdfm_nnunet.commands.prediction import PRECISIONS as OFFERED
-    from bdfm_nnunet.prediction.precision import PRECISIONS
+    from bdfm_nnunet.commands.predict import PRECISIONS as OFFERED
+    from bdfm_nnunet.prediction.inference_precision import PRECISIONS
 
     assert OFFERED == PRECISIONS
 

@@ -9,7 +9,7 @@ from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from bdfm_nnunet.networks import encoder_of
-from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.settings import PretrainingSettings
 from tests.networks.zoo import network
 

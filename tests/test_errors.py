@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bdfm_nnunet.errors import InputError, show_as_one_line
-from bdfm_nnunet.folders import PLUGIN
+from bdfm_nnunet.nnunet_folders import PLUGIN
 
 
 def test_input_errors_are_one_line_and_all_others_go_to_the_hook_before(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bdfm_nnunet.checkpoints.reading import EXPOSURE, read_checkpoint
+from bdfm_nnunet.checkpoints.checkpoint_reading import EXPOSURE, read_checkpoint
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import PUBLIC_BDFM, Exposure, ExposureReport, compare, describe_run, exposure_report, parts_of
 from bdfm_nnunet.patients import CaseList, groups

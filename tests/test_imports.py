@@ -13,26 +13,30 @@ FOLDERS = {
     "dataset_conversion": "bdfm_nnunet.dataset_conversion",
 }
 FOR_EVERYONE = {
-    "allocator", "checksums", "errors", "files", "folders", "leftovers", "locks", "names", "nnunet_files",
-    "output_log", "plain_pickles", "settings", "shapes", "split_files", "step_checks", "table_files", "worker_pools",
+    "allocator", "checksums", "errors", "files", "json_shapes", "leftovers", "locks", "nnunet_files", "nnunet_folders",
+    "output_log", "plain_pickles", "safe_names", "settings", "split_files", "step_checks", "table_files",
+    "worker_pools",
 }  # fmt: skip
 """Small modules that import nothing of the others."""
 
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(FOR_EVERYONE, FOR_EVERYONE),
-    "caching": set(),
+    "kept_tables": set(),
     "images": {"images"},
     "masking": set(),
     "number_types": set(),
     "metrics": set(),
-    "frequency": {"caching", "masking"},
+    "frequency": {"kept_tables", "masking"},
     "losses": {"frequency", "masking"},
-    "networks": {"networks", "caching", "masking", "frequency", "cost_records"},
+    "networks": {"networks", "kept_tables", "masking", "frequency", "cost_records"},
     "cost_records": {"__version__"},
     "training_costs": {"cost_records", "networks", "objectives"},
     "objectives": {"objectives", "networks", "masking", "frequency", "losses"},
     "patients": set(),
-    "running": {"running"},
+    "training": {
+        "training", "networks", "checkpoints", "data", "exposure", "patients", "number_types", "cost_records",
+        "training_costs", "trainers",
+    },
     "checkpoints": {"checkpoints", "networks", "objectives"},
     "exposure": {"exposure", "patients", "checkpoints"},
     "data": {"data", "masking"},
@@ -51,15 +55,20 @@ MAY_IMPORT: dict[str, set[str]] = {
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""
 
-ABOVE_ALL = {"cli", "commands", "demo", "steps", "train"}
+ABOVE_ALL = {"cli", "commands", "studies", "train"}
 """They put the parts together and may import all of them."""
 
-ONLY_TENSORS = {f"checkpoints.{file}" for file in ("reading", "soundness", "writing", "sources", "adapting")}
+ONLY_TENSORS = {
+    f"checkpoints.{file}" for file in ("checkpoint_reading", "checkpoint_writing", "soundness", "sources", "adapting")
+}
 """Files of `checkpoints` that know no network."""
 
-_PREDICTION = {f"prediction.{file}" for file in ("command", "checks", "model_folder", "pools", "predictor")}
+_PREDICTION = {
+    f"prediction.{file}" for file in ("stock_commands", "argument_checks", "model_folder", "case_workers", "predictor")
+}
 _DATA = {"data.checked_cases", "data.crops", "data.plain_cases"}
-MAY_IMPORT_NNUNET = {"plans", "trainers", "demo", "train", "nnunet_plugin", *_DATA, *_PREDICTION}
+_TRAINING = {f"training.{file}" for file in ("calibration", "trial_trainer", "raw_dataset")}
+MAY_IMPORT_NNUNET = {"plans", "trainers", "studies", "train", "nnunet_plugin", *_DATA, *_PREDICTION, *_TRAINING}
 WITHOUT_TORCH = {
     *FOR_EVERYONE,
     "images",
@@ -148,5 +157,7 @@ def test_the_table_names_parts_that_exist() -> None:
 
 def test_the_rule_finds_a_wrong_import(tmp_path: Path) -> None:
     path = tmp_path / "wrong.py"
-    path.write_text("def later():\n    from bdfm_nnunet.trainers import base\n    import bdfm_nnunet.plans.grid\n")
+    path.write_text(
+        "def later():\n    from bdfm_nnunet.trainers import base\n    import bdfm_nnunet.plans.token_grid\n"
+    )
     assert _own(_imports(path)) == {"trainers.base", "plans.grid"}

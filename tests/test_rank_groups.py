@@ -32,7 +32,7 @@ _NAME = "Dataset501_BraTS2023GLIUnlabelled"
 _BEGIN = """
 import functools, socket, sys
 import bdfm_nnunet
-from bdfm_nnunet.running import heartbeat
+from bdfm_nnunet.training import heartbeat
 heartbeat.Heartbeat = functools.partial(heartbeat.Heartbeat, interval=0.5, patience=8.0)
 """
 _OTHER_MACHINE = 'socket.gethostname = lambda: "another"\n'

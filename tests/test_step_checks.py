@@ -4,7 +4,7 @@ import pytest
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks import encoder_of
-from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.settings import PretrainingSettings
 from bdfm_nnunet.step_checks import check_masks, check_shares, check_steps
 from tests.networks.zoo import network

@@ -21,17 +21,17 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from bdfm_nnunet.checksums import Checksums
+from bdfm_nnunet.data.batch_streams import Batch, BatchSource, batches, reseed
 from bdfm_nnunet.data.checked_cases import checked
-from bdfm_nnunet.data.loading import Batch, BatchSource, batches, reseed
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, describe_run
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.patients import CaseList, read_cases
-from bdfm_nnunet.running.gradients import add_gradients, split
 from bdfm_nnunet.split_files import SPLITS
-from bdfm_nnunet.trainers.optimisation import WarmupSchedule, autocast_type, build_optimizer, parameter_groups
 from bdfm_nnunet.trainers.origins import OriginTrainer
-from bdfm_nnunet.trainers.raw_folder import (
+from bdfm_nnunet.training.gradients import add_gradients, split
+from bdfm_nnunet.training.optimizers import WarmupSchedule, autocast_type, build_optimizer, parameter_groups
+from bdfm_nnunet.training.raw_dataset import (
     bring_manifest,
     bring_splits,
     check_fold,

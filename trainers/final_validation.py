@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write, is_full, is_unfinished
-from bdfm_nnunet.prediction.pools import export_case
+from bdfm_nnunet.prediction.case_workers import export_case
 from bdfm_nnunet.worker_pools import SteadyContext, ended_by_system, start_worker
 
 AGAIN = "validate again with --val, the training is finished"

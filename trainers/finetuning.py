@@ -8,8 +8,8 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
 from bdfm_nnunet.checkpoints import load_pretrained
+from bdfm_nnunet.data.batch_streams import Batch, BatchSource
 from bdfm_nnunet.data.checked_cases import DAMAGE, CheckedCases
-from bdfm_nnunet.data.loading import Batch, BatchSource
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, compare, parts_of
 from bdfm_nnunet.settings import FinetuningSettings, read_block

@@ -9,13 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdfm_nnunet.checkpoints.reading import EXPOSURE, PROGRESS, Checkpoint, loading_as_data, read_checkpoint
-from bdfm_nnunet.checkpoints.writing import write_checkpoint
+from bdfm_nnunet.checkpoints.checkpoint_reading import EXPOSURE, PROGRESS, Checkpoint, loading_as_data, read_checkpoint
+from bdfm_nnunet.checkpoints.checkpoint_writing import write_checkpoint
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write, is_full, sweep, write_json
+from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.locks import hold_lock
 from bdfm_nnunet.networks.encoders import unwrap
-from bdfm_nnunet.running.stopping import (
+from bdfm_nnunet.trainers.final_validation import AGAIN, careful_validation, clear_validation
+from bdfm_nnunet.trainers.processes import SharedTrainer
+from bdfm_nnunet.training.nonfinite import LossWatch
+from bdfm_nnunet.training.signals import (
     BROKEN,
     CTRL_C,
     STOP,
@@ -25,10 +29,6 @@ from bdfm_nnunet.running.stopping import (
     TrainingPaused,
     ending_at_signals,
 )
-from bdfm_nnunet.running.watching import LossWatch
-from bdfm_nnunet.shapes import fault_of
-from bdfm_nnunet.trainers.final_validation import AGAIN, careful_validation, clear_validation
-from bdfm_nnunet.trainers.processes import SharedTrainer
 
 _CUDA = torch.device("cuda")
 _LOCK = ".training.lock"

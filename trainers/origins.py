@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdfm_nnunet.checkpoints.reading import checkpoints_loaded
+from bdfm_nnunet.checkpoints.checkpoint_reading import checkpoints_loaded
 from bdfm_nnunet.exposure import Exposure
 from bdfm_nnunet.networks.encoders import unwrap
 from bdfm_nnunet.trainers.long_run import LongTrainer

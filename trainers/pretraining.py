@@ -13,14 +13,14 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import Tensor, nn
 
 from bdfm_nnunet import metrics
+from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
+from bdfm_nnunet.data.batch_streams import Batch, BatchSource
 from bdfm_nnunet.data.crops import UnlabelledCrops
-from bdfm_nnunet.data.loading import Batch, BatchSource
-from bdfm_nnunet.data.views import RandomAffine, mirrored
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.masking import upsample
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
-from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.reports.figures import progress_figure, reconstruction_figure, save_figure
 from bdfm_nnunet.settings import SIMMIM, PretrainingSettings, read_block
 from bdfm_nnunet.step_checks import check_masks

@@ -13,16 +13,16 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed, nn
 
 import bdfm_nnunet
-from bdfm_nnunet.data.loading import seeded
+from bdfm_nnunet.data.batch_streams import seeded
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write
-from bdfm_nnunet.networks.locating import check_network_classes
+from bdfm_nnunet.networks.network_classes import check_network_classes
 from bdfm_nnunet.nnunet_files import check_dataset, check_plans, resolve_configuration
-from bdfm_nnunet.running.gradients import joined
-from bdfm_nnunet.running.peers import Peers, device_of_process, shares
-from bdfm_nnunet.running.stopping import WISHES
 from bdfm_nnunet.settings import TrainingSettings, read_block
 from bdfm_nnunet.step_checks import check_shares
+from bdfm_nnunet.training.gradients import joined
+from bdfm_nnunet.training.process_group import Peers, device_of_process, shares
+from bdfm_nnunet.training.signals import WISHES
 
 _CUDA = torch.device("cuda")
 _NETWORK = 0  # keeps the random stream of the first weights apart from those in base.py

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from bdfm_nnunet.checkpoints.adapting import cubic_window
-from bdfm_nnunet.checkpoints.reading import read_checkpoint
+from bdfm_nnunet.checkpoints.checkpoint_reading import read_checkpoint
 from bdfm_nnunet.checkpoints.sources import translate
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.encoders import encoder_of
 from bdfm_nnunet.networks.swin import SwinEncoder
-from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.settings import PretrainingSettings
 
 # BDFM merges tokens in height and width only, at each of its three steps

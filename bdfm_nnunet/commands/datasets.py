@@ -23,7 +23,7 @@ from bdfm_nnunet.commands.arguments import (
 )
 from bdfm_nnunet.commands.scores import scored_set, scored_target
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.names import printable
+from bdfm_nnunet.safe_names import printable
 
 if TYPE_CHECKING:
     from bdfm_nnunet.dataset_conversion import Release
@@ -189,12 +189,12 @@ def _own_entry(settings: argparse.Namespace) -> "Release | None":
 
         return Release.from_dict(read_json(settings.entry))
     if settings.release == "folder" and given:
-        from bdfm_nnunet.dataset_conversion.open_trees import folder_release
+        from bdfm_nnunet.dataset_conversion.reading.folder_layout import folder_release
 
         images = each_once(settings.image, "--image", "channel")
         return folder_release(images, **_label_options(settings), patient=settings.patient)
     if settings.release == "bids" and (given or settings.channels):
-        from bdfm_nnunet.dataset_conversion.open_trees import bids_release
+        from bdfm_nnunet.dataset_conversion.reading.bids_layout import bids_release
 
         return bids_release(settings.channels or ["T1w"], **_label_options(settings))
     return None

@@ -9,7 +9,7 @@ from bdfm_nnunet.commands.arguments import command, dataset_id, workers
 from bdfm_nnunet.errors import InputError
 
 if TYPE_CHECKING:
-    from bdfm_nnunet.evaluation.targets import Target
+    from bdfm_nnunet.evaluation.scored_regions import Target
 
 VERSIONS = ("whole", "lesionwise-2023", "lesionwise-2024", "panoptic-2026")
 
@@ -77,7 +77,7 @@ def scored_target(settings: argparse.Namespace) -> "Target":
     if settings.release is None:
         return _target_of_dataset(settings)
     from bdfm_nnunet.dataset_conversion import find_release
-    from bdfm_nnunet.evaluation.targets import Target
+    from bdfm_nnunet.evaluation.scored_regions import Target
 
     release = find_release(settings.release)
     if not release.evaluated_regions:
@@ -88,7 +88,7 @@ def scored_target(settings: argparse.Namespace) -> "Target":
 
 
 def _target_of_dataset(settings: argparse.Namespace) -> "Target":
-    from bdfm_nnunet.evaluation.targets import target_of_dataset
+    from bdfm_nnunet.evaluation.scored_regions import target_of_dataset
     from bdfm_nnunet.nnunet_files import read_dataset_json
     from bdfm_nnunet.patients import OPEN_RELEASES
 
@@ -101,7 +101,7 @@ def _target_of_dataset(settings: argparse.Namespace) -> "Target":
 
 
 def _dataset_json(number: int) -> Path:
-    from bdfm_nnunet.folders import dataset_folders
+    from bdfm_nnunet.nnunet_folders import dataset_folders
 
     paths = [folder / "dataset.json" for folder in dataset_folders(number)]
     return next((path for path in paths if path.exists()), paths[0])

@@ -18,10 +18,10 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUNetDatasetBlosc2
 from torch import Tensor
 
+from bdfm_nnunet.data.augmentation import RandomAffine, resampled, source_size
+from bdfm_nnunet.data.batch_streams import Batch
 from bdfm_nnunet.data.checked_cases import IMAGES, PROPERTIES, CheckedCases, reading
-from bdfm_nnunet.data.loading import Batch
 from bdfm_nnunet.data.plain_cases import read_properties
-from bdfm_nnunet.data.views import RandomAffine, resampled, source_size
 
 
 class UnlabelledCrops:
@@ -34,7 +34,7 @@ class UnlabelledCrops:
         single_channel: one randomly chosen modality of a case is a sample; else all channels together are.
         oversample_foreground: share of crops that are centred on a labelled voxel (of the brain, in unlabelled sets).
         affine: rotates and scales crops.
-        mirror: draws for each crop the axes along which `bdfm_nnunet.data.views.mirrored` shall reverse it.
+        mirror: draws for each crop the axes along which `bdfm_nnunet.data.augmentation.mirrored` shall reverse it.
     """
 
     def __init__(

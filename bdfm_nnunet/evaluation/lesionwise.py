@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from bdfm_nnunet.evaluation.case import Case, RegionScores, mask_of
+from bdfm_nnunet.evaluation.case_scores import Case, RegionScores, mask_of
+from bdfm_nnunet.evaluation.challenge_rules import Task, tissue_of
 from bdfm_nnunet.evaluation.components import Lesions, components, joined_by, lesions_of, without_small
 from bdfm_nnunet.evaluation.nearest import Mask, around
 from bdfm_nnunet.evaluation.surfaces import surfel_hausdorff
-from bdfm_nnunet.evaluation.tasks import Task, tissue_of
 from bdfm_nnunet.evaluation.voxelwise import dice, surface_dice, surface_distances
 
 TOLERANCES_MM = (0.5, 1.0)

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from bdfm_nnunet.evaluation.case import Case, RegionScores
+from bdfm_nnunet.evaluation.case_scores import Case, RegionScores
+from bdfm_nnunet.evaluation.challenge_rules import Task
 from bdfm_nnunet.evaluation.components import Numbers, components
 from bdfm_nnunet.evaluation.nearest import Mask, around
-from bdfm_nnunet.evaluation.tasks import Task
 from bdfm_nnunet.evaluation.voxelwise import dice, surface_dice, surface_distances
 
 # A match must overlap more than this; the same number lies between the cost of no match and of the worst match.

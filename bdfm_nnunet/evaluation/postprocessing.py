@@ -19,8 +19,8 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.pairing import read_segmentation
 from bdfm_nnunet.files import read_json, read_regular, write_atomically, write_json
 from bdfm_nnunet.images.case_folders import list_cases
-from bdfm_nnunet.images.writing import packed_values
-from bdfm_nnunet.shapes import Anything, fault_of
+from bdfm_nnunet.images.nifti_bytes import packed_values
+from bdfm_nnunet.json_shapes import Anything, fault_of
 from bdfm_nnunet.worker_pools import run_in_processes
 
 FORMAT = 1

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from bdfm_nnunet.evaluation.folders import score_case, without_ignored
+from bdfm_nnunet.evaluation.folder_scores import score_case, without_ignored
+from bdfm_nnunet.evaluation.metric_versions import METRICS, choose
 from bdfm_nnunet.evaluation.pairing import (
     check_all_known,
     check_all_predicted,
@@ -29,8 +30,7 @@ from bdfm_nnunet.evaluation.pairing import (
     read_segmentation,
 )
 from bdfm_nnunet.evaluation.postprocessing import Rule, RuleSet, apply
-from bdfm_nnunet.evaluation.summary import summarise_change
-from bdfm_nnunet.evaluation.versions import METRICS, choose
+from bdfm_nnunet.evaluation.score_summary import summarise_change
 from bdfm_nnunet.worker_pools import worker_pool
 
 THRESHOLDS_MM3 = (5.0, 10, 20, 35, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000)

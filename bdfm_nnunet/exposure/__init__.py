@@ -1,7 +1,7 @@
 """Which cases a checkpoint has seen, and which of a data set are among them."""
 
-from bdfm_nnunet.exposure.comparing import ExposureReport, Finding, compare, exposure_report, parts_of
-from bdfm_nnunet.exposure.record import PUBLIC_BDFM, Exposure, describe_run
+from bdfm_nnunet.exposure.exposure_record import PUBLIC_BDFM, Exposure, describe_run
+from bdfm_nnunet.exposure.exposure_report import ExposureReport, Finding, compare, exposure_report, parts_of
 
 __all__ = [
     "PUBLIC_BDFM",

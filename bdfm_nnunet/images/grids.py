@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bdfm_nnunet.errors import Refusal
 from bdfm_nnunet.files import cannot_write
-from bdfm_nnunet.images.faults import Damaged
+from bdfm_nnunet.images.image_faults import Damaged
 
 TOLERANCE_MM = 0.01
 """Corners of one grid that two programs wrote differ by some micrometres: headers hold single precision, some of it as

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bdfm_nnunet.errors import Refusal
-from bdfm_nnunet.images.faults import Damaged, WrongAxes
+from bdfm_nnunet.images.image_faults import Damaged, WrongAxes
 from bdfm_nnunet.images.volumes import Volume, read_volume, without_ones
 
 MOST_VALUES = 1000

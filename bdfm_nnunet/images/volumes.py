@@ -12,10 +12,10 @@ from nibabel.volumeutils import apply_read_scaling
 
 from bdfm_nnunet.errors import Refusal
 from bdfm_nnunet.files import memory_bytes
-from bdfm_nnunet.images.faults import Damaged, WrongAxes
 from bdfm_nnunet.images.grids import Grid, note_of_position, read_grid, read_grid_by_nibabel
-from bdfm_nnunet.images.packing import GZIP, first_bytes, read_bytes, unpack
-from bdfm_nnunet.images.pairs import read_pair
+from bdfm_nnunet.images.gzip_files import GZIP, first_bytes, read_bytes, unpack
+from bdfm_nnunet.images.header_pairs import read_pair
+from bdfm_nnunet.images.image_faults import Damaged, WrongAxes
 
 HEADER, FIRST_VOXEL = 348, 352
 HEADER_2 = 540

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from bdfm_nnunet.networks.windows import WindowGroup
+from bdfm_nnunet.networks.attention_windows import WindowGroup
 
 _BY_HAND = ("cpu", "meta")  # "meta": what is counted is what is done
 CACHE_BYTES = 6 << 20

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from bdfm_nnunet.frequency import patchify
 from bdfm_nnunet.networks.attention import window_attention
+from bdfm_nnunet.networks.attention_windows import window_groups
 from bdfm_nnunet.networks.recomputing import recomputed
-from bdfm_nnunet.networks.windows import window_groups
 
 TokenFilter = Callable[[Tensor], Tensor]
 

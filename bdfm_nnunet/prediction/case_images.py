@@ -11,13 +11,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.images.case_channels import check_grid, read_channels, read_whole
 from bdfm_nnunet.images.case_folders import NIFTI, list_cases
-from bdfm_nnunet.images.channels import check_grid, read_channels, read_whole
 from bdfm_nnunet.images.foreign_headers import AGAIN
-from bdfm_nnunet.names import check_name
 from bdfm_nnunet.prediction.images_wanted import ImagesWanted
 from bdfm_nnunet.prediction.other_formats import check_by_reader
 from bdfm_nnunet.prediction.resampled_sizes import check_resampled_size
+from bdfm_nnunet.safe_names import check_name
 
 logger = logging.getLogger(__name__)
 

@@ -30,13 +30,20 @@ from bdfm_nnunet.evaluation.postprocessing import RuleSet
 from bdfm_nnunet.files import cannot_write, sweep, write_atomically
 from bdfm_nnunet.images.case_folders import NIFTI
 from bdfm_nnunet.nnunet_files import labels_of
-from bdfm_nnunet.prediction import pools
+from bdfm_nnunet.prediction import case_workers
+from bdfm_nnunet.prediction.argument_checks import check_model
 from bdfm_nnunet.prediction.case_images import check_cases, find_cases
-from bdfm_nnunet.prediction.checks import check_model
 from bdfm_nnunet.prediction.images_wanted import ImagesWanted
+from bdfm_nnunet.prediction.inference_precision import autocast_type, keep_logits_exact, to_channels_last
 from bdfm_nnunet.prediction.model_folder import read_model
-from bdfm_nnunet.prediction.precision import autocast_type, keep_logits_exact, to_channels_last
-from bdfm_nnunet.prediction.windows import Batches, Window, group_alike, join_windows, mean_over_mirrorings, mirrorings
+from bdfm_nnunet.prediction.sliding_windows import (
+    Batches,
+    Window,
+    group_alike,
+    join_windows,
+    mean_over_mirrorings,
+    mirrorings,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -284,18 +291,18 @@ class Predictor(nnunet.nnUNetPredictor):
         seg_from_prev_stage_files: list[str | None] | None,
         output_filenames_truncated: list[str] | None,
         num_processes: int,
-    ) -> Iterator[pools.Item]:
+    ) -> Iterator[case_workers.Item]:
         nothing = [None] * len(input_list_of_lists)
         model = (self.plans_manager, self.configuration_manager, self.dataset_json, self.verbose_preprocessing)
         previous, outputs = seg_from_prev_stage_files or nothing, output_filenames_truncated or nothing
         cases = [(*case, *model) for case in zip(input_list_of_lists, previous, outputs, strict=True)]
         count = min(num_processes, len(cases))
-        with pools.workers(count, self.device, only_threads=self.only_threads) as pool:
-            yield from pools.preprocess_ahead(cases, pool, ahead=max(1, count))
+        with case_workers.workers(count, self.device, only_threads=self.only_threads) as pool:
+            yield from case_workers.preprocess_ahead(cases, pool, ahead=max(1, count))
 
     def predict_from_data_iterator(
         self,
-        data_iterator: Iterable[pools.Item],
+        data_iterator: Iterable[case_workers.Item],
         save_probabilities: bool = False,
         num_processes_segmentation_export: int = nnunet.default_num_processes,
     ) -> list[Any]:
@@ -313,14 +320,14 @@ class Predictor(nnunet.nnUNetPredictor):
         waiting: deque[Any] = deque()
         model = (self.configuration_manager, self.plans_manager, self.dataset_json)
         export = num_processes_segmentation_export
-        with pools.workers(export, self.device, only_threads=self.only_threads) as pool:
+        with case_workers.workers(export, self.device, only_threads=self.only_threads) as pool:
             for item in data_iterator:
                 name = os.path.basename(item["ofile"]) if item["ofile"] else f"image of shape {item['data'].shape}"
                 logger.info("predicting %s", name)
                 data = _loaded(item["data"])
                 logits = self.predict_logits_from_preprocessed_data(data).cpu().numpy()
                 case = (logits, item["data_properties"], *model, item["ofile"], save_probabilities, self.options.rules)
-                waiting.append(pool.submit(pools.export_case, *case))
+                waiting.append(pool.submit(case_workers.export_case, *case))
                 if len(waiting) > num_processes_segmentation_export + _QUEUED_EXPORTS:  # logits fill the memory
                     results.append(waiting.popleft().result())
             results += [export.result() for export in waiting]

@@ -10,8 +10,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.evaluation.summary import summarise
-from bdfm_nnunet.evaluation.tables import comparison_table, interval_text
+from bdfm_nnunet.evaluation.score_summary import summarise
+from bdfm_nnunet.evaluation.score_tables import comparison_table, interval_text
 from bdfm_nnunet.files import read_json, write_atomically, write_json
 from bdfm_nnunet.images.volumes import read_volume
 from bdfm_nnunet.reports.figures import save_figure, scores_figure, segmentation_figure

@@ -5,7 +5,7 @@ import pytest
 import step
 import torch
 
-from bdfm_nnunet.networks.costs import count_costs
+from bdfm_nnunet.networks.network_costs import count_costs
 
 
 def test_gradients_agree_in_double_precision() -> None:

@@ -10,7 +10,7 @@ import pytest
 import step
 
 from bdfm_nnunet import number_types
-from bdfm_nnunet.networks.costs import Costs
+from bdfm_nnunet.networks.network_costs import Costs
 from harness import Table, Times
 
 SECONDS = {"published": 10.0, "legacy": 2.5, "default": 1.25}

@@ -9,8 +9,8 @@ from bdfm_nnunet.checkpoints.adapting import (
     adapt_patch_embedding,
     cubic_window,
 )
+from bdfm_nnunet.networks.attention_windows import relative_position_index
 from bdfm_nnunet.networks.swin import WindowAttention
-from bdfm_nnunet.networks.windows import relative_position_index
 
 WEIGHT = torch.randn(5, 2, 3, 3, 3, generator=torch.Generator().manual_seed(0))
 

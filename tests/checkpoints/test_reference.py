@@ -19,7 +19,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.losses import focal_frequency_loss, masked_mse
 from bdfm_nnunet.networks import encoder_of
 from bdfm_nnunet.networks.swin import SwinEncoder
-from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.settings import PretrainingSettings
 
 ROOT = Path(__file__).parents[2]

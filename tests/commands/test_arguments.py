@@ -8,7 +8,7 @@ import pytest
 
 from bdfm_nnunet import cli, train
 from bdfm_nnunet.cli import build_parser
-from bdfm_nnunet.commands import prediction
+from bdfm_nnunet.commands import predict
 from bdfm_nnunet.commands.arguments import assignment, command, each_once, label_names, options_given
 from bdfm_nnunet.errors import InputError
 
@@ -51,8 +51,8 @@ def test_a_setting_that_is_no_json_is_a_word(value: str) -> None:
 def _commands() -> dict[str, argparse.ArgumentParser]:
     """Every parser by the words that lead to it, those before nnU-Net's commands too."""
     found = {
-        "train": train.build_parser(), "predict, ours": prediction.our_parser(),
-        "predict -d": prediction.nnunet_parser(False), "predict -m": prediction.nnunet_parser(True),
+        "train": train.build_parser(), "predict, ours": predict.our_parser(),
+        "predict -d": predict.nnunet_parser(False), "predict -m": predict.nnunet_parser(True),
     }  # fmt: skip
     waiting = {"": build_parser()}
     while waiting:
@@ -149,6 +149,6 @@ def test_the_options_are_those_of_nnunets_command(from_folder: bool, monkeypatch
             for option, action in parser._option_string_actions.items()
             if option not in ("-h", "--help")
         }
-        for parser in (seen[0], prediction.nnunet_parser(from_folder))
+        for parser in (seen[0], predict.nnunet_parser(from_folder))
     )
     assert ours == theirs

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bdfm_nnunet.cost_records import FILE
-from bdfm_nnunet.networks.building import build_network
+from bdfm_nnunet.networks.network_building import build_network
 from tests.test_nnunet_files import DATASET, PLANS, SETTINGS
 
 LARGE = ("torch", "torch._dynamo", "sympy", "nnunetv2", "SimpleITK", "matplotlib", "scipy.sparse")

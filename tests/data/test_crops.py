@@ -7,9 +7,9 @@ import pytest
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
+from bdfm_nnunet.data.augmentation import RandomAffine
+from bdfm_nnunet.data.batch_streams import seeded
 from bdfm_nnunet.data.crops import UnlabelledCrops, open_images, read_crop
-from bdfm_nnunet.data.loading import seeded
-from bdfm_nnunet.data.views import RandomAffine
 from bdfm_nnunet.errors import InputError
 from tests.data.conftest import PATCH, SHAPES, rewrite, volume, without_labels
 

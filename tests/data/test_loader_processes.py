@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from bdfm_nnunet.data.loading import batches
+from bdfm_nnunet.data.batch_streams import batches
 from bdfm_nnunet.errors import InputError
 from tests.limits import largest_file
 
@@ -126,7 +126,7 @@ def test_nothing_is_left_in_shared_memory() -> None:
 
 _ALONE = """
 import multiprocessing, sys
-from bdfm_nnunet.data.loading import batches
+from bdfm_nnunet.data.batch_streams import batches
 from tests.data.test_loader_processes import Slow
 loaders = [batches(Slow(seconds=seconds), 1, numbers=range(10_000), workers=2) for seconds in (0.01, 100)]
 next(loaders[0])

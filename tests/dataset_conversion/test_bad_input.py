@@ -16,7 +16,7 @@ from nibabel.nifti1 import Nifti1Header, Nifti1Image
 from bdfm_nnunet.cli import main
 from bdfm_nnunet.dataset_conversion import convert
 from bdfm_nnunet.dataset_conversion.cohort import make_cohort_dataset
-from bdfm_nnunet.dataset_conversion.open_trees import folder_release
+from bdfm_nnunet.dataset_conversion.reading.folder_layout import folder_release
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
 from tests.limits import largest_file

@@ -12,8 +12,8 @@ import pytest
 import SimpleITK as sitk
 
 from bdfm_nnunet.dataset_conversion import convert_release
-from bdfm_nnunet.dataset_conversion.records import REFUSED, CaseRecord
 from bdfm_nnunet.dataset_conversion.release import Release, Source
+from bdfm_nnunet.dataset_conversion.writing.case_record import REFUSED, CaseRecord
 
 SHAPE = (6, 5, 4)
 AFFINE = np.array([[-1.0, 0, 0, 5], [0, -1, 0, 30], [0, 0, 2, -4], [0, 0, 0, 1]])

@@ -12,18 +12,20 @@ from typing import Any
 
 import pytest
 
-from bdfm_nnunet.dataset_conversion import cases, convert, engine, records, tasks
-from bdfm_nnunet.dataset_conversion.locking import only_writer
+from bdfm_nnunet.dataset_conversion import conversion, convert
 from bdfm_nnunet.dataset_conversion.splits import make_splits
+from bdfm_nnunet.dataset_conversion.writing import case_conversion, case_order, case_record
+from bdfm_nnunet.dataset_conversion.writing.folder_lock import only_writer
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
 
 GLI = "brats2023-gli"
 KILLED_IN_THE_MIDDLE = """
 import os, signal, sys
-from bdfm_nnunet.dataset_conversion import cases, convert
+from bdfm_nnunet.dataset_conversion import convert
+from bdfm_nnunet.dataset_conversion.writing import case_conversion
 
-place, placed = cases.place, []
+place, placed = case_conversion.place, []
 
 def dying(*args, **settings):
     place(*args, **settings)
@@ -32,7 +34,7 @@ def dying(*args, **settings):
         args[1].with_name(f".{{os.getpid()}}.partial.{{args[1].name}}").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
 
-cases.place = dying
+case_conversion.place = dying
 convert("brats2023-gli", sys.argv[1], dataset_id=501)
 """
 
@@ -40,11 +42,11 @@ convert("brats2023-gli", sys.argv[1], dataset_id=501)
 def _count_cases(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
 
-    def counting(task: tasks.Task) -> records.CaseRecord:
+    def counting(task: case_order.Task) -> case_record.CaseRecord:
         done.append(task.case)
-        return cases.do_case(task)
+        return case_conversion.do_case(task)
 
-    monkeypatch.setattr(engine, "do_case", counting)
+    monkeypatch.setattr(conversion, "do_case", counting)
     return done
 
 
@@ -147,12 +149,12 @@ def test_a_file_that_a_worker_wrote_elsewhere(tree: Any, raw: Path, monkeypatch:
     """As on a cluster whose machines do not share the folder."""
     case = tree.add(0)
 
-    def elsewhere(task: tasks.Task) -> records.CaseRecord:
-        record = cases.do_case(task)
+    def elsewhere(task: case_order.Task) -> case_record.CaseRecord:
+        record = case_conversion.do_case(task)
         (task.folder / record.targets["t2w"]).unlink()
         return record
 
-    monkeypatch.setattr(engine, "do_case", elsewhere)
+    monkeypatch.setattr(conversion, "do_case", elsewhere)
     with pytest.raises(InputError, match=rf"{case}_0002.nii.gz was written by a worker but is not there"):
         convert(GLI, tree.root, dataset_id=501)
     assert not (raw / "Dataset501_BraTS2023GLI/dataset.json").exists()

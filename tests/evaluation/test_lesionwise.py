@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from bdfm_nnunet.evaluation import score_case
-from bdfm_nnunet.evaluation.case import Case
+from bdfm_nnunet.evaluation.case_scores import Case
+from bdfm_nnunet.evaluation.challenge_rules import TASKS_2023, TASKS_2024, Rule, Task
 from bdfm_nnunet.evaluation.lesionwise import lesionwise_scores
-from bdfm_nnunet.evaluation.tasks import TASKS_2023, TASKS_2024, Rule, Task
 from tests.evaluation.shapes import SPACINGS, blobs
 
 ET = {"enhancing_tumor": (3,)}

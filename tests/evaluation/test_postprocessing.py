@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.evaluation.folders import evaluate_folders
+from bdfm_nnunet.evaluation.folder_scores import evaluate_folders
 from bdfm_nnunet.evaluation.postprocessing import Rule, RuleSet, apply, apply_folder, read_rules
 from bdfm_nnunet.evaluation.tuning import objective, tune
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from bdfm_nnunet.dataset_conversion.checks import hash_of_values
+from bdfm_nnunet.dataset_conversion.reading.geometry import hash_of_values
 from bdfm_nnunet.errors import Refusal
-from bdfm_nnunet.images.faults import Damaged, WrongAxes
+from bdfm_nnunet.images.image_faults import Damaged, WrongAxes
 from bdfm_nnunet.images.volumes import read_volume
 
 OBLIQUE = np.array([[0.9, -0.2, 0, 4], [0.2, 0.9, 0, -3], [0, 0, 2.5, 7], [0, 0, 0, 1.0]])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bdfm_nnunet.networks import attention
 from bdfm_nnunet.networks.attention import window_attention
-from bdfm_nnunet.networks.windows import WindowGroup, window_groups
+from bdfm_nnunet.networks.attention_windows import WindowGroup, window_groups
 
 CPU = torch.device("cpu")
 HEADS, WIDTH = 3, 4

@@ -15,12 +15,12 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from bdfm_nnunet.networks import dual_domain, swin
-from bdfm_nnunet.networks.building import build_network
-from bdfm_nnunet.networks.costs import count_costs
+from bdfm_nnunet.networks import swin
 from bdfm_nnunet.networks.encoders import encoder_of
 from bdfm_nnunet.networks.flop_counting import FlopCounter
-from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.networks.network_building import build_network
+from bdfm_nnunet.networks.network_costs import count_costs
+from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.settings import SIMMIM, PretrainingSettings
 
 Build = Callable[[], nn.Module]
@@ -108,7 +108,7 @@ def by_pytorch(make: Build, shape: Sequence[int]) -> tuple[int, int, int]:
 
 def assert_counted_alike(make: Build, shape: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> None:
     costs = count_costs(make, shape)
-    for module in (swin, dual_domain):
+    for module in (swin, frequency_decoder):
         monkeypatch.setattr(module, "recomputed", partial(checkpoint, use_reentrant=False))
     assert (costs.activation_bytes, costs.forward_flops, costs.backward_flops) == by_pytorch(make, shape)
     assert costs.forward_flops and costs.backward_flops

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from bdfm_nnunet.networks.attention_windows import relative_position_index
 from bdfm_nnunet.networks.swin import PatchEmbedding, PatchMerging, SwinEncoder, WindowAttention
-from bdfm_nnunet.networks.windows import relative_position_index
 
 
 def _encoder(**changes: object) -> SwinEncoder:

@@ -10,9 +10,9 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.networks.costs import Costs
+from bdfm_nnunet.networks.network_costs import Costs
 from bdfm_nnunet.networks.swin_unet import SwinUNet
-from bdfm_nnunet.plans.memory import configuration_costs, largest_batch, memory_gb
+from bdfm_nnunet.plans.memory_targets import configuration_costs, largest_batch, memory_gb
 from bdfm_nnunet.plans.planners import PlainUNetPlanner, ResidualUNetPlanner
 from bdfm_nnunet.plans.swin_planner import SwinUNetPlanner
 from tests.plans.token_grids import needs_no_padding

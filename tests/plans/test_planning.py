@@ -14,7 +14,7 @@ import pytest
 
 from bdfm_nnunet.checksums import Checksums, checksums_path
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.plans import add_variant, describe_plans, plan_dataset, planning, preparing
+from bdfm_nnunet.plans import add_variant, describe_plans, plan_dataset, planning, preprocessing
 from tests.limits import largest_file
 
 
@@ -74,7 +74,7 @@ def test_an_interrupted_preprocessing_leaves_no_data(
         (preprocessed / settings["data_identifier"]).mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preparing, "preprocess_dataset", interrupted)
+    monkeypatch.setattr(preprocessing, "preprocess_dataset", interrupted)
     with pytest.raises(KeyboardInterrupt):
         plan_dataset(502, gpu_memory=0.25, workers=1)
     assert not (preprocessed / "nnUNetPlans_3d_fullres").exists()
@@ -104,8 +104,8 @@ def test_a_kill_leaves_no_word_of_data_that_is_not_there(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(preparing, "_data_state", lambda *_: "another state")
-        patch.setattr(preparing, "write_checksums", killed)
+        patch.setattr(preprocessing, "_data_state", lambda *_: "another state")
+        patch.setattr(preprocessing, "write_checksums", killed)
         with pytest.raises(KeyboardInterrupt):
             plan_dataset(502, network="swin", gpu_memory=0.25, workers=1)
     assert "nnUNetPlans_3d_fullres" not in json.loads((preprocessed / "bdfm_preparation.json").read_text())["data"]
@@ -132,7 +132,7 @@ def test_checksums_are_written_and_damage_is_mended(
     def preprocessing(*_: Any) -> None:
         raise ValueError("enough for this test")
 
-    monkeypatch.setattr(preparing, "preprocess_dataset", preprocessing)
+    monkeypatch.setattr(preprocessing, "preprocess_dataset", preprocessing)
     next(data.glob("*.pkl")).write_bytes(b"made anew by another program")
     with pytest.raises(InputError, match="enough for this test"):
         plan_dataset(502, network="swin", gpu_memory=0.25, workers=1)
@@ -151,9 +151,9 @@ def test_damaged_records_are_made_anew(
         done.append(1)
         raise ValueError("enough for this test")
 
-    monkeypatch.setattr(preparing, "extract_fingerprint_dataset", extracting)
+    monkeypatch.setattr(preprocessing, "extract_fingerprint_dataset", extracting)
     with pytest.raises(InputError, match="enough for this test"):
-        preparing.prepare_fingerprint(502, workers=1)
+        preprocessing.prepare_fingerprint(502, workers=1)
     assert done and not (own_copy[1] / "dataset_fingerprint.json").exists()
 
 
@@ -164,7 +164,7 @@ def test_what_killed_runs_left_is_swept(own_copy: tuple[Path, Path]) -> None:
     left.mkdir()
     living = own_copy[1] / f".{os.getpid()}.partial.BDFMPlans.json"
     living.touch()
-    preparing.prepare_fingerprint(502, workers=1)
+    preprocessing.prepare_fingerprint(502, workers=1)
     assert not left.exists() and living.exists()
 
 
@@ -220,7 +220,7 @@ def test_a_full_disk_leaves_nothing_half_done(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(preprocessed))
 
-    monkeypatch.setattr(preparing, step, full)
+    monkeypatch.setattr(preprocessing, step, full)
     with pytest.raises(InputError, match=r"cannot write .*No space left.*free some space"):
         plan_dataset(502, gpu_memory=0.25, workers=1)
     assert not list(preprocessed.glob("nnUNetPlans*"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.networks.building import build_network
+from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.prediction.model_folder import read_model
 from tests.networks.test_building import OLD
 from tests.test_nnunet_files import PLANS, SETTINGS

@@ -124,7 +124,7 @@ def test_labels_and_regions_have_their_own_number_of_classes() -> None:
 
 @pytest.mark.parametrize("native", [False, True])
 def test_a_cpu_predicts_in_bf16_where_it_has_units_for_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bdfm_nnunet.prediction.precision.multiplies_bf16", lambda: native)
+    monkeypatch.setattr("bdfm_nnunet.prediction.inference_precision.multiplies_bf16", lambda: native)
     _, ours = predictors("plain")
     with RecordedTypes() as types:
         ours.predict_logits_from_preprocessed_data(brain_like(2, (16, 16, 16)))

@@ -17,7 +17,7 @@ from nnunetv2.inference import predict_from_raw_data as nnunet
 
 from bdfm_nnunet import cli
 from bdfm_nnunet.evaluation.postprocessing import RuleSet
-from bdfm_nnunet.networks.building import build_network
+from bdfm_nnunet.networks.network_building import build_network
 from tests.prediction.test_other_formats import Save, noise, picture, tiff
 from tests.test_nnunet_files import PLANS, SETTINGS
 

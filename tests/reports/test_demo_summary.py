@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from bdfm_nnunet.data.demo import make_cohort
+from bdfm_nnunet.data.demo_cohort import make_cohort
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation import evaluate_folders
 from bdfm_nnunet.files import write_json

@@ -10,9 +10,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from bdfm_nnunet.networks import encoder_of
-from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.plans import add_variant
-from bdfm_nnunet.plans.folders import read_plans
+from bdfm_nnunet.plans.plans_lookup import read_plans
 from tests.conftest import Prepared
 
 SHORT = {

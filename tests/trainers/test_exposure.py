@@ -9,7 +9,7 @@ import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from bdfm_nnunet.checkpoints.reading import EXPOSURE, loading_as_data, read_checkpoint
+from bdfm_nnunet.checkpoints.checkpoint_reading import EXPOSURE, loading_as_data, read_checkpoint
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, exposure_report
 from bdfm_nnunet.plans import write_initial_checkpoint

@@ -7,7 +7,7 @@ import torch
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks import encoder_of
-from bdfm_nnunet.objectives import MaskedImageModelling
+from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM
 from tests.conftest import Prepared
 from tests.trainers.running import checkpoint, curves, make_trainer

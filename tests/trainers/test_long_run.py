@@ -13,8 +13,8 @@ import torch
 
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.running.stopping import TrainingPaused
 from bdfm_nnunet.trainers import long_run, nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
+from bdfm_nnunet.training.signals import TrainingPaused
 from tests.conftest import Prepared, point_to
 from tests.limits import largest_file
 from tests.trainers.running import checkpoint, curves, make_trainer

@@ -165,7 +165,7 @@ def test_simmim_is_a_trainer_of_its_own(prepared: Prepared) -> None:
 def test_a_cpu_without_units_for_bf16_trains_in_single_precision(
     kind: type, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bdfm_nnunet.trainers.optimisation.multiplies_bf16", lambda device="cpu": False)
+    monkeypatch.setattr("bdfm_nnunet.training.optimizers.multiplies_bf16", lambda device="cpu": False)
     settings = {"training.epochs": 1, "training.iterations_per_epoch": 1}
     trainer = make_trainer(kind, prepared, prepared.labelled, "type", settings)
     with RecordedTypes() as types:

@@ -1,0 +1,125 @@
+"""`bdfm plan`, `weights`, `train` and `env`."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bdfm_nnunet.commands.arguments import Add, SwitchOnce, assignment, command, dataset, each_once, positive, workers
+from bdfm_nnunet.commands.cost_report import check_cost_options, cost_options, tell_costs
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.nnunet_folders import nnunet_folder, trainer_search_path
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the parsers."""
+    _plan_options(command(commands, "plan", plan, "plan and preprocess a data set, or add a variant to its plans"))
+
+    add = command(commands, "weights", weights, "write weights as a checkpoint for nnU-Net's -pretrained_weights")
+    add("path", type=Path, metavar="PATH", help="the pre-trained checkpoint")
+    dataset(add)
+    add("-p", "--plans", required=True, metavar="PLANS", help="name of the plans")
+    add("-c", "--configuration", default="3d_fullres", metavar="CONFIG", help="configuration (default: %(default)s)")
+    add("-o", "--out", required=True, type=Path, metavar="OUT", help="the checkpoint to write")
+
+    purpose = "nnUNetv2_train with our trainers, on any number of processes; takes every argument of it"
+    commands.add_parser("train", help=purpose, description=purpose, add_help=False)
+    command(commands, "env", env, 'print the line for stock nnU-Net commands: eval "$(bdfm env)"')
+
+
+def env(settings: argparse.Namespace) -> int:
+    """Prints the line that lets stock nnU-Net commands find the trainers."""
+    value = re.sub(r'(["\\$`])', r"\\\1", trainer_search_path())
+    print(f'export nnUNet_extTrainer="{value}"')
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------- plan
+
+
+def _plan_options(add: Add) -> None:
+    dataset(add)
+    add("-p", "--plans", default="BDFMPlans", metavar="NAME", help="name of the plans (default: %(default)s)")
+    add("--network", choices=("swin", "resenc", "plain"), help="network to plan for")
+    add("--gpu-memory", type=positive, metavar="GB", help="memory that training may take")
+    add("--weights", type=Path, metavar="CKPT", help="plan to match this pre-trained checkpoint")
+    add("--preprocess", action=SwitchOnce, default=True, help="preprocess after planning")
+    workers(add)
+    add("--variant", metavar="NAME", help="add this configuration to existing plans, or tell its cost")
+    add("--base", metavar="CONFIG", help="configuration that the variant starts from (default: 3d_fullres)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the variant; may be repeated")
+    cost_options(add)
+
+
+def plan(settings: argparse.Namespace) -> int:
+    """Plans and preprocesses a data set, or adds a variant to its plans, and tells what training will cost."""
+    check_cost_options(settings)
+    if settings.variant is None:
+        if settings.set or settings.base is not None:
+            raise InputError("--set and --base need --variant NAME: name the configuration that they make")
+        _plan_dataset(settings)
+    else:
+        _plan_variant(settings)
+    tell_costs(settings, settings.variant or "3d_fullres")
+    return 0
+
+
+def _plan_variant(settings: argparse.Namespace) -> None:
+    given = [
+        option for option, value in (("--network", settings.network), ("--gpu-memory", settings.gpu_memory),
+                                     ("--weights", settings.weights)) if value is not None
+    ]  # fmt: skip
+    if given:
+        raise InputError(f"{given[0]} cannot go with --variant: plan the data set first, then add the variant to it")
+    nnunet_folder("nnUNet_preprocessed")
+    values = each_once(map(assignment, settings.set), "--set", "setting")
+    if not values and settings.base is None:
+        from bdfm_nnunet.plans.plans_lookup import read_plans
+
+        if settings.variant in read_plans(settings.dataset, settings.plans)["configurations"]:
+            return  # its cost is asked for
+    from bdfm_nnunet.plans import add_variant
+
+    base = settings.base or "3d_fullres"
+    add_variant(settings.dataset, plans_name=settings.plans, variant=settings.variant, base=base, settings=values)
+
+
+def _plan_dataset(settings: argparse.Namespace) -> None:
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        nnunet_folder(variable)
+    from bdfm_nnunet.plans import plan_dataset
+
+    chosen = {"network": settings.network, "gpu_memory": settings.gpu_memory, "weights": settings.weights}
+    plan_dataset(
+        settings.dataset,
+        plans_name=settings.plans,
+        preprocess=settings.preprocess,
+        workers=settings.workers,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+
+
+def weights(settings: argparse.Namespace) -> int:
+    """Writes pre-trained weights as a checkpoint that nnU-Net's own -pretrained_weights takes."""
+    nnunet_folder("nnUNet_preprocessed")
+    from bdfm_nnunet.plans import write_initial_checkpoint
+
+    write_initial_checkpoint(
+        settings.path,
+        dataset_id=settings.dataset,
+        plans_name=settings.plans,
+        configuration=settings.configuration,
+        out=settings.out,
+    )
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------- stock commands
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Trains with nnUNetv2_train's arguments, on one process or several; see `bdfm_nnunet.train`."""
+    from bdfm_nnunet.train import main
+
+    return main(arguments)

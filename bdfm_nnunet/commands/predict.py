@@ -1,0 +1,111 @@
+"""`bdfm predict`."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bdfm_nnunet.commands.arguments import count, fold, share, take_each_once, whole
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.nnunet_folders import nnunet_folder, trainer_search_path
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PURPOSE = (
+    "nnUNetv2_predict, faster, with our trainers; takes its arguments (or -m FOLDER for -d, -c, -tr, -p) and these"
+)
+_SWITCHES = (
+    "--disable_tta", "--verbose", "--save_probabilities", "--disable_progress_bar", "--not_on_device",
+)  # fmt: skip
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the parser; what it shows under `--help` is made by `predict`."""
+    commands.add_parser("predict", help=PURPOSE, description=PURPOSE, add_help=False)
+
+
+def our_parser() -> argparse.ArgumentParser:
+    """Return the parser of our own options, which leaves those of nnU-Net."""
+    parser = argparse.ArgumentParser(
+        prog="bdfm predict", description=PURPOSE, usage="%(prog)s [our options] [options of nnU-Net's command]",
+        add_help=False, allow_abbrev=False,
+    )  # fmt: skip
+    add = take_each_once(parser).add_argument
+    precision = "type of the network's products; auto: nnU-Net's fp16 on CUDA, bf16 on a CPU made for it, else fp32"
+    windows = "windows in one pass, mirrored copies counted (default: 1 on a CPU, what fits on CUDA)"
+    add("--precision", choices=PRECISIONS, default="auto", help=precision)
+    add("--windows", type=count, metavar="N", help=windows)
+    add("--compile", action="store_true", help="compile the network first, where it can be")
+    add(
+        "--postprocess",
+        type=Path,
+        metavar="RULES.json",
+        help="apply the rules of `bdfm postprocess tune` to each case of this run",
+    )
+    return parser
+
+
+def nnunet_parser(from_folder: bool) -> argparse.ArgumentParser:
+    """Return a parser of the options of nnU-Net's command, by which they are checked before that is imported.
+
+    Args:
+        from_folder: whether it is the command that takes a model's folder.
+    """
+    parser = argparse.ArgumentParser(
+        prog="bdfm predict", usage="%(prog)s [our options] [options of nnU-Net's command]", add_help=False
+    )
+    add = take_each_once(parser).add_argument
+    for option in (
+        "-i",
+        "-o",
+        "-chk",
+        "-prev_stage_predictions",
+        *(("-m",) if from_folder else ("-d", "-p", "-tr", "-c")),
+    ):
+        add(option)
+    add("-f", nargs="+", type=fold)
+    add("-step_size", type=share)
+    add("-device", choices=("cuda", "cpu", "mps"))
+    for option in ("-npp", "-nps", *(() if from_folder else ("-part_id",))):
+        add(option, type=whole)
+    if not from_folder:
+        add("-num_parts", type=count)
+    for switch in _SWITCHES:
+        add(switch, action="store_true")
+    add("--continue_prediction", *(("--c",) if from_folder else ()), action="store_true")
+    return parser
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """Runs nnU-Net's prediction command with our predictor."""
+    parser = our_parser()
+    ours, rest = parser.parse_known_args(list(arguments))
+    if {"-h", "--help"} & set(rest):
+        parser.print_help()
+    else:
+        _check(rest)
+    _run(rest, ours)
+    return 0
+
+
+def _check(arguments: Sequence[str]) -> None:
+    """Sees that nnU-Net's command can take its options; those that it alone knows are left to it."""
+    from_folder = "-m" in arguments
+    given, _ = nnunet_parser(from_folder).parse_known_args(list(arguments))
+    if from_folder:
+        return
+    parts, part = given.num_parts or 1, given.part_id or 0
+    if part >= parts:
+        raise InputError(f"-part_id {part} is not one of -num_parts {parts}: give 0 to {parts - 1}")
+    nnunet_folder("nnUNet_results")
+
+
+def _run(arguments: Sequence[str], ours: argparse.Namespace) -> None:
+    os.environ["nnUNet_extTrainer"] = trainer_search_path()
+    from bdfm_nnunet.evaluation.postprocessing import read_rules
+
+    rules = read_rules(ours.postprocess) if ours.postprocess is not None else None  # before hours of prediction
+    from bdfm_nnunet.prediction.stock_commands import Options, run_command
+
+    options = Options(precision=ours.precision, windows=ours.windows, compile=ours.compile, rules=rules)
+    run_command(arguments, options)

@@ -1,0 +1,272 @@
+"""Scores two folders of segmentations against each other, case by case and region by region."""
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.case_scores import Case, RegionScores
+from bdfm_nnunet.evaluation.metric_versions import METRICS, Chosen, choose
+from bdfm_nnunet.evaluation.pairing import (
+    Pairs,
+    check_all_known,
+    check_all_predicted,
+    check_same_grid,
+    pair_cases,
+    read_segmentation,
+)
+from bdfm_nnunet.evaluation.score_summary import summarise
+from bdfm_nnunet.evaluation.score_tables import table_paths, write_tables
+from bdfm_nnunet.evaluation.voxelwise import BRATS_MISSING_DISTANCE
+from bdfm_nnunet.worker_pools import run_in_processes
+
+logger = logging.getLogger(__name__)
+
+_MOST_NOTES = 5
+Regions = Mapping[str, Sequence[int]]
+Scores = dict[str, float]
+
+
+def score_case(
+    reference: NDArray[Any],
+    prediction: NDArray[Any],
+    *,
+    spacing: Sequence[float],
+    regions: Regions,
+    release: str,
+    metrics: str = "whole",
+    task: str | None = None,
+    missing_distance: float = BRATS_MISSING_DISTANCE,
+) -> dict[str, Scores]:
+    """Scores of one case from arrays, by region and name; NaN where a score does not exist.
+
+    Args:
+        reference: labels (x, y, z).
+        prediction: labels of the same shape.
+        spacing: voxel size in mm along each axis.
+        regions: region name -> label values it consists of.
+        release: name of the release, by which the rules are chosen.
+        metrics: version of the metric, a key of `METRICS`; its `measures` are the scores that decide.
+        task: takes the rules of this task instead of the release's.
+        missing_distance: as in `evaluate_folders`.
+
+    Raises:
+        InputError: the version is not known, or has no rules for the release.
+    """
+    chosen = choose(metrics, release=release, regions=regions, missing_distance=missing_distance, task=task)
+    case = Case.cut(reference, prediction, spacing=spacing, regions=regions)
+    return {region: _with_volumes(case, region, scored.scores) for region, scored in chosen.score(case).items()}
+
+
+def _with_volumes(case: Case, region: str, scores: Mapping[str, float]) -> Scores:
+    volumes = [float(mask.sum()) * case.voxel_mm3 for mask in case.masks(case.regions[region])]
+    return {**scores, "reference_mm3": volumes[0], "prediction_mm3": volumes[1]}
+
+
+@dataclass(frozen=True)
+class _Job:
+    case: str
+    reference: Path
+    prediction: Path | None
+    regions: dict[str, tuple[int, ...]]
+    chosen: Chosen
+    ignore: int | None
+
+
+def _score(job: _Job) -> dict[str, Any]:
+    allowed = {0}.union(*job.regions.values())
+    reference = read_segmentation(job.reference, allowed=allowed if job.ignore is None else allowed | {job.ignore})
+    labels, notes = reference.labels, [reference.volume.note]
+    if job.prediction is None:
+        prediction = np.zeros_like(labels)
+    else:
+        predicted = read_segmentation(job.prediction, allowed=allowed)
+        check_same_grid(reference, predicted, job.prediction)
+        prediction = predicted.labels
+        notes.append(predicted.volume.note)
+    labels, prediction = without_ignored(labels, prediction, job.ignore)
+    case = Case.cut(labels, prediction, spacing=reference.spacing, regions=job.regions)
+    found = job.chosen.score(case)
+    if job.prediction is None:
+        absent = METRICS[job.chosen.version].missing or {}
+        found = {region: RegionScores({**scored.scores, **absent}) for region, scored in found.items()}
+    row = {region: _with_volumes(case, region, scored.scores) for region, scored in found.items()}
+    lesions = {region: scored.lesions for region, scored in found.items() if scored.lesions}
+    notes = [note for note in notes if note]
+    return {
+        "case": job.case,
+        "regions": row,
+        **({"lesions": lesions} if lesions else {}),
+        **({"notes": notes} if notes else {}),
+    }
+
+
+def without_ignored(
+    reference: NDArray[Any], prediction: NDArray[Any], ignore: int | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return both label maps with background where the reference has the label to ignore, as nnU-Net scores them."""
+    ignored = reference == ignore if ignore is not None else np.zeros((), dtype=bool)
+    if not ignored.any():
+        return reference, prediction
+    return np.where(ignored, reference.dtype.type(0), reference), np.where(
+        ignored, prediction.dtype.type(0), prediction
+    )
+
+
+def _summaries(rows: Sequence[Mapping[str, Any]], regions: Iterable[str], seed: int) -> dict[str, Any]:
+    summaries: dict[str, Any] = {}
+    for name in regions:
+        scored = [row["regions"][name] for row in rows]
+        measures = [measure for measure in scored[0] if not measure.endswith("_mm3")]
+        summaries[name] = {m: summarise([s[m] for s in scored], seed=seed).as_dict() for m in measures}
+    return summaries
+
+
+def _none_for_nan(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _none_for_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_none_for_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def evaluate_folders(
+    reference: Path | str,
+    prediction: Path | str,
+    *,
+    regions: Regions,
+    release: str,
+    out: Path | str | None = None,
+    metrics: str = "whole",
+    task: str | None = None,
+    ignore: int | None = None,
+    allow_missing: bool = False,
+    only_predicted: bool = False,
+    missing_distance: float = BRATS_MISSING_DISTANCE,
+    workers: int = 0,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Scores every case of `reference` by the file of the same name in `prediction`.
+
+    What an empty region scores is part of a version's definition. With `whole`: in both, Dice is 1 and HD95 0; in one
+    of the two, Dice is 0 and HD95 is `missing_distance`. Such cases count in the means like all others; scores that do
+    not exist (None) are counted and left out of them.
+
+    Args:
+        reference: folder of reference segmentations, `CASE.nii.gz`.
+        prediction: folder with exactly the same cases.
+        regions: region name -> label values it consists of. Values outside all regions (but 0) are refused.
+        release: name of the release, for the record, and to choose the rules of the version by.
+        out: JSON file to write; a CSV file with one line per case and region is written beside it.
+        metrics: version of the metric, a key of `METRICS`.
+        task: takes the rules of this task (GLI, MEN, MEN-RT, MET, PED, SSA) instead of the release's.
+        ignore: label value of reference voxels that count for nothing, on either side.
+        allow_missing: scores a case without prediction as the version prescribes, where it does, instead of refusing.
+        only_predicted: scores the cases that are in both folders, and names the others in the result.
+        missing_distance: HD95 in mm of a region that only one side has, for `whole`; the default is the BraTS
+            organisers' 374.
+        workers: processes; 0 or 1 works in this one.
+        seed: seed of the bootstrap intervals.
+        progress: whether a progress bar is shown; by default on a terminal only.
+
+    Returns:
+        What the JSON file holds: "metrics", "definition", "parameters", "summary" per region and measure (mean, 95 %
+        bootstrap interval over cases, median, number of cases and of undefined ones), "cases" with their scores,
+        their lesions where the version has them, and notes on their headers where there are any, "missing" cases that
+        were scored without prediction, and those "not_scored".
+
+    Raises:
+        InputError: a missing or extra prediction, another grid, an unknown label value, an unreadable file, a version
+            without rules for the release.
+    """
+    if out is not None:
+        table_paths(Path(out))
+    wanted = {name: tuple(int(value) for value in values) for name, values in regions.items()}
+    chosen = choose(metrics, release=release, regions=wanted, missing_distance=missing_distance, task=task)
+    pairs = _pairs(Path(reference), Path(prediction), metrics, allow_missing, only_predicted)
+    jobs = [_Job(case, here, there, wanted, chosen, ignore) for case, here, there in _to_score(pairs, allow_missing)]
+    rows = _score_all(jobs, workers, progress)
+    result: dict[str, Any] = _none_for_nan(
+        {
+            "release": release,
+            **_told_of(chosen, wanted, seed),
+            **_left_out(pairs, jobs, only_predicted),
+            "summary": _summaries(rows, wanted, seed),
+            "cases": rows,
+        }
+    )
+    if out is not None:
+        write_tables(Path(out), result)
+    return result
+
+
+def _score_all(jobs: Sequence[_Job], workers: int, progress: bool | None) -> list[dict[str, Any]]:
+    """The scores of every case, in the order of `jobs`."""
+    hidden = None if progress is None else not progress
+    scored = run_in_processes(jobs, _score, workers=workers, ordered=True)
+    rows = list(tqdm(scored, total=len(jobs), desc="evaluate", unit="case", disable=hidden))
+    _tell_notes(rows)
+    return rows
+
+
+def _told_of(chosen: Chosen, regions: Regions, seed: int) -> dict[str, Any]:
+    """How the scores were computed, for the record."""
+    return {
+        "metrics": chosen.version,
+        "definition": METRICS[chosen.version].definition,
+        "parameters": chosen.parameters,
+        "regions": {name: list(values) for name, values in regions.items()},
+        "interval": "95 % percentile bootstrap of the mean over cases",
+        "seed": seed,
+    }
+
+
+def _left_out(pairs: Pairs, jobs: Sequence[_Job], only_predicted: bool) -> dict[str, Any]:
+    """The cases that one of the folders lacks: those that were scored all the same, and those that were not."""
+    return {
+        "missing": [job.case for job in jobs if job.prediction is None],
+        "not_scored": {
+            "without_prediction": list(pairs.unpredicted) if only_predicted else [],
+            "without_reference": list(pairs.unknown),
+        },
+    }
+
+
+def _pairs(reference: Path, prediction: Path, metrics: str, allow_missing: bool, only_predicted: bool) -> Pairs:
+    if allow_missing and only_predicted:
+        raise InputError("missing predictions are either scored or left out: take --allow-missing or --only-predicted")
+    if allow_missing and METRICS[metrics].missing is None:
+        raise InputError(
+            f"metrics={metrics!r} has no score for a case without prediction: predict all cases, or score those that "
+            "are there with --only-predicted"
+        )
+    pairs = pair_cases(reference, prediction)
+    if not only_predicted:
+        check_all_known(pairs, reference)
+        if not allow_missing:
+            check_all_predicted(pairs, prediction)
+    elif not pairs.both:
+        raise InputError(f"{reference} and {prediction} have no case in common: name the folders of the same cases")
+    return pairs
+
+
+def _to_score(pairs: Pairs, allow_missing: bool) -> list[tuple[str, Path, Path | None]]:
+    missing = pairs.unpredicted.items() if allow_missing else ()
+    return sorted([*pairs.both, *((case, path, None) for case, path in missing)], key=lambda found: found[1])
+
+
+def _tell_notes(rows: Sequence[Mapping[str, Any]]) -> None:
+    notes = [note for row in rows for note in row.get("notes", ())]
+    for note in notes[:_MOST_NOTES]:
+        logger.warning("%s", note)
+    if len(notes) > _MOST_NOTES:
+        logger.warning("... and %d more such notes, see the result", len(notes) - _MOST_NOTES)

@@ -1,0 +1,155 @@
+"""The metric versions by name: what they mean, by which rules, and which scores decide."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.case_scores import Case, RegionScores
+from bdfm_nnunet.evaluation.challenge_rules import (
+    TASKS_2023,
+    TASKS_2024,
+    TASKS_2026,
+    Task,
+    lesionwise_parameters,
+    panoptic_parameters,
+    task_name,
+)
+from bdfm_nnunet.evaluation.lesionwise import TOLERANCES_MM, lesionwise_scores
+from bdfm_nnunet.evaluation.panoptic import panoptic_scores
+from bdfm_nnunet.evaluation.voxelwise import dice, hd95
+
+
+def whole_region_scores(case: Case, task: Task) -> dict[str, RegionScores]:
+    """Dice and HD95 of every region taken as one piece, however many lesions it has."""
+    assert task.penalty is not None
+    regions = {}
+    for region, values in case.regions.items():
+        masks = case.masks(values)
+        distance = hd95(*masks, spacing=case.spacing, missing_distance=task.penalty)
+        regions[region] = RegionScores({"dice": dice(*masks), "hd95_mm": distance})
+    return regions
+
+
+@dataclass(frozen=True)
+class MetricVersion:
+    """A named way to score a case; its name and `definition` stand in every result.
+
+    Attributes:
+        definition: in words.
+        measures: the scores that decide, and whether a larger value is better.
+        score: makes the scores of a case by the rules of a task.
+        tasks: task to its rules; empty where every release is scored alike.
+        parameters: what a result says of the rules, from the task's name, its rules and the regions.
+        missing: scores of a case without a prediction, where the version has them.
+    """
+
+    definition: str
+    measures: Mapping[str, bool]
+    score: Callable[[Case, Task], dict[str, RegionScores]]
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    parameters: Callable[[str, Task, Sequence[str]], dict[str, Any]] = lesionwise_parameters
+    missing: Mapping[str, float] | None = None
+
+
+_LESIONWISE = (
+    "Lesion-wise as BraTS {years} computes it, on pieces by 26 neighbours. Reference pieces whose dilations (18 "
+    "neighbours, iterated) touch are one lesion; a predicted lesion belongs to every reference lesion into whose "
+    "dilation it reaches. lw_: mean over reference lesions above the threshold and predicted ones that belong to none, "
+    "which have Dice 0{nsd} and HD95 the penalty, as missed lesions have; nothing to average: Dice 1{nsd1}, HD95 0. "
+    "HD95: the larger of the two directed percentiles of distances between surface elements weighted by area. legacy_: "
+    "of the region as one piece. Sensitivity and specificity: of voxels. {rest}"
+)
+_VERSIONS = {
+    2023: _LESIONWISE.format(
+        years="2023", nsd="", nsd1="", rest="Predicted pieces are neither joined nor dropped, whatever their size."
+    ),
+    2024: _LESIONWISE.format(
+        years="2024 and 2025",
+        nsd=", NSD 0",
+        nsd1=", NSD 1",
+        rest="Except in MEN, predicted pieces are joined like the reference's, and those up to the threshold are "
+        "dropped before anything is scored, legacy_ too. Lesions that touch the same lesion of a partner tissue "
+        "are joined, where more than one pair touches. NSD: the mean of the two shares of surface voxels within "
+        "0.5 or 1 mm of the other's, as nnU-Net defines it. SNFH of GLI is dilated 3 times: 5 was meant, but a "
+        "typing error in the organisers' code gives 3. legacy_ and sensitivity are of masks, where that code "
+        "takes numbers of lesions.",
+    ),
+}
+
+METRICS: dict[str, MetricVersion] = {
+    "whole": MetricVersion(
+        "Dice and HD95 of the whole region. HD95: the larger of the two directed 95th percentiles of distances between "
+        "surface voxels. Region empty in both: Dice 1, HD95 0; in one: Dice 0, HD95 the missing distance.",
+        {"dice": True, "hd95_mm": False},
+        whole_region_scores,
+    ),
+    "lesionwise-2023": MetricVersion(
+        _VERSIONS[2023],
+        {"lw_dice": True, "lw_hd95_mm": False},
+        partial(lesionwise_scores, tolerances=()),
+        TASKS_2023,
+    ),
+    "lesionwise-2024": MetricVersion(
+        _VERSIONS[2024],
+        {"lw_dice": True, "lw_hd95_mm": False, **{f"lw_nsd_{tolerance}": True for tolerance in TOLERANCES_MM}},
+        partial(lesionwise_scores, tolerances=TOLERANCES_MM),
+        TASKS_2024,
+    ),
+    "panoptic-2026": MetricVersion(
+        "Panoptic as BraTS 2026 computes it with panoptica: pieces by 26 neighbours, matched one to one for the "
+        "largest sum of Dice, a match having Dice of at least 1e-6; no dilation. sq_: mean over matched lesions alone "
+        "(Dice; 95th percentile of the distances of both surfaces together; NSD at the smallest spacing); rq: F1 of "
+        "lesions; pq_dsc: their product; global_: of the region as one piece, its HD95 in mm, where panoptica counts "
+        "voxels. Region empty in both: not defined, left out of means; no match: 0, HD95 373 mm; case without "
+        "prediction: the same. Metastases: large_ over lesions above 27 mm3, small_ counts smaller ones as "
+        "found from a Dice of 0.2 (sources differ: the defaults of the organisers' public package brats-evaluation are "
+        "20 mm3 and 0.1, the challenge's wiki of spring 2026 speaks of 275 mm3).",
+        {"sq_dsc": True, "sq_hd95_mm": False, "rq": True, "global_dice": True},
+        panoptic_scores,
+        TASKS_2026,
+        panoptic_parameters,
+        missing={
+            **dict.fromkeys(("sq_dsc", "sq_nsd", "rq", "pq_dsc", "global_dice"), 0.0),
+            **dict.fromkeys(("sq_hd95_mm", "global_hd95_mm"), 373.0),
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A version with the rules that a release is scored by; `parameters` of them stand in the result."""
+
+    version: str
+    task: Task
+    parameters: dict[str, Any]
+
+    def score(self, case: Case) -> dict[str, RegionScores]:
+        """Scores every region of a case."""
+        return METRICS[self.version].score(case, self.task)
+
+
+def choose(
+    metrics: str, *, release: str, regions: Mapping[str, Any], missing_distance: float, task: str | None = None
+) -> Chosen:
+    """The version `metrics` with the rules for a release.
+
+    Args:
+        metrics: key of `METRICS`.
+        release: name of the release, by which the task is found.
+        regions: by name; their rules may differ.
+        missing_distance: HD95 in mm of a region that only one side has, for versions without tasks.
+        task: takes the rules of this task instead.
+
+    Raises:
+        InputError: no such version, or it has no rules for the release or task.
+    """
+    if metrics not in METRICS:
+        raise InputError(f"metrics={metrics!r} is not known: choose one of {', '.join(METRICS)}")
+    tasks = METRICS[metrics].tasks
+    if not tasks:
+        return Chosen(metrics, Task(penalty=missing_distance), {"missing_distance_mm": missing_distance})
+    name = task_name(tasks, release, task, metrics)
+    return Chosen(metrics, tasks[name], METRICS[metrics].parameters(name, tasks[name], list(regions)))

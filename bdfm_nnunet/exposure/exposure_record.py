@@ -1,0 +1,158 @@
+"""What a checkpoint has seen, as our trainers write it into the file.
+
+A checkpoint holds plain types under `checkpoints.reading.EXPOSURE`: `{"format": 1, "runs": [...]}`, the oldest training
+first. A run names its data set, releases and licences, and lists the cases that changed the weights ("train") and those
+that only chose checkpoint_best ("val") in columns: case, patient, release, aliases, sha256 (of the voxel values of each
+image).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bdfm_nnunet.checkpoints.checkpoint_reading import Checkpoint
+from bdfm_nnunet.json_shapes import fault_of
+from bdfm_nnunet.patients import CaseList, image_hashes
+
+FORMAT = 1
+COLUMNS = ("case", "patient", "release", "aliases", "sha256")
+
+PUBLIC_BDFM: dict[str, Any] = {
+    "dataset": "BD-15k",
+    "note": "the public BDFM checkpoint lists no cases: what its authors' lists name counts as seen, whole",
+    "whole": {
+        **{
+            f"brats2023-{task}": "all training and validation cases are in the lists of the public code"
+            for task in ("gli", "men", "met", "ped", "ssa")
+        },
+        "msd-brain-tumour": "inferred: the list called UPENN-GBM names the 750 cases of this release (BraTS 2016/17)",
+        **dict.fromkeys(
+            ("atlas-r2", "isles2022", "l2r-oasis", "brainptm2021", "mrbrains13"),
+            "the authors' figure of the data counts all its scans",
+        ),
+    },
+    "perhaps": {"upenn-gbm": "the authors' figure of the data counts it, but their list of it names other cases"},
+    "releases": {
+        "brats2023-gli": {"licence": "", "overlaps": ["brats2021", "brats2025-gli-pre"]},
+        "msd-brain-tumour": {"licence": "", "overlaps": ["brats2018", "brats2019", "brats2020", "brats2021"]},
+    },
+}
+"""What is known of the weights that the authors of BDFM gave out, in the form of a run."""
+
+
+_COLUMNS = {"case": [str], "patient": [str], "release": [str], "aliases": [[str]], "sha256": [[str]]}
+_STORED = {
+    "runs": [
+        {
+            "dataset?": str,
+            "note?": str,
+            "ancestors?": str,
+            "weights?": {str: str},
+            "train?": _COLUMNS,
+            "val?": _COLUMNS,
+            "whole?": {str: str},
+            "perhaps?": {str: str},
+            "releases?": {str: {"licence?": str, "overlaps?": [str]}},
+        }
+    ]
+}
+"""The shape of the entry, which other versions and other people have written."""
+
+
+# ---------------------------------------------------------------------------------------------------- what was seen
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """The trainings behind a checkpoint.
+
+    Attributes:
+        runs: the oldest first, see the head of this file.
+        note: why nothing, or not all, is known; one sentence without an end.
+    """
+
+    runs: tuple[dict[str, Any], ...] = ()
+    note: str = ""
+
+    @classmethod
+    def of(cls, stored: Any, *, kind: str = "", named: str = "the checkpoint") -> "Exposure":
+        """What a checkpoint tells; the public BDFM code's are known from elsewhere.
+
+        Args:
+            stored: the entry, None where there is none.
+            kind: of the checkpoint, see `Checkpoint`.
+            named: how sentences shall call it.
+        """
+        if stored is None and kind == "bdfm_reference":
+            return cls((PUBLIC_BDFM,))
+        if stored is None:
+            return cls(note=f"{named} says nothing about the cases it was trained on")
+        if not _is_record(stored):
+            return cls(note=f"{named} tells the cases it was trained on in a form that this version does not know")
+        return cls(tuple(stored["runs"]))
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Checkpoint) -> "Exposure":
+        """What a checkpoint has seen."""
+        return cls.of(checkpoint.exposure, kind=checkpoint.kind, named=str(checkpoint.path))
+
+    def then(self, run: Mapping[str, Any]) -> "Exposure":
+        """The exposure after one more training that started from these weights."""
+        return Exposure((*self.runs, dict(run) | ({"ancestors": self.note} if self.note else {})))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plain types for a checkpoint."""
+        return {"format": FORMAT, "runs": list(self.runs)}
+
+    @property
+    def releases(self) -> dict[str, set[str]]:
+        """Release to the releases that share scans with it."""
+        found: dict[str, set[str]] = {}
+        for run in self.runs:
+            for name, entry in run.get("releases", {}).items():
+                found.setdefault(name, set()).update(entry.get("overlaps", ()))
+            for name in run.get("whole", ()):
+                found.setdefault(name, set())
+        return found
+
+
+def _is_record(stored: Any) -> bool:
+    if not isinstance(stored, Mapping) or stored.get("format") != FORMAT or fault_of(stored, _STORED):
+        return False
+    columns = (run[part].values() for run in stored["runs"] for part in ("train", "val") if part in run)
+    return all(len({len(column) for column in each}) == 1 for each in columns) and _is_printable(stored["runs"])
+
+
+def _is_printable(content: Any) -> bool:
+    """Whether texts are such as a terminal shows in a line: no control characters and no halves of characters."""
+    if isinstance(content, Mapping):
+        return all(_is_printable(key) and _is_printable(value) for key, value in content.items())
+    if isinstance(content, (list, tuple)):
+        return all(map(_is_printable, content))
+    return not isinstance(content, str) or content.isprintable()
+
+
+def describe_run(cases: CaseList, *, train: Iterable[str], val: Iterable[str], **names: Any) -> dict[str, Any]:
+    """One training as a run.
+
+    Args:
+        cases: of the data set, with what its manifest knows.
+        train: case ids that change the weights.
+        val: case ids that only choose the best checkpoint.
+        names: more plain entries, for instance the trainer's name.
+    """
+    known = {row["case"]: row for row in cases.rows}
+    run = {**names, "dataset": cases.name, "note": cases.note, "releases": cases.releases}
+    for part, chosen in (("train", train), ("val", val)):
+        run[part] = _columns([known.get(case, {"case": case}) for case in sorted(chosen)], cases.scope)
+    return run
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], scope: str) -> dict[str, list[Any]]:
+    return {
+        "case": [str(row["case"]) for row in rows],
+        "patient": [str(row.get("patient") or row["case"]) for row in rows],
+        "release": [str(row.get("release") or scope) for row in rows],
+        "aliases": [[str(alias) for alias in row.get("aliases", ())] for row in rows],
+        "sha256": [sorted(set(image_hashes(row).values())) for row in rows],
+    }

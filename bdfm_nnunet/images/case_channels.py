@@ -1,0 +1,79 @@
+"""The images of one case: each whole and of usable numbers, all on one grid."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.images.grids import difference, distance_mm
+from bdfm_nnunet.images.image_faults import Damaged, WrongAxes
+from bdfm_nnunet.images.intensities import fault_of_intensities
+from bdfm_nnunet.images.volumes import Volume, read_volume
+
+
+def read_channels(
+    paths: Sequence[Path], *, by_nibabel: bool, flat: bool = False, again: str = "convert it again"
+) -> Volume:
+    """Read all images of a case and return the first.
+
+    Args:
+        paths: NIfTI files, at least one.
+        by_nibabel: whether nnU-Net reads them by nibabel where SimpleITK does not take the header.
+        flat: whether files of two axes are taken as one slice.
+        again: for messages: how to get a file anew.
+
+    Raises:
+        InputError: one is no whole 3-D image, has values that are no numbers or no contrast, or another grid than the
+            first.
+    """
+    first: Volume | None = None
+    for path in paths:
+        image = read_whole(path, by_nibabel=by_nibabel, flat=flat, again=again)
+        if fault := fault_of_intensities(image):
+            remedy = again if fault.startswith("is empty") else "repair it"
+            raise InputError(f"{path} {fault}: {remedy} or remove the case")
+        first = first or image
+        check_grid(image, first)
+    assert first is not None
+    return first
+
+
+def read_whole(path: Path, *, by_nibabel: bool, flat: bool = False, again: str = "convert it again") -> Volume:
+    """Return the volume of a NIfTI file, all of which must be there.
+
+    Raises:
+        InputError: it is not whole, or no 3-D volume.
+    """
+    try:
+        return read_volume(path, str(path), by_nibabel=by_nibabel, flat=flat)
+    except Damaged as fault:
+        raise InputError(
+            f"{path} cannot be read as NIfTI, it is truncated or damaged (it {fault.what}): {again} from a whole file"
+        ) from None
+    except WrongAxes as fault:
+        raise InputError(
+            f"{path} has the shape {fault.shape}, expected one 3-D volume: split it or remove the case"
+        ) from None
+
+
+def check_grid(volume: Volume, reference: Volume) -> None:
+    """Refuse a volume that lies elsewhere than another one of its case.
+
+    Raises:
+        InputError: shape, voxel size or position differ.
+    """
+    here, there, name = volume.grid, reference.grid, Path(reference.name).name
+    if volume.flat != reference.flat:
+        raise InputError(
+            f"{volume.name} has {2 if volume.flat else 3} axes but {name} {2 if reference.flat else 3}: save the "
+            "images of a case with the same"
+        )
+    what = difference(here, there)
+    if what == "shape":
+        raise InputError(
+            f"{volume.name} has the shape {here.size} but {name} {there.size}: take both from the same source"
+        )
+    if what:
+        raise InputError(
+            f"{volume.name} lies up to {distance_mm(here, there):.3g} mm from {name} (another "
+            f"{'voxel size' if what == 'spacing' else 'affine'}): register the files, or remove the case"
+        )

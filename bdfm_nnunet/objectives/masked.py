@@ -1,0 +1,151 @@
+"""Pre-training objectives: encoder + mask + decoder + losses."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bdfm_nnunet.frequency import at_least_single, patchify, unpatchify
+from bdfm_nnunet.losses import focal_frequency_loss, masked_mse
+from bdfm_nnunet.masking import MaskToken, block_mask, per_axis
+from bdfm_nnunet.networks.encoders import EncoderView
+from bdfm_nnunet.objectives.frequency_decoder import FrequencyDecoder
+from bdfm_nnunet.objectives.pixel_decoders import FinalDecoder, PyramidDecoder
+from bdfm_nnunet.settings import PretrainingSettings
+
+
+class MaskedImageModelling(nn.Module):
+    """BDFM: hide patches, encode what is left, rebuild the image in space and in frequency.
+
+    The pixel decoder is scored by the squared error on masked voxels, the frequency decoder by the focal frequency
+    loss on masked patches. `PretrainingSettings.published()` gives the model as its authors coded it, and the settings
+    of SimMIM (Xie et al. 2022) its simplest form.
+
+    Args:
+        view: the encoder to pre-train, see `encoder_of`.
+        settings: everything else.
+    """
+
+    def __init__(self, view: EncoderView, settings: PretrainingSettings | None = None) -> None:
+        super().__init__()
+        settings = settings or PretrainingSettings()
+        self.view = view
+        self.settings = settings
+        self.patch_size = per_axis(settings.patch_size or view.token_patch, view.axes)
+        self.block_size = per_axis(settings.block_size or (1 if view.is_transformer else 4), view.axes)
+        self.encoder = view.module
+        noise = 0.02 if settings.mask_token == "scalar_mean" else 0.0
+        self.mask_token = MaskToken(view.mask_channels, settings.mask_token, noise=noise)
+        parallel = settings.frequency_decoder == "parallel"
+        outputs = view.in_channels * (2 if parallel else 1)
+        self.pixel_decoder: nn.Module
+        if settings.decoder == "final":
+            self.pixel_decoder = FinalDecoder(view.channels[-1], view.strides[-1], settings.decoder_channels, outputs)
+        else:
+            self.pixel_decoder = PyramidDecoder(view.channels, view.strides, settings.decoder_channels, outputs)
+        self.frequency_decoder = None if settings.frequency_decoder == "none" else self._build_frequency_decoder()
+
+    def _build_frequency_decoder(self) -> FrequencyDecoder:
+        settings = self.settings
+        norm = settings.frequency_norm
+        if norm is None:
+            norm = settings.frequency_target == "patch_normalised"
+        return FrequencyDecoder(
+            self.view.in_channels,
+            self.view.axes,
+            blocks=settings.frequency_blocks,
+            padding=settings.frequency_padding,
+            output=settings.frequency_output,
+            norm_patch=self.patch_size if norm else None,
+        )
+
+    def draw_mask(
+        self,
+        batch: int,
+        spatial: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """A mask (B, *grid) for images of `spatial` voxels, True = masked."""
+        return block_mask(
+            batch,
+            self.grid(spatial),
+            ratio=self.settings.mask_ratio,
+            block_size=self.block_size,
+            generator=generator,
+            device=device,
+        )
+
+    def grid(self, spatial: Sequence[int]) -> tuple[int, ...]:
+        """Patches per axis of an image.
+
+        Raises:
+            ValueError: the image is no whole number of patches, or of the encoder's coarsest positions.
+        """
+        for step in (self.patch_size, self.view.strides[-1]):
+            if any(size % part for size, part in zip(spatial, step, strict=True)):
+                raise ValueError(f"images of {tuple(spatial)} voxels cannot be rebuilt from positions of {step} voxels")
+        return tuple(size // part for size, part in zip(spatial, self.patch_size, strict=True))
+
+    def reconstruct(self, images: Tensor, *, mask: Tensor) -> dict[str, Tensor]:
+        """Rebuilds masked images.
+
+        Args:
+            images: (B, C, *spatial).
+            mask: boolean (B, *grid), True = masked.
+
+        Returns:
+            "pixel" and, unless the frequency decoder is left out, "frequency": (B, C, *spatial) each.
+        """
+        self.grid(images.shape[2:])
+        decoded = self.pixel_decoder(self.view.features(images, mask, self.mask_token, patch_size=self.patch_size))
+        if self.frequency_decoder is None:
+            return {"pixel": decoded}
+        if self.settings.frequency_decoder == "serial":
+            return {"pixel": decoded, "frequency": self.frequency_decoder(decoded)}
+        pixel, start = decoded.chunk(2, dim=1)
+        return {"pixel": pixel, "frequency": self.frequency_decoder(start)}
+
+    def losses(self, images: Tensor, rebuilt: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+        """Scores a reconstruction: "loss" to minimise and its terms "pixel" and "frequency"."""
+        settings = self.settings
+        pixel = masked_mse(rebuilt["pixel"], images, mask)
+        terms = {"loss": settings.pixel_weight * pixel, "pixel": pixel}
+        if "frequency" in rebuilt:
+            terms["frequency"] = focal_frequency_loss(
+                rebuilt["frequency"],
+                self.frequency_target(images),
+                mask,
+                patch_size=self.patch_size,
+                alpha=settings.alpha,
+                legacy=settings.legacy_frequency_loss,
+            )
+            terms["loss"] = terms["loss"] + settings.frequency_weight * terms["frequency"]
+        return terms
+
+    def frequency_target(self, images: Tensor) -> Tensor:
+        """What the frequency decoder should give: the image, or the image with each patch normalised."""
+        if self.settings.frequency_target == "raw":
+            return images
+        patches = patchify(at_least_single(images), self.patch_size)
+        voxels = tuple(range(3, patches.ndim))
+        spread, mean = torch.var_mean(patches, dim=voxels, keepdim=True, unbiased=False)
+        return unpatchify((patches - mean) / (spread + 1e-6).sqrt(), self.grid(images.shape[2:]))
+
+    def forward(
+        self, images: Tensor, *, mask: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """One evaluation of the objective.
+
+        Args:
+            images: (B, C, *spatial), each axis a multiple of the patch and of the encoder's total stride.
+            mask: boolean (B, *grid), True = masked; drawn anew if not given.
+            generator: where a new mask comes from.
+
+        Returns:
+            "loss" and its unweighted terms "pixel" and "frequency", scalars.
+        """
+        if mask is None:
+            mask = self.draw_mask(len(images), images.shape[2:], generator=generator, device=images.device)
+        return self.losses(images, self.reconstruct(images, mask=mask), mask)

@@ -1,0 +1,1 @@
+"""The runner of `bdfm demo`: commands of a real run, one after the other."""

@@ -1,0 +1,285 @@
+"""`bdfm demo`: the whole way on a made-up cohort, with the commands of a real run.
+
+Cohort -> convert -> plan -> pre-train -> fine-tune from it and train from scratch with few labels -> predict ->
+evaluate -> one folder with a summary and pictures. Every step but the first and the last is a command of its own, as a
+user would type it; `commands.sh` in the results holds them all.
+"""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bdfm_nnunet.data.demo_cohort import make_cohort
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import write_json
+from bdfm_nnunet.nnunet_folders import trainer_search_path
+from bdfm_nnunet.reports.demo_summary import DemoFiles, write_summary
+from bdfm_nnunet.studies.subprocesses import Step, run_steps, write_script
+
+logger = logging.getLogger(__name__)
+
+RELEASE = "brats2023-gli"
+PLANS, VARIANT, FOLD = "BDFMPlans", "demo", "0"
+UNLABELLED, LABELLED, TEST = 901, 902, 903
+PRETRAINER, TRAINER = "nnUNetTrainerBDFMPretrain", "nnUNetTrainerBDFM"
+METHODS = ("from scratch", "fine-tuned")
+_MARKER = ".bdfm_demo"
+_PARTS = ("work", "logs", "figures", "scores")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """How large the demonstration is. The defaults are for two cores and ten minutes.
+
+    Attributes:
+        unlabelled_cases: scans for pre-training, a fifth of them held out.
+        labelled_cases: scans for fine-tuning, a fifth of them for validation.
+        test_cases: held-out scans for the comparison.
+        spacing: voxel size in mm.
+        shape: number of voxels; by default the field of view of BraTS.
+        seed: seed of the cohort and of both fine-tuning runs.
+        network: what `bdfm plan --network` takes.
+        gpu_memory: memory in GB that the plan may take; it decides the size of network, patch and batch.
+        pretraining: settings of the pre-training configuration, as `bdfm plan --set` takes them.
+        finetuning: settings of the configuration that both fine-tuning and training from scratch use.
+        device: what nnU-Net's `-device` takes.
+    """
+
+    unlabelled_cases: int = 20
+    labelled_cases: int = 5
+    test_cases: int = 8
+    spacing: float = 2.5
+    shape: tuple[int, int, int] | None = None
+    seed: int = 2023
+    network: str = "swin"
+    gpu_memory: float = 0.25
+    pretraining: tuple[tuple[str, Any], ...] = (
+        ("training.epochs", 14),
+        ("training.iterations_per_epoch", 40),
+        ("training.val_iterations_per_epoch", 4),
+        ("training.initial_lr", 1e-3),
+        ("pretraining.picture_every", 5),
+    )
+    finetuning: tuple[tuple[str, Any], ...] = (
+        ("training.epochs", 8),
+        ("training.iterations_per_epoch", 25),
+        ("training.val_iterations_per_epoch", 2),
+        ("training.initial_lr", 1e-3),
+    )
+    device: str = "cpu"
+
+
+# For tests: every step runs, nothing is learnt.
+QUICK = DemoSettings(
+    unlabelled_cases=5,
+    test_cases=2,
+    spacing=4.0,
+    shape=(40, 48, 40),
+    gpu_memory=0.5,
+    pretraining=(
+        ("training.epochs", 2),
+        ("training.iterations_per_epoch", 2),
+        ("training.val_iterations_per_epoch", 1),
+        ("pretraining.picture_every", 1),
+    ),
+    finetuning=(
+        ("training.epochs", 2),
+        ("training.iterations_per_epoch", 2),
+        ("training.val_iterations_per_epoch", 1),
+    ),
+)
+
+
+def run_demo(*, out: Path, settings: DemoSettings | None = None, progress: bool | None = None) -> dict[str, Any]:
+    """Runs the demonstration.
+
+    Args:
+        out: folder of the results; results of an earlier demonstration in it are replaced.
+        settings: size and lengths.
+        progress: whether progress bars are shown; by default on a terminal only.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        InputError: `out` holds something else, or a step failed; the message names its log.
+    """
+    started = time.monotonic()
+    settings = settings or DemoSettings()
+    out = _prepare(out)
+    work = out / "work"
+    cores = _cores()
+    logger.info("results go to %s; the lesions of this cohort are synthetic", out)
+    _make_cohorts(work, settings, workers=cores if cores > 1 else 0, progress=progress)
+    made = time.monotonic() - started
+    environment = _environment(work, cores)
+    groups = demo_steps(out, settings, workers=cores)
+    about = "The commands of the demonstration on a made-up cohort with synthetic lesions."
+    write_script(out / "commands.sh", groups, environment=environment, about=about)
+    # half the cores: crops as small as these do not feed more threads, and wait for them instead
+    threads = max(1, cores // 2)
+    seconds = run_steps(groups, environment=environment, logs=out / "logs", threads=threads, progress=progress)
+    summary = write_summary(
+        _files(out), settings=asdict(settings), seconds={"make the cohort": made, **seconds}, started=started
+    )
+    logger.info("summary: %s", out / "summary.md")
+    return summary
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _prepare(out: Path) -> Path:
+    """An empty folder for the results; what an earlier demonstration left there is removed."""
+    out = out.absolute()
+    marker = out / _MARKER
+    if out.exists() and not marker.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} holds something that is no earlier demonstration: name an empty or a new folder")
+    for part in _PARTS:
+        shutil.rmtree(out / part, ignore_errors=True)
+    for name in ("summary.md", "summary.json", "commands.sh"):
+        (out / name).unlink(missing_ok=True)
+    write_json(marker, {"made_by": "bdfm demo"})
+    return out
+
+
+def _make_cohorts(work: Path, settings: DemoSettings, *, workers: int, progress: bool | None) -> None:
+    first = 0
+    for name, cases in (
+        ("unlabelled", settings.unlabelled_cases),
+        ("labelled", settings.labelled_cases),
+        ("test", settings.test_cases),
+    ):
+        make_cohort(
+            work / "cohort" / name,
+            cases=cases,
+            seed=settings.seed,
+            spacing=settings.spacing,
+            shape=settings.shape,
+            labelled=name != "unlabelled",
+            first_patient=first,
+            workers=workers,
+            progress=progress,
+        )
+        first += cases
+
+
+def _environment(work: Path, cores: int) -> dict[str, str]:
+    return {
+        "nnUNet_raw": str(work / "nnUNet_raw"),
+        "nnUNet_preprocessed": str(work / "nnUNet_preprocessed"),
+        "nnUNet_results": str(work / "nnUNet_results"),
+        "nnUNet_extTrainer": trainer_search_path(),
+        "nnUNet_n_proc_DA": "0" if cores <= 2 else "2",
+        "nnUNet_def_n_proc": "1",  # also the threads of a prediction, so that two run side by side
+        "nnUNet_compile": "f",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "MPLBACKEND": "Agg",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _results(out: Path, method: str) -> Path:
+    return out / "work" / f"nnUNet_results_{method.replace(' ', '_').replace('-', '_')}"
+
+
+def _raw(out: Path, dataset_id: int) -> Path:
+    """The raw data set that `bdfm convert` makes; its name follows from the release."""
+    from bdfm_nnunet.dataset_conversion import find_release
+
+    name = find_release(RELEASE).dataset_name + ("Unlabelled" if dataset_id == UNLABELLED else "")
+    return out / "work" / "nnUNet_raw" / f"Dataset{dataset_id}_{name}"
+
+
+def _pretraining_folder(out: Path) -> Path:
+    run = f"{PRETRAINER}__{PLANS}__{VARIANT}"
+    return out / "work" / "nnUNet_results" / _raw(out, UNLABELLED).name / run / f"fold_{FOLD}"
+
+
+def _files(out: Path) -> DemoFiles:
+    test = _raw(out, TEST)
+    return DemoFiles(
+        out=out,
+        pretraining=_pretraining_folder(out),
+        images=test / "imagesTr",
+        reference=test / "labelsTr",
+        predictions={method: _prediction(out, method) for method in METHODS},
+        scores={method: _scores(out, method) for method in METHODS},
+    )
+
+
+def _prediction(out: Path, method: str) -> Path:
+    return out / "work" / "predictions" / method.replace(" ", "_")
+
+
+def _scores(out: Path, method: str) -> Path:
+    return out / "scores" / f"{method.replace(' ', '_')}.json"
+
+
+def demo_steps(out: Path, settings: DemoSettings, *, workers: int) -> list[list[Step]]:
+    """The commands, in groups that run side by side."""
+    checkpoint = _pretraining_folder(out) / "checkpoint_final.pth"
+    network = ("--network", settings.network, "--gpu-memory", str(settings.gpu_memory))
+    return [
+        [_convert(out, name, number) for name, number in _COHORTS.items()],
+        [_plan("unlabelled", UNLABELLED, network, workers)],
+        [_variant("unlabelled", UNLABELLED, settings.pretraining)],
+        [Step("pre-train", _train(UNLABELLED, PRETRAINER, settings))],
+        [_plan("labelled", LABELLED, ("--weights", str(checkpoint)), workers)],
+        [_variant("labelled", LABELLED, (*settings.finetuning, ("training.seed", settings.seed)))],
+        [_fit(out, method, checkpoint, settings) for method in METHODS],
+        [_predict(out, method, settings) for method in METHODS],
+        [_evaluate(out, method) for method in METHODS],
+    ]
+
+
+_COHORTS = {"unlabelled": UNLABELLED, "labelled": LABELLED, "test": TEST}
+
+
+def _convert(out: Path, name: str, dataset_id: int) -> Step:
+    source = out / "work" / "cohort" / name
+    mode = ("--unlabelled",) if name == "unlabelled" else ()
+    command = ("bdfm", "convert", RELEASE, str(source), "-d", str(dataset_id), *mode, "--workers", "1")
+    return Step(f"convert {name}", command)
+
+
+def _plan(name: str, dataset_id: int, options: tuple[str, ...], workers: int) -> Step:
+    command = ("bdfm", "plan", "-d", str(dataset_id), "-p", PLANS, *options, "--workers", str(workers))
+    return Step(f"plan and preprocess {name}", command)
+
+
+def _variant(name: str, dataset_id: int, values: tuple[tuple[str, Any], ...]) -> Step:
+    assignments = [text for key, value in values for text in ("--set", f"{key}={value}")]
+    command = ("bdfm", "plan", "-d", str(dataset_id), "-p", PLANS, "--variant", VARIANT, *assignments)
+    return Step(f"set lengths {name}", command)
+
+
+def _train(dataset_id: int, trainer: str, settings: DemoSettings) -> tuple[str, ...]:
+    what = (str(dataset_id), VARIANT, FOLD, "-tr", trainer, "-p", PLANS)
+    return ("nnUNetv2_train", *what, "-device", settings.device)
+
+
+def _fit(out: Path, method: str, checkpoint: Path, settings: DemoSettings) -> Step:
+    weights = str(checkpoint) if method == "fine-tuned" else "none"
+    environment = {"nnUNet_results": str(_results(out, method)), "BDFM_WEIGHTS": weights}
+    return Step(f"train {method}", _train(LABELLED, TRAINER, settings), environment)
+
+
+def _predict(out: Path, method: str, settings: DemoSettings) -> Step:
+    folders = ("-i", str(_raw(out, TEST) / "imagesTr"), "-o", str(_prediction(out, method)))
+    model = ("-d", str(LABELLED), "-c", VARIANT, "-f", FOLD, "-tr", TRAINER, "-p", PLANS)
+    how = ("--disable_tta", "--disable_progress_bar", "-npp", "1", "-nps", "1", "-device", settings.device)
+    environment: Mapping[str, str] = {"nnUNet_results": str(_results(out, method))}
+    return Step(f"predict {method}", ("nnUNetv2_predict", *folders, *model, *how), environment)
+
+
+def _evaluate(out: Path, method: str) -> Step:
+    folders = (str(_raw(out, TEST) / "labelsTr"), str(_prediction(out, method)))
+    command = ("bdfm", "evaluate", *folders, "--release", RELEASE, "-o", str(_scores(out, method)), "--workers", "1")
+    return Step(f"evaluate {method}", command)

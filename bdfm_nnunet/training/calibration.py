@@ -1,0 +1,203 @@
+"""What a training will take on this machine, from a few of its steps."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+from bdfm_nnunet.cost_records import Schedule
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.training.trial_trainer import schedule_of
+
+WARMUP = 3
+"""Steps that are not counted: memory is fetched, kernels are chosen and compiled in them."""
+BATCHES_AHEAD = 4
+"""At most so many batches lie ready for each loader process ..."""
+BATCHES_BESIDES = 8
+"""... and so many more in the queues of nnU-Net's loaders."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and where it lies in 19 of 20 cases."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Interval":
+        """The mean of some measurements, and percentiles of the means of 2,000 samples drawn from them."""
+        data = np.asarray(values, dtype=float)
+        draws = np.random.default_rng(0).choice(data, (2000, len(data))).mean(1)
+        low, high = np.percentile(draws, [2.5, 97.5])
+        return cls(float(data.mean()), float(low), float(high))
+
+    def at_least(self, bound: float) -> "Interval":
+        """The interval without what lies below the bound."""
+        return Interval(*(max(value, bound) for value in (self.mean, self.low, self.high)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Seconds measured on some steps.
+
+    Attributes:
+        schedule: of the whole training.
+        device: where the steps ran.
+        threads: of torch in this process.
+        steps: of each step, with waiting for its batch.
+        waits: of each step, waiting for its batch alone.
+        validations: of each validation batch.
+        loading: in which the loaders give one batch when nobody else computes.
+        peak_gb: GiB that torch held at most on a CUDA device.
+    """
+
+    schedule: Schedule
+    device: str
+    threads: int
+    steps: tuple[float, ...]
+    waits: tuple[float, ...]
+    validations: tuple[float, ...]
+    loading: float
+    peak_gb: float | None = None
+
+    @property
+    def step(self) -> Interval:
+        """Seconds of a step: what was measured, but no less than the loaders need once nothing lies ready."""
+        return Interval.of(self.steps).at_least(self.loading)
+
+    @property
+    def validation(self) -> Interval:
+        """Seconds of a validation batch."""
+        return Interval.of(self.validations)
+
+    @property
+    def waiting(self) -> float:
+        """Share of a step that passes in waiting for data."""
+        computing = float(np.mean(self.steps) - np.mean(self.waits))
+        return max(1 - computing / self.step.mean, 0.0)
+
+    @property
+    def hours(self) -> Interval:
+        """Hours of the whole training, validation included."""
+        step, validation = self.step, self.validation
+        return Interval(
+            *(
+                self.schedule.hours(step=getattr(step, name), validation=getattr(validation, name))
+                for name in ("mean", "low", "high")
+            )
+        )
+
+
+def find_device(name: str | None = None) -> torch.device:
+    """The device of that name, or the fastest one of this machine.
+
+    Raises:
+        InputError: this machine has no such device.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    found = [device for device, available in there.items() if available]
+    if name is not None and name not in found:
+        raise InputError(f"--device {name} is not there for torch on this machine: choose {' or '.join(found)}")
+    return torch.device(name or found[0])
+
+
+@contextmanager
+def threads_of_training(device: torch.device) -> Iterator[None]:
+    """As many threads as nnU-Net's training command gives torch for this device."""
+    before = torch.get_num_threads()
+    if device.type in ("cpu", "cuda"):
+        torch.set_num_threads((os.cpu_count() or 1) if device.type == "cpu" else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def calibrate(trainer: nnUNetTrainer, *, steps: int = 20) -> Calibration:
+    """Trains for some steps and validates some batches, on the preprocessed data and as a training would.
+
+    Args:
+        trainer: a new trainer, which is of no use afterwards.
+        steps: how many are timed, after a few that are not.
+    """
+    schedule = schedule_of(trainer)
+    validations = max(steps // 5, 2)
+    workers = get_allowed_n_proc_DA()
+    ready = BATCHES_AHEAD * workers + BATCHES_BESIDES if workers else 0
+    trainer.num_iterations_per_epoch = WARMUP + steps
+    trainer.num_epochs = 3 + ready // steps  # as many batches as are drawn below, and some more
+    trainer.num_val_iterations_per_epoch = 1 + validations
+    outputs: list[Any] = []
+    try:
+        trainer.on_train_start()
+        trainer.on_train_epoch_start()
+        _watch_memory(trainer.device)
+        timed = [
+            _step(trainer.dataloader_train, lambda batch: outputs.append(_on_host(trainer.train_step(batch))))
+            for _ in range(WARMUP + steps)
+        ][WARMUP:]
+        trainer.on_train_epoch_end(outputs)
+        with torch.no_grad():
+            trainer.on_validation_epoch_start()
+            checked = [_step(trainer.dataloader_val, trainer.validation_step) for _ in range(1 + validations)][1:]
+        return Calibration(
+            schedule=schedule,
+            device=_name(trainer.device),
+            threads=torch.get_num_threads(),
+            steps=tuple(whole for _, whole in timed),
+            waits=tuple(waited for waited, _ in timed),
+            validations=tuple(whole for _, whole in checked),
+            loading=_loading(trainer.dataloader_train, ready=ready, batches=steps),
+            peak_gb=torch.cuda.max_memory_reserved() / 2**30 if trainer.device.type == "cuda" else None,
+        )
+    finally:
+        for loader in (trainer.dataloader_train, trainer.dataloader_val):
+            if hasattr(loader, "_finish"):  # nnU-Net's loaders leave their processes to whoever made them
+                loader._finish()
+        trainer.dataloader_train = trainer.dataloader_val = None
+
+
+def _on_host(terms: dict[str, Any]) -> dict[str, float]:
+    """The losses as numbers, so that the step is over."""
+    return {name: float(term) for name, term in terms.items()}
+
+
+def _step(loader: Iterator[Any], work: Callable[[Any], object]) -> tuple[float, float]:
+    """Seconds until the batch was there, and until all was done: a step ends with a number from the device."""
+    start = perf_counter()
+    batch = next(loader)
+    waited = perf_counter() - start
+    work(batch)
+    return waited, perf_counter() - start
+
+
+def _loading(loader: Iterator[Any], *, ready: int, batches: int) -> float:
+    """Seconds in which the loader gives one batch, those that lie ready aside."""
+    for _ in range(ready):
+        next(loader)
+    start = perf_counter()
+    for _ in range(batches):
+        next(loader)
+    return (perf_counter() - start) / batches
+
+
+def _watch_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else device.type

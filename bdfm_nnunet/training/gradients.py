@@ -1,0 +1,89 @@
+"""The gradient of one large batch from micro-batches of several processes."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bdfm_nnunet.training.process_group import shares
+
+Batch = dict[str, Any]
+
+
+def length(batch: Batch) -> int:
+    """Samples in a batch."""
+    return len(batch["data"])
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """Cuts a batch into `parts` micro-batches of nearly equal size, in order.
+
+    What has an entry per sample is cut (tensors, names, and the tensors of a list, such as targets at several
+    resolutions); all else goes into every part.
+    """
+    if parts == 1:
+        return [batch]
+    count, ends = length(batch), [0]
+    for size in shares(count, parts):
+        ends.append(ends[-1] + size)
+    pieces = (slice(start, end) for start, end in pairwise(ends))
+    return [{name: _cut(value, piece, count) for name, value in batch.items()} for piece in pieces]
+
+
+def _cut(value: Any, piece: slice, count: int) -> Any:
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
+        return [_cut(item, piece, count) for item in value]
+    per_sample = isinstance(value, (Tensor, np.ndarray, list, tuple)) and len(value) == count
+    return value[piece] if per_sample else value
+
+
+def joined(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The network of one process as a part of all; buffers must be constant, or kept equal by their owners."""
+    new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    unsynchronised: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+    devices = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True, **unsynchronised)
+
+
+def add_gradients(
+    network: nn.Module,
+    parts: Sequence[Batch],
+    losses_of: Callable[[Batch], dict[str, Tensor]],
+    *,
+    samples: int,
+    world: int = 1,
+    backward: Callable[[Tensor], None] = Tensor.backward,
+) -> dict[str, Tensor]:
+    """Adds the gradient of the mean loss over the joined batch of all processes to the parameters.
+
+    Each micro-batch counts by its number of samples, so uneven shares give what the joined batch would, as long as the
+    loss is a mean in which every sample has the same weight. Processes only talk in the last micro-batch.
+
+    Args:
+        network: wrapped in DistributedDataParallel where there are several processes.
+        parts: the micro-batches of this process; all processes have equally many.
+        losses_of: the "loss" of a micro-batch and its terms.
+        samples: in the joined batch.
+        world: number of processes.
+        backward: of the weighted loss; a gradient scaler puts itself here.
+
+    Returns:
+        The terms, averaged over the samples of this process, detached.
+    """
+    mine = sum(map(length, parts))
+    means: dict[str, Tensor] = {}
+    for number, part in enumerate(parts, start=1):
+        waits = isinstance(network, DistributedDataParallel) and number < len(parts)
+        with network.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            terms = losses_of(part)
+            backward(terms["loss"] * (length(part) * world / samples))  # DDP divides by the number of processes
+        for name, term in terms.items():
+            mean = term.detach().float() * (length(part) / mine)
+            means[name] = means[name] + mean if name in means else mean
+    return means

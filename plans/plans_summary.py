@@ -1,0 +1,56 @@
+"""A plans file in a few lines that a person can read."""
+
+from pathlib import Path
+from typing import Any
+
+from bdfm_nnunet.nnunet_files import read_plans_file, resolve_configuration
+from bdfm_nnunet.plans.plans_lookup import CONFIGURATION
+
+
+def describe_plans(path: str | Path, configuration: str = CONFIGURATION) -> str:
+    """What a configuration plans: network, patch, stages, batch and its counted costs, one line each."""
+    plans = read_plans_file(path)
+    settings = resolve_configuration(plans, configuration)
+    architecture = settings.get("architecture") or {
+        "network_class_name": settings.get("UNet_class_name", "?"), "arch_kwargs": {}
+    }  # fmt: skip
+    rows = {
+        "plans": f"{path}, configuration {configuration}",
+        "network": architecture["network_class_name"].rsplit(".", 1)[-1],
+        "spacing": f"{_times(round(value, 3) for value in settings['spacing'])} mm",
+        "patch": f"{_times(settings['patch_size'])} voxels, batch of {settings['batch_size']}",
+        **_network_rows(architecture["arch_kwargs"]),
+        **_cost_rows(settings.get("costs")),
+        "data": settings["data_identifier"],
+    }
+    weights = (settings.get("finetuning") or {}).get("weights")
+    if weights:
+        rows["weights"] = weights
+    width = max(len(name) for name in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def _network_rows(kwargs: dict[str, Any]) -> dict[str, str]:
+    rows = {}
+    if "strides" in kwargs:
+        rows["strides"] = ", ".join(_times(stride) for stride in kwargs["strides"])
+    if "features_per_stage" in kwargs:
+        rows["channels"] = ", ".join(str(channels) for channels in kwargs["features_per_stage"])
+    if "window_size" in kwargs and "depths" in kwargs:
+        depths = "-".join(str(depth) for depth in kwargs["depths"])
+        rows["attention"] = f"windows of {_times(kwargs['window_size'])} tokens, {depths} blocks"
+    return rows
+
+
+def _cost_rows(costs: dict[str, Any] | None) -> dict[str, str]:
+    if not costs:
+        return {}
+    return {
+        "parameters": f"{costs['parameters'] / 1e6:.1f} million",
+        "arithmetic": f"{costs['forward_gflop_per_sample']:.0f} GFLOP forward per sample",
+        "memory": f"about {costs['memory_gb']:.1f} GB in training, of {costs['memory_target_gb']} GB",
+    }
+
+
+def _times(values: Any) -> str:
+    return " x ".join(str(value) for value in values) if isinstance(values, (list, tuple)) else _times(list(values))
