@@ -29,6 +29,7 @@ PACKAGES = [
     "bdfm_nnunet.prediction",
     "bdfm_nnunet.reports",
     "bdfm_nnunet.studies",
+    "bdfm_nnunet.tasks",
     "bdfm_nnunet.trainers",
     "bdfm_nnunet.training",
 ]

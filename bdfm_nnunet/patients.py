@@ -200,7 +200,7 @@ _MANIFEST = {
     "release?": _TEXT, "source?": _TEXT, "unlabelled?": bool, "inverse_labels?": _COUNTS, "releases?": {str: _RELEASE},
     "cases": [_ROW], **_RELEASE,
 }  # fmt: skip
-_WHOLE = re.compile(r"-?\d{1,18}")
+_WHOLE = re.compile(r"-?\d{1,20}")  # as many digits as the widest integer of a file has
 _IN_A_DATA_SET = re.compile(r"(?:images|labels)(?:Tr|Ts)/[^/.][^/]*")
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, Union
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.presets import PRESETS
 
 Optimizer = Literal["auto", "adamw", "sgd"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -72,13 +73,29 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainingSettings:
-    """Masked image modelling. The defaults are BDFM with its faults corrected; `published()` is BDFM as coded.
+class CropSettings:
+    """What every pre-training objective can be told: which crops it sees, and how often it shows a picture.
 
     Attributes:
         channels: "single" makes every modality of a case a sample of its own; "all" feeds them together.
         augmentation: "mirror" reverses each axis of half of the training crops; "spatial" also turns a fifth of them
             by up to 30 degrees an axis and scales a fifth by 0.7 to 1.4, as nnU-Net does; "none" leaves them.
+        picture_every: epochs between two pictures of validation crops.
+    """
+
+    channels: Literal["single", "all"] = "single"
+    augmentation: Literal["mirror", "none", "spatial"] = "mirror"
+    picture_every: int = 10
+
+    def __post_init__(self) -> None:
+        _positive(self, "picture_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingSettings(CropSettings):
+    """Masked image modelling. The defaults are BDFM with its faults corrected; `published()` is BDFM as coded.
+
+    Attributes:
         mask_ratio: share of blocks that are masked.
         patch_size: voxels per axis of the mask grid and of the patches of the frequency loss; by default the token
             patch of a transformer, and 4 (1 on axes that the network never halves) for convolutional encoders.
@@ -101,11 +118,8 @@ class PretrainingSettings:
         alpha: exponent of the focal weight.
         legacy_frequency_loss: the published transform (over channel, depth and height, for patches masked anywhere in
             the batch).
-        picture_every: epochs between two pictures of original, masked and reconstructed crops.
     """
 
-    channels: Literal["single", "all"] = "single"
-    augmentation: Literal["mirror", "none", "spatial"] = "mirror"
     mask_ratio: float = 0.75
     patch_size: tuple[int, ...] | int | None = None
     block_size: tuple[int, ...] | int | None = None
@@ -122,10 +136,10 @@ class PretrainingSettings:
     frequency_weight: float = 1.0
     alpha: float = 1.0
     legacy_frequency_loss: bool = False
-    picture_every: int = 10
 
     def __post_init__(self) -> None:
-        _positive(self, "decoder_channels", "frequency_blocks", "picture_every", "patch_size", "block_size")
+        super().__post_init__()
+        _positive(self, "decoder_channels", "frequency_blocks", "patch_size", "block_size")
         _at_least_zero(self, "pixel_weight", "frequency_weight", "alpha")
         if not 0 < self.mask_ratio < 1:
             raise InputError(f"mask_ratio is {self.mask_ratio}, expected a number between 0 and 1, both excluded")
@@ -133,21 +147,11 @@ class PretrainingSettings:
     @classmethod
     def published(cls, **changes: Any) -> "PretrainingSettings":
         """BDFM as its public code has it; `changes` replace single settings."""
-        values: dict[str, Any] = {
-            "mask_token": "scalar_mean",
-            "decoder": "final",
-            "decoder_channels": 16,
-            "frequency_decoder": "serial",
-            "frequency_padding": "zero",
-            "frequency_output": "magnitude",
-            "frequency_norm": True,
-            "legacy_frequency_loss": True,
-        }
-        return cls(**(values | changes))
+        return cls(**{**PRESETS["published"], **changes})
 
 
-# the SimMIM baseline (Xie et al. 2022) as changes of the defaults: a learned token and the pixel decoder alone
-SIMMIM: dict[str, Any] = {"mask_token": "learned", "decoder": "final", "frequency_decoder": "none"}
+WEIGHTS_VARIABLE = "BDFM_WEIGHTS"
+"""The environment variable that names the weights a training starts from, or "none"; it overrides the plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +190,8 @@ ALLOWED: dict[str, dict[str, Any]] = {
 def read_block(
     configuration: Mapping[str, Any],
     name: Literal["training", "pretraining", "finetuning"],
+    *,
+    kind: type | None = None,
     **defaults: Any,
 ) -> Any:
     """The settings that a configuration's block gives, over the `defaults` of whoever asks.
@@ -193,21 +199,26 @@ def read_block(
     Args:
         configuration: a configuration of a plans file.
         name: which block; a missing one is empty.
+        kind: the settings it gives; by default `TrainingSettings`, `PretrainingSettings` or `FinetuningSettings`.
         defaults: settings that hold where the block is silent; they override what "legacy" chooses.
 
     Returns:
-        `TrainingSettings`, `PretrainingSettings` or `FinetuningSettings`.
+        An instance of `kind`.
 
     Raises:
         InputError: a name that does not exist or a value of the wrong type or range.
     """
+    kind = kind or BLOCKS[name]
     block = dict(configuration.get(name) or {})
+    presets = _PRESETS.get(name, {}) if kind is BLOCKS[name] else {}
+    allowed = {field.name: field.type for field in fields(kind)} | presets
     for key in block:
-        _check_name(name, key)
-    values = {key: _checked(name, key, value) for key, value in block.items()}
+        _check_name(name, key, allowed)
+    hints = typing.get_type_hints(kind) | presets
+    values = {key: _checked(f"{name}.{key}", value, hints[key]) for key, value in block.items()}
     if values.pop("legacy", False):
         return PretrainingSettings.published(**(defaults | values))
-    return BLOCKS[name](**(defaults | values))
+    return kind(**(defaults | values))
 
 
 def check_blocks(configuration: Mapping[str, Any]) -> None:
@@ -216,20 +227,19 @@ def check_blocks(configuration: Mapping[str, Any]) -> None:
         read_block(configuration, typing.cast(Any, name))
 
 
-def _check_name(block: str, key: str) -> None:
-    if key in ALLOWED[block]:
+def _check_name(block: str, key: str, allowed: Mapping[str, Any]) -> None:
+    if key in allowed:
         return
-    near = difflib.get_close_matches(key, ALLOWED[block], n=1, cutoff=0.4)
-    hint = f"did you mean {block}.{near[0]}?" if near else f"the names are {', '.join(ALLOWED[block])}"
+    near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.4)
+    hint = f"did you mean {block}.{near[0]}?" if near else f"the names are {', '.join(allowed)}"
     raise InputError(f"{block}.{key} is not a setting: {hint}")
 
 
-def _checked(block: str, key: str, value: Any) -> Any:
-    hint = _PRESETS.get(block, {}).get(key) or typing.get_type_hints(BLOCKS[block])[key]
+def _checked(name: str, value: Any, hint: Any) -> Any:
     try:
         return _coerce(value, hint)
     except TypeError:
-        raise InputError(f"{block}.{key} is {value!r}, expected {_describe(hint)}") from None
+        raise InputError(f"{name} is {value!r}, expected {_describe(hint)}") from None
 
 
 def _coerce(value: Any, hint: Any) -> Any:

@@ -184,7 +184,7 @@ def _trainer(options: argparse.Namespace) -> Any:
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
-    from bdfm_nnunet.trainers.base import ReproducibleTrainer
+    from bdfm_nnunet.training.trainer import Trainer
 
     _check_files(options)
     os.environ["nnUNet_extTrainer"] = trainer_search_path()
@@ -201,14 +201,14 @@ def _trainer(options: argparse.Namespace) -> Any:
     except (ValueError, RuntimeError, AssertionError) as error:
         raise InputError(f"nnU-Net cannot make this trainer: {_first_line(error)}") from error
     trainer.disable_checkpointing = options.disable_checkpointing
-    ours = isinstance(trainer, ReproducibleTrainer)
+    ours = isinstance(trainer, Trainer)
     if not ours and (int(os.environ.get("WORLD_SIZE", 1)) > 1 or options.max_hours is not None):
         raise InputError(
             f"{options.tr} is not one of ours and knows neither several processes of torchrun nor --max-hours: "
             "train it with nnUNetv2_train"
         )
     if options.max_hours is not None:
-        trainer.max_hours = options.max_hours
+        trainer.run.max_hours = options.max_hours
     return trainer
 
 
@@ -265,7 +265,7 @@ def _load(trainer: Any, options: argparse.Namespace) -> None:
 
 def _agreed(trainer: Any, choose: Any) -> Any:
     """`choose`, asked on rank 0 alone, whose answer all processes get."""
-    peers = getattr(trainer, "peers", None)
+    peers = getattr(trainer, "processes", None)
     if peers is None or peers.count == 1:
         return choose
     return lambda *arguments: peers.gather(choose(*arguments) if peers.rank == 0 else None)[0]

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from bdfm_nnunet.cost_records import Costs, Schedule, remembered
 from bdfm_nnunet.nnunet_files import inputs_of, outputs_of
-from bdfm_nnunet.settings import SIMMIM, PretrainingSettings, TrainingSettings, check_blocks, read_block
+from bdfm_nnunet.presets import PRESETS, TRAINER_PRESETS
+from bdfm_nnunet.settings import PretrainingSettings, TrainingSettings, check_blocks, read_block
 
 if TYPE_CHECKING:
     from torch import nn
 
-PRETRAININGS: dict[str, Mapping[str, Any]] = {"nnUNetTrainerBDFMPretrain": {}, "nnUNetTrainerSimMIM": SIMMIM}
-"""Trainers of the objective to their defaults."""
 FINETUNINGS = ("nnUNetTrainerBDFM",)
 """Trainers of the network with its decoder."""
 DEFAULT_EPOCHS = 1000
@@ -29,7 +28,7 @@ def count_by_name(
     """Count a step of one sample with a trainer of this package, and how many there will be.
 
     Args:
-        trainer: one of `PRETRAININGS` or `FINETUNINGS`.
+        trainer: one of `TRAINER_PRESETS` or `FINETUNINGS`.
         configuration: of the plans, with everything that it inherits.
         dataset: content of dataset.json.
         plans: the plans file; counted costs are noted beside it.
@@ -40,8 +39,8 @@ def count_by_name(
     check_blocks(configuration)
     training: TrainingSettings = read_block(configuration, "training")
     settings: PretrainingSettings | None = None
-    if trainer in PRETRAININGS:
-        settings = read_block(configuration, "pretraining", **PRETRAININGS[trainer])
+    if trainer in TRAINER_PRESETS:
+        settings = read_block(configuration, "pretraining", **PRESETS[TRAINER_PRESETS[trainer]])
     inputs, outputs = inputs_of(dataset, configuration), outputs_of(dataset)
     what = {
         "configuration": {key: value for key, value in configuration.items() if key not in _WITHOUT_COSTS},

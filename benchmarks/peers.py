@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16"))
     step.add_arm_options(parser)
-    settings = parse(parser, quick={"rounds": 1, "peers": ["ResEnc-M"], "precisions": ["fp32"]})
+    settings = parse(parser, quick={"rounds": 1, "processes": ["ResEnc-M"], "precisions": ["fp32"]})
     if settings.arm:
         if settings.arm.startswith(PEERS):
             serve_peer(settings.arm, settings.size, settings.device)
@@ -69,7 +69,7 @@ def main() -> None:
     table = Table(f"{settings.size}^3 voxels, batch of 1", ["network", "s", "ours s", "ratio", "GiB", "ours GiB"])
     table.note = left_out(settings.device) if "bf16" in settings.precisions else ""
     precisions = [name for name in settings.precisions if name in types_for(settings.device)]
-    for kind, precision in product(settings.peers, precisions):
+    for kind, precision in product(settings.processes, precisions):
         name, ours = f"{kind} {precision}", f"default {precision}"
         times, ends = step.compare(Path(__file__), [ours, name], settings, 1)
         ratio = Spread.of([a / b for a, b in zip(times.seconds[name], times.seconds[ours], strict=True)])

@@ -108,3 +108,20 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def figures() -> None:
+    """Asks for the figures of each epoch, which are drawn for whoever looks at them: they cost more than the steps."""
+
+
+@pytest.fixture(autouse=True)
+def _figures_for_those_who_look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    trains = {"tasks", "trainers", "training"} & set(request.path.parts)
+    if not trains or "figures" in request.fixturenames:
+        return
+    monkeypatch.setattr(
+        "nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda logger, folder: None
+    )
+    for name in ("progress_figure", "reconstruction_figure", "save_figure"):
+        monkeypatch.setattr(f"bdfm_nnunet.tasks.pretraining.{name}", lambda *data, **settings: None)

@@ -14,7 +14,7 @@ FOLDERS = {
 }
 FOR_EVERYONE = {
     "allocator", "checksums", "errors", "files", "json_shapes", "leftovers", "locks", "nnunet_files", "nnunet_folders",
-    "output_log", "plain_pickles", "safe_names", "settings", "split_files", "step_checks", "table_files",
+    "output_log", "plain_pickles", "presets", "safe_names", "settings", "split_files", "step_checks", "table_files",
     "worker_pools",
 }  # fmt: skip
 """Small modules that import nothing of the others."""
@@ -31,11 +31,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "networks": {"networks", "kept_tables", "masking", "frequency", "cost_records"},
     "cost_records": {"__version__"},
     "training_costs": {"cost_records", "networks", "objectives"},
-    "objectives": {"objectives", "networks", "masking", "frequency", "losses"},
+    "objectives": {"objectives", "networks", "masking", "frequency", "losses", "metrics"},
     "patients": set(),
     "training": {
         "training", "networks", "checkpoints", "data", "exposure", "patients", "number_types", "cost_records",
-        "training_costs", "trainers",
+        "training_costs", "tasks", "prediction",
     },
     "checkpoints": {"checkpoints", "networks", "objectives"},
     "exposure": {"exposure", "patients", "checkpoints"},
@@ -43,10 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"evaluation", "images"},
     "reports": {"reports", "evaluation", "images"},
     "plans": {"plans", "networks", "checkpoints", "exposure", "patients", "images", "cost_records"},
-    "trainers": {
-        "trainers", "objectives", "networks", "checkpoints", "data", "masking", "frequency", "losses", "metrics",
-        "reports", "exposure", "patients", "running", "number_types", "cost_records", "training_costs", "prediction",
-    },
+    "tasks": {"tasks", "objectives", "networks", "checkpoints", "data", "exposure", "reports"},
+    "trainers": {"trainers", "training", "tasks", "objectives"},
     "dataset_conversion": {"dataset_conversion", "patients", "images"},
     "nnunet_plugin": {"trainers", "checkpoints"},
     "prediction": {
@@ -67,7 +65,11 @@ _PREDICTION = {
     f"prediction.{file}" for file in ("stock_commands", "argument_checks", "model_folder", "case_workers", "predictor")
 }
 _DATA = {"data.checked_cases", "data.crops", "data.plain_cases"}
-_TRAINING = {f"training.{file}" for file in ("calibration", "trial_trainer", "raw_dataset")}
+_TRAINING = {
+    *(f"training.{file}" for file in ("calibration", "fold_data", "raw_dataset", "trainer", "trial_trainer")),
+    "tasks.segmentation",
+    "tasks.pretraining",
+}
 MAY_IMPORT_NNUNET = {"plans", "trainers", "studies", "train", "nnunet_plugin", *_DATA, *_PREDICTION, *_TRAINING}
 WITHOUT_TORCH = {
     *FOR_EVERYONE,
@@ -157,7 +159,5 @@ def test_the_table_names_parts_that_exist() -> None:
 
 def test_the_rule_finds_a_wrong_import(tmp_path: Path) -> None:
     path = tmp_path / "wrong.py"
-    path.write_text(
-        "def later():\n    from bdfm_nnunet.trainers import base\n    import bdfm_nnunet.plans.token_grid\n"
-    )
+    path.write_text("def later():\n    from bdfm_nnunet.trainers import base\n    import bdfm_nnunet.plans.grid\n")
     assert _own(_imports(path)) == {"trainers.base", "plans.grid"}

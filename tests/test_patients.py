@@ -114,7 +114,8 @@ def _write(path: Path, content: object) -> None:
 
 
 def test_cases_of_a_manifest(tmp_path: Path) -> None:
-    rows = [{"case": "a"}, {"case": "b", "status": "refused"}, {"case": "c", "part": "test"}]
+    widest = {str(2**64 - 1): 1, str(-(2**63)): 1}  # such labels are why a case is refused
+    rows = [{"case": "a"}, {"case": "b", "status": "refused", "labels": widest}, {"case": "c", "part": "test"}]
     _write(tmp_path / "manifest.json", {"release": "bids", "source": "/a", "licence": "L", "cases": rows})
     (tmp_path / "imagesTs").mkdir()
     for name in ("c_0000.nii.gz", "d_0000.nii.gz", "d_0001.nii.gz", "._e_0000.nii.gz"):

@@ -171,7 +171,7 @@ def test_plans_that_match_a_checkpoint_bring_its_weights(bench: Bench, pretraine
 @pytest.mark.parametrize(
     ("variables", "fold", "sentence"),
     [
-        ({"BDFM_WEIGHTS": "nowhere.pth"}, 0, "nowhere.pth is not a file"),
+        ({"BDFM_WEIGHTS": "nowhere.pth"}, 0, "nowhere.pth does not exist"),
         ({"BDFM_WEIGHTS": __file__}, 0, "test_stock_commands.py is no plain checkpoint"),
         ({}, 9, "splits_final.json has 5 folds, so there is no fold 9"),
     ],

@@ -14,7 +14,7 @@ from bdfm_nnunet import cli, train
 from bdfm_nnunet.checkpoints.checkpoint_reading import read_checkpoint
 from bdfm_nnunet.training.signals import TrainingPaused
 from tests.conftest import Prepared
-from tests.trainers.running import SHORT
+from tests.training.trainings import SHORT
 
 WHAT = ["501", "train_entry", "0", "-tr", "nnUNetTrainerBDFMPretrain", "-p", "BDFMPlans", "-device", "cpu"]
 

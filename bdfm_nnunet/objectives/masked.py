@@ -1,20 +1,25 @@
-"""Pre-training objectives: encoder + mask + decoder + losses."""
+"""Masked image modelling: BDFM and, with other settings, SimMIM."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bdfm_nnunet.frequency import at_least_single, patchify, unpatchify
+from bdfm_nnunet import metrics
+from bdfm_nnunet.frequency import at_least_single, full_precision, patchify, unpatchify
 from bdfm_nnunet.losses import focal_frequency_loss, masked_mse
-from bdfm_nnunet.masking import MaskToken, block_mask, per_axis
+from bdfm_nnunet.masking import MaskToken, block_mask, per_axis, upsample
 from bdfm_nnunet.networks.encoders import EncoderView
+from bdfm_nnunet.objectives.base import Monitored, Objective, Picture
 from bdfm_nnunet.objectives.frequency_decoder import FrequencyDecoder
 from bdfm_nnunet.objectives.pixel_decoders import FinalDecoder, PyramidDecoder
 from bdfm_nnunet.settings import PretrainingSettings
+from bdfm_nnunet.step_checks import check_masks
 
 
-class MaskedImageModelling(nn.Module):
+class MaskedImageModelling(Objective):
     """BDFM: hide patches, encode what is left, rebuild the image in space and in frequency.
 
     The pixel decoder is scored by the squared error on masked voxels, the frequency decoder by the focal frequency
@@ -26,14 +31,20 @@ class MaskedImageModelling(nn.Module):
         settings: everything else.
     """
 
+    settings_class = PretrainingSettings
+    settings: PretrainingSettings
+    panels = MappingProxyType(
+        {
+            "PSNR on masked voxels [dB]": {"network": "psnr", "mean fill": "psnr_mean_fill"},
+            "SSIM on masked voxels": {"network": "ssim", "mean fill": "ssim_mean_fill"},
+        }
+    )
+
     def __init__(self, view: EncoderView, settings: PretrainingSettings | None = None) -> None:
-        super().__init__()
-        settings = settings or PretrainingSettings()
-        self.view = view
-        self.settings = settings
+        super().__init__(view, settings)
+        settings = self.settings
         self.patch_size = per_axis(settings.patch_size or view.token_patch, view.axes)
         self.block_size = per_axis(settings.block_size or (1 if view.is_transformer else 4), view.axes)
-        self.encoder = view.module
         noise = 0.02 if settings.mask_token == "scalar_mean" else 0.0
         self.mask_token = MaskToken(view.mask_channels, settings.mask_token, noise=noise)
         parallel = settings.frequency_decoder == "parallel"
@@ -58,6 +69,20 @@ class MaskedImageModelling(nn.Module):
             output=settings.frequency_output,
             norm_patch=self.patch_size if norm else None,
         )
+
+    @classmethod
+    def check(cls, configuration: Mapping[str, Any], settings: PretrainingSettings) -> None:
+        """Raise InputError where patches and blocks of the masks do not fit the crops or the network."""
+        check_masks(configuration, settings)
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The pixel decoder's loss and, where there is one, the frequency decoder's."""
+        return ("pixel",) if self.frequency_decoder is None else ("pixel", "frequency")
+
+    def draw(self, batch: int, spatial: Sequence[int], *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw the masks of a step."""
+        return {"mask": self.draw_mask(batch, spatial, generator=generator)}
 
     def draw_mask(
         self,
@@ -133,7 +158,7 @@ class MaskedImageModelling(nn.Module):
         spread, mean = torch.var_mean(patches, dim=voxels, keepdim=True, unbiased=False)
         return unpatchify((patches - mean) / (spread + 1e-6).sqrt(), self.grid(images.shape[2:]))
 
-    def forward(
+    def forward(  # type: ignore[override]
         self, images: Tensor, *, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """One evaluation of the objective.
@@ -149,3 +174,40 @@ class MaskedImageModelling(nn.Module):
         if mask is None:
             mask = self.draw_mask(len(images), images.shape[2:], generator=generator, device=images.device)
         return self.losses(images, self.reconstruct(images, mask=mask), mask)
+
+    def monitor(self, images: Tensor, **drawn: Tensor) -> Monitored:
+        """Rebuild images and score them on the masked voxels, beside filling these with the mean of the visible ones.
+
+        Args:
+            images: (B, C, *spatial).
+            drawn: "mask", boolean (B, *grid).
+        """
+        mask = drawn["mask"]
+        rebuilt = self.reconstruct(images, mask=mask)
+        terms = self.losses(images, rebuilt, mask)
+        voxels = upsample(mask, self.patch_size)
+        picture = Picture(images[0, 0], {name: image[0, 0] for name, image in rebuilt.items()}, voxels[0])
+        with full_precision(images.device):
+            return Monitored(terms | _scores(rebuilt["pixel"].float(), images, voxels), picture)
+
+    def verdict(self, latest: Mapping[str, float]) -> str:
+        """Say how well held-out crops were rebuilt."""
+        return (
+            f"Reconstruction of held-out crops: PSNR {latest['psnr']:.2f} dB on masked voxels, "
+            f"{latest['psnr_mean_fill']:.2f} dB for filling with the mean; SSIM {latest['ssim']:.3f} against "
+            f"{latest['ssim_mean_fill']:.3f}"
+        )
+
+
+def _scores(prediction: Tensor, images: Tensor, voxels: Tensor) -> dict[str, Tensor]:
+    """PSNR and SSIM on the masked voxels, and those of filling with the mean, means over the samples."""
+    if images.device.type == "mps":  # has no 3-D average pooling
+        prediction, images, voxels = prediction.cpu(), images.cpu(), voxels.cpu()
+    filled = metrics.fill_with_mean(images, voxels)
+    scores = {
+        "psnr": metrics.masked_psnr(prediction, images, voxels),
+        "psnr_mean_fill": metrics.masked_psnr(filled, images, voxels),
+        "ssim": metrics.masked_ssim(prediction, images, voxels),
+        "ssim_mean_fill": metrics.masked_ssim(filled, images, voxels),
+    }
+    return {name: score.nanmean() for name, score in scores.items()}

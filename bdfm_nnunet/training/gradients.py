@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bdfm_nnunet.networks.encoders import unwrap
 from bdfm_nnunet.training.process_group import shares
 
 Batch = dict[str, Any]
@@ -49,6 +50,14 @@ def joined(network: nn.Module, device: torch.device) -> DistributedDataParallel:
     unsynchronised: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
     devices = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True, **unsynchronised)
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """Return a network without torch.compile, still joined with the other processes."""
+    if not isinstance(network, DistributedDataParallel):
+        return unwrap(network)
+    network.module = unwrap(network)
+    return network
 
 
 def add_gradients(

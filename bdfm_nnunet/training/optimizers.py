@@ -4,11 +4,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Literal, cast
 
-import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-
-from bdfm_nnunet.number_types import multiplies_bf16, type_named
 
 Named = Iterator[tuple[str, nn.Parameter]]
 
@@ -77,12 +74,3 @@ class WarmupSchedule:
         """Sets the rates."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * self.factor(epoch)
-
-
-def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type to which `precision` lets the device drop, or None for full precision."""
-    if precision == "auto":
-        if device.type != "cuda":
-            return None
-        precision = "bf16" if multiplies_bf16("cuda") else "fp16"
-    return type_named(precision, device.type)

@@ -44,7 +44,7 @@ def _is_group() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-class Peers:
+class ProcessGroup:
     """All processes of this training.
 
     What one of them wants (to save, to stop), all learn at the same step. The answer to `exchange` is that of the call
@@ -64,6 +64,12 @@ class Peers:
             self._group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
             start_heartbeat(self.rank, self.count)
         self._sent: tuple[Tensor, Any] | None = None
+
+    def share(self, batch: int) -> slice:
+        """Return which samples of a whole batch are this process's."""
+        sizes = shares(batch, self.count)
+        start = sum(sizes[: self.rank])
+        return slice(start, start + sizes[self.rank])
 
     def exchange(self, wanted: Iterable[str]) -> set[str]:
         """What any process wanted at the call before; a process that is alone hears itself at once."""

@@ -18,7 +18,7 @@ from typing import Any
 PAUSED, INTERRUPTED = 75, 130
 SAVE, BROKEN, STOP, CTRL_C, TIME_UP = "save", "broken", "stop", "ctrl-c", "time up"
 WISHES = (SAVE, BROKEN, STOP, CTRL_C, TIME_UP)
-"""What a process may want of all others, see `Peers`."""
+"""What a process may want of all others, see `ProcessGroup`."""
 
 _SIGNALS = {signal.SIGINT: CTRL_C, signal.SIGTERM: STOP} | (
     {signal.SIGUSR1: STOP} if hasattr(signal, "SIGUSR1") else {}

@@ -6,7 +6,8 @@ import torch
 from bdfm_nnunet.losses import focal_frequency_loss, masked_mse
 from bdfm_nnunet.networks import encoder_of
 from bdfm_nnunet.objectives.masked import MaskedImageModelling
-from bdfm_nnunet.settings import SIMMIM, PretrainingSettings
+from bdfm_nnunet.presets import PRESETS
+from bdfm_nnunet.settings import PretrainingSettings
 from tests.networks.zoo import NETWORKS, network
 
 IMAGES = torch.randn(2, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -130,7 +131,7 @@ def test_serial_decoder_continues_from_the_pixels() -> None:
 
 
 def test_simmim_is_the_same_objective_with_other_settings() -> None:
-    objective = _objective(**SIMMIM)
+    objective = _objective(**PRESETS["simmim"])
     assert objective.frequency_decoder is None and objective.mask_token.mode == "learned"
     assert set(objective(IMAGES)) == {"loss", "pixel"}
     assert set(objective.reconstruct(IMAGES, mask=_mask(objective))) == {"pixel"}

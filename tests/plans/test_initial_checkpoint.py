@@ -13,7 +13,7 @@ from bdfm_nnunet.plans import add_variant, write_initial_checkpoint
 from tests.conftest import Prepared
 from tests.limits import largest_file
 from tests.networks.zoo import network
-from tests.trainers.running import pretrained_encoder, stock_network
+from tests.training.trainings import pretrained_encoder, stock_network
 
 NAME = "encoder.stages.0.blocks.0.attn.qkv.weight"
 

@@ -25,7 +25,7 @@ from bdfm_nnunet.files import read_json
 from bdfm_nnunet.prediction import case_workers
 from tests.conftest import Prepared
 from tests.limits import largest_file
-from tests.trainers.running import stock_network
+from tests.training.trainings import stock_network
 
 CASES = 2
 

@@ -10,7 +10,7 @@ from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.plans import plan_dataset
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
 from tests.conftest import Prepared
-from tests.trainers.running import checkpoint, curves, make_trainer
+from tests.training.trainings import checkpoint, curves, make_trainer
 
 TINY = {
     "patch_size": [16, 16, 16],

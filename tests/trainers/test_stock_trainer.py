@@ -17,7 +17,7 @@ from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.networks.swin_unet import SwinUNet
 from bdfm_nnunet.plans import write_initial_checkpoint
 from tests.conftest import Prepared, threads_for_spawn
-from tests.trainers.running import checkpoint, curves, make_trainer, pretrained_encoder
+from tests.training.trainings import checkpoint, curves, make_trainer, pretrained_encoder
 
 
 def _short(kind: type, prepared: Prepared, variant: str) -> Any:

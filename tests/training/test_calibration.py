@@ -17,7 +17,7 @@ from bdfm_nnunet.training import calibration
 from bdfm_nnunet.training.calibration import Calibration, Interval, calibrate, find_device, threads_of_training
 from bdfm_nnunet.training.trial_trainer import borrowed_trainer
 from tests.conftest import Prepared
-from tests.trainers.test_borrowing import what
+from tests.training.test_trial_trainer import what
 
 SCHEDULE = Schedule(epochs=100, iterations=36, val_iterations=18, batch_size=2)
 

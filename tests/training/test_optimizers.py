@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from bdfm_nnunet.networks import encoder_of
-from bdfm_nnunet.training.optimizers import WarmupSchedule, autocast_type, build_optimizer, parameter_groups
+from bdfm_nnunet.training.optimizers import WarmupSchedule, build_optimizer, parameter_groups
+from bdfm_nnunet.training.precision import autocast_type
 from tests.networks.zoo import network
 
 

@@ -7,12 +7,12 @@ from torch import distributed
 from torch import multiprocessing as mp
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.training.process_group import Peers, device_of_process, shares
+from bdfm_nnunet.training.process_group import ProcessGroup, device_of_process, shares
 
 
 def _talk(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    peers = Peers(("save", "stop"))
+    peers = ProcessGroup(("save", "stop"))
     heard: list[Any] = [peers.exchange({"save"} if rank == 1 else ()), peers.exchange({"stop"} if rank == 0 else ())]
     heard += [peers.exchange(()), peers.exchange({"save"}), peers.settle({"stop"} if rank == 1 else ())]
     heard += [peers.exchange(()), peers.gather(rank * 10), peers.mean([1.0 + rank, 3.0 + rank], weight=1 + 2 * rank)]
@@ -29,7 +29,7 @@ def test_all_hear_what_one_wants_at_the_same_step(tmp_path: Path) -> None:
 
 
 def test_alone_one_hears_oneself_at_once() -> None:
-    peers = Peers(("save",))
+    peers = ProcessGroup(("save",))
     assert (peers.rank, peers.count) == (0, 1)
     assert peers.exchange({"save"}) == peers.settle({"save"}) == {"save"}
     assert peers.gather("a") == ["a"] and peers.mean([1.0, 2.0]) == 1.5
@@ -58,7 +58,7 @@ def test_the_device_is_counted_on_each_machine(monkeypatch: pytest.MonkeyPatch) 
 
 def _disagree(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    peers = Peers(("save",))
+    peers = ProcessGroup(("save",))
     peers.agree({"plans": "a", "splits": "b"})
     try:
         peers.agree({"plans": "a", "splits": rank})

@@ -15,10 +15,11 @@ from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.plans import add_variant
 from bdfm_nnunet.plans.memory_targets import configuration_costs
 from bdfm_nnunet.plans.plans_lookup import read_plans
+from bdfm_nnunet.presets import TRAINER_PRESETS
 from bdfm_nnunet.training.trial_trainer import borrowed_trainer, count_training, schedule_of
-from bdfm_nnunet.training_costs import FINETUNINGS, PRETRAININGS, count_by_name
+from bdfm_nnunet.training_costs import FINETUNINGS, count_by_name
 from tests.conftest import Prepared
-from tests.trainers.running import SHORT
+from tests.training.trainings import SHORT
 
 
 def what(prepared: Prepared, variant: str, **settings: Any) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def test_parameters_are_those_of_the_network_that_is_trained(prepared: Prepared,
     assert 1.5 * costs.forward_flops < costs.backward_flops < 2 * costs.forward_flops
 
 
-@pytest.mark.parametrize("name", [*PRETRAININGS, *FINETUNINGS])
+@pytest.mark.parametrize("name", [*TRAINER_PRESETS, *FINETUNINGS])
 @pytest.mark.parametrize(
     "settings",
     [{}, {"pretraining.channels": "all", "training.optimizer": "sgd"}, {"pretraining.decoder": "final"},
@@ -67,7 +68,7 @@ def test_costs_from_the_plans_alone_are_those_of_the_trainer(
 
 
 def test_every_trainer_of_ours_can_be_counted_without_nnunet() -> None:
-    assert {*PRETRAININGS, *FINETUNINGS} == set(trainers.__all__)
+    assert {*TRAINER_PRESETS, *FINETUNINGS} == set(trainers.__all__)
 
 
 def test_segmentation_costs_are_those_that_the_planner_counts(prepared: Prepared) -> None:

@@ -15,7 +15,7 @@ from bdfm_nnunet.exposure import Exposure, exposure_report
 from bdfm_nnunet.plans import write_initial_checkpoint
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
 from tests.conftest import Prepared
-from tests.trainers.running import checkpoint, make_trainer
+from tests.training.trainings import checkpoint, make_trainer
 
 
 def _saved(trainer: Any) -> Path:
@@ -109,7 +109,7 @@ def test_finetuning_inherits_warns_and_is_recognised(
     monkeypatch.setenv("BDFM_WEIGHTS", str(pretrained))
     trainer = _finetuner(prepared, "inherits")
     trainer.initialize()
-    trainer._load_weights()
+    trainer.task.load_weights()
     validation = trainer.do_split()[1]
     assert "WARNING: the weights of checkpoint_final.pth have seen" in _log(trainer)
     assert f"{len(validation)} of {len(validation)} validation cases ({validation[0]}" in _log(trainer)
@@ -126,7 +126,7 @@ def test_interrupted_finetuning_keeps_what_it_inherited(
     monkeypatch.setenv("BDFM_WEIGHTS", str(pretrained))
     first = _finetuner(prepared, "resumed")
     first.initialize()
-    first._load_weights()
+    first.task.load_weights()
     before = _exposure(_saved(first))
     pretrained.unlink()
     second = _finetuner(prepared, "resumed")
@@ -135,7 +135,7 @@ def test_interrupted_finetuning_keeps_what_it_inherited(
     assert _exposure(checkpoint(second, "again")) == before
     third = _finetuner(prepared, "resumed")
     third.load_checkpoint(str(checkpoint(first)))
-    third._split = (["a-new-case"], [])
+    third.data.keep_split((["a-new-case"], []))
     third.save_checkpoint(str(checkpoint(third, "changed")))
     runs = _exposure(checkpoint(third, "changed")).runs
     assert runs[:2] == before.runs and runs[2]["train"]["case"] == ["a-new-case"]
@@ -148,7 +148,7 @@ def test_weights_that_say_nothing(prepared: Prepared, pretrained: Path, monkeypa
     monkeypatch.setenv("BDFM_WEIGHTS", str(pretrained))
     trainer = _finetuner(prepared, "silent")
     trainer.initialize()
-    trainer._load_weights()
+    trainer.task.load_weights()
     assert "checkpoint_final.pth says nothing about the cases it was trained on, so nobody can tell" in _log(trainer)
     (run,) = _exposure(_saved(trainer)).runs
     assert "says nothing" in run["ancestors"]
@@ -181,8 +181,8 @@ def test_nnunets_own_flag_keeps_the_exposure(prepared: Prepared, whole: Path) ->
     with loading_as_data():
         maybe_load_checkpoint(trainer, False, False, str(whole))
     loaded = {name: value.clone() for name, value in trainer.network.state_dict().items()}
-    trainer.find_origin()
-    trainer._load_weights()
+    trainer.origin.find(trainer.network, trainer.print_to_log_file)
+    trainer.task.load_weights()
     assert "Training from scratch" not in _log(trainer) and "the weights of whole.pth have seen" in _log(trainer)
     runs = _exposure(_saved(trainer)).runs
     assert [run["trainer"] for run in runs] == ["nnUNetTrainerBDFMPretrain", "nnUNetTrainerBDFM"]
@@ -198,7 +198,7 @@ def test_pretraining_that_goes_on_from_a_checkpoint_keeps_the_exposure(prepared:
     trainer = _pretrainer(prepared, "flagged_pretraining")
     with loading_as_data():
         maybe_load_checkpoint(trainer, False, False, str(pretrained))
-    trainer.find_origin()
+    trainer.origin.find(trainer.network, trainer.print_to_log_file)
     assert len(_exposure(_saved(trainer)).runs) == 2
 
 
@@ -208,8 +208,8 @@ def test_weights_of_unknown_origin_are_unknown(prepared: Prepared, whole: Path) 
     trainer.initialize()
     weights = torch.load(whole, weights_only=True)["network_weights"]
     trainer.network.load_state_dict({k: v for k, v in weights.items() if ".seg_layers." not in k}, strict=False)
-    trainer.find_origin()
-    trainer._load_weights()
+    trainer.origin.find(trainer.network, trainer.print_to_log_file)
+    trainer.task.load_weights()
     assert "origin is unknown, so nobody can tell" in _log(trainer)
     report = exposure_report(_saved(trainer), prepared.labelled)
     assert report.record == "partial" and "origin is unknown" in report.summary()
@@ -224,12 +224,12 @@ def test_files_without_a_record_are_unknown_by_either_way(
     flagged, named = _finetuner(prepared, "bare_flag"), _finetuner(prepared, "bare_named")
     with loading_as_data():
         maybe_load_checkpoint(flagged, False, False, str(tmp_path / "bare.pth"))
-    flagged.find_origin()
-    flagged._load_weights()
+    flagged.origin.find(flagged.network, flagged.print_to_log_file)
+    flagged.task.load_weights()
     monkeypatch.setenv("BDFM_WEIGHTS", str(tmp_path / "bare.pth"))
     named.initialize()
-    named.find_origin()
-    named._load_weights()
+    named.origin.find(named.network, named.print_to_log_file)
+    named.task.load_weights()
     for trainer in (flagged, named):
         report = exposure_report(_saved(trainer), prepared.labelled)
         assert report.record == "partial" and "bare.pth says nothing" in report.summary()
@@ -257,15 +257,15 @@ def test_weights_that_come_in_twice_are_refused(
     with pytest.raises(InputError, match=r"come in twice, whole\.pth by -pretrained_weights"):
         trainer.on_train_start()
     monkeypatch.setenv("BDFM_WEIGHTS", "none")
-    trainer._load_weights()
+    trainer.task.load_weights()
     assert "the weights of whole.pth have seen" in _log(trainer)
 
 
 def test_a_training_from_scratch_has_no_ancestors(prepared: Prepared) -> None:
     trainer = _finetuner(prepared, "scratch")
     trainer.initialize()
-    trainer.find_origin()
-    trainer._load_weights()
+    trainer.origin.find(trainer.network, trainer.print_to_log_file)
+    trainer.task.load_weights()
     assert "Training from scratch" in _log(trainer)
     (run,) = _exposure(_saved(trainer)).runs
     assert "ancestors" not in run and run["weights"] == {}
@@ -276,7 +276,7 @@ def test_fold_all_says_what_is_compared(prepared: Prepared, pretrained: Path, mo
     trainer = _finetuner(prepared, "fold_all")
     trainer.fold = "all"
     trainer.initialize()
-    trainer._load_weights()
+    trainer.task.load_weights()
     assert "Fold `all` has no validation cases of its own" in _log(trainer)
 
 

@@ -1,6 +1,5 @@
 """What each of several processes takes of the batch; the processes themselves are started in test_torchrun.py."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,12 +7,14 @@ import torch
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
+from bdfm_nnunet.training.process_group import ProcessGroup
 from tests.conftest import Prepared
-from tests.trainers.running import make_trainer
+from tests.training.trainings import make_trainer
 
 
 def _of(trainer: Any, rank: int, count: int) -> Any:
-    trainer.peers = SimpleNamespace(rank=rank, count=count)
+    trainer.processes = ProcessGroup(())
+    trainer.processes.rank, trainer.processes.count = rank, count
     trainer.is_ddp = count > 1
     return trainer
 
@@ -38,11 +39,11 @@ def test_masks_belong_to_the_batch(count: int, prepared: Prepared) -> None:
     trainer = make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "masks", {"batch_size": 4})
     trainer.initialize()
     images = torch.zeros(4, 1, 32, 32, 32)
-    whole = trainer.prepare({"data": images})["mask"]
+    whole = trainer.task.prepare({"data": images})["drawn"]["mask"]
     parts = []
     for rank in range(count):
         _of(trainer, rank, count)
-        parts.append(trainer.prepare({"data": images[trainer._share]})["mask"])
+        parts.append(trainer.task.prepare({"data": images[trainer.share]})["drawn"]["mask"])
     assert torch.equal(torch.cat(parts), whole)
 
 

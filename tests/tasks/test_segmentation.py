@@ -10,7 +10,7 @@ from bdfm_nnunet.networks import encoder_of
 from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM
 from tests.conftest import Prepared
-from tests.trainers.running import checkpoint, curves, make_trainer
+from tests.training.trainings import checkpoint, curves, make_trainer
 
 
 def _make(prepared: Prepared, variant: str, **settings: Any) -> Any:
@@ -37,7 +37,7 @@ def _is_pretrained(trainer: Any, weights: Path) -> bool:
 
 def _start(trainer: Any) -> Any:
     trainer.initialize()
-    trainer._load_weights()
+    trainer.task.load_weights()
     return trainer
 
 

@@ -13,11 +13,12 @@ import torch
 
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.trainers import long_run, nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
+from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
+from bdfm_nnunet.training import run
 from bdfm_nnunet.training.signals import TrainingPaused
 from tests.conftest import Prepared, point_to
 from tests.limits import largest_file
-from tests.trainers.running import checkpoint, curves, make_trainer
+from tests.training.trainings import checkpoint, curves, make_trainer
 
 LENGTH = {"training.epochs": 2, "training.iterations_per_epoch": 4, "training.save_every": 5}
 Hook = Callable[[Any], None]
@@ -34,7 +35,7 @@ def _at(trainer: Any, step: int, action: Hook) -> Any:
 
     def stepping(batch: Any) -> Any:
         terms = train_step(batch)
-        if trainer._step_number == step:
+        if trainer.run.step_number == step:
             action(trainer)
         return terms
 
@@ -80,7 +81,7 @@ def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(
     second = _make(prepared, "stopped", kind)
     second.load_checkpoint(str(checkpoint(second, "latest")))
     steps: list[int] = []
-    _at(second, 7, lambda trainer: steps.append(trainer._iteration))
+    _at(second, 7, lambda trainer: steps.append(trainer.run.iteration))
     second.run_training()
     assert steps == [3]
     assert curves(second) == curves(undisturbed[kind])
@@ -142,7 +143,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     second = _make(prepared, f"damage_{damage}")
     second.load_checkpoint(str(latest))
     assert "WARNING" in _log(second) and "continuing from checkpoint_previous.pth" in _log(second)
-    assert second._midway["iteration"] == 2
+    assert second.run.midway["iteration"] == 2
     second.run_training()
     assert curves(second) == curves(undisturbed[nnUNetTrainerBDFMPretrain])
     checkpoint(second).write_bytes(b"nothing")
@@ -192,7 +193,7 @@ def test_the_best_checkpoint_after_a_kill_is_what_it_would_have_been(kind: type,
 
 
 def test_one_training_at_a_time_in_a_folder(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_run, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(run, "LOCK_SECONDS", 0.1)
     refusals: list[str] = []
 
     def second(trainer: Any) -> None:
@@ -231,16 +232,16 @@ def test_results_that_cannot_be_written_are_a_sentence(prepared: Prepared, monke
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_cases(poison: str, prepared: Prepared) -> None:
     trainer = _make(prepared, f"broken_{poison}", **{"training.checkpoint_minutes": 1e-9})
-    losses_of, keys = trainer.losses_of, []
+    losses_of, keys = trainer.task.losses, []
 
     def poisoned(batch: Any) -> Any:
         keys.append(batch["keys"])
         terms = losses_of(batch)
-        if trainer._step_number == 3:
+        if trainer.run.step_number == 3:
             terms["loss"] = terms["loss"] * torch.nan if poison == "loss" else _with_bad_gradient(terms["loss"])
         return terms
 
-    trainer.losses_of = poisoned
+    trainer.task.losses = poisoned
     with pytest.raises(InputError, match=r"not finite in step 3, .*nonfinite_batch\.json names the cases"):
         trainer.run_training()
     (found,) = json.loads((Path(trainer.output_folder) / "nonfinite_batch.json").read_text())
@@ -276,7 +277,7 @@ def test_a_disk_with_room_again_is_written_to(prepared: Prepared, undisturbed: d
     inner = trainer.train_step
 
     def stepping(batch: Any) -> Any:
-        if trainer._step_number == 3:
+        if trainer.run.step_number == 3:
             limit.__exit__(None, None, None)
         return inner(batch)
 
@@ -294,13 +295,13 @@ def test_accumulation_changes_memory_and_not_the_result(prepared: Prepared) -> N
         trainer = _make(prepared, f"accumulate{accumulate}", nnUNetTrainerSimMIM, **settings)
         trainer.configuration_manager.configuration["architecture"]["arch_kwargs"]["drop_path_rate"] = 0.0
         sizes: list[int] = []
-        losses_of = trainer.losses_of
+        losses_of = trainer.task.losses
 
         def counting(batch: Any, losses_of: Any = losses_of, sizes: list[int] = sizes) -> Any:
             sizes.append(len(batch["data"]))
             return losses_of(batch)
 
-        trainer.losses_of = counting
+        trainer.task.losses = counting
         trainer.run_training()
         assert sizes[:accumulate] == {1: [3], 2: [2, 1], 3: [1, 1, 1]}[accumulate]
         found[accumulate] = curves(trainer)

@@ -12,7 +12,7 @@ import torch
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
 from tests.conftest import Prepared
-from tests.trainers.running import make_trainer
+from tests.training.trainings import make_trainer
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_labels_replaced_after_preprocessing_end_fine_tuning(prepared: Prepared,
     ):
         trainer.run_training()
     trainer.resumed = True
-    trainer.tell_of_labels("the labels have changed")
+    trainer.task.labels_changed("the labels have changed")
     assert "WARNING: the labels have changed" in Path(trainer.log_file).read_text()
 
 
@@ -174,7 +174,10 @@ def test_other_labels_do_not_end_pre_training(prepared: Prepared, other_labels: 
     settings = {"training.epochs": 1, "training.iterations_per_epoch": 1}
     trainer = make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.labelled, "steered", settings)
     trainer.run_training()
-    assert f"WARNING: the labels of 1 cases in {trainer.raw_folder} have changed" in Path(trainer.log_file).read_text()
+    assert (
+        f"WARNING: the labels of 1 cases in {trainer.data.raw_folder} have changed"
+        in Path(trainer.log_file).read_text()
+    )
 
 
 @pytest.mark.parametrize(("asked", "threads"), [("2", 2), ("many", 1), ("0", 1)])

@@ -13,7 +13,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
 from tests.conftest import Prepared, point_to
 from tests.recording import RecordedTypes
-from tests.trainers.running import checkpoint, curves, make_trainer
+from tests.training.trainings import checkpoint, curves, make_trainer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pretraining_curve.json"
 
@@ -105,10 +105,10 @@ def test_single_channel_by_default_all_channels_on_request(prepared: Prepared) -
     )
     for trainer, channels in ((single, 1), (every, 4)):
         trainer.initialize()
-        assert trainer.objective.view.in_channels == channels
-        training, _ = trainer.batch_sources()
+        assert trainer.task.objective.view.in_channels == channels
+        training, _ = trainer.task.batch_sources()
         assert training.generate_train_batch()["data"].shape[1] == channels
-    batch = every.batch_sources()[0].generate_train_batch()
+    batch = every.task.batch_sources()[0].generate_train_batch()
     assert math.isfinite(every.train_step(batch)["loss"])
 
 
@@ -119,22 +119,22 @@ def test_crops_are_augmented_for_training_as_asked(prepared: Prepared) -> None:
     trainer = make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "mirrored", {})
     plain.initialize()
     trainer.initialize()
-    training, validation = trainer.batch_sources()
+    training, validation = trainer.task.batch_sources()
     assert "flips" in training.generate_train_batch() and "flips" not in validation.generate_train_batch()
-    assert all("flips" not in source.generate_train_batch() for source in plain.batch_sources())
+    assert all("flips" not in source.generate_train_batch() for source in plain.task.batch_sources())
     spatial = make_trainer(
         nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "spatial", {"pretraining.augmentation": "spatial"}
     )
     spatial.initialize()
-    training, validation = spatial.batch_sources()
+    training, validation = spatial.task.batch_sources()
     assert training.mirror and list(training.affine.spacing) == spatial.configuration_manager.spacing
     assert not validation.mirror and validation.affine is None
     images = torch.randn(2, 1, *trainer.configuration_manager.patch_size)
     seen: list[torch.Tensor] = []
     trainer.network = lambda images, mask: seen.append(images)
-    batch = {"data": images, "mask": torch.ones(2)}
-    trainer.losses_of(batch | {"flips": torch.tensor([[False, True, False], [True, False, False]])})
-    trainer.losses_of(batch)
+    batch = {"data": images, "drawn": {"mask": torch.ones(2)}}
+    trainer.task.losses(batch | {"flips": torch.tensor([[False, True, False], [True, False, False]])})
+    trainer.task.losses(batch)
     assert torch.equal(seen[0], torch.stack([images[0].flip(2), images[1].flip(1)]))
     assert torch.equal(seen[1], images)
 
@@ -143,20 +143,23 @@ def test_settings_of_the_plans_reach_the_objective(prepared: Prepared) -> None:
     settings = {"pretraining.mask_ratio": 0.5, "pretraining.frequency_decoder": "serial", "training.initial_lr": 0.01}
     trainer = make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "settings", settings)
     trainer.initialize()
-    assert trainer.objective.settings.mask_ratio == 0.5 and trainer.objective.settings.frequency_decoder == "serial"
+    assert (
+        trainer.task.objective.settings.mask_ratio == 0.5
+        and trainer.task.objective.settings.frequency_decoder == "serial"
+    )
     assert trainer.num_epochs == 2 and trainer.num_iterations_per_epoch == 3
     assert {group["peak_lr"] for group in trainer.optimizer.param_groups} == {0.01}
     legacy = make_trainer(
         nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "legacy", {"pretraining.legacy": True}
     )
     legacy.initialize()
-    assert legacy.objective.settings.legacy_frequency_loss
+    assert legacy.task.objective.settings.legacy_frequency_loss
 
 
 @pytest.mark.usefixtures("figures")
 def test_simmim_is_a_trainer_of_its_own(prepared: Prepared) -> None:
     trainer = _run(prepared, "simmim", nnUNetTrainerSimMIM, **{"training.epochs": 1})
-    assert trainer.objective.frequency_decoder is None
+    assert trainer.task.objective.frequency_decoder is None
     assert "train_frequency" not in curves(trainer)
     assert (Path(trainer.output_folder) / "progress.png").is_file()
 
@@ -165,7 +168,7 @@ def test_simmim_is_a_trainer_of_its_own(prepared: Prepared) -> None:
 def test_a_cpu_without_units_for_bf16_trains_in_single_precision(
     kind: type, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bdfm_nnunet.training.optimizers.multiplies_bf16", lambda device="cpu": False)
+    monkeypatch.setattr("bdfm_nnunet.training.precision.multiplies_bf16", lambda device="cpu": False)
     settings = {"training.epochs": 1, "training.iterations_per_epoch": 1}
     trainer = make_trainer(kind, prepared, prepared.labelled, "type", settings)
     with RecordedTypes() as types:

@@ -22,11 +22,11 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
 from bdfm_nnunet.plans import add_variant
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM
-from bdfm_nnunet.trainers.final_validation import ValidationPool
+from bdfm_nnunet.training.final_validation import ValidationPool
 from bdfm_nnunet.training.signals import TrainingPaused
 from tests.conftest import Prepared, point_to, threads_for_spawn
 from tests.process_watching import descendants, has_ended, is_alive, until
-from tests.trainers.running import SHORT, checkpoint, make_trainer
+from tests.training.trainings import SHORT, checkpoint, make_trainer
 
 LENGTH = {"training.epochs": 1, "training.iterations_per_epoch": 1, "training.val_iterations_per_epoch": 1}
 

@@ -1,0 +1,257 @@
+"""Pre-training without labels: crops of preprocessed cases for any objective, and what is told of its progress."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from time import time
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor, nn
+
+from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
+from bdfm_nnunet.data.batch_streams import Batch, BatchSource
+from bdfm_nnunet.data.crops import UnlabelledCrops
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import write_json
+from bdfm_nnunet.networks.encoders import encoder_of, unwrap
+from bdfm_nnunet.objectives.base import Objective, Picture
+from bdfm_nnunet.objectives.masked import MaskedImageModelling
+from bdfm_nnunet.presets import PRESETS
+from bdfm_nnunet.reports.figures import progress_figure, reconstruction_figure, save_figure
+from bdfm_nnunet.settings import CropSettings, read_block
+from bdfm_nnunet.tasks.task import Task
+
+# numbers that keep what is drawn for training and validation apart from other random streams
+_TRAINING, _VALIDATION = 10, 11
+
+
+class Pretraining(Task):
+    """Pre-training of the encoder that the plans describe, by an objective.
+
+    By default every modality of a case is a sample of its own and the encoder reads one channel; fine-tuning adapts it
+    to any number. After each epoch the objective looks at the same crops with the same draws. The fold's folder gets
+    progress.png, pictures and pretraining_summary.json.
+
+    Attributes:
+        objective_class: what is minimised.
+        preset: its settings where the plans are silent, a name in `PRESETS`.
+    """
+
+    rates = MappingProxyType({"adamw": 2e-4, "sgd": 1e-2})
+    decay = "cosine"
+    deep_supervision = False
+    objective_class: ClassVar[type[Objective]] = MaskedImageModelling
+    preset: ClassVar[str] = "bdfm"
+
+    def __init__(self, trainer: Any) -> None:
+        super().__init__(trainer)
+        self._validated = 0
+        self._picture: Picture | None = None
+
+    @cached_property
+    def settings(self) -> CropSettings:
+        """The configuration's "pretraining" block."""
+        return self._settings(self.trainer.configuration_manager)
+
+    @classmethod
+    def _settings(cls, configuration_manager: Any) -> Any:
+        kind = cls.objective_class.settings_class
+        return read_block(configuration_manager.configuration, "pretraining", kind=kind, **PRESETS[cls.preset])
+
+    def check(self) -> None:
+        """Raise InputError unless the objective's settings fit the crops and the network."""
+        self.objective_class.check(self.trainer.configuration_manager.configuration, self.settings)
+
+    @classmethod
+    def build_network(
+        cls, configuration_manager: Any, *, input_channels: int, output_channels: int, deep_supervision: bool
+    ) -> nn.Module:
+        """Build the objective around the encoder of the network that the plans describe, whose decoder is left out."""
+        settings = cls._settings(configuration_manager)
+        inputs = 1 if settings.channels == "single" else input_channels
+        network = nnUNetTrainer.build_network_architecture(None, configuration_manager, inputs, output_channels, False)
+        return cls.objective_class(encoder_of(network), settings)
+
+    @property
+    def objective(self) -> Objective:
+        """The objective without the wrappers of DDP and torch.compile."""
+        objective = unwrap(self.trainer.network)
+        assert isinstance(objective, Objective)
+        return objective
+
+    # --- batches ------------------------------------------------------------------------------------------------
+
+    def batch_sources(self) -> tuple[BatchSource, BatchSource]:
+        """Return random crops, augmented for training; mirroring is drawn here and carried out in the step."""
+        trainer = self.trainer
+        if trainer.dataset_class is None:
+            trainer.dataset_class = infer_dataset_class(trainer.preprocessed_dataset_folder)
+        training, validation = trainer.get_tr_and_val_datasets()
+        kind = self.settings.augmentation
+        affine = RandomAffine(spacing=trainer.configuration_manager.spacing) if kind == "spatial" else None
+        return self._crops(training, affine=affine, mirror=kind != "none"), self._crops(validation)
+
+    def _crops(self, dataset: Any, **augmentation: Any) -> UnlabelledCrops:
+        trainer = self.trainer
+        return UnlabelledCrops(
+            dataset,
+            batch_size=trainer.batch_size,
+            patch_size=trainer.configuration_manager.patch_size,
+            single_channel=self.settings.channels == "single",
+            oversample_foreground=trainer.training.oversample_foreground,  # of each crop, whoever draws it
+            **augmentation,
+        )
+
+    def validation_numbers(self, numbers: range) -> list[int]:
+        """Return the same batches in every epoch."""
+        return [number % self.trainer.num_val_iterations_per_epoch for number in numbers]
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Add what the objective draws for a training step."""
+        return batch | {"drawn": self._draw(batch["data"], _TRAINING, self.trainer.run.step_number)}
+
+    def _draw(self, images: Tensor, stream: int, number: int) -> dict[str, Tensor]:
+        """Draw for the whole batch, so that nothing depends on the number of processes, and take this one's part."""
+        trainer = self.trainer
+        keys = np.random.SeedSequence((trainer.training.seed, stream, 0, number))
+        generator = torch.Generator().manual_seed(int(keys.generate_state(1)[0]))
+        alone = trainer.processes.count == 1
+        samples, share = (len(images), slice(None)) if alone else (trainer.whole_batch, trainer.share)
+        drawn = self.objective.draw(samples, images.shape[2:], generator=generator)
+        return {name: value[share] for name, value in drawn.items()}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the objective's loss and its terms."""
+        device = self.trainer.device
+        images = batch["data"].to(device, non_blocking=True)
+        drawn = {name: value.to(device, non_blocking=True) for name, value in batch["drawn"].items()}
+        if "flips" in batch:
+            images = mirrored(images, batch["flips"])
+        terms: dict[str, Tensor] = self.trainer.network(images, **drawn)
+        return terms
+
+    # --- an epoch -----------------------------------------------------------------------------------------------
+
+    def end_training_epoch(self, outputs: list[dict[str, Any]]) -> None:
+        """Log the means of the terms."""
+        for name in self.objective.terms:
+            self._log(f"train_{name}", self.trainer.mean_of(outputs, name))
+
+    def start_validation(self) -> None:
+        """Start at the first of the fixed crops."""
+        self._validated = 0
+        self._picture = None
+
+    def validation_step(self, batch: Batch) -> dict[str, Any]:
+        """Return what the objective says of fixed crops."""
+        trainer = self.trainer
+        images = batch["data"].to(trainer.device, non_blocking=True)
+        drawn = self._draw(images, _VALIDATION, self._validated)
+        self._validated += 1
+        with trainer.autocast():
+            found = self.objective.monitor(images, **{name: value.to(trainer.device) for name, value in drawn.items()})
+        self._picture = self._picture or found.picture
+        return {name: value.float().cpu().numpy() for name, value in found.values.items()}
+
+    def end_validation(self, outputs: list[dict[str, Any]]) -> None:
+        """Log the loss, its terms and the monitors."""
+        trainer = self.trainer
+        trainer.logger.log("val_losses", trainer.mean_of(outputs, "loss"), trainer.current_epoch)
+        for name in self.objective.terms:
+            self._log(f"val_{name}", trainer.mean_of(outputs, name))
+        for name in self.objective.monitors:
+            self._log(name, trainer.mean_of(outputs, name))
+
+    def _log(self, name: str, value: float) -> None:
+        logger = self.trainer.logger
+        logger.local_logger.my_fantastic_logging.setdefault(name, [])
+        logger.log(name, value, self.trainer.current_epoch)
+
+    def end_epoch(self) -> None:
+        """Write the log, the checkpoints and the pictures."""
+        trainer = self.trainer
+        trainer.logger.log("epoch_end_timestamps", time(), trainer.current_epoch)
+        latest = self._latest()
+        trainer.print_to_log_file(", ".join(f"{name} {value:.4f}" for name, value in latest.items()))
+        trainer.save_if_best(-latest["val_losses"])  # a loss is best where it is smallest
+        done = trainer.current_epoch + 1
+        if done % trainer.save_every == 0 and done != trainer.num_epochs:
+            trainer.save_checkpoint(str(self._folder / "checkpoint_latest.pth"))
+        if trainer.local_rank == 0:
+            self._try_reports()
+
+    # --- reports ------------------------------------------------------------------------------------------------
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.trainer.output_folder)
+
+    @property
+    def _curves(self) -> dict[str, list[float]]:
+        """One value an epoch, by name."""
+        log = self.trainer.logger.local_logger.my_fantastic_logging
+        curves = {name: [float(v) for v in values] for name, values in log.items() if values and "dice" not in name}
+        starts, ends = curves.pop("epoch_start_timestamps", []), curves.pop("epoch_end_timestamps", [])
+        curves["seconds"] = [end - start for start, end in zip(starts, ends, strict=False)]
+        return curves
+
+    def _latest(self) -> dict[str, float]:
+        return {name: values[-1] for name, values in self._curves.items() if values}
+
+    def _try_reports(self) -> None:
+        try:
+            self._write_reports()
+        except (InputError, OSError) as error:  # no reason to lose a training
+            self.trainer.print_to_log_file(f"WARNING: training goes on without new reports: {error}")
+
+    def _write_reports(self) -> None:
+        curves, epoch = self._curves, self.trainer.current_epoch
+        figure = progress_figure(self._panels(curves), title=type(self.trainer).__name__)
+        save_figure(figure, self._folder / "progress.png")
+        write_json(self._folder / "pretraining_summary.json", self._summary(curves))
+        due = (epoch + 1) % self.settings.picture_every == 0
+        if due or epoch in (0, self.trainer.num_epochs - 1):
+            self._write_picture()
+
+    def _panels(self, curves: Mapping[str, list[float]]) -> dict[str, dict[str, list[float]]]:
+        objective = self.objective
+        panels = {"loss": {"training": curves["train_losses"], "validation": curves["val_losses"]}}
+        if objective.terms:
+            named = [f"{part}_{term}" for part in ("train", "val") for term in objective.terms]
+            panels["loss terms"] = {name: curves[name] for name in named}
+        for title, monitors in objective.panels.items():
+            panels[title] = {label: curves[name] for label, name in monitors.items()}
+        return panels | {
+            "learning rate": {"encoder": curves["lrs"]},
+            "epoch duration [s]": {"epoch": curves["seconds"]},
+        }
+
+    def _summary(self, curves: Mapping[str, list[float]]) -> dict[str, Any]:
+        return {
+            "trainer": type(self.trainer).__name__,
+            "epochs_done": len(curves["train_losses"]),
+            "loss_first": curves["train_losses"][0],
+            "loss_last": curves["train_losses"][-1],
+            **{name: curves[name][-1] for name in self.objective.monitors},
+            "curves": curves,
+        }
+
+    def _write_picture(self) -> None:
+        picture, epoch = self._picture, self.trainer.current_epoch + 1
+        if picture is None:
+            return
+        original = picture.original.float().cpu().numpy()
+        shown = {name: image.float().cpu().numpy() for name, image in picture.shown.items()}
+        mask = None if picture.mask is None else picture.mask.cpu().numpy()
+        figure = reconstruction_figure(original, original, shown, mask=mask, title=f"epoch {epoch}")
+        save_figure(figure, self._folder / "reconstructions" / f"epoch_{epoch:04d}.png")
+
+    def final_validation(self, *, save_probabilities: bool = False) -> None:
+        """Tell what the last epoch's validation showed; there is nothing else to predict."""
+        if self.trainer.local_rank == 0 and (sentence := self.objective.verdict(self._latest())):
+            self.trainer.print_to_log_file(sentence)

@@ -1,0 +1,217 @@
+"""Segmentation with nnU-Net's loss, augmentation and validation, from pre-trained weights or from chance."""
+
+import os
+from functools import cached_property, partial
+from typing import Any
+
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor, nn
+
+from bdfm_nnunet.checkpoints import load_pretrained
+from bdfm_nnunet.data.batch_streams import Batch, BatchSource
+from bdfm_nnunet.data.checked_cases import DAMAGE, CheckedCases
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.exposure import compare, parts_of
+from bdfm_nnunet.settings import WEIGHTS_VARIABLE, FinetuningSettings, read_block
+from bdfm_nnunet.tasks.task import Task
+
+
+class LabelledCrops(nnUNetDataLoader):
+    """nnU-Net's loader, which names a case that cannot be decompressed."""
+
+    def generate_train_batch(self) -> Batch:
+        """Return a batch of augmented crops.
+
+        Raises:
+            InputError: a case is missing or damaged.
+        """
+        try:
+            batch: Batch = super().generate_train_batch()
+        except InputError:
+            raise
+        except DAMAGE:
+            if isinstance(self._data, CheckedCases) and self._data.last:
+                self._data.check_last()
+            raise
+        return batch
+
+
+class Segmentation(Task):
+    """nnU-Net's segmentation, started from a pre-trained encoder where one is named.
+
+    The weights are those that the environment variable BDFM_WEIGHTS names ("none" for no file), else those of the plans
+    ("finetuning": {"weights": ...}), or a whole checkpoint that nnU-Net's -pretrained_weights names; with none of them,
+    training starts from scratch and says so. Loss, augmentation, deep supervision and validation are nnU-Net's.
+    """
+
+    @cached_property
+    def finetuning(self) -> FinetuningSettings:
+        """The configuration's "finetuning" block."""
+        configuration = self.trainer.configuration_manager.configuration
+        settings: FinetuningSettings = read_block(configuration, "finetuning")
+        return settings
+
+    @classmethod
+    def build_network(
+        cls, configuration_manager: Any, *, input_channels: int, output_channels: int, deep_supervision: bool
+    ) -> nn.Module:
+        """Build nnU-Net's network."""
+        return nnUNetTrainer.build_network_architecture(
+            None, configuration_manager, input_channels, output_channels, deep_supervision
+        )
+
+    def build_loss(self) -> Any:
+        """Return nnU-Net's loss.
+
+        Raises:
+            InputError: its Dice over the batch, among processes with unequal shares.
+        """
+        trainer = self.trainer
+        count, accumulate = trainer.processes.count, trainer.training.accumulate
+        equal = trainer.whole_batch % (count * accumulate) == 0
+        if trainer.is_ddp and trainer.configuration_manager.batch_dice and not equal:
+            raise InputError(
+                f"batch_dice needs equal shares, but {count} processes with training.accumulate={accumulate} do not "
+                f"divide the plans' batch of {trainer.whole_batch}: choose numbers that do, or plan another batch "
+                "(bdfm plan --variant NAME --set batch_size=...)"
+            )
+        return nnUNetTrainer._build_loss(trainer)
+
+    @property
+    def encoder_lr_factor(self) -> float:
+        """Learning rate of the encoder, relative to that of the rest."""
+        return self.finetuning.encoder_lr_factor
+
+    def set_deep_supervision(self, enabled: bool) -> None:
+        """Switch nnU-Net's network."""
+        nnUNetTrainer.set_deep_supervision_enabled(self.trainer, enabled)
+
+    # --- weights ------------------------------------------------------------------------------------------------
+
+    def load_weights(self) -> None:
+        """Load the pre-trained weights that are named, and tell which held-out cases they have seen.
+
+        Raises:
+            InputError: they cannot be used, or weights have come in twice.
+        """
+        origin, tell = self.trainer.origin, self.trainer.print_to_log_file
+        named = os.environ.get(WEIGHTS_VARIABLE, "")
+        path = named or self.finetuning.weights
+        if not path or path.lower() == "none":
+            path = ""
+        if origin.started_from and path:
+            source = WEIGHTS_VARIABLE if named else "the plans' finetuning.weights"
+            raise InputError(
+                f"weights have come in twice, {origin.started_from['name']} by -pretrained_weights and {path} by "
+                f"{source}: leave the option out, or set {WEIGHTS_VARIABLE}=none"
+            )
+        if origin.started_from:
+            self._warn_of_cases_seen(origin.started_from["name"])
+            return
+        if not path:
+            tell(f"Training from scratch: neither {WEIGHTS_VARIABLE} nor the plans name weights.")
+            return
+        digest = None if named else self.finetuning.weights_sha256
+        report = load_pretrained(self.trainer.network, path, min_match=self.finetuning.min_match, sha256=digest)
+        tell(report)
+        origin.take(report)
+        self._warn_of_cases_seen(report.path.name)
+
+    def _warn_of_cases_seen(self, name: str) -> None:
+        """Say which validation and test cases the weights know already."""
+        trainer, seen = self.trainer, self.trainer.origin.ancestors
+        if seen.note:
+            trainer.print_to_log_file(f"{seen.note}, so nobody can tell whether it has seen the test cases.")
+            return
+        cases = trainer.data.cases
+        if trainer.fold == "all":
+            trainer.print_to_log_file(
+                "Fold `all` has no validation cases of its own, so only test cases in imagesTs are compared with those "
+                "that the weights have seen; `bdfm exposure` compares all."
+            )
+        train, val = trainer.do_split() if trainer.fold != "all" else ([], [])
+        report = compare(seen, cases, parts_of(cases, train, val), checkpoint=name)
+        if warning := report.warning():
+            trainer.print_to_log_file(warning)
+
+    def labels_changed(self, sentence: str) -> None:
+        """Refuse a new training, as it would learn from other labels; one that goes on keeps to its own."""
+        if not self.trainer.resumed:
+            raise InputError(sentence)
+        super().labels_changed(sentence)
+
+    # --- batches ------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return nnU-Net's segmentation loss."""
+        trainer, target = self.trainer, batch["target"]
+        targets = target if isinstance(target, list) else [target]
+        targets = [part.to(trainer.device, non_blocking=True) for part in targets]
+        output = trainer.network(batch["data"].to(trainer.device, non_blocking=True))
+        return {"loss": trainer.loss(output, targets if isinstance(target, list) else targets[0])}
+
+    def batch_sources(self) -> tuple[BatchSource, BatchSource]:
+        """Return nnU-Net's own loaders, with its augmentation and foreground sampling."""
+        trainer = self.trainer
+        geometry = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        rotation, dummy_2d, initial_patch, mirror_axes = geometry
+        scales = trainer._get_deep_supervision_scales()
+        labels, patch = trainer.label_manager, trainer.configuration_manager.patch_size
+        shared = {
+            "is_cascaded": trainer.is_cascaded,
+            "foreground_labels": labels.foreground_labels,
+            "regions": labels.foreground_regions if labels.has_regions else None,
+            "ignore_label": labels.ignore_label,
+        }
+        masked = trainer.configuration_manager.use_mask_for_norm
+        augmentation = trainer.get_training_transforms(
+            patch, rotation, scales, mirror_axes, dummy_2d, use_mask_for_norm=masked, **shared
+        )
+        training, validation = trainer.get_tr_and_val_datasets()
+        return (
+            self._loader(training, initial_patch, augmentation),
+            self._loader(validation, patch, trainer.get_validation_transforms(scales, **shared)),
+        )
+
+    def _loader(self, dataset: Any, read_size: Any, transforms: Any) -> nnUNetDataLoader:
+        trainer = self.trainer
+        return LabelledCrops(
+            dataset,
+            trainer.batch_size,
+            read_size,
+            trainer.configuration_manager.patch_size,
+            trainer.label_manager,
+            oversample_foreground_percent=trainer.oversample_foreground_percent,
+            probabilistic_oversampling=trainer.probabilistic_oversampling,
+            transforms=transforms,
+        )
+
+    # --- scores -------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch) -> dict[str, Any]:
+        """Return nnU-Net's loss and counts of a batch."""
+        output: dict[str, Any] = nnUNetTrainer.validation_step(self.trainer, batch)
+        return output
+
+    def end_validation(self, outputs: list[dict[str, Any]]) -> None:
+        """Log nnU-Net's pseudo Dice."""
+        nnUNetTrainer.on_validation_epoch_end(self.trainer, outputs)
+
+    def end_epoch(self) -> None:
+        """End the epoch as nnU-Net does; a figure that cannot be written is a warning."""
+        trainer = self.trainer
+        epoch, dice = trainer.current_epoch, float(trainer.logger.get_value("ema_fg_dice", step=-1))
+        if trainer._best_ema is None or dice > trainer._best_ema:
+            trainer.print_to_log_file(f"New best EMA pseudo Dice: {dice:.4f}")
+        trainer.save_if_best(dice)
+        try:
+            nnUNetTrainer.on_epoch_end(trainer)
+        except OSError as error:
+            trainer.print_to_log_file(f"WARNING: training goes on without a new progress.png: {error}")
+        trainer.current_epoch = epoch
+
+    def final_validation(self, *, save_probabilities: bool = False) -> None:
+        """Predict and score the validation cases, as nnU-Net does."""
+        trainer = self.trainer
+        trainer.run.validate_finished(partial(nnUNetTrainer.perform_actual_validation, trainer, save_probabilities))

@@ -1,0 +1,115 @@
+"""The seam between a training and what it learns."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from bdfm_nnunet.data.batch_streams import Batch, BatchSource
+
+
+class Task:
+    """What a training learns: its network, its batches, its loss, and what a validation says of it.
+
+    A trainer has one task and asks it for everything that depends on what is learnt; epochs, steps, processes,
+    checkpoints and signals are the trainer's own. A new task is a subclass in a file of its own, and a trainer that
+    names it:
+
+        class nnUNetTrainerMine(Trainer):
+            task_class = Mine
+
+    Attributes:
+        trainer: whose task it is, with nnU-Net's plans, configuration, device, logger and folders.
+        epochs: of a training whose plans name no number.
+        rates: peak learning rate by optimiser.
+        weight_decays: by optimiser.
+        decay: how the rate falls after the warm-up.
+        deep_supervision: whether the network gives outputs at several resolutions in training.
+    """
+
+    epochs: ClassVar[int] = 1000
+    rates: ClassVar[Mapping[str, float]] = MappingProxyType({"adamw": 1e-4, "sgd": 1e-3})
+    weight_decays: ClassVar[Mapping[str, float]] = MappingProxyType({"adamw": 0.05, "sgd": 3e-5})
+    decay: ClassVar[Literal["poly", "cosine"]] = "poly"
+    deep_supervision: ClassVar[bool] = True
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    # --- set-up -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build_network(
+        cls, configuration_manager: Any, *, input_channels: int, output_channels: int, deep_supervision: bool
+    ) -> nn.Module:
+        """Build the network from the plans, its task's head or decoder included.
+
+        A class method, as nnU-Net builds networks for prediction without a trainer.
+        """
+        raise NotImplementedError(f"{cls.__name__} must build a network: override build_network")
+
+    def check(self) -> None:
+        """Raise InputError where the settings do not fit the plans; called before anything is built."""
+
+    def build_loss(self) -> Any:
+        """Return what nnU-Net keeps as `trainer.loss`; None where the network is its own loss."""
+        return None
+
+    @property
+    def encoder_lr_factor(self) -> float:
+        """Learning rate of the encoder, relative to that of the rest."""
+        return 1.0
+
+    def load_weights(self) -> None:
+        """Load the weights that a new training starts from; not called for one that goes on."""
+
+    def labels_changed(self, sentence: str) -> None:
+        """Tell that labels have changed since the data was preprocessed; a task that learns from them may refuse."""
+        self.trainer.print_to_log_file(f"WARNING: {sentence}")
+
+    # --- data ---------------------------------------------------------------------------------------------------
+
+    def batch_sources(self) -> tuple[BatchSource, BatchSource]:
+        """Return where training and validation batches come from."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it reads: override batch_sources")
+
+    def validation_numbers(self, numbers: range) -> list[int]:
+        """Return which validation batches are seen; by default new ones in each epoch, as in nnU-Net."""
+        return list(numbers)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Add to a loaded batch what a step needs besides, before it is cut into micro-batches."""
+        return batch
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the scalar "loss" of a (micro-)batch and, if there are several, its terms: means over samples."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it minimises: override losses")
+
+    def set_deep_supervision(self, enabled: bool) -> None:
+        """Switch the network between one output and outputs at several resolutions."""
+
+    # --- an epoch -----------------------------------------------------------------------------------------------
+
+    def end_training_epoch(self, outputs: list[dict[str, Any]]) -> None:
+        """Log what the steps of an epoch gave beside their mean loss, which the trainer has logged."""
+
+    def start_validation(self) -> None:
+        """Prepare for the validation batches of an epoch; the network is in evaluation mode."""
+
+    def validation_step(self, batch: Batch) -> dict[str, Any]:
+        """Return loss and scores of one validation batch, by name, as arrays."""
+        raise NotImplementedError(f"{type(self).__name__} must score a batch: override validation_step")
+
+    def end_validation(self, outputs: list[dict[str, Any]]) -> None:
+        """Log loss ("val_losses") and scores of an epoch's validation."""
+        raise NotImplementedError(f"{type(self).__name__} must log its scores: override end_validation")
+
+    def end_epoch(self) -> None:
+        """Tell of an epoch, write its checkpoints and figures; the trainer counts the epoch afterwards."""
+        raise NotImplementedError(f"{type(self).__name__} must end an epoch: override end_epoch")
+
+    def final_validation(self, *, save_probabilities: bool = False) -> None:
+        """Validate the finished training, as nnU-Net does after the last epoch."""

@@ -1,0 +1,100 @@
+"""The cases of one fold: which they are, whether they can be trained on, and what a checkpoint tells of them."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+from bdfm_nnunet.checksums import Checksums
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.exposure import Exposure, describe_run
+from bdfm_nnunet.patients import CaseList, read_cases
+from bdfm_nnunet.split_files import SPLITS
+from bdfm_nnunet.training.raw_dataset import bring_manifest, bring_splits, check_fold, raw_folder_of, replaced_labels
+
+Split = tuple[list[str], list[str]]
+
+
+class FoldData:
+    """The cases that a trainer trains on and holds out.
+
+    Args:
+        trainer: whose data set, fold and log these are.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._split: Split | None = None
+
+    @property
+    def _preprocessed(self) -> Path:
+        return Path(self._trainer.preprocessed_dataset_folder_base)
+
+    @property
+    def raw_folder(self) -> Path | None:
+        """The data set in nnUNet_raw, where it is on this machine."""
+        return raw_folder_of(self._trainer.plans_manager.dataset_name)
+
+    @property
+    def cases(self) -> CaseList:
+        """The cases of the data set, as the manifest beside the preprocessed data knows them, else the raw one."""
+        folders = [self._preprocessed, *([] if self.raw_folder is None else [self.raw_folder])]
+        try:
+            return read_cases(*folders)
+        except InputError as error:  # no reason to lose a training
+            name = self._trainer.plans_manager.dataset_name
+            return CaseList(name, name, [], str(error))
+
+    def check_split(self) -> None:
+        """Make sure that nnU-Net finds a split; one that is missing comes from nnUNet_raw.
+
+        Raises:
+            InputError: there is no such fold, the file is damaged, or a random split would tear patients apart.
+        """
+        trainer, folder = self._trainer, self._preprocessed
+        bring_manifest(folder, self.raw_folder)
+        if trainer.fold == "all":
+            return
+        splits = bring_splits(folder, self.raw_folder, self.cases, trainer.print_to_log_file)
+        if splits is not None:
+            data = trainer.preprocessed_dataset_folder
+            present = infer_dataset_class(data).get_identifiers(data)
+            check_fold(trainer.fold, splits, present, path=folder / SPLITS, folder=data)
+
+    def keep_split(self, split: Split) -> Split:
+        """Remember nnU-Net's split for the exposure, and return it."""
+        self._split = [str(case) for case in split[0]], [str(case) for case in split[1]]
+        return split
+
+    def look_for_changed_labels(self) -> None:
+        """Tell the task of labels that have changed since the data was preprocessed."""
+        trainer = self._trainer
+        checksums = Checksums.of(Path(trainer.preprocessed_dataset_folder))
+        if checksums is None:
+            trainer.print_to_log_file("The preprocessed data is not verified: only `bdfm plan` writes checksums.")
+        if sentence := replaced_labels(checksums, self.raw_folder):
+            trainer.task.labels_changed(sentence)
+
+    @cached_property
+    def exposure(self) -> Exposure:
+        """The cases this training sees, after those that its starting weights have seen."""
+        trainer = self._trainer
+        if self._split is None:
+            trainer.do_split()
+        assert self._split is not None
+        train, val = self._split
+        run = describe_run(
+            self.cases,
+            train=train,
+            val=[] if trainer.fold == "all" else val,
+            trainer=type(trainer).__name__,
+            configuration=trainer.configuration_name,
+            fold=str(trainer.fold),
+            weights=trainer.origin.started_from,
+        )
+        return trainer.origin.with_run(run)
+
+    def forget_exposure(self) -> None:
+        """Find the exposure anew, once more is known of where the weights come from."""
+        self.__dict__.pop("exposure", None)

@@ -1,0 +1,417 @@
+"""The one subclass of nnU-Net's trainer: it puts the parts of a training together and knows no task."""
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import Tensor, distributed, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch.optim import Optimizer
+
+from bdfm_nnunet.checkpoints.checkpoint_reading import loading_as_data
+from bdfm_nnunet.data.batch_streams import Batch, batches, reseed, seeded
+from bdfm_nnunet.data.checked_cases import checked
+from bdfm_nnunet.files import cannot_write
+from bdfm_nnunet.networks.encoders import encoder_of, unwrap
+from bdfm_nnunet.settings import TrainingSettings, read_block
+from bdfm_nnunet.step_checks import check_shares
+from bdfm_nnunet.tasks.task import Task
+from bdfm_nnunet.training.agreement import agree_on_arguments, agree_on_data, check_plans_and_dataset
+from bdfm_nnunet.training.fold_data import FoldData
+from bdfm_nnunet.training.gradients import add_gradients, joined, split, uncompiled
+from bdfm_nnunet.training.optimizers import WarmupSchedule, build_optimizer, parameter_groups
+from bdfm_nnunet.training.precision import Precision, autocast_type
+from bdfm_nnunet.training.process_group import ProcessGroup, device_of_process
+from bdfm_nnunet.training.raw_dataset import (
+    check_preprocessed,
+)
+from bdfm_nnunet.training.run import Run
+from bdfm_nnunet.training.saver import BEST, LATEST, Saver, checkpoint_content, not_of_this_training
+from bdfm_nnunet.training.signals import WISHES
+from bdfm_nnunet.training.weight_origin import WeightOrigin
+
+_CUDA = torch.device("cuda")
+# numbers that keep the random streams of one seed apart
+_NETWORK, _EPOCH, _TRAINING, _VALIDATION = 0, 1, 2, 3
+
+
+class Trainer(nnUNetTrainer):
+    """An nnU-Net trainer whose run is a function of plans, data and seed, however often it is interrupted.
+
+    Everything random is drawn from the seed, the rank and the number of the epoch or batch, so `--c` continues exactly
+    where the last checkpoint was written, be it in the middle of an epoch. Any number of processes shares the plans'
+    batch, on one machine or several, by gloo on the CPU and nccl on CUDA; nnU-Net's `local_rank` is here the rank among
+    all machines, and only rank 0 writes. Length, rates and precision are read from the configuration's "training"
+    block, see `TrainingSettings`.
+
+    What is learnt is said by the task alone; how a run goes on, stops and saves by the objects below.
+
+    Attributes:
+        task_class: what subclasses name.
+        task: what is learnt.
+        training: the configuration's "training" block.
+        processes: all processes of this training.
+        run: its epochs and steps.
+        saver: its checkpoints.
+        origin: where its first weights come from.
+        precision: in which the network runs.
+        resumed: whether a checkpoint of this run was loaded.
+    """
+
+    task_class: ClassVar[type[Task]] = Task
+    is_ddp: bool
+    network: Any
+    grad_scaler: Any
+    current_epoch: int
+    _best_ema: float | None
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = _CUDA,
+    ) -> None:
+        check_plans_and_dataset(plans, configuration, dataset_json)
+        try:
+            super().__init__(plans, configuration, fold, dataset_json, device)
+        except OSError as error:  # it makes the fold's folder
+            raise cannot_write(Path(error.filename or "nnUNet_results"), error) from error
+        self.training: TrainingSettings = read_block(self.configuration_manager.configuration, "training")
+        self.device = device_of_process(device.type)  # nnU-Net takes the rank for it, and always CUDA
+        self.processes = ProcessGroup(WISHES)
+        agree_on_arguments(self)
+        self.task = self.task_class(self)
+        self.run = Run(self, max_hours=self.training.max_hours)
+        self.saver = Saver(Path(self.output_folder), self.print_to_log_file)
+        self.origin = WeightOrigin()
+        self.precision = Precision(autocast_type(self.training.precision, self.device), self.device, self.grad_scaler)
+        self.grad_scaler = self.precision.scaler
+        self.data = FoldData(self)
+        self.resumed = False
+        self._take_lengths()
+        self._compile_failed = False
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        if self.device.type == "cpu" and threads.isdigit() and int(threads) > 0:
+            torch.set_num_threads(int(threads))  # nnU-Net's command has set one a core, whatever the variable says
+
+    def _take_lengths(self) -> None:
+        self.num_epochs = self.training.epochs or self.task.epochs
+        self.num_iterations_per_epoch = self.training.iterations_per_epoch
+        self.num_val_iterations_per_epoch = self.training.val_iterations_per_epoch
+        self.oversample_foreground_percent = self.training.oversample_foreground
+        self.save_every = self.training.save_every
+        self.enable_deep_supervision = self.task.deep_supervision
+
+    # --- processes ----------------------------------------------------------------------------------------------
+
+    def _join_processes(self) -> None:
+        """Wrap the network; buffers are constant or, as the mask token's, kept equal by their owner."""
+        on_gpu = self.device.type == "cuda"
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network) if on_gpu else self.network
+        self.network = joined(network, self.device)
+        self.loss = self._build_loss()
+        agree_on_data(self)
+
+    @property
+    def whole_batch(self) -> int:
+        """Samples of an optimiser step, of all processes together."""
+        return int(self.configuration_manager.batch_size)
+
+    @property
+    def share(self) -> slice:
+        """Which samples of the whole batch are this process's."""
+        return self.processes.share(self.whole_batch)
+
+    def _set_batch_size_and_oversample(self) -> None:
+        """Take this process's share of the batch, and of the samples that nnU-Net's loader centres on foreground."""
+        share = self.share
+        self.batch_size = share.stop - share.start
+        if self.processes.count > 1:
+            first = round(self.whole_batch * (1 - self.training.oversample_foreground))
+            self.oversample_foreground_percent = max(share.stop - max(first, share.start), 0) / self.batch_size
+
+    def mean_of(self, outputs: list[dict[str, Any]], name: str) -> float:
+        """Return the mean of a term over the steps and processes."""
+        return self.processes.mean([output[name] for output in outputs], weight=self.batch_size)
+
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        """Tell the log and the console; only rank 0 does."""
+        if self.local_rank == 0:
+            super().print_to_log_file(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
+
+    # --- set-up -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Build the task's network."""
+        return cls.task_class.build_network(
+            configuration_manager,
+            input_channels=num_input_channels,
+            output_channels=num_output_channels,
+            deep_supervision=enable_deep_supervision,
+        )
+
+    def initialize(self) -> None:
+        """Build network, optimiser and loss from the seed, once the data is known to be there.
+
+        Raises:
+            InputError: settings do not fit, or the batch is too small for the processes and micro-batches.
+        """
+        self.task.check()
+        check_preprocessed(Path(self.preprocessed_dataset_folder))
+        check_shares(self.whole_batch, world=self.processes.count, accumulate=self.training.accumulate)
+        several, self.is_ddp = self.is_ddp, False  # nnU-Net would wrap the network for the GPU that the rank counts to
+        with seeded(self.training.seed, _NETWORK):
+            super().initialize()
+        self.is_ddp = several
+        if several:
+            self._join_processes()
+        self.origin.remember(self.network)
+
+    def _build_loss(self) -> Any:
+        return self.task.build_loss()
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Switch the network between one output and outputs at several resolutions."""
+        self.task.set_deep_supervision(enabled)
+
+    @property
+    def optimizer_kind(self) -> Literal["adamw", "sgd"]:
+        """The optimiser in use; by default the one that suits the encoder."""
+        if self.training.optimizer != "auto":
+            return self.training.optimizer
+        return "adamw" if encoder_of(self.network).is_transformer else "sgd"
+
+    def configure_optimizers(self) -> tuple[Optimizer, WarmupSchedule]:
+        """Return the optimiser, the encoder in groups of its own, and the schedule."""
+        kind = self.optimizer_kind
+        self.initial_lr = self.training.initial_lr or self.task.rates[kind]
+        decay = self.training.weight_decay
+        self.weight_decay = self.task.weight_decays[kind] if decay is None else decay
+        network = unwrap(self.network)
+        rates = {"encoder": self.initial_lr * self.task.encoder_lr_factor, "rest": self.initial_lr}
+        parts = {"encoder": encoder_of(network).module, "rest": network}
+        named = {part: (parts[part].named_parameters(), rate) for part, rate in rates.items()}
+        optimizer = build_optimizer(kind, parameter_groups(named, weight_decay=self.weight_decay))
+        asked = self.training.warmup_epochs
+        warmup = min(self.num_epochs / 20, 50) if asked is None else asked
+        return optimizer, WarmupSchedule(optimizer, self.num_epochs, warmup, self.task.decay)
+
+    def plot_network_architecture(self) -> None:
+        """Do nothing: the library nnU-Net asks for this no longer works."""
+
+    # --- data ---------------------------------------------------------------------------------------------------
+
+    @property
+    def dataset_class(self) -> Any:
+        """How preprocessed cases are read."""
+        return self._dataset_class
+
+    @dataset_class.setter
+    def dataset_class(self, kind: Any) -> None:
+        self._dataset_class = None if kind is None else checked(kind)
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Return the fold's cases; a split that is missing comes from nnUNet_raw.
+
+        Raises:
+            InputError: there is no such fold, the file is damaged, or a random split would tear patients apart.
+        """
+        self.data.check_split()
+        return self.data.keep_split(super().do_split())
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return endless, reproducible batches from the current step on."""
+        training, validation = self.task.batch_sources()
+        workers = get_allowed_n_proc_DA() if self.training.workers is None else self.training.workers
+        common = {"pin_memory": self.device.type == "cuda"}
+        first, last = self.current_epoch, self.num_epochs
+        seed, rank = self.training.seed, self.local_rank
+        steps, val_steps = self.num_iterations_per_epoch, self.num_val_iterations_per_epoch
+        numbers = range(self.run.steps_done, last * steps)
+        train = batches(training, seed, _TRAINING, rank, numbers=numbers, workers=workers, **common)
+        seen = self.task.validation_numbers(range(first * val_steps, last * val_steps))
+        return train, batches(validation, seed, _VALIDATION, rank, numbers=seen, workers=(workers + 1) // 2, **common)
+
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    def run_training(self) -> None:
+        """Train from the current epoch, or from the step in it that was loaded, to the last.
+
+        Raises:
+            TrainingPaused: a signal, or the time is up; checkpoint_latest.pth is written.
+            InputError: a loss that is not finite, among others.
+        """
+        self.run.train()
+
+    def on_train_start(self) -> None:
+        """Load the first weights and look for labels that have changed; only rank 0 writes."""
+        if not self.was_initialized:
+            self.initialize()
+        if not self.resumed:
+            self.origin.find(self.network, self.print_to_log_file)
+            self.task.load_weights()
+        if self.local_rank == 0:
+            self.data.look_for_changed_labels()
+            super().on_train_start()
+            return
+        self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        distributed.barrier()  # meets the one of nnU-Net's own method
+
+    def reseed_epoch(self, *keys: int) -> None:
+        """Fix everything random from here on in this epoch and process."""
+        reseed(self.training.seed, _EPOCH, self.local_rank, self.current_epoch, *keys)
+
+    def on_train_epoch_start(self) -> None:
+        """Fix everything random in this epoch, and count from the first step."""
+        self.run.start_epoch()
+        self.reseed_epoch()
+        super().on_train_epoch_start()
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Take one optimiser step with all processes.
+
+        Returns:
+            The loss, its terms and the norm of the gradient, scalars on the device.
+        """
+        self.run.iteration += 1
+        self.lr_scheduler.step(self.current_epoch + self.run.iteration / self.num_iterations_per_epoch)
+        parts = split(self.task.prepare(batch), self.training.accumulate)
+        try:
+            terms = self._differentiate(parts)
+        except TorchDynamoException as error:
+            self._do_without_compiler(error)
+            terms = self._differentiate(parts)
+        norm = self.precision.descend(self.optimizer, clip=self.training.gradient_clip)
+        self.run.show_step()
+        # a scaler skips steps whose gradients overflow, which is no fault
+        return terms if self.grad_scaler is not None else terms | {"gradient_norm": norm}
+
+    def _differentiate(self, parts: list[Batch]) -> dict[str, Tensor]:
+        world = self.processes.count
+        samples = self.whole_batch if world > 1 else sum(len(part["data"]) for part in parts)
+        self.optimizer.zero_grad(set_to_none=True)
+        return add_gradients(
+            self.network, parts, self._losses_of, samples=samples, world=world, backward=self.precision.backward
+        )
+
+    def _losses_of(self, part: Batch) -> dict[str, Tensor]:
+        with self.autocast():
+            return self.task.losses(part)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which the network runs."""
+        return self.precision.autocast()
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Log the mean loss, and the task's terms."""
+        self.logger.log("train_losses", self.mean_of(train_outputs, "loss"), self.current_epoch)
+        self.task.end_training_epoch(train_outputs)
+
+    def on_validation_epoch_start(self) -> None:
+        """Switch the network to evaluation."""
+        super().on_validation_epoch_start()
+        self.task.start_validation()
+
+    def validation_step(self, batch: Batch) -> dict[str, Any]:
+        """Return what the task says of a validation batch."""
+        return self.task.validation_step(batch)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """Log what the task says of all."""
+        self.task.end_validation(val_outputs)
+
+    def on_epoch_end(self) -> None:
+        """Write what belongs to an epoch, and count it."""
+        self.task.end_epoch()
+        self.current_epoch += 1
+
+    def on_train_end(self) -> None:
+        """Write checkpoint_final.pth, which takes the place of those of the way."""
+        super().on_train_end()
+        if self.local_rank == 0:
+            self.saver.remove_previous()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Validate the finished training."""
+        self.task.final_validation(save_probabilities=save_probabilities)
+
+    # --- compiling ----------------------------------------------------------------------------------------------
+
+    def _do_i_compile(self) -> bool:
+        """Follow the setting; nnU-Net's variable nnUNet_compile overrides it, but nnU-Net itself only asks on CUDA."""
+        variable = os.environ.get("nnUNet_compile")
+        if self._compile_failed or (variable is not None and variable.lower() not in ("true", "1", "t")):
+            return False
+        if self.training.compile == "on":
+            return True
+        return (variable is not None or self.training.compile == "auto") and bool(super()._do_i_compile())
+
+    def _do_without_compiler(self, error: TorchDynamoException) -> None:
+        reason = " ".join(str(error).strip().splitlines()[:2])
+        self.print_to_log_file(f"WARNING: torch.compile failed, so training goes on without it, slower: {reason}")
+        self._compile_failed = True
+        self.network = uncompiled(self.network)
+        self.loss = self._build_loss()
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    def save_if_best(self, score: float) -> None:
+        """Write checkpoint_best.pth where the epoch has the best score so far.
+
+        To be called before checkpoint_latest.pth is written: that one then knows of the best score, and a run that is
+        killed between the two repeats this epoch and finds it again.
+        """
+        if self._best_ema is not None and not score > self._best_ema:
+            return
+        self._best_ema = score
+        self.save_checkpoint(str(self.saver.path(BEST)))
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a checkpoint, whole or not at all: the one before it stays until the new one is on the disk.
+
+        It is nnU-Net's own with one entry more, which names the cases seen (see `bdfm_nnunet.exposure`), and one that
+        says where in the epoch it was written.
+
+        Raises:
+            InputError: it cannot be written; inside the run a warning, except for checkpoint_final.pth.
+        """
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        path = Path(filename)
+        seconds = self.saver.write(checkpoint_content(self), path)
+        if path.name == LATEST and seconds is not None:
+            self.run.saved(seconds)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Continue from a checkpoint; if checkpoint_latest.pth is damaged, from the one before it.
+
+        Raises:
+            InputError: there is none that belongs to this training.
+        """
+        found = self.saver.read(Path(str(filename_or_checkpoint)))
+        try:
+            with loading_as_data():
+                super().load_checkpoint(str(found.path))
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            fault = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise not_of_this_training(found.path, fault) from None
+        self.resumed = True
+        self.run.midway = found.progress
+        self.origin.recall(found.exposure)
+        self.data.forget_exposure()
