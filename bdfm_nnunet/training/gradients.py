@@ -25,8 +25,8 @@ def length(batch: Batch) -> int:
 def split(batch: Batch, parts: int) -> list[Batch]:
     """Cuts a batch into `parts` micro-batches of nearly equal size, in order.
 
-    What has an entry per sample is cut (tensors, names, and the tensors of a list, such as targets at several
-    resolutions); all else goes into every part.
+    What has an entry per sample is cut (tensors, names, and the tensors of a list or table, such as targets at several
+    resolutions or what an objective has drawn); all else goes into every part.
     """
     if parts == 1:
         return [batch]
@@ -38,6 +38,8 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def _cut(value: Any, piece: slice, count: int) -> Any:
+    if isinstance(value, dict):
+        return {name: _cut(item, piece, count) for name, item in value.items()}
     if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
         return [_cut(item, piece, count) for item in value]
     per_sample = isinstance(value, (Tensor, np.ndarray, list, tuple)) and len(value) == count
