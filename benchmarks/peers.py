@@ -69,7 +69,7 @@ def main() -> None:
     table = Table(f"{settings.size}^3 voxels, batch of 1", ["network", "s", "ours s", "ratio", "GiB", "ours GiB"])
     table.note = left_out(settings.device) if "bf16" in settings.precisions else ""
     precisions = [name for name in settings.precisions if name in types_for(settings.device)]
-    for kind, precision in product(settings.processes, precisions):
+    for kind, precision in product(settings.peers, precisions):
         name, ours = f"{kind} {precision}", f"default {precision}"
         times, ends = step.compare(Path(__file__), [ours, name], settings, 1)
         ratio = Spread.of([a / b for a, b in zip(times.seconds[name], times.seconds[ours], strict=True)])

@@ -16,7 +16,7 @@ __all__ = ["add_variant", "describe_plans", "plan_dataset", "write_initial_check
 
 _HOMES = {
     "add_variant": "variants",
-    "describe_plans": "summary",
+    "describe_plans": "plans_summary",
     "plan_dataset": "planning",
     "write_initial_checkpoint": "initial_checkpoint",
 }

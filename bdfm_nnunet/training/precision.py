@@ -30,13 +30,15 @@ class Precision:
     """
 
     def __init__(self, kind: torch.dtype | None, device: torch.device, scaler: Any = None) -> None:
-        self.kind = kind
+        self.autocast_type = kind
         self.device = device
         self.scaler = scaler if kind is torch.float16 and device.type == "cuda" else None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which the network runs."""
-        return nullcontext() if self.kind is None else torch.autocast(self.device.type, dtype=self.kind)
+        return (
+            nullcontext() if self.autocast_type is None else torch.autocast(self.device.type, dtype=self.autocast_type)
+        )
 
     def backward(self, loss: Tensor) -> None:
         """Differentiate a loss, scaled where need be."""

@@ -95,7 +95,7 @@ def test_a_fault_in_a_worker_is_one_sentence(preprocessed: Path, workers: int) -
 
 def test_too_little_shared_memory_is_told_before_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(batch_streams, "SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr(batches.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 64 << 20}))
+    monkeypatch.setattr(batch_streams.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 64 << 20}))
 
     class Large(Filling):
         shape = (2, 1, 128, 128, 128)

@@ -21,7 +21,8 @@ from bdfm_nnunet.networks.flop_counting import FlopCounter
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.networks.network_costs import count_costs
 from bdfm_nnunet.objectives.masked import MaskedImageModelling, frequency_decoder
-from bdfm_nnunet.settings import SIMMIM, PretrainingSettings
+from bdfm_nnunet.presets import PRESETS
+from bdfm_nnunet.settings import PretrainingSettings
 
 Build = Callable[[], nn.Module]
 
@@ -62,7 +63,7 @@ ARCHITECTURES = {
 }
 PRETRAININGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "simmim": SIMMIM,
+    "simmim": PRESETS["simmim"],
     "published": asdict(PretrainingSettings.published(legacy_frequency_loss=False)),
     "zero padding": {"frequency_padding": "zero", "mask_token": "image_mean"},
     "magnitude": {"frequency_output": "magnitude", "decoder": "final"},

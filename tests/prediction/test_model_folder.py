@@ -14,7 +14,7 @@ import torch
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.prediction.model_folder import read_model
-from tests.networks.test_building import OLD
+from tests.networks.test_network_building import OLD
 from tests.test_nnunet_files import PLANS, SETTINGS
 
 DATASET = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz",
