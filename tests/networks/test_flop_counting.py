@@ -20,7 +20,8 @@ from bdfm_nnunet.networks.encoders import encoder_of
 from bdfm_nnunet.networks.flop_counting import FlopCounter
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.networks.network_costs import count_costs
-from bdfm_nnunet.objectives.masked import MaskedImageModelling, frequency_decoder
+from bdfm_nnunet.objectives import frequency_decoder
+from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.presets import PRESETS
 from bdfm_nnunet.settings import PretrainingSettings
 

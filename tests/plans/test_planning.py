@@ -129,10 +129,10 @@ def test_checksums_are_written_and_damage_is_mended(
     again = Checksums.of(data)
     assert again is not None and again.sizes_fit()
 
-    def preprocessing(*_: Any) -> None:
+    def refused(*_: Any) -> None:
         raise ValueError("enough for this test")
 
-    monkeypatch.setattr(preprocessing, "preprocess_dataset", preprocessing)
+    monkeypatch.setattr(preprocessing, "preprocess_dataset", refused)
     next(data.glob("*.pkl")).write_bytes(b"made anew by another program")
     with pytest.raises(InputError, match="enough for this test"):
         plan_dataset(502, network="swin", gpu_memory=0.25, workers=1)

@@ -203,7 +203,7 @@ def test_full_disk_keeps_the_checkpoint_before(prepared: Prepared, monkeypatch: 
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(InputError, match="free some space and continue with --c"):
+    with pytest.raises(InputError, match="free some space there and continue with --c"):
         trainer.save_checkpoint(str(path))
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.glob(".*")] == []

@@ -57,7 +57,7 @@ def test_weights_of_the_plans_and_how_to_do_without(
     monkeypatch.setenv("BDFM_WEIGHTS", "none")
     trainer = _start(_make(prepared, "planned", **settings))
     assert not _is_pretrained(trainer, weights)
-    log = next(Path(trainer.output_folder).glob("training_log*.txt")).read_text()
+    log = Path(trainer.log_file).read_text()
     assert "Training from scratch" in log
 
 
