@@ -1,4 +1,4 @@
-"""Fourier transforms of patches, in any number of axes.
+"""Fourier transforms of images and patches, in any number of axes.
 
 Shapes: B batch, C channels, P patches, V voxels of a patch, K frequencies of which no two are conjugates.
 """
@@ -19,22 +19,37 @@ MATRIX_LIMIT = 512
 
 
 def at_least_single(tensor: Tensor) -> Tensor:
-    """The tensor in single precision, or in double if it is."""
+    """Return the tensor in single precision; double precision stays.
+
+    Example:
+        >>> at_least_single(torch.zeros(2, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """A context without autocast: a spectrum does not survive half precision."""
+    """Return a context without autocast: half precision ruins a spectrum.
+
+    Example:
+        >>> with torch.autocast("cpu", torch.bfloat16), full_precision(torch.device("cpu")):
+        ...     print((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        torch.float32
+    """
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()  # the meta device, on which costs are counted
 
 
 def patchify(images: Tensor, patch_size: int | Sequence[int]) -> Tensor:
-    """Cuts (B, C, *spatial) into (B, P, C, *patch), patches in raster order.
+    """Cut images (B, C, *spatial) into patches (B, P, C, *patch), in raster order.
 
     Raises:
-        ValueError: an axis is no multiple of the patch.
+        ValueError: an axis is not a multiple of the patch.
+
+    Example:
+        >>> patchify(torch.rand(2, 1, 8, 8, 12), 4).shape
+        torch.Size([2, 12, 1, 4, 4, 4])
     """
     batch, channels, *spatial = images.shape
     patch = per_axis(patch_size, len(spatial))
@@ -47,7 +62,17 @@ def patchify(images: Tensor, patch_size: int | Sequence[int]) -> Tensor:
 
 
 def unpatchify(patches: Tensor, grid: Sequence[int]) -> Tensor:
-    """The inverse of `patchify`: (B, P, C, *patch) and the patches per axis give (B, C, *spatial)."""
+    """Join patches (B, P, C, *patch) to images (B, C, *spatial); the inverse of `patchify`.
+
+    Args:
+        patches: (B, P, C, *patch) in raster order.
+        grid: patches per axis.
+
+    Example:
+        >>> images = torch.rand(2, 1, 8, 8, 12)
+        >>> torch.equal(unpatchify(patchify(images, 4), grid=(2, 2, 3)), images)
+        True
+    """
     batch, _, channels, *patch = patches.shape
     axes = len(grid)
     order = [1 + axes] + [a for i in range(axes) for a in (1 + i, 2 + axes + i)]
@@ -56,17 +81,25 @@ def unpatchify(patches: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 def patch_power(patches: Tensor, axes: int) -> tuple[Tensor, Tensor]:
-    """Squared magnitudes of the orthonormal DFT over the last `axes` axes, without the redundant half.
+    """Return the squared magnitudes of the orthonormal DFT over the last `axes` axes, without the redundant half.
 
-    A real patch has conjugate-symmetric coefficients, so one of each pair is enough. Small patches are transformed by
-    one real matrix product, which is much faster than many tiny FFTs.
+    The coefficients of a real patch are conjugate-symmetric, so one of each pair is enough. Small patches are
+    transformed by one real matrix product, which is much faster than many tiny FFTs.
 
     Args:
         patches: real (..., *patch).
-        axes: how many trailing axes are transformed.
+        axes: number of trailing axes to transform.
 
     Returns:
-        The power (..., K), and how many coefficients of the full spectrum each stands for, (K,): 1 or 2.
+        The power (..., K), and how many coefficients of the full spectrum each one stands for, (K,): 1 or 2.
+
+    Example:
+        >>> patches = torch.rand(5, 4, 4, 4)
+        >>> power, count = patch_power(patches, axes=3)
+        >>> power.shape  # 36 of 64 frequencies
+        torch.Size([5, 36])
+        >>> torch.allclose(power @ count, patches.square().sum((1, 2, 3)))  # Parseval's theorem
+        True
     """
     shape = tuple(patches.shape[-axes:])
     if math.prod(shape) > MATRIX_LIMIT:
@@ -84,7 +117,7 @@ def patch_power(patches: Tensor, axes: int) -> tuple[Tensor, Tensor]:
 
 @kept(maxsize=32)
 def _half_dft(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of one frequency of each conjugate pair, (V, 2K), and the size of each pair, (K,)."""
+    """Return cosines and sines of one frequency of each conjugate pair, (V, 2K), and the size of each pair, (K,)."""
     lengths = torch.tensor(shape, dtype=torch.float64)
     points = torch.cartesian_prod(*(torch.arange(n) for n in shape)).reshape(-1, len(shape))
     strides = torch.tensor([math.prod(shape[i + 1 :]) for i in range(len(shape))])
@@ -98,7 +131,7 @@ def _half_dft(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) 
 
 
 def spectral_multiplier(kernel: Tensor, spatial: Sequence[int], *, imaginary: bool = True) -> tuple[Tensor, ...]:
-    """What convolving a periodic spectrum with a small kernel does to the image: a product with this field.
+    """Return the field that an image is multiplied by when its periodic spectrum is convolved with a small kernel.
 
     Cross-correlating the DFT of x with k multiplies x(n) by m(n) = sum_d k[d] exp(-2 pi i d.n / N), d counted from the
     kernel's centre (the modulation theorem). One axis is contracted after the other.
@@ -106,10 +139,16 @@ def spectral_multiplier(kernel: Tensor, spatial: Sequence[int], *, imaginary: bo
     Args:
         kernel: real (..., *odd sizes).
         spatial: N, the image's size per axis.
-        imaginary: whether the imaginary part is wanted.
+        imaginary: whether to return the imaginary part too.
 
     Returns:
-        Real and, if wanted, imaginary part of m, (..., *spatial) each; pairs of real tensors work on every device.
+        Real part and, if asked for, imaginary part of m, (..., *spatial) each; pairs of real tensors work on every
+        device.
+
+    Example:
+        >>> identity = torch.tensor([0.0, 1.0, 0.0])
+        >>> spectral_multiplier(identity, (4,), imaginary=False)
+        (tensor([1., 1., 1., 1.]),)
     """
     axis = kernel.ndim - len(spatial)
     parts = [kernel, torch.zeros_like(kernel)]
@@ -128,7 +167,12 @@ def spectral_multiplier(kernel: Tensor, spatial: Sequence[int], *, imaginary: bo
 
 
 def next_fast_length(size: int) -> int:
-    """The smallest length from `size` on whose prime factors are 2, 3, 5 and 7, which FFTs are made for."""
+    """Return the smallest length of at least `size` with no prime factor above 7, for which FFTs are fast.
+
+    Example:
+        >>> next_fast_length(96), next_fast_length(97), next_fast_length(121)
+        (96, 98, 125)
+    """
     rest = size
     for prime in (2, 3, 5, 7):
         while rest % prime == 0:
@@ -137,6 +181,11 @@ def next_fast_length(size: int) -> int:
 
 
 def reflect(images: Tensor, axes: int) -> Tensor:
-    """x(-n) on the periodic grid, over the last `axes` axes."""
+    """Return x(-n) on the periodic grid, over the last `axes` axes.
+
+    Example:
+        >>> reflect(torch.tensor([0, 1, 2, 3]), axes=1)
+        tensor([0, 3, 2, 1])
+    """
     dims = tuple(range(-axes, 0))
     return images.flip(dims).roll((1,) * axes, dims)

@@ -1,4 +1,7 @@
-"""What is hidden from the encoder, and what stands in its place. Masks are boolean grids of patches: True = masked."""
+"""Random masks, and the token that replaces masked positions.
+
+Shapes: masks are boolean grids of patches (B, *grid), True = masked.
+"""
 
 import math
 from collections.abc import Sequence
@@ -20,15 +23,19 @@ def block_mask(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Draws masks that hide a fixed share of each sample's blocks, uniformly at random.
+    """Draw masks that hide a fixed share of each sample's blocks, uniformly at random.
+
+    This is the patch-aligned random masking of SimMIM (Xie et al. 2022, https://arxiv.org/abs/2111.09886) in any number
+    of axes.
 
     Args:
-        batch: number of samples, each with a mask of its own.
+        batch: number of samples; each gets another mask.
         grid: patches per axis.
-        ratio: share of the blocks that is masked; at least one block is masked and one stays visible.
-        block_size: patches per axis that are masked together. A grid that is no multiple of it ends in cut-off blocks.
-        generator: source of the randomness, on the generator's own device.
-        device: where the mask is wanted.
+        ratio: share of the blocks to mask; at least one block is masked and at least one stays visible.
+        block_size: patches per axis that are masked together. The last blocks are cut off if the grid is not a multiple
+            of it.
+        generator: random generator; the numbers are drawn on its device.
+        device: device of the mask.
 
     Returns:
         Boolean (B, *grid), True = masked.
@@ -36,6 +43,13 @@ def block_mask(
     Raises:
         ValueError: the ratio is not inside (0, 1).
         InputError: the whole grid is a single block.
+
+    Example:
+        >>> import torch
+        >>> from bdfm_nnunet.masking import block_mask
+        >>> mask = block_mask(2, (6, 6, 6), ratio=0.75, generator=torch.Generator().manual_seed(0))
+        >>> mask.shape, mask.flatten(1).float().mean(1)
+        (torch.Size([2, 6, 6, 6]), tensor([0.7500, 0.7500]))
     """
     blocks = per_axis(block_size, len(grid))
     coarse = [math.ceil(size / block) for size, block in zip(grid, blocks, strict=True)]
@@ -56,7 +70,12 @@ def block_mask(
 
 
 def upsample(mask: Tensor, factors: int | Sequence[int]) -> Tensor:
-    """Repeats each entry of a mask (B, *grid) `factors` times per axis: blocks to patches, or patches to voxels."""
+    """Repeat each entry of a mask (B, *grid) `factors` times per axis: from blocks to patches, or patches to voxels.
+
+    Example:
+        >>> upsample(torch.tensor([[[True, False]]]), (1, 3))
+        tensor([[[ True,  True,  True, False, False, False]]])
+    """
     for axis, factor in enumerate(per_axis(factors, mask.ndim - 1), start=1):
         if factor != 1:
             mask = mask.repeat_interleave(factor, dim=axis)
@@ -64,7 +83,15 @@ def upsample(mask: Tensor, factors: int | Sequence[int]) -> Tensor:
 
 
 def per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
-    """One number for every axis: a single one is repeated, a sequence must have the right length."""
+    """Return one number per axis: a single number is repeated, a sequence must have the right length.
+
+    Raises:
+        ValueError: wrong length, or a number below 1.
+
+    Example:
+        >>> per_axis(4, axes=3), per_axis([2, 4, 4], axes=3)
+        ((4, 4, 4), (2, 4, 4))
+    """
     values = (value,) * axes if isinstance(value, int) else tuple(int(item) for item in value)
     if len(values) != axes or min(values) < 1:
         raise ValueError(f"expected {axes} positive whole numbers, one per axis, got {value}")
@@ -72,18 +99,27 @@ def per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
 
 
 class MaskToken(nn.Module):
-    """What stands in for masked tokens (transformers) or masked voxels (convolutional encoders).
+    """Replacement of masked tokens (transformers) or masked voxels (convolutional encoders).
 
-    Both mean modes start from the data: the first training batch sets the token, which is learned from then on. BDFM
-    ("spatial mean masking") published the scalar mean, one number over batch, positions *and* channels; the default
-    keeps one spatial mean per channel. Whether the token was set is a buffer, so a loaded checkpoint is never
-    overwritten, and processes of one training agree on the value.
+    SimMIM (Xie et al. 2022, https://arxiv.org/abs/2111.09886) learns the token from a random start. BDFM ("spatial mean
+    masking") starts from the data: the first training batch sets the token, which is learned from then on. BDFM's
+    published code takes one mean over batch, positions *and* channels ("scalar_mean"); the default takes one mean per
+    channel. A buffer records whether the token was set, so a loaded token is never overwritten. The processes of a
+    distributed training set the same value.
 
     Args:
-        channels: channels of what is replaced.
-        mode: "zero"; "learned" from a random start; "scalar_mean" (published); "channel_mean"; "image_mean", the mean
+        channels: channels of the features.
+        mode: "zero"; "learned" from a random start; "scalar_mean", as published; "channel_mean"; "image_mean", the mean
             of each channel over the visible positions of the same image.
-        noise: standard deviation of the random start, added to a mean as well where it is above 0.
+        noise: standard deviation of the noise that is added to "scalar_mean" and "channel_mean" when they are set.
+
+    Example:
+        >>> import torch
+        >>> from bdfm_nnunet.masking import MaskToken
+        >>> token = MaskToken(2, mode="channel_mean")
+        >>> features = torch.tensor([[[1.0, 10.0], [3.0, 30.0]]])  # one image, two positions, two channels
+        >>> token(features, torch.tensor([[False, True]])).tolist()
+        [[[1.0, 10.0], [2.0, 20.0]]]
     """
 
     initialised: Tensor
@@ -102,14 +138,14 @@ class MaskToken(nn.Module):
         self._asks = True  # whether the buffer has to be looked at: once it is true, it stays true
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Replaces masked positions.
+        """Replace masked positions by the token.
 
         Args:
             features: (B, *positions, C), channels last.
             mask: boolean (B, *positions), True = masked.
 
         Returns:
-            A tensor like `features` with the token wherever the mask is true.
+            (B, *positions, C): the token where the mask is true, `features` elsewhere.
         """
         if self.training and self._asks and self.mode in ("scalar_mean", "channel_mean"):
             self._start_from(features.detach())
@@ -122,7 +158,7 @@ class MaskToken(nn.Module):
 
     @torch.no_grad()
     def _start_from(self, features: Tensor) -> None:
-        """Set the token from the first batch that is trained on; afterwards there is nothing to compute or exchange."""
+        """Set the token from the first training batch; later calls neither compute nor exchange anything."""
         self._asks = False
         if not features.is_meta and self.initialised:  # meta tensors, on which costs are counted, hold no answer
             return
@@ -141,7 +177,7 @@ class MaskToken(nn.Module):
 
 
 def _visible_mean(features: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the visible positions of each image, (B, 1, ..., 1, C)."""
+    """Return the mean over the visible positions of each image, (B, 1, ..., 1, C)."""
     visible = (~mask).unsqueeze(-1)
     positions = tuple(range(1, features.ndim - 1))
     return (features * visible).sum(positions, keepdim=True) / visible.sum(positions, keepdim=True).clamp_min(1)

@@ -1,4 +1,7 @@
-"""How well masked voxels were rebuilt: PSNR and SSIM on tensors (B, C, *spatial)."""
+"""Quality of a reconstruction over its masked voxels: PSNR and SSIM.
+
+Shapes: images (B, C, *spatial); masks are boolean and per voxel (B, *spatial), True = masked.
+"""
 
 import torch
 from torch import Tensor
@@ -8,17 +11,32 @@ _POOL = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_p
 
 
 def intensity_range(images: Tensor) -> Tensor:
-    """Largest minus smallest intensity of each image and channel, (B, C), at least a hundredth of a unit."""
+    """Return the largest minus the smallest intensity of each image and channel, (B, C), at least 0.01.
+
+    Example:
+        >>> intensity_range(torch.tensor([[[0.0, 3.0, 1.0]], [[5.0, 5.0, 5.0]]]))
+        tensor([[3.0000],
+                [0.0100]])
+    """
     voxels = images.flatten(2)
     return (voxels.amax(-1) - voxels.amin(-1)).clamp_min(1e-2)
 
 
 def fill_with_mean(images: Tensor, mask: Tensor) -> Tensor:
-    """The simplest reconstruction: every masked voxel becomes the mean over the visible voxels of its image.
+    """Replace every masked voxel by the mean over the visible voxels of its image and channel.
+
+    A trained network must be better than this simplest reconstruction.
 
     Args:
         images: (B, C, *spatial).
         mask: boolean (B, *spatial) of voxels, True = masked.
+
+    Returns:
+        (B, C, *spatial).
+
+    Example:
+        >>> fill_with_mean(torch.tensor([[[1.0, 3.0, 9.0]]]), torch.tensor([[False, False, True]]))
+        tensor([[[1., 3., 2.]]])
     """
     hidden = mask.unsqueeze(1)
     axes = tuple(range(2, images.ndim))
@@ -27,15 +45,24 @@ def fill_with_mean(images: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_psnr(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio over the masked voxels, in dB, the peak being each image's intensity range.
+    """Return the peak signal-to-noise ratio over the masked voxels, in dB.
+
+    PSNR is 10 log10(range^2 / MSE), with the intensity range of each target image and channel.
 
     Args:
         prediction: (B, C, *spatial).
-        target: like `prediction`.
+        target: (B, C, *spatial).
         mask: boolean (B, *spatial) of voxels, True = masked.
 
     Returns:
-        (B,), the mean over channels.
+        (B,) in dB, the mean over channels.
+
+    Example:
+        >>> import torch
+        >>> from bdfm_nnunet.metrics import masked_psnr
+        >>> target, mask = torch.linspace(0, 1, 8).reshape(1, 1, 2, 4), torch.ones(1, 2, 4, dtype=torch.bool)
+        >>> masked_psnr(target + 0.1, target, mask)
+        tensor([20.0000])
     """
     hidden = mask.unsqueeze(1).flatten(2)
     error = (prediction - target).float().square().flatten(2)
@@ -44,20 +71,31 @@ def masked_psnr(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_ssim(prediction: Tensor, target: Tensor, mask: Tensor, *, window: int = 7) -> Tensor:
-    """Structural similarity (Wang et al. 2004) averaged over the masked voxels.
+    """Return the structural similarity averaged over the masked voxels.
 
-    The image that is judged shows the prediction where it was masked and the original elsewhere. Uniform window,
-    sample covariances and constants K1 = 0.01, K2 = 0.03, as scikit-image's `structural_similarity` has them; windows
-    that would leave the image are not counted.
+    SSIM (Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861) compares two windows x and y by their means m,
+    variances v and covariance c: (2 m_x m_y + C1) (2 c + C2) / ((m_x^2 + m_y^2 + C1) (v_x + v_y + C2)), with
+    C1 = (0.01 range)^2 and C2 = (0.03 range)^2. The prediction is judged where it was masked, with the original around
+    it. Window (uniform), sample covariances and constants are the defaults of scikit-image's `structural_similarity`;
+    windows that leave the image are not counted.
 
     Args:
         prediction: (B, C, *spatial).
-        target: like `prediction`.
+        target: (B, C, *spatial).
         mask: boolean (B, *spatial) of voxels, True = masked.
         window: voxels per axis.
 
     Returns:
         (B,), the mean over channels; NaN where no whole window is centred on a masked voxel.
+
+    Example:
+        >>> import torch
+        >>> from bdfm_nnunet.metrics import fill_with_mean, masked_ssim
+        >>> target, mask = torch.rand(1, 1, 16, 16, 16), torch.rand(1, 16, 16, 16) < 0.75
+        >>> masked_ssim(target, target, mask)
+        tensor([1.])
+        >>> bool(masked_ssim(fill_with_mean(target, mask), target, mask) < 0.6)
+        True
     """
     axes = target.ndim - 2
     hidden = mask.unsqueeze(1)

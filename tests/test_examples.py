@@ -1,0 +1,76 @@
+"""Docstrings' examples run and print what they show; every public name of some parts has one.
+
+An example sees its module's names. It runs in an empty folder, with one thread and seeded generators.
+"""
+
+import doctest
+import importlib
+import inspect
+import random
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.test_imports import MODULES
+
+PARTS_WITH_EXAMPLES = ("losses", "masking", "metrics")
+"""Modules, or packages with all of their modules, in which every public function and class has an example."""
+
+WITHOUT_EXAMPLE: set[str] = set()
+"""Public names there that do without, as `module.name`, so that the list can only get shorter."""
+
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+WITH_PROMPT = [name for name, path in MODULES.items() if ">>> " in path.read_text(encoding="utf-8")]
+COVERED = [name for name in MODULES if any(name == part or name.startswith(f"{part}.") for part in PARTS_WITH_EXAMPLES)]
+
+
+def _import(name: str) -> ModuleType:
+    return importlib.import_module(f"bdfm_nnunet.{name}".rstrip("."))
+
+
+def _public(module: ModuleType) -> dict[str, Any]:
+    """Functions and classes that a module defines and names without an underscore, or in `__all__`."""
+    listed = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
+    found = {name: getattr(module, name) for name in listed}
+    return {
+        name: value
+        for name, value in found.items()
+        if getattr(value, "__module__", None) == module.__name__
+        and (inspect.isclass(value) or inspect.isroutine(inspect.unwrap(value)))
+    }
+
+
+@pytest.mark.parametrize("name", WITH_PROMPT)
+def test_examples_print_what_they_show(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    module = _import(name)
+    monkeypatch.chdir(tmp_path)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 (for code that uses the global generator)
+    torch.manual_seed(0)
+    assert any(found.examples for found in doctest.DocTestFinder().find(module)), "doctest finds none"
+    result = doctest.testmod(module, optionflags=OPTIONS)
+    assert not result.failed, f"see the output above: {result.failed} of {result.attempted} examples differ"
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_public_names_have_examples(name: str) -> None:
+    without = {
+        f"{name}.{key}" for key, value in _public(_import(name)).items() if ">>> " not in (inspect.getdoc(value) or "")
+    }
+    assert without - WITHOUT_EXAMPLE == set(), "add a short example to the docstring"
+    assert {left for left in WITHOUT_EXAMPLE if left.rpartition(".")[0] == name} <= without, "take it off the list"
+
+
+def test_parts_exist() -> None:
+    assert all(any(name == part or name.startswith(f"{part}.") for name in MODULES) for part in PARTS_WITH_EXAMPLES)
+
+
+def test_a_public_name_without_an_example_is_found() -> None:
+    module = ModuleType("made_up")
+    exec("def shown(): ...\ndef _hidden(): ...\nfrom pathlib import Path\n", vars(module))
+    assert set(_public(module)) == {"shown"}
