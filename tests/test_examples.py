@@ -1,6 +1,7 @@
 """Docstrings' examples run and print what they show; every public name of some parts has one.
 
-An example sees its module's names. It runs in an empty folder, with one thread and seeded generators.
+An example sees its module's names. It runs with one thread and seeded generators, in a folder with the label maps of
+three made-up cases, in labels/, and predictions of them, in predictions/.
 """
 
 import doctest
@@ -11,12 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 
 from tests.test_imports import MODULES
 
-PARTS_WITH_EXAMPLES = ("losses", "masking", "metrics")
+PARTS_WITH_EXAMPLES = ("losses", "masking", "metrics", "evaluation")
 """Modules, or packages with all of their modules, in which every public function and class has an example."""
 
 WITHOUT_EXAMPLE: set[str] = set()
@@ -43,11 +45,30 @@ def _public(module: ModuleType) -> dict[str, Any]:
     }
 
 
+def _save(folder: Path, case: str, labels: np.ndarray) -> None:
+    folder.mkdir(exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), folder / f"{case}.nii.gz")
+
+
+def _make_files(root: Path) -> None:
+    """A tumour of 8 x 8 x 8 mm: found as it is, shifted by 1 mm, and with a false lesion of 8 mm3 beside it."""
+    labels = np.zeros((24, 24, 24), dtype=np.uint8)
+    labels[4:12, 4:12, 4:12] = 2
+    labels[5:11, 5:11, 5:11] = 1
+    labels[5:11, 5:11, 5:8] = 3
+    with_false = labels.copy()
+    with_false[18:20, 18:20, 18:20] = 3
+    for number, prediction in enumerate((labels, np.roll(labels, 1, axis=0), with_false), start=1):
+        _save(root / "labels", f"BraTS-GLI-0000{number}-000", labels)
+        _save(root / "predictions", f"BraTS-GLI-0000{number}-000", prediction)
+
+
 @pytest.mark.parametrize("name", WITH_PROMPT)
 def test_examples_print_what_they_show(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     module = _import(name)
+    _make_files(tmp_path)
     monkeypatch.chdir(tmp_path)
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (for code that uses the global generator)

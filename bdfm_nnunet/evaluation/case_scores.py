@@ -1,4 +1,4 @@
-"""What is scored and what comes out of it."""
+"""One case to score, and the scores of its regions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,12 @@ _MARGIN = 6
 
 @dataclass(frozen=True)
 class RegionScores:
-    """Scores of a region by name, and a table of its lesions where the version has one."""
+    """Scores of one region by name, and the table of its lesions if the metric version has one.
+
+    Example:
+        >>> RegionScores({"dice": 0.75, "hd95_mm": 1.0}).scores["dice"]
+        0.75
+    """
 
     scores: dict[str, float]
     lesions: list[dict[str, Any]] = field(default_factory=list)
@@ -29,8 +34,15 @@ class Case:
         reference: labels (x, y, z).
         prediction: labels of the same shape.
         spacing: voxel size in mm along each axis.
-        shape: of the volume before it was cut.
-        regions: region to its label values.
+        shape: shape of the volume before it was cut.
+        regions: region name -> its label values.
+
+    Example:
+        >>> labels = np.zeros((64, 64, 64), dtype=np.uint8)
+        >>> labels[30:34, 30:34, 30:34] = 3
+        >>> case = Case.cut(labels, labels, spacing=(1, 1, 1), regions={"enhancing_tumor": (3,)})
+        >>> case.reference.shape, case.shape
+        ((16, 16, 16), (64, 64, 64))
     """
 
     reference: NDArray[Any]
@@ -47,7 +59,11 @@ class Case:
         spacing: Sequence[float],
         regions: Mapping[str, Sequence[int]],
     ) -> "Case":
-        """From label volumes as they are."""
+        """Cut two label volumes to the box that holds all labels.
+
+        Raises:
+            ValueError: the volumes are not three-dimensional or differ in shape.
+        """
         if reference.shape != prediction.shape or reference.ndim != 3 or len(spacing) != 3:
             raise ValueError(f"expected two volumes (x, y, z), got {reference.shape} and {prediction.shape}")
         labelled = (reference != 0) | (prediction != 0)
@@ -58,16 +74,21 @@ class Case:
 
     @property
     def voxel_mm3(self) -> float:
-        """Volume of a voxel."""
+        """Volume of a voxel in mm3."""
         return float(np.prod(self.spacing))
 
     def masks(self, values: Sequence[int]) -> tuple[Mask, Mask]:
-        """Where reference and prediction have one of the values."""
+        """Return the masks of reference and prediction where they have one of the values."""
         return mask_of(self.reference, values), mask_of(self.prediction, values)
 
 
 def mask_of(labels: NDArray[Any], values: Sequence[int]) -> Mask:
-    """Where labels have one of the values."""
+    """Return the mask of the voxels that have one of the values.
+
+    Example:
+        >>> mask_of(np.array([0, 1, 2, 3]), values=(1, 3))
+        array([False,  True, False,  True])
+    """
     mask = np.zeros(labels.shape, dtype=bool)
     for value in values:
         mask |= labels == value

@@ -1,4 +1,8 @@
-"""What a challenge's tasks prescribe: numbers per region, and which release belongs to which task."""
+"""The rules of the BraTS challenges: numbers per task and region, and the task of each release.
+
+Sources: the organisers' announcement of the lesion-wise metrics of 2023
+(https://www.synapse.org/Synapse:syn51156910/discussion/threadId=10357) and their public evaluation code of each year.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,14 +28,28 @@ _TISSUES = {name: tissue for tissue, names in _NAMES.items() for name in (tissue
 
 
 def tissue_of(region: str) -> str:
-    """The organisers' abbreviation of a region, such as ET for `enhancing_tumor`; another name is kept."""
+    """Return the organisers' abbreviation of a region; other names are returned unchanged.
+
+    Example:
+        >>> tissue_of("enhancing_tumor"), tissue_of("Peritumoral edema"), tissue_of("stroke")
+        ('ET', 'ED', 'stroke')
+    """
     name = region.lower().replace("tumour", "tumor").replace("-", "_").replace(" ", "_")
     return _TISSUES.get(name, region)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How far lesions of a region are dilated, in voxels, and up to which size they do not count."""
+    """Numbers for the lesions of one region.
+
+    Attributes:
+        dilation: voxels by which lesions are dilated before pieces that touch are joined.
+        threshold: lesions up to this volume do not count.
+
+    Example:
+        >>> TASKS_2024["GLI"].rule_for("ET")
+        Rule(dilation=3, threshold=10)
+    """
 
     dilation: int
     threshold: float
@@ -39,19 +57,24 @@ class Rule:
 
 @dataclass(frozen=True)
 class Task:
-    """The rules of a task.
+    """The rules of one challenge task.
 
     Attributes:
-        rule: of regions that have none of their own.
-        own_rules: tissue to its rule.
+        rule: rule of all tissues that are not in `own_rules`.
+        own_rules: tissue -> its rule.
         penalty: HD95 in mm of a lesion that only one side has; None: the diagonal of the volume in voxels.
         false_positives_count: whether a false lesion lowers the mean.
         joins_prediction: whether predicted pieces are joined by dilation and small ones dropped, as in the reference.
-        threshold_in_mm3: whether the threshold for predicted lesions is in mm3, not voxels; for reference lesions it
-            always is.
-        partners: tissue to those that join its lesions by contact, in this order.
-        large_mm3: size from which lesions count as large (2026, metastases).
+        threshold_in_mm3: whether the threshold of predicted lesions is in mm3 instead of voxels; the threshold of
+            reference lesions is always in mm3.
+        partners: tissue -> tissues that join its lesions by contact, in this order.
+        large_mm3: lesions above this size are large (2026, metastases).
         overlap: Dice from which a lesion that is not large counts as found.
+
+    Example:
+        >>> met = TASKS_2023["MET"]
+        >>> met.rule_for("ET"), met.penalty_for((240, 240, 155))
+        (Rule(dilation=1, threshold=2), 374.0)
     """
 
     rule: Rule = Rule(0, 0)
@@ -65,11 +88,11 @@ class Task:
     overlap: float = 0.0
 
     def rule_for(self, tissue: str) -> Rule:
-        """The rule of a tissue."""
+        """Return the rule of a tissue."""
         return self.own_rules.get(tissue, self.rule)
 
     def penalty_for(self, shape: Sequence[int]) -> float:
-        """HD95 of a lesion that only one side has, in a volume of this shape."""
+        """Return the HD95 of a lesion that only one side has, for a volume of this shape."""
         return math.dist(shape, [0] * len(shape)) if self.penalty is None else self.penalty
 
 
@@ -128,10 +151,20 @@ _RELEASES = {
 
 
 def task_name(tasks: Mapping[str, Task], release: str, task: str | None, metrics: str) -> str:
-    """The task that is asked for, or else the release's.
+    """Return the name of the task to score by: `task` if it is given, else the release's task.
+
+    Args:
+        tasks: the tasks of a metric version by name.
+        release: name of a release or data set.
+        task: name of a task, or None.
+        metrics: name of the metric version, for the message.
 
     Raises:
-        InputError: the version has no such task.
+        InputError: the metric version does not have the task.
+
+    Example:
+        >>> task_name(TASKS_2023, "brats2023-men", None, "lesionwise-2023")
+        'MEN'
     """
     name = task or _RELEASES.get(release, "OTHER")
     if name in tasks:
@@ -145,13 +178,23 @@ def task_name(tasks: Mapping[str, Task], release: str, task: str | None, metrics
 
 
 def panoptic_parameters(name: str, task: Task, _: Sequence[str]) -> dict[str, Any]:
-    """What a panoptic result says of the rules that it was computed by."""
+    """Return the rules of a task as a panoptic result records them.
+
+    Example:
+        >>> panoptic_parameters("MET", TASKS_2026["MET"], [])
+        {'task': 'MET', 'penalty_mm': 373.0, 'large_above_mm3': 27.0, 'small_found_from_dice': 0.2}
+    """
     sizes = {} if task.large_mm3 is None else {"large_above_mm3": task.large_mm3, "small_found_from_dice": task.overlap}
     return {"task": name, "penalty_mm": task.penalty, **sizes}
 
 
 def lesionwise_parameters(name: str, task: Task, regions: Sequence[str]) -> dict[str, Any]:
-    """What a lesion-wise result says of the rules that it was computed by."""
+    """Return the rules of a task as a lesion-wise result records them.
+
+    Example:
+        >>> lesionwise_parameters("MEN", TASKS_2023["MEN"], ["tumor_core"])["regions"]
+        {'tumor_core': {'dilation_voxels': 1, 'threshold_mm3': 50, 'joined_by_contact_with': []}}
+    """
     rules = {region: task.rule_for(tissue_of(region)) for region in regions}
     return {
         "task": name,

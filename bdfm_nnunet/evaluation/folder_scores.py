@@ -1,4 +1,4 @@
-"""Scores two folders of segmentations against each other, case by case and region by region."""
+"""Scores of a folder of predictions against a folder of references, by case and region."""
 
 import logging
 import math
@@ -45,20 +45,32 @@ def score_case(
     task: str | None = None,
     missing_distance: float = BRATS_MISSING_DISTANCE,
 ) -> dict[str, Scores]:
-    """Scores of one case from arrays, by region and name; NaN where a score does not exist.
+    """Score one case given as arrays.
 
     Args:
         reference: labels (x, y, z).
         prediction: labels of the same shape.
         spacing: voxel size in mm along each axis.
-        regions: region name -> label values it consists of.
-        release: name of the release, by which the rules are chosen.
-        metrics: version of the metric, a key of `METRICS`; its `measures` are the scores that decide.
-        task: takes the rules of this task instead of the release's.
+        regions: region name -> its label values.
+        release: name of the release; it chooses the rules.
+        metrics: metric version, a key of `METRICS`; its `measures` are the scores that decide.
+        task: use the rules of this task instead of the release's.
         missing_distance: as in `evaluate_folders`.
 
+    Returns:
+        Region name -> name of a score -> its value; NaN if the score is undefined.
+
     Raises:
-        InputError: the version is not known, or has no rules for the release.
+        InputError: the metric version is unknown or has no rules for the release.
+
+    Example:
+        >>> import numpy as np
+        >>> from bdfm_nnunet.evaluation import score_case
+        >>> reference, prediction = np.zeros((2, 20, 20, 20), dtype=np.uint8)
+        >>> reference[4:12, 4:12, 4:12] = prediction[5:13, 4:12, 4:12] = 3  # shifted by a voxel
+        >>> regions = {"enhancing_tumor": (3,)}
+        >>> score_case(reference, prediction, spacing=(1, 1, 1), regions=regions, release="brats2023-gli")
+        {'enhancing_tumor': {'dice': 0.875, 'hd95_mm': 1.0, 'reference_mm3': 512.0, 'prediction_mm3': 512.0}}
     """
     chosen = choose(metrics, release=release, regions=regions, missing_distance=missing_distance, task=task)
     case = Case.cut(reference, prediction, spacing=spacing, regions=regions)
@@ -111,7 +123,12 @@ def _score(job: _Job) -> dict[str, Any]:
 def without_ignored(
     reference: NDArray[Any], prediction: NDArray[Any], ignore: int | None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return both label maps with background where the reference has the label to ignore, as nnU-Net scores them."""
+    """Return both label maps with background where the reference has the label to ignore, as nnU-Net scores them.
+
+    Example:
+        >>> without_ignored(np.array([1, 0, 9]), np.array([1, 1, 1]), ignore=9)
+        (array([1, 0, 0]), array([1, 1, 0]))
+    """
     ignored = reference == ignore if ignore is not None else np.zeros((), dtype=bool)
     if not ignored.any():
         return reference, prediction
@@ -130,7 +147,7 @@ def _summaries(rows: Sequence[Mapping[str, Any]], regions: Iterable[str], seed: 
 
 
 def _none_for_nan(value: Any) -> Any:
-    """JSON has no NaN."""
+    """Replace NaN, which JSON does not have, by None."""
     if isinstance(value, Mapping):
         return {key: _none_for_nan(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -155,38 +172,47 @@ def evaluate_folders(
     seed: int = 0,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Scores every case of `reference` by the file of the same name in `prediction`.
+    """Score every case of `reference` by the file of the same name in `prediction`.
 
-    What an empty region scores is part of a version's definition. With `whole`: in both, Dice is 1 and HD95 0; in one
-    of the two, Dice is 0 and HD95 is `missing_distance`. Such cases count in the means like all others; scores that do
-    not exist (None) are counted and left out of them.
+    Each metric version defines the scores of an empty region. With `whole`, Dice is 1 and HD95 is 0 if the region is
+    empty in both files; Dice is 0 and HD95 is `missing_distance` if it is empty in one of them. These cases count in
+    the means like all others. Undefined scores (None) are left out of the means and counted.
 
     Args:
         reference: folder of reference segmentations, `CASE.nii.gz`.
         prediction: folder with exactly the same cases.
-        regions: region name -> label values it consists of. Values outside all regions (but 0) are refused.
-        release: name of the release, for the record, and to choose the rules of the version by.
+        regions: region name -> its label values. Values outside all regions, except 0, are refused.
+        release: name of the release; it is recorded and chooses the rules of the metric version.
         out: JSON file to write; a CSV file with one line per case and region is written beside it.
-        metrics: version of the metric, a key of `METRICS`.
-        task: takes the rules of this task (GLI, MEN, MEN-RT, MET, PED, SSA) instead of the release's.
-        ignore: label value of reference voxels that count for nothing, on either side.
-        allow_missing: scores a case without prediction as the version prescribes, where it does, instead of refusing.
-        only_predicted: scores the cases that are in both folders, and names the others in the result.
+        metrics: metric version, a key of `METRICS`.
+        task: use the rules of this task (GLI, MEN, MEN-RT, MET, PED, SSA) instead of the release's.
+        ignore: label value of reference voxels that are not scored, on either side.
+        allow_missing: score a case without a prediction as the metric version prescribes instead of refusing it.
+        only_predicted: score the cases that are in both folders; the result lists the others.
         missing_distance: HD95 in mm of a region that only one side has, for `whole`; the default is the BraTS
             organisers' 374.
-        workers: processes; 0 or 1 works in this one.
+        workers: number of processes; 0 or 1 works in this process.
         seed: seed of the bootstrap intervals.
-        progress: whether a progress bar is shown; by default on a terminal only.
+        progress: whether to show a progress bar; by default only on a terminal.
 
     Returns:
-        What the JSON file holds: "metrics", "definition", "parameters", "summary" per region and measure (mean, 95 %
-        bootstrap interval over cases, median, number of cases and of undefined ones), "cases" with their scores,
-        their lesions where the version has them, and notes on their headers where there are any, "missing" cases that
-        were scored without prediction, and those "not_scored".
+        The content of the JSON file: "metrics", "definition", "parameters", "summary" per region and measure (mean,
+        95 % bootstrap interval over cases, median, number of cases and of undefined scores), "cases" with their scores,
+        their lesions if the metric version has them and notes on their headers if there are any, the "missing" cases
+        that were scored without a prediction, and the cases "not_scored".
 
     Raises:
-        InputError: a missing or extra prediction, another grid, an unknown label value, an unreadable file, a version
-            without rules for the release.
+        InputError: a prediction is missing or has no reference, lies on another grid, holds an unknown label value or
+            cannot be read, or the metric version has no rules for the release.
+
+    Example:
+        >>> from bdfm_nnunet.evaluation import evaluate_folders
+        >>> regions = {"whole_tumor": (1, 2, 3), "enhancing_tumor": (3,)}
+        >>> result = evaluate_folders("labels", "predictions", regions=regions, release="brats2023-gli")
+        >>> result["cases"][1]["case"], result["cases"][1]["regions"]["whole_tumor"]["dice"]
+        ('BraTS-GLI-00002-000', 0.875)
+        >>> round(result["summary"]["enhancing_tumor"]["dice"]["mean"], 3)
+        0.933
     """
     if out is not None:
         table_paths(Path(out))
@@ -210,7 +236,7 @@ def evaluate_folders(
 
 
 def _score_all(jobs: Sequence[_Job], workers: int, progress: bool | None) -> list[dict[str, Any]]:
-    """The scores of every case, in the order of `jobs`."""
+    """Return the scores of every case, in the order of `jobs`."""
     hidden = None if progress is None else not progress
     scored = run_in_processes(jobs, _score, workers=workers, ordered=True)
     rows = list(tqdm(scored, total=len(jobs), desc="evaluate", unit="case", disable=hidden))
@@ -219,7 +245,7 @@ def _score_all(jobs: Sequence[_Job], workers: int, progress: bool | None) -> lis
 
 
 def _told_of(chosen: Chosen, regions: Regions, seed: int) -> dict[str, Any]:
-    """How the scores were computed, for the record."""
+    """Return how the scores were computed, for the record."""
     return {
         "metrics": chosen.version,
         "definition": METRICS[chosen.version].definition,
@@ -231,7 +257,7 @@ def _told_of(chosen: Chosen, regions: Regions, seed: int) -> dict[str, Any]:
 
 
 def _left_out(pairs: Pairs, jobs: Sequence[_Job], only_predicted: bool) -> dict[str, Any]:
-    """The cases that one of the folders lacks: those that were scored all the same, and those that were not."""
+    """Return the cases that one of the folders lacks: those scored without a prediction, and those not scored."""
     return {
         "missing": [job.case for job in jobs if job.prediction is None],
         "not_scored": {

@@ -1,9 +1,12 @@
-"""Lesion-wise scores as the BraTS organisers of 2023 to 2025 compute them.
+"""Lesion-wise scores as the BraTS organisers compute them, 2023 to 2025.
 
-A reference lesion is paired with all predicted ones that reach into its dilation; a lesion without partner, on either
-side, has Dice 0 and a fixed HD95; the score of a region is the mean over reference lesions and false ones. Where a mask
-is asked as a whole (`legacy_`, sensitivity, specificity), it is taken as a mask: the organisers' code of 2024 takes the
-numbers of its lesions there, which is wrong as soon as there are two.
+Definition of 2023: https://www.synapse.org/Synapse:syn51156910/discussion/threadId=10357, code:
+https://github.com/rachitsaluja/BraTS-2023-Metrics.
+
+A reference lesion is paired with all predicted lesions that reach into its dilation. A lesion without a partner, on
+either side, has Dice 0 and a fixed HD95. The score of a region is the mean over reference lesions and false lesions.
+Scores of the whole region (`legacy_`, sensitivity, specificity) are computed from masks: the organisers' code of 2024
+computes them from lesion numbers, which is wrong as soon as there are two lesions.
 """
 
 from collections.abc import Sequence
@@ -26,7 +29,7 @@ TOLERANCES_MM = (0.5, 1.0)
 
 @dataclass(frozen=True)
 class _Measure:
-    """Measures two masks: Dice, HD95 with `penalty` where it is not defined, and NSD at the tolerances."""
+    """Measures of two masks: Dice, HD95 (`penalty` if it is undefined), and NSD at the tolerances."""
 
     spacing: tuple[float, ...]
     penalty: float
@@ -51,7 +54,7 @@ class _Measure:
 
 
 class _Tissues:
-    """Lesions of each tissue on both sides, before contact joins them; made once."""
+    """Lesions of each tissue on both sides, before contact joins them; each is computed once."""
 
     def __init__(self, case: Case, task: Task) -> None:
         self.case, self.task = case, task
@@ -74,7 +77,7 @@ class _Tissues:
         return without_small(lesions_of(mask, dilation=rule.dilation), rule.threshold / unit)
 
     def joined(self, tissue: str) -> tuple[Lesions, Lesions]:
-        """Reference and prediction, joined by contact with the partners of the tissue."""
+        """Return reference and predicted lesions, joined by contact with the partners of the tissue."""
         partners = [name for name in self.task.partners.get(tissue, ()) if name in self.values]
         return (
             joined_by(self.reference(tissue), [self.reference(name) for name in partners]),
@@ -83,12 +86,25 @@ class _Tissues:
 
 
 def lesionwise_scores(case: Case, task: Task, *, tolerances: Sequence[float]) -> dict[str, RegionScores]:
-    """Scores of every region of a case, with the table of its lesions.
+    """Score every region of a case lesion by lesion.
 
     Args:
-        case: what is scored.
-        task: the rules.
-        tolerances: of NSD in mm; none where the version has no NSD.
+        case: reference and prediction.
+        task: the rules of the challenge task.
+        tolerances: tolerances of NSD in mm; empty for a metric version without NSD.
+
+    Returns:
+        Region name -> scores and a table of its lesions.
+
+    Example:
+        >>> from bdfm_nnunet.evaluation.challenge_rules import TASKS_2023
+        >>> reference, prediction = np.zeros((2, 32, 32, 32), dtype=np.uint8)
+        >>> reference[4:12, 4:12, 4:12] = prediction[4:12, 4:12, 4:12] = 3
+        >>> prediction[20:22, 20:22, 20:22] = 3  # a false lesion
+        >>> case = Case.cut(reference, prediction, spacing=(1, 1, 1), regions={"enhancing_tumor": (3,)})
+        >>> scores = lesionwise_scores(case, TASKS_2023["GLI"], tolerances=())["enhancing_tumor"].scores
+        >>> scores["lw_dice"], scores["lw_hd95_mm"], scores["fp"]
+        (0.5, 187.0, 1)
     """
     tissues = _Tissues(case, task)
     measure = _Measure(case.spacing, task.penalty_for(case.shape), tolerances)
@@ -169,7 +185,7 @@ class _Region:
 
 
 def _partners(reference: Lesions, prediction: Lesions) -> dict[int, list[int]]:
-    """Reference lesion to the predicted ones that reach into its zone."""
+    """Return reference lesion -> predicted lesions that reach into its zone."""
     zones = reference.zone_at(prediction.places)
     base = int(prediction.numbers.max(initial=0)) + 1
     partners: dict[int, list[int]] = {}

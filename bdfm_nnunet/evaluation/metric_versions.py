@@ -1,4 +1,4 @@
-"""The metric versions by name: what they mean, by which rules, and which scores decide."""
+"""The metric versions by name: their definitions, their rules, and the scores that decide."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,16 @@ from bdfm_nnunet.evaluation.voxelwise import dice, hd95
 
 
 def whole_region_scores(case: Case, task: Task) -> dict[str, RegionScores]:
-    """Dice and HD95 of every region taken as one piece, however many lesions it has."""
+    """Return Dice and HD95 of every region as one piece, however many lesions it has.
+
+    Example:
+        >>> import numpy as np
+        >>> labels = np.zeros((20, 20, 20), dtype=np.uint8)
+        >>> labels[4:12, 4:12, 4:12] = 3
+        >>> case = Case.cut(labels, 0 * labels, spacing=(1, 1, 1), regions={"enhancing_tumor": (3,)})
+        >>> whole_region_scores(case, Task(penalty=374.0))["enhancing_tumor"].scores
+        {'dice': 0.0, 'hd95_mm': 374.0}
+    """
     assert task.penalty is not None
     regions = {}
     for region, values in case.regions.items():
@@ -34,15 +43,22 @@ def whole_region_scores(case: Case, task: Task) -> dict[str, RegionScores]:
 
 @dataclass(frozen=True)
 class MetricVersion:
-    """A named way to score a case; its name and `definition` stand in every result.
+    """A named way to score a case; every result records its name and `definition`.
 
     Attributes:
-        definition: in words.
-        measures: the scores that decide, and whether a larger value is better.
-        score: makes the scores of a case by the rules of a task.
-        tasks: task to its rules; empty where every release is scored alike.
-        parameters: what a result says of the rules, from the task's name, its rules and the regions.
-        missing: scores of a case without a prediction, where the version has them.
+        definition: the definition in words.
+        measures: the scores that decide -> whether a larger value is better.
+        score: function that scores a case by the rules of a task.
+        tasks: task -> its rules; empty if every release is scored alike.
+        parameters: function of the task's name, its rules and the regions that returns the rules for the record.
+        missing: scores of a case without a prediction; None if the version has none.
+
+    Example:
+        >>> from bdfm_nnunet.evaluation import METRICS
+        >>> sorted(METRICS)
+        ['lesionwise-2023', 'lesionwise-2024', 'panoptic-2026', 'whole']
+        >>> METRICS["lesionwise-2023"].measures
+        {'lw_dice': True, 'lw_hd95_mm': False}
     """
 
     definition: str
@@ -120,31 +136,51 @@ METRICS: dict[str, MetricVersion] = {
 
 @dataclass(frozen=True)
 class Chosen:
-    """A version with the rules that a release is scored by; `parameters` of them stand in the result."""
+    """A metric version with the rules that a release is scored by.
+
+    Attributes:
+        version: name of the metric version.
+        task: the rules.
+        parameters: the rules as the result records them.
+
+    Example:
+        >>> import numpy as np
+        >>> labels = np.zeros((20, 20, 20), dtype=np.uint8)
+        >>> labels[4:12, 4:12, 4:12] = 3
+        >>> regions = {"enhancing_tumor": (3,)}
+        >>> chosen = choose("lesionwise-2023", release="brats2023-gli", regions=regions, missing_distance=374)
+        >>> case = Case.cut(labels, labels, spacing=(1, 1, 1), regions=regions)
+        >>> chosen.score(case)["enhancing_tumor"].scores["lw_dice"]
+        1.0
+    """
 
     version: str
     task: Task
     parameters: dict[str, Any]
 
     def score(self, case: Case) -> dict[str, RegionScores]:
-        """Scores every region of a case."""
+        """Score every region of a case."""
         return METRICS[self.version].score(case, self.task)
 
 
 def choose(
     metrics: str, *, release: str, regions: Mapping[str, Any], missing_distance: float, task: str | None = None
 ) -> Chosen:
-    """The version `metrics` with the rules for a release.
+    """Return a metric version with the rules for a release.
 
     Args:
-        metrics: key of `METRICS`.
-        release: name of the release, by which the task is found.
-        regions: by name; their rules may differ.
-        missing_distance: HD95 in mm of a region that only one side has, for versions without tasks.
-        task: takes the rules of this task instead.
+        metrics: a key of `METRICS`.
+        release: name of the release; it chooses the task.
+        regions: regions by name; their rules may differ.
+        missing_distance: HD95 in mm of a region that only one side has, for metric versions without tasks.
+        task: use the rules of this task instead of the release's.
 
     Raises:
-        InputError: no such version, or it has no rules for the release or task.
+        InputError: the metric version is unknown, or has no rules for the release or task.
+
+    Example:
+        >>> choose("lesionwise-2024", release="brats2024-met", regions={}, missing_distance=374).parameters["task"]
+        'MET'
     """
     if metrics not in METRICS:
         raise InputError(f"metrics={metrics!r} is not known: choose one of {', '.join(METRICS)}")

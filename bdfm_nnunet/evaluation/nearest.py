@@ -1,4 +1,4 @@
-"""Distances between two sets of grid points, without a transform of the whole volume."""
+"""Distances between two sets of grid points, without a distance transform of the whole volume."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,24 @@ Mask = NDArray[np.bool_]
 
 
 def nearest_distances(source: Mask, target: Mask, *, spacing: Sequence[float]) -> NDArray[np.float64]:
-    """Distance in mm from every point of `source` to the nearest of `target`, in the order of `np.argwhere(source)`.
+    """Return the distance in mm from every point of `source` to the nearest point of `target`.
 
-    A tree over the points needs time for the surfaces alone, where a distance transform needs it for the box around
-    them; points that both have need none.
+    A k-d tree costs time for the points alone, a distance transform for the whole box around them. Points of both sets
+    cost nothing.
 
     Args:
-        source: the points to start from.
-        target: points of the same grid, at least one.
+        source: mask of the points to start from.
+        target: mask on the same grid with at least one point.
         spacing: step of the grid in mm along each axis.
+
+    Returns:
+        One distance per point, in the order of `np.argwhere(source)`.
+
+    Example:
+        >>> source, target = np.zeros((2, 5, 5, 5), dtype=bool)
+        >>> source[0, 0, :2] = target[3, 0, 0] = True
+        >>> nearest_distances(source, target, spacing=(1, 1, 4))
+        array([3., 5.])
     """
     places = np.flatnonzero(source)
     apart = ~target.ravel()[places]
@@ -39,7 +48,18 @@ def _coordinates(places: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[n
 
 
 def box_of(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
-    """The smallest box that holds a mask with at least one voxel, widened by `margin` voxels inside the volume."""
+    """Return the smallest box that holds a mask, widened by `margin` voxels inside the volume.
+
+    Args:
+        mask: a mask with at least one voxel.
+        margin: voxels to add on every side.
+
+    Example:
+        >>> mask = np.zeros((9, 9), dtype=bool)
+        >>> mask[2:4, 8] = True
+        >>> box_of(mask, margin=1)
+        (slice(1, 5, None), slice(7, 9, None))
+    """
     box: list[slice] = []
     for axis in range(mask.ndim):
         inside = mask[tuple(box)]
@@ -52,5 +72,10 @@ def box_of(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
 
 
 def around(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
-    """The smallest box that holds all boxes, at least one."""
+    """Return the smallest box that holds all boxes, at least one.
+
+    Example:
+        >>> around([(slice(1, 3), slice(4, 5)), (slice(2, 7), slice(0, 1))])
+        (slice(1, 7, None), slice(0, 5, None))
+    """
     return tuple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))

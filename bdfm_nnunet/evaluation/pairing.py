@@ -1,4 +1,4 @@
-"""Reading segmentations and pairing two folders of them, with every fault named."""
+"""Pairs of reference and predicted segmentations from two folders; every fault is named."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,14 +16,24 @@ from bdfm_nnunet.images.volumes import Volume
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Labels (x, y, z) and the file's volume, on the grid that nnU-Net sees."""
+    """A label map on the grid that nnU-Net sees.
+
+    Attributes:
+        labels: labels (x, y, z).
+        volume: the file's header and grid.
+
+    Example:
+        >>> segmentation = read_segmentation(Path("labels/BraTS-GLI-00001-000.nii.gz"), allowed=(0, 1, 2, 3))
+        >>> segmentation.labels.shape, segmentation.spacing
+        ((24, 24, 24), (1.0, 1.0, 1.0))
+    """
 
     labels: NDArray[Any]
     volume: Volume
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Size of a voxel in mm, (x, y, z)."""
+        """Voxel size in mm along (x, y, z)."""
         return self.volume.grid.spacing
 
 
@@ -32,9 +42,13 @@ class Pairs:
     """The cases of two folders.
 
     Attributes:
-        both: case, reference file, prediction file.
-        unpredicted: case to its reference file, without a prediction.
-        unknown: case to its prediction file, without a reference.
+        both: case, reference file and prediction file of every case that has both.
+        unpredicted: case -> its reference file, for cases without a prediction.
+        unknown: case -> its prediction file, for cases without a reference.
+
+    Example:
+        >>> len(pair_cases(Path("labels"), Path("predictions")).both)
+        3
     """
 
     both: list[tuple[str, Path, Path]]
@@ -43,10 +57,16 @@ class Pairs:
 
 
 def pair_cases(reference: Path, prediction: Path) -> Pairs:
-    """Return which case of two folders has which files.
+    """Pair the files of two folders by case.
 
     Raises:
         InputError: a folder is missing or empty, or an entry cannot be used.
+
+    Example:
+        >>> pairs = pair_cases(Path("labels"), Path("predictions"))
+        >>> case, reference, prediction = pairs.both[0]
+        >>> case, prediction.name, pairs.unpredicted
+        ('BraTS-GLI-00001-000', 'BraTS-GLI-00001-000.nii.gz', {})
     """
     references, predictions = list_cases(reference).files, list_cases(prediction).files
     return Pairs(
@@ -57,7 +77,17 @@ def pair_cases(reference: Path, prediction: Path) -> Pairs:
 
 
 def check_all_predicted(pairs: Pairs, prediction: Path) -> None:
-    """Refuse a folder of predictions that lacks cases."""
+    """Refuse a folder of predictions that lacks cases.
+
+    Raises:
+        InputError: a reference has no prediction.
+
+    Example:
+        >>> pairs = Pairs(both=[], unpredicted={"case_1": Path("labels/case_1.nii.gz")}, unknown={})
+        >>> check_all_predicted(pairs, Path("predictions"))
+        Traceback (most recent call last):
+        bdfm_nnunet.errors.InputError: predictions/case_1.nii.gz is missing (1 of 1 reference cases have no ...
+    """
     missing = next(iter(pairs.unpredicted), None)
     if missing is not None:
         total = len(pairs.both) + len(pairs.unpredicted)
@@ -69,7 +99,17 @@ def check_all_predicted(pairs: Pairs, prediction: Path) -> None:
 
 
 def check_all_known(pairs: Pairs, reference: Path) -> None:
-    """Refuse predictions of cases that the folder of references does not have."""
+    """Refuse predictions of cases that the folder of references lacks.
+
+    Raises:
+        InputError: a prediction has no reference.
+
+    Example:
+        >>> pairs = Pairs(both=[], unpredicted={}, unknown={"case_1": Path("predictions/case_1.nii.gz")})
+        >>> check_all_known(pairs, Path("labels"))
+        Traceback (most recent call last):
+        bdfm_nnunet.errors.InputError: predictions/case_1.nii.gz has no reference in labels ...
+    """
     extra = next(iter(pairs.unknown.values()), None)
     if extra is not None:
         raise InputError(
@@ -83,10 +123,15 @@ def read_segmentation(path: Path, *, allowed: Collection[int]) -> Segmentation:
 
     Args:
         path: NIfTI file.
-        allowed: label values it may hold, 0 included.
+        allowed: label values it may hold, including 0.
 
     Raises:
         InputError: the file cannot be read, is not 3-D, or holds a value that is not allowed.
+
+    Example:
+        >>> segmentation = read_segmentation(Path("labels/BraTS-GLI-00001-000.nii.gz"), allowed=(0, 1, 2, 3))
+        >>> int((segmentation.labels > 0).sum())
+        512
     """
     volume, labels = read_labels(
         path, allowed=allowed, remedy="name the release or data set it belongs to, or map its labels first"
@@ -95,9 +140,23 @@ def read_segmentation(path: Path, *, allowed: Collection[int]) -> Segmentation:
 
 
 def check_same_grid(reference: Segmentation, prediction: Segmentation, path: Path) -> None:
-    """Raises InputError where the prediction, read from `path`, is not on the grid of the reference.
+    """Refuse a prediction that is not on the grid of its reference.
 
-    A prediction that nnU-Net's other reader wrote, nibabel, lies where nibabel sees the reference.
+    A prediction that nnU-Net wrote by nibabel, its other reader, may also lie where nibabel sees the reference.
+
+    Args:
+        reference: the reference.
+        prediction: the prediction.
+        path: file of the prediction, for the message.
+
+    Raises:
+        InputError: shape or affine differ.
+
+    Example:
+        >>> case, labels = "BraTS-GLI-00001-000.nii.gz", (0, 1, 2, 3)
+        >>> reference = read_segmentation(Path("labels", case), allowed=labels)
+        >>> prediction = read_segmentation(Path("predictions", case), allowed=labels)
+        >>> check_same_grid(reference, prediction, Path("predictions", case))  # passes
     """
     here, there = reference.volume.grid, prediction.volume.grid
     what = difference(there, here)

@@ -1,4 +1,8 @@
-"""Panoptic scores as the organisers of BraTS 2026 compute them with panoptica: lesions matched one to one."""
+"""Panoptic scores as the organisers of BraTS 2026 compute them: lesions matched one to one.
+
+They use panoptica (Kofler et al. 2023, https://arxiv.org/abs/2312.02608). Panoptic quality is the product of
+segmentation quality, the mean Dice of matched lesions, and recognition quality, 2 TP / (2 TP + FP + FN).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,11 +32,21 @@ class _Match:
 
 
 def panoptic_scores(case: Case, task: Task) -> dict[str, RegionScores]:
-    """Scores of every region of a case.
+    """Score every region of a case by matched lesions.
 
     Args:
-        case: what is scored.
-        task: the penalty, and the sizes where lesions are told apart by size.
+        case: reference and prediction.
+        task: the rules of the challenge task: the penalty, and the limit between small and large lesions.
+
+    Example:
+        >>> from bdfm_nnunet.evaluation.challenge_rules import TASKS_2026
+        >>> reference, prediction = np.zeros((2, 32, 32, 32), dtype=np.uint8)
+        >>> reference[4:12, 4:12, 4:12] = prediction[5:13, 4:12, 4:12] = 3
+        >>> prediction[20:22, 20:22, 20:22] = 3  # a false lesion
+        >>> case = Case.cut(reference, prediction, spacing=(1, 1, 1), regions={"enhancing_tumor": (3,)})
+        >>> scores = panoptic_scores(case, TASKS_2026["GLI"])["enhancing_tumor"].scores
+        >>> {name: round(scores[name], 3) for name in ("sq_dsc", "rq", "pq_dsc")}
+        {'sq_dsc': 0.875, 'rq': 0.667, 'pq_dsc': 0.583}
     """
     return {region: RegionScores(_region(*case.masks(values), case, task)) for region, values in case.regions.items()}
 
@@ -56,7 +70,7 @@ def _region(reference: Mask, prediction: Mask, case: Case, task: Task) -> dict[s
 
 
 def _overlaps(lesions: Numbers, predicted: Numbers) -> NDArray[np.float64]:
-    """Dice (lesions + 1, predicted lesions + 1) of every pair of numbers; row and column 0 are empty."""
+    """Return the Dice of every pair of lesions, (lesions + 1, predicted lesions + 1); row and column 0 are 0."""
     shape = int(lesions.max(initial=0)) + 1, int(predicted.max(initial=0)) + 1
     common = np.bincount(
         (lesions.astype(np.int64) * shape[1] + predicted).ravel(), minlength=shape[0] * shape[1]
@@ -68,7 +82,7 @@ def _overlaps(lesions: Numbers, predicted: Numbers) -> NDArray[np.float64]:
 
 
 def _best_pairs(overlaps: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """The pairing one to one with the largest sum of Dice, without pairs that do not overlap."""
+    """Return the one-to-one pairing with the largest sum of Dice, without pairs that do not overlap."""
     costs = np.where(overlaps >= _LEAST_DICE, 1 - overlaps, 1 + _LEAST_DICE)[1:, 1:]
     rows, columns = linear_sum_assignment(costs)
     return [(int(i) + 1, int(j) + 1) for i, j in zip(rows, columns, strict=True) if costs[i, j] < 1]
@@ -89,7 +103,7 @@ def _mean(values: Sequence[float], otherwise: float) -> float:
 
 
 def _qualities(matches: Sequence[_Match], total: tuple[int, int], penalty: float) -> dict[str, float]:
-    """Segmentation quality over matched lesions, recognition quality over all; NaN where no side has a lesion."""
+    """Return segmentation quality over matched lesions and recognition quality over all; NaN without any lesion."""
     tp, anything = len(matches), any(total)
     none, far = (0.0, penalty) if anything else (np.nan, np.nan)
     overlap = _mean([match.dice for match in matches], none)
@@ -107,7 +121,7 @@ def _qualities(matches: Sequence[_Match], total: tuple[int, int], penalty: float
 
 
 def _global(reference: Mask, prediction: Mask, spacing: tuple[float, ...], penalty: float) -> dict[str, float]:
-    """Of the region as one piece; like a lesion that was missed where the two do not overlap."""
+    """Return Dice and HD95 of the region as one piece; those of a missed lesion if the two do not overlap."""
     if not (reference & prediction).any():
         nothing = not (reference.any() or prediction.any())
         return {"global_dice": np.nan if nothing else 0.0, "global_hd95_mm": np.nan if nothing else penalty}

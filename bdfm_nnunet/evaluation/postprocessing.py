@@ -1,7 +1,7 @@
-"""Rules for small components: what they are, and how they change label maps.
+"""Rules for small components, and label maps changed by them.
 
-A rule looks at one region, which is the union of some label values. Rules are applied one after the other to the label
-map, each to what the one before has left, so a label map always stays one: regions cannot overlap in a wrong way.
+A rule concerns one region, the union of some label values. Rules are applied one after the other, each to the label map
+that the previous one left. The result is always a label map, so regions stay nested as they should.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from bdfm_nnunet.worker_pools import run_in_processes
 
 FORMAT = 1
 LARGEST = 65535
-"""No file of nnU-Net holds a larger label."""
+"""nnU-Net's files hold no larger label."""
 SHAPE = {
     "format": int,
     "release": str,
@@ -40,14 +40,20 @@ Labels = NDArray[np.int16]
 
 @dataclass(frozen=True)
 class Rule:
-    """What to do with little of a region.
+    """A rule for small parts of one region.
 
     Attributes:
         region: name of the region.
-        values: label values that the region consists of.
-        what: `components`: each connected component (26 neighbours) by itself; `total`: all of the region together.
-        below_mm3: a component, or the total, of less than this volume is changed.
-        becomes: the label value that its voxels get; 0 removes them.
+        values: label values of the region.
+        what: `components`: each connected component (26 neighbours) separately; `total`: the whole region.
+        below_mm3: a component, or the total, below this volume is changed.
+        becomes: new label value of its voxels; 0 removes them.
+
+    Example:
+        >>> rule = Rule("enhancing_tumor", (3,), "total", below_mm3=200, becomes=1)
+        >>> labels = np.array([[[3, 0, 1]]])
+        >>> apply([rule], labels, spacing=(1, 1, 1))  # an enhancing tumour of 1 mm3 becomes necrosis
+        array([[[1, 0, 1]]])
     """
 
     region: str
@@ -59,14 +65,21 @@ class Rule:
 
 @dataclass(frozen=True)
 class RuleSet:
-    """Rules in the order in which they are applied, and where they come from.
+    """Rules in the order in which they are applied, and their origin.
 
     Attributes:
-        release: name of the release or data set whose label values they are meant for.
-        metrics: version of the metric that they were tuned for.
-        rules: may be empty.
+        release: name of the release or data set whose label values they use.
+        metrics: metric version that they were tuned for.
+        rules: the rules; may be empty.
         labels: every label value that a prediction may hold.
-        evidence: what tuning found, for the record.
+        evidence: results of the tuning, for the record.
+
+    Example:
+        >>> rule = Rule("enhancing_tumor", (3,), "components", below_mm3=50, becomes=0)
+        >>> rules = RuleSet("brats2023-gli", "lesionwise-2023", (rule,), labels=(0, 1, 2, 3))
+        >>> print(rules.summary())
+        1 rules for brats2023-gli, tuned for lesionwise-2023
+          enhancing_tumor: components below 50 mm3 become label 0
     """
 
     release: str
@@ -76,15 +89,15 @@ class RuleSet:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The content of a rules file."""
+        """Return the content of a rules file."""
         return {"format": FORMAT, **asdict(self)}
 
     def write(self, path: Path) -> None:
-        """Writes a rules file."""
+        """Write a rules file."""
         write_json(path, self.as_dict())
 
     def summary(self) -> str:
-        """A few lines for a terminal."""
+        """Return a few lines for a terminal."""
         lines = [
             f"  {rule.region}: {rule.what} below {rule.below_mm3:g} mm3 become label {rule.becomes}"
             for rule in self.rules
@@ -94,10 +107,15 @@ class RuleSet:
 
 
 def read_rules(path: Path | str) -> RuleSet:
-    """Reads a rules file.
+    """Read a rules file.
 
     Raises:
-        InputError: it is missing or no rules file.
+        InputError: the file is missing or is not a rules file.
+
+    Example:
+        >>> RuleSet("brats2023-gli", "lesionwise-2023", (), labels=(0, 1, 2, 3)).write(Path("rules.json"))
+        >>> read_rules("rules.json").metrics
+        'lesionwise-2023'
     """
     content = read_json(path)
     if fault := fault_of(content, SHAPE) or _fault_of_rules(content):
@@ -110,7 +128,7 @@ def read_rules(path: Path | str) -> RuleSet:
 
 
 def _fault_of_rules(content: Mapping[str, Any]) -> str:
-    """What is wrong with rules of the right shape; empty where nothing is."""
+    """Return the fault of rules of the right shape; empty if there is none."""
     if content["format"] != FORMAT:
         return f"its format is {content['format']}, expected {FORMAT}"
     labels = content["labels"]
@@ -127,12 +145,17 @@ def _fault_of_rules(content: Mapping[str, Any]) -> str:
 
 
 def apply(rules: Sequence[Rule], labels: NDArray[Any], *, spacing: Sequence[float]) -> NDArray[Any]:
-    """A label map after the rules.
+    """Return a label map after the rules.
 
     Args:
-        rules: in the order in which they are applied.
-        labels: (x, y, z); not changed.
-        spacing: mm along each axis.
+        rules: rules in the order in which they are applied.
+        labels: labels (x, y, z); not changed.
+        spacing: voxel size in mm along each axis.
+
+    Example:
+        >>> labels = np.array([[[3, 3, 3, 0, 3]]])
+        >>> apply([Rule("enhancing_tumor", (3,), "components", below_mm3=2, becomes=0)], labels, spacing=(1, 1, 1))
+        array([[[3, 3, 3, 0, 0]]])
     """
     voxel_mm3 = float(np.prod(spacing))
     for rule in rules:
@@ -143,7 +166,13 @@ def apply(rules: Sequence[Rule], labels: NDArray[Any], *, spacing: Sequence[floa
 
 
 def small_parts(rule: Rule, labels: NDArray[Any], *, voxel_mm3: float) -> NDArray[np.bool_] | None:
-    """The voxels that a rule changes, (x, y, z); None where there are none."""
+    """Return the mask (x, y, z) of the voxels that a rule changes; None if there are none.
+
+    Example:
+        >>> rule = Rule("enhancing_tumor", (3,), "components", below_mm3=2, becomes=0)
+        >>> small_parts(rule, np.array([[[3, 3, 3, 0, 3]]]), voxel_mm3=1.0)
+        array([[[False, False, False, False,  True]]])
+    """
     mask = np.isin(labels, rule.values)
     limit = rule.below_mm3 / voxel_mm3
     if rule.what == "total":
@@ -161,31 +190,42 @@ def small_parts(rule: Rule, labels: NDArray[Any], *, voxel_mm3: float) -> NDArra
 
 @dataclass(frozen=True)
 class Applied:
-    """How many label maps of a folder were changed."""
+    """The count of label maps that rules were applied to, and of those that they changed.
+
+    Example:
+        >>> print(Applied(Path("out"), cases=3, changed=1).summary())
+        out: 1 of 3 segmentations changed
+    """
 
     folder: Path
     cases: int
     changed: int
 
     def summary(self) -> str:
-        """One line for a terminal."""
+        """Return one line for a terminal."""
         return f"{self.folder}: {self.changed} of {self.cases} segmentations changed"
 
 
 def apply_folder(
     prediction: Path | str, rules: Path | str, out: Path | str, *, workers: int = 0, progress: bool | None = None
 ) -> Applied:
-    """Applies a rules file to every segmentation of a folder.
+    """Apply a rules file to every segmentation of a folder.
 
     Args:
         prediction: folder of label maps.
-        rules: a rules file.
-        out: where the results go; may be `prediction` itself, whose files are then replaced one by one.
-        workers: processes; 0 works in this one.
-        progress: whether a progress bar is shown; by default on a terminal only.
+        rules: rules file.
+        out: folder of the results; may be `prediction`, whose files are then replaced one by one.
+        workers: number of processes; 0 works in this process.
+        progress: whether to show a progress bar; by default only on a terminal.
 
     Raises:
         InputError: a file cannot be read or written, or holds a label that the rules were not made for.
+
+    Example:
+        >>> rule = Rule("enhancing_tumor", (3,), "components", below_mm3=20, becomes=0)
+        >>> RuleSet("brats2023-gli", "lesionwise-2023", (rule,), labels=(0, 1, 2, 3)).write(Path("small.json"))
+        >>> print(apply_folder("predictions", "small.json", "cleaned").summary())
+        cleaned: 1 of 3 segmentations changed
     """
     return apply_files(
         list(list_cases(Path(prediction)).files.values()), read_rules(rules), Path(out), workers=workers,
@@ -196,17 +236,23 @@ def apply_folder(
 def apply_files(
     paths: Sequence[Path], rules: RuleSet, out: Path, *, workers: int = 0, progress: bool | None = None
 ) -> Applied:
-    """Applies rules to some segmentations and writes all of them to a folder.
+    """Apply rules to some segmentations and write all of them to a folder.
 
     Args:
-        paths: label maps.
-        rules: what to do.
-        out: where the results go, under the names of the files; may be their own folder.
+        paths: files of label maps.
+        rules: the rules.
+        out: folder of the results, which keep the names of the files; may be the files' folder.
         workers: as in `apply_folder`.
         progress: as in `apply_folder`.
 
     Raises:
         InputError: a file cannot be read or written, or holds a label that the rules were not made for.
+
+    Example:
+        >>> rule = Rule("enhancing_tumor", (3,), "components", below_mm3=20, becomes=0)
+        >>> rules = RuleSet("brats2023-gli", "lesionwise-2023", (rule,), labels=(0, 1, 2, 3))
+        >>> apply_files([Path("predictions/BraTS-GLI-00003-000.nii.gz")], rules, Path("third")).changed
+        1
     """
     hidden = None if progress is None else not progress
     done = run_in_processes(paths, partial(apply_file, rules=rules, out=out), workers=workers)
@@ -215,13 +261,18 @@ def apply_files(
 
 
 def apply_file(path: Path, *, rules: RuleSet, out: Path) -> bool:
-    """Apply rules to one label map and write the result to a folder, which may be the file's own.
+    """Apply rules to one label map and write the result to a folder, which may be the file's folder.
 
     Returns:
-        Whether anything changed.
+        Whether the rules changed the label map.
 
     Raises:
         InputError: the file cannot be read or written, or holds a label that the rules were not made for.
+
+    Example:
+        >>> rules = RuleSet("brats2023-gli", "lesionwise-2023", (), labels=(0, 1, 2, 3))
+        >>> apply_file(Path("predictions/BraTS-GLI-00003-000.nii.gz"), rules=rules, out=Path("unchanged"))
+        False
     """
     before = read_segmentation(path, allowed=(0, *rules.labels))
     after = apply(rules.rules, before.labels, spacing=before.spacing)

@@ -1,4 +1,4 @@
-"""From scores per case to a mean with its uncertainty."""
+"""Means of scores over cases, with their uncertainty."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 class Summary:
     """Mean and median over cases, with the bootstrap interval of the mean.
 
-    `undefined` cases, where the score does not exist (NaN), are no part of it; without any other all is NaN.
+    Attributes:
+        mean: mean over cases with a score; NaN if there are none, like `low`, `high` and `median`.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        median: median over cases with a score.
+        cases: number of cases with a score.
+        undefined: number of cases without a score (NaN).
+
+    Example:
+        >>> summary = summarise([0.8, 0.9, float("nan")])
+        >>> round(summary.mean, 3), summary.cases, summary.undefined
+        (0.85, 2, 1)
     """
 
     mean: float
@@ -22,21 +33,30 @@ class Summary:
     undefined: int = 0
 
     def as_dict(self) -> dict[str, float]:
-        """The same as a plain dictionary, for JSON."""
+        """Return the fields as a plain dictionary, for JSON."""
         return asdict(self)
 
 
 def summarise(scores: Sequence[float], *, seed: int = 0, level: float = 0.95, resamples: int = 10_000) -> Summary:
-    """Mean, median and the percentile bootstrap interval of the mean over cases.
+    """Return mean, median and the percentile bootstrap interval of the mean over cases.
 
-    The cases are drawn anew with replacement `resamples` times; the interval holds the central `level` of the means.
-    It speaks of the spread over cases alone, not of another training run. One case gives an interval without width.
+    The cases are drawn with replacement `resamples` times; the interval holds the central `level` of the means (Efron
+    and Tibshirani 1993, https://doi.org/10.1201/9780429246593). It covers the spread over cases, not that over training
+    runs. One case gives an interval of width 0.
 
     Args:
-        scores: one score per case; NaN where it does not exist.
+        scores: one score per case; NaN if undefined.
         seed: seed of the resampling.
         level: share of the means inside the interval.
         resamples: number of resamples.
+
+    Raises:
+        ValueError: there are no scores.
+
+    Example:
+        >>> summary = summarise([0.91, 0.84, 0.88, 0.42, 0.90])
+        >>> f"{summary.mean:.2f} [{summary.low:.2f}, {summary.high:.2f}], median {summary.median:.2f}"
+        '0.79 [0.60, 0.90], median 0.88'
     """
     values = np.asarray(scores, dtype=np.float64)
     if not values.size:
@@ -55,21 +75,26 @@ def summarise(scores: Sequence[float], *, seed: int = 0, level: float = 0.95, re
 def summarise_change(
     before: Sequence[float], after: Sequence[float], *, seed: int = 0, level: float = 0.95, resamples: int = 10_000
 ) -> Summary:
-    """Difference of two means over the same cases, and its percentile bootstrap interval.
+    """Return the difference of two means over the same cases, and its percentile bootstrap interval.
 
-    A case may have a score on one side alone (NaN on the other): it counts in the mean of that side, so a change that
-    makes scores appear or vanish stays in the estimate. Cases are drawn for both sides together.
+    A case with a score on one side only (NaN on the other) counts in the mean of that side, so the estimate includes
+    scores that a change makes appear or vanish. Cases are drawn for both sides together.
 
     Args:
-        before: one score per case; NaN where it does not exist.
-        after: the same cases after the change.
+        before: one score per case; NaN if undefined.
+        after: scores of the same cases after the change.
         seed: as in `summarise`.
         level: as in `summarise`.
         resamples: as in `summarise`.
 
     Returns:
         Difference of means and its interval, the median change of cases with both scores, the number of cases with a
-        score on any side, and how many of these have it on one side alone.
+        score on any side, and how many of these have a score on one side only.
+
+    Example:
+        >>> change = summarise_change([0.70, 0.80, 0.60], [0.75, 0.82, 0.71])
+        >>> round(change.mean, 3), change.low > 0
+        (0.06, True)
     """
     both = np.array([before, after], dtype=np.float64)
     both = both[:, np.isfinite(both).any(axis=0)]
@@ -87,7 +112,7 @@ def summarise_change(
 
 
 def _means(scores: NDArray[np.float64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean of the scores that exist in each draw; NaN where none does."""
+    """Return the mean of the defined scores in each draw; NaN if there are none."""
     known = np.isfinite(scores)
     sums, counts = np.where(known, scores, 0.0)[draws].sum(axis=1), known[draws].sum(axis=1)
     return np.divide(sums, counts, out=np.full(len(draws), np.nan), where=counts > 0)

@@ -1,4 +1,4 @@
-"""Results as files and as text: JSON, CSV and Markdown."""
+"""Scores as files and as text: JSON, CSV and Markdown."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,14 +10,30 @@ from bdfm_nnunet.table_files import write_table
 
 
 def table_paths(path: Path) -> tuple[Path, Path]:
-    """The JSON and the CSV file of a result; `path` names the JSON file."""
+    """Return the paths of the JSON and the CSV file of a result; `path` names the JSON file.
+
+    Raises:
+        InputError: `path` does not end in .json.
+
+    Example:
+        >>> table_paths(Path("scores.json"))[1].name
+        'scores.csv'
+    """
     if path.suffix != ".json":
         raise InputError(f"{path} does not end in .json: name the JSON file, the CSV file is written beside it")
     return path, path.with_suffix(".csv")
 
 
 def write_tables(path: Path, result: Mapping[str, Any]) -> None:
-    """Writes a result of `evaluate_folders` as JSON, and as CSV under the same name with the ending .csv."""
+    """Write a result of `evaluate_folders` as JSON, and as CSV under the same name with the ending .csv.
+
+    Example:
+        >>> from bdfm_nnunet.evaluation import evaluate_folders
+        >>> result = evaluate_folders("labels", "predictions", regions={"WT": (1, 2, 3)}, release="brats2023-gli")
+        >>> write_tables(Path("scores.json"), result)
+        >>> print(Path("scores.csv").read_text().splitlines()[1])
+        brats2023-gli,whole,BraTS-GLI-00001-000,WT,1.0,0.0,512.0,512.0
+    """
     json_path, csv_path = table_paths(path)
     write_json(json_path, result)
     measures = list(next(iter(result["cases"][0]["regions"].values())))
@@ -30,7 +46,12 @@ def write_tables(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def interval_text(summary: Mapping[str, float | None], digits: int = 3) -> str:
-    """`0.812 [0.770, 0.850]`: a mean with its interval; a dash where no case has the score."""
+    """Return a mean with its interval as text; a dash if no case has the score.
+
+    Example:
+        >>> interval_text({"mean": 0.8123, "low": 0.77, "high": 0.85})
+        '0.812 [0.770, 0.850]'
+    """
     if summary["mean"] is None:
         return "-"
     return f"{summary['mean']:.{digits}f} [{summary['low']:.{digits}f}, {summary['high']:.{digits}f}]"
@@ -45,11 +66,20 @@ def _head(measure: str) -> str:
 
 
 def comparison_table(results: Mapping[str, Mapping[str, Any]], measures: Sequence[str] = ("dice", "hd95_mm")) -> str:
-    """A Markdown table of several results over the same regions: one line per region, a column per measure and result.
+    """Return a Markdown table of several results: one line per region, one column per measure and result.
 
     Args:
-        results: name of a method -> its result of `evaluate_folders`.
+        results: name of a method -> its result of `evaluate_folders`, all with the same regions.
         measures: names of scores; distances, which end in `_mm`, are shown with one digit.
+
+    Example:
+        >>> from bdfm_nnunet.evaluation import evaluate_folders
+        >>> result = evaluate_folders("labels", "predictions", regions={"WT": (1, 2, 3)}, release="brats2023-gli")
+        >>> print(comparison_table({"ours": result}, measures=["dice"]))
+        | Region | Dice, ours |
+        | --- | --- |
+        | WT | 0.956 [0.875, 1.000] |
+        <BLANKLINE>
     """
     names = list(results)
     head = ["Region", *[f"{_head(measure)}, {name}" for measure in measures for name in names]]

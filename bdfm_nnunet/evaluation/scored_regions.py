@@ -1,4 +1,4 @@
-"""What of a data set is scored: its regions and the label that counts for nothing, as dataset.json tells them."""
+"""The regions of a data set to score, and the label to ignore, from its dataset.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +11,18 @@ _IGNORE, _LARGEST = "ignore", 65535
 
 @dataclass(frozen=True)
 class Target:
-    """Regions to be scored.
+    """The regions to score.
 
     Attributes:
-        name: of the release or data set, by which the rules of a challenge are chosen.
-        regions: region name -> label values it consists of.
-        ignore: label value of reference voxels that count for nothing; None where there is none.
-        source_values: label value -> value in the source's own files, where they differ.
+        name: name of the release or data set; it chooses the rules of a challenge.
+        regions: region name -> its label values.
+        ignore: label value of reference voxels that are not scored; None if there is none.
+        source_values: label value -> value in the source's original files, where the two differ.
+
+    Example:
+        >>> target = Target("brats2021", {"enhancing_tumor": (3,)}, source_values={3: 4})
+        >>> target.in_source_values().regions
+        {'enhancing_tumor': (4,)}
     """
 
     name: str
@@ -26,7 +31,7 @@ class Target:
     source_values: Mapping[int, int] = field(default_factory=dict)
 
     def in_source_values(self) -> "Target":
-        """The same for files with the source's own label values."""
+        """Return the target for files with the source's original label values."""
         regions = {
             name: tuple(self.source_values.get(value, value) for value in values)
             for name, values in self.regions.items()
@@ -38,19 +43,22 @@ class Target:
 def target_of_dataset(
     dataset: Mapping[str, Any], *, name: str, path: str, source_values: Mapping[int, int] | None = None
 ) -> Target:
-    """Return what nnU-Net would score of a data set: every label or region but background and `ignore`.
+    """Return the regions that nnU-Net scores of a data set: all labels or regions except background and `ignore`.
 
     Args:
         dataset: content of a dataset.json that `bdfm_nnunet.nnunet_files` has checked.
-        name: of the data set.
-        path: of the file, for messages.
+        name: name of the data set.
+        path: path of the dataset.json, for messages.
         source_values: as in `Target`.
 
     Raises:
-        InputError: its labels cannot be scored.
+        InputError: the labels cannot be scored.
 
-    >>> target_of_dataset({"labels": {"background": 0, "all": [1, 2], "core": 2}}, name="a", path="b").regions
-    {'all': (1, 2), 'core': (2,)}
+    Example:
+        >>> dataset = {"labels": {"background": 0, "tumor": [1, 2], "core": 2, "ignore": 3}}
+        >>> target = target_of_dataset(dataset, name="Dataset060_Tumour", path="dataset.json")
+        >>> target.regions, target.ignore
+        ({'tumor': (1, 2), 'core': (2,)}, 3)
     """
     labels = {
         key: tuple(value if isinstance(value, (list, tuple)) else [value]) for key, value in dataset["labels"].items()

@@ -1,7 +1,8 @@
-"""Hausdorff distance between the surfaces of two masks, every piece weighted by its area.
+"""Hausdorff distance between the surfaces of two masks, weighted by area.
 
-The definition of DeepMind's `surface-distance`, by which BraTS measures HD95 since 2023: a surface element sits at
-every corner of the grid whose eight voxels are not all alike, and has the area that marching cubes give to these eight.
+This is the definition of DeepMind's `surface-distance` (Nikolov et al. 2018, https://arxiv.org/abs/1809.04430), by
+which BraTS has measured HD95 since 2023. A surface element sits at every corner of the grid whose eight voxels are not
+all alike; its area is that of the marching-cubes surface among them.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ _ALL = 255
 
 @lru_cache(maxsize=256)
 def _normals(code: int) -> NDArray[np.float64]:
-    """Normals (triangles, 3) of the surface among eight voxels, as long as the triangles' areas, on a unit grid."""
+    """Return the normals (triangles, 3) of the surface among eight voxels, as long as the triangles' areas."""
     inside = np.array([code >> bit & 1 for bit in range(8)])
     if inside.sum() > 4:
         # A surface and its complement's are one; faces with two voxels inside, diagonally, are ambiguous. Cutting off
@@ -33,10 +34,15 @@ def _normals(code: int) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def surfel_areas(spacing: tuple[float, ...]) -> NDArray[np.float64]:
-    """Area in mm2 (256) of the surface among eight voxels by the code of the voxels inside.
+    """Return the area in mm2 of the surface among eight voxels, (256), by the code of the voxels inside.
 
     Args:
         spacing: voxel size in mm along each of the three axes.
+
+    Example:
+        >>> areas = surfel_areas((1.0, 1.0, 1.0))
+        >>> float(areas[0]), float(areas[0b00001111])  # none inside; four inside, on one side of a plane
+        (0.0, 1.0)
     """
     sides = np.prod(spacing) / np.asarray(spacing)
     areas = [float(np.linalg.norm(_normals(code) * sides, axis=1).sum()) for code in range(1, _ALL)]
@@ -44,7 +50,7 @@ def surfel_areas(spacing: tuple[float, ...]) -> NDArray[np.float64]:
 
 
 def _codes(mask: Mask) -> NDArray[np.uint8]:
-    """Code of the eight voxels around every corner: bit i for `_CORNERS[i]`. Shape of the mask, one more each way."""
+    """Return the code of the eight voxels around every corner, bit i for `_CORNERS[i]`; each axis is one longer."""
     padded = np.zeros([size + 2 for size in mask.shape], dtype=np.uint8)
     padded[1:-1, 1:-1, 1:-1] = mask
     codes = np.zeros([size + 1 for size in mask.shape], dtype=np.uint8)
@@ -60,15 +66,21 @@ def _percentile(distances: NDArray[np.float64], areas: NDArray[np.float64], perc
 
 
 def surfel_hausdorff(reference: Mask, prediction: Mask, *, spacing: Sequence[float], percent: float = 95) -> float:
-    """Robust Hausdorff distance in mm: the larger of the two directed percentiles over area.
+    """Return the robust Hausdorff distance in mm: the larger of the two directed percentiles over area.
 
-    The percentile is the smallest distance within which lies `percent` of the surface's area.
+    The percentile is the smallest distance within which `percent` of the surface area lies.
 
     Args:
         reference: a mask (x, y, z) with at least one voxel.
         prediction: a mask of the same shape with at least one voxel.
         spacing: voxel size in mm along each array axis.
         percent: 95 for HD95, 100 for the Hausdorff distance.
+
+    Example:
+        >>> reference, prediction = np.zeros((2, 20, 20, 20), dtype=bool)
+        >>> reference[4:12, 4:12, 4:12] = prediction[4:12, 4:12, 4:15] = True
+        >>> surfel_hausdorff(reference, prediction, spacing=(1, 1, 2))
+        6.0
     """
     box = box_of(reference | prediction)
     codes = [_codes(mask[box]) for mask in (reference, prediction)]
