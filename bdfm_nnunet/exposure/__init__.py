@@ -1,4 +1,4 @@
-"""Which cases a checkpoint has seen, and which of a data set are among them."""
+"""The cases that a checkpoint has seen in training, and a data set's cases among them."""
 
 from bdfm_nnunet.exposure.exposure_record import PUBLIC_BDFM, Exposure, describe_run
 from bdfm_nnunet.exposure.exposure_report import ExposureReport, Finding, compare, exposure_report, parts_of

@@ -1,9 +1,9 @@
-"""What a checkpoint has seen, as our trainers write it into the file.
+"""The record of the cases that a checkpoint has seen, as our trainers write it into the file.
 
-A checkpoint holds plain types under `checkpoints.reading.EXPOSURE`: `{"format": 1, "runs": [...]}`, the oldest training
-first. A run names its data set, releases and licences, and lists the cases that changed the weights ("train") and those
-that only chose checkpoint_best ("val") in columns: case, patient, release, aliases, sha256 (of the voxel values of each
-image).
+A checkpoint holds plain types under `checkpoints.checkpoint_reading.EXPOSURE`: `{"format": 1, "runs": [...]}`, the
+oldest training first. A run names its data set, releases and licences. It lists the cases that changed the weights
+("train") and those that only chose checkpoint_best ("val") in columns: case, patient, release, aliases, sha256 (of the
+voxel values of each image).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ PUBLIC_BDFM: dict[str, Any] = {
         "msd-brain-tumour": {"licence": "", "overlaps": ["brats2018", "brats2019", "brats2020", "brats2021"]},
     },
 }
-"""What is known of the weights that the authors of BDFM gave out, in the form of a run."""
+"""The known training data of the weights that BDFM's authors released, in the form of a run."""
 
 
 _COLUMNS = {"case": [str], "patient": [str], "release": [str], "aliases": [[str]], "sha256": [[str]]}
@@ -56,7 +56,7 @@ _STORED = {
         }
     ]
 }
-"""The shape of the entry, which other versions and other people have written."""
+"""The shape of the entry; other versions or other people may have written it."""
 
 
 # ---------------------------------------------------------------------------------------------------- what was seen
@@ -67,8 +67,14 @@ class Exposure:
     """The trainings behind a checkpoint.
 
     Attributes:
-        runs: the oldest first, see the head of this file.
-        note: why nothing, or not all, is known; one sentence without an end.
+        runs: runs in the form above, the oldest first.
+        note: reason why nothing, or not everything, is known; a sentence without its full stop.
+
+    Example:
+        >>> Exposure.of(None, named="weights.pth").note
+        'weights.pth says nothing about the cases it was trained on'
+        >>> "brats2023-gli" in Exposure.of(None, kind="bdfm_reference").releases
+        True
     """
 
     runs: tuple[dict[str, Any], ...] = ()
@@ -76,12 +82,12 @@ class Exposure:
 
     @classmethod
     def of(cls, stored: Any, *, kind: str = "", named: str = "the checkpoint") -> "Exposure":
-        """What a checkpoint tells; the public BDFM code's are known from elsewhere.
+        """Read a checkpoint's record; for weights of the public BDFM code, return `PUBLIC_BDFM`.
 
         Args:
-            stored: the entry, None where there is none.
-            kind: of the checkpoint, see `Checkpoint`.
-            named: how sentences shall call it.
+            stored: the checkpoint's entry; None if it has none.
+            kind: kind of the checkpoint, see `Checkpoint`.
+            named: name of the checkpoint in messages.
         """
         if stored is None and kind == "bdfm_reference":
             return cls((PUBLIC_BDFM,))
@@ -93,20 +99,20 @@ class Exposure:
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Checkpoint) -> "Exposure":
-        """What a checkpoint has seen."""
+        """Return the exposure of a checkpoint."""
         return cls.of(checkpoint.exposure, kind=checkpoint.kind, named=str(checkpoint.path))
 
     def then(self, run: Mapping[str, Any]) -> "Exposure":
-        """The exposure after one more training that started from these weights."""
+        """Return the exposure after one more training that started from these weights."""
         return Exposure((*self.runs, dict(run) | ({"ancestors": self.note} if self.note else {})))
 
     def as_dict(self) -> dict[str, Any]:
-        """The plain types for a checkpoint."""
+        """Return the plain types that a checkpoint stores."""
         return {"format": FORMAT, "runs": list(self.runs)}
 
     @property
     def releases(self) -> dict[str, set[str]]:
-        """Release to the releases that share scans with it."""
+        """Release name -> names of the releases that share scans with it."""
         found: dict[str, set[str]] = {}
         for run in self.runs:
             for name, entry in run.get("releases", {}).items():
@@ -124,7 +130,7 @@ def _is_record(stored: Any) -> bool:
 
 
 def _is_printable(content: Any) -> bool:
-    """Whether texts are such as a terminal shows in a line: no control characters and no halves of characters."""
+    """Return whether a terminal can show all texts on one line: no control characters, no lone surrogates."""
     if isinstance(content, Mapping):
         return all(_is_printable(key) and _is_printable(value) for key, value in content.items())
     if isinstance(content, (list, tuple)):
@@ -133,13 +139,19 @@ def _is_printable(content: Any) -> bool:
 
 
 def describe_run(cases: CaseList, *, train: Iterable[str], val: Iterable[str], **names: Any) -> dict[str, Any]:
-    """One training as a run.
+    """Return the record of one training.
 
     Args:
-        cases: of the data set, with what its manifest knows.
-        train: case ids that change the weights.
-        val: case ids that only choose the best checkpoint.
+        cases: cases of the data set, from its manifest.
+        train: ids of the cases that change the weights.
+        val: ids of the cases that only choose the best checkpoint.
         names: more plain entries, for instance the trainer's name.
+
+    Example:
+        >>> cases = CaseList("Dataset501_Demo", "brats2023-gli", [{"case": "a", "patient": "P1", "part": "train"}])
+        >>> run = describe_run(cases, train=["a"], val=[], trainer="nnUNetTrainerBDFMPretrain")
+        >>> run["train"]["patient"], run["trainer"]
+        (['P1'], 'nnUNetTrainerBDFMPretrain')
     """
     known = {row["case"]: row for row in cases.rows}
     run = {**names, "dataset": cases.name, "note": cases.note, "releases": cases.releases}

@@ -1,4 +1,4 @@
-"""Compares what a checkpoint has seen with the cases of a data set."""
+"""Comparison of the cases that a checkpoint has seen with the cases of a data set."""
 
 import os
 from collections import Counter
@@ -22,14 +22,19 @@ Record = Literal["complete", "partial", "none"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A case of the data set that was seen.
+    """A case of the data set that the checkpoint has seen.
 
     Attributes:
         case: case id.
-        part: `test`, `validation`, `training`, or `cross-validation` where no fold was named.
+        part: `test`, `validation`, `training`, or `cross-validation` if no fold was named.
         seen: `training` or `validation` of the checkpoint, or its whole `release`.
-        by: how that is known: `content`, `patient`, `alias`, `related` (the patient of a case seen) or `release`.
+        by: how this is known: `content`, `patient`, `alias`, `related` (the patient of a case seen) or `release`.
         evidence: the same in words.
+
+    Example:
+        >>> seen = "patient P1 is that of P1_scan1 (training case of Dataset501_GLI)"
+        >>> Finding("P1_scan2", part="test", seen="training", by=("patient",), evidence=(seen,)).by
+        ('patient',)
     """
 
     case: str
@@ -41,17 +46,26 @@ class Finding:
 
 @dataclass(frozen=True)
 class ExposureReport:
-    """Which cases of a data set a checkpoint has seen.
+    """The cases of a data set that a checkpoint has seen.
 
     Attributes:
-        checkpoint: its path.
+        checkpoint: path of the checkpoint.
         dataset: name of the data set.
-        counts: part to the number of its cases.
+        counts: part -> number of its cases.
         findings: cases that were seen.
-        possible: releases that share scans, where ids cannot tell; sentences.
-        notes: what is not known; sentences.
-        record: `complete`; `partial` where some trainings, or ids on one side, are not known, so that more cases may
-            have been seen than were found; `none` where the checkpoint tells nothing.
+        possible: releases that share scans with seen ones while ids cannot tell which; sentences.
+        notes: gaps in the record; sentences.
+        record: `complete`; `partial` if some trainings, or ids on one side, are unknown, so that more cases may have
+            been seen than were found; `none` if the checkpoint has no record.
+
+    Example:
+        >>> seen = "patient P1 is that of P1_scan1 (training case of Dataset501_GLI)"
+        >>> finding = Finding("P1_scan2", part="test", seen="training", by=("patient",), evidence=(seen,))
+        >>> report = ExposureReport("weights.pth", "Dataset502_GLI", {"test": 20}, [finding])
+        >>> print(report.summary())
+        weights.pth and Dataset502_GLI
+          test: 1 of 20 cases seen in pre-training (1 by patient)
+            P1_scan2: patient P1 is that of P1_scan1 (training case of Dataset501_GLI)
     """
 
     checkpoint: str
@@ -63,11 +77,11 @@ class ExposureReport:
     record: Record = "complete"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the report in plain JSON types."""
         return asdict(self)
 
     def summary(self) -> str:
-        """Lines for a terminal."""
+        """Return lines for a terminal."""
         lines = [f"{self.checkpoint} and {self.dataset}"]
         for part, cases in self.counts.items():
             found = [finding for finding in self.findings if finding.part == part]
@@ -87,7 +101,7 @@ class ExposureReport:
         return [f"  note: {text}" for text in self.notes]
 
     def warning(self) -> str:
-        """A paragraph for a training's log about the cases whose scores would look too good; empty where none is."""
+        """Return a paragraph for a training's log on cases whose scores would look too good; empty without any."""
         parts = []
         for part in self.counts:
             names = [finding.case for finding in self.findings if finding.part == part and part != TRAINING]
@@ -111,14 +125,24 @@ def compare(
     checkpoint: str,
     aliases: Sequence[Collection[str]] = (),
 ) -> ExposureReport:
-    """Looks for the cases of a data set among those a checkpoint has seen.
+    """Look for the cases of a data set among those that a checkpoint has seen.
 
     Args:
-        exposure: what was seen.
-        cases: of the data set.
-        parts: case id to the part it is reported under; other cases only help to recognise patients.
-        checkpoint: its name for sentences.
-        aliases: each the ids of one patient.
+        exposure: the checkpoint's exposure.
+        cases: cases of the data set.
+        parts: case id -> part it is reported under; other cases only help to recognise patients.
+        checkpoint: name of the checkpoint in messages.
+        aliases: groups of ids of one patient.
+
+    Example:
+        >>> from bdfm_nnunet.exposure import Exposure, describe_run
+        >>> row = {"case": "BraTS-GLI-00001-000", "patient": "BraTS-GLI-00001"}
+        >>> cases = CaseList("Dataset501_GLI", "brats2023-gli", [row])
+        >>> exposure = Exposure().then(describe_run(cases, train=[row["case"]], val=[]))
+        >>> later = {"case": "BraTS-GLI-00001-001", "patient": "BraTS-GLI-00001"}  # another scan of the patient
+        >>> new = CaseList("Dataset502_GLI", "brats2023-gli", [later])
+        >>> compare(exposure, new, {"BraTS-GLI-00001-001": "test"}, checkpoint="weights.pth").findings[0].by
+        ('patient',)
     """
     seen = [entry for run in exposure.runs for entry in _entries(run)]
     matcher = _Matcher(seen, [identify(row, cases.scope) for row in cases.rows], aliases)
@@ -144,7 +168,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _Seen:
-    """A case of a run."""
+    """One case of a run."""
 
     identity: Identity
     patient: str
@@ -165,7 +189,7 @@ def _entries(run: Mapping[str, Any]) -> list[_Seen]:
 
 
 class _Matcher:
-    """Finds cases among those seen."""
+    """A search for cases among those seen."""
 
     def __init__(self, seen: Sequence[_Seen], own: Sequence[Identity], aliases: Sequence[Collection[str]]) -> None:
         tables = [frozenset(map(plain_id, row)) for row in aliases]
@@ -186,12 +210,12 @@ class _Matcher:
                 self.hashes.setdefault(digest, entry)
 
     def _named(self, keys: Iterable[str]) -> list[str | int]:
-        """Keys and the numbers of the patients that alias tables know them as."""
+        """Return the keys, and the numbers of their patients in the tables of aliases."""
         keys = sorted(keys)
         return [*keys, *(self.tables[key] for key in keys if key in self.tables)]
 
     def ways(self, row: Mapping[str, Any], scope: str) -> dict[str, tuple[str, str]]:
-        """How a case is known to have been seen: evidence and part of the run."""
+        """Return how a case is known to have been seen: way -> evidence and part of the run."""
         identity = identify(row, scope)
         found: dict[str, tuple[str, str]] = {}
         for channel, digest in sorted(image_hashes(row).items()):
@@ -213,7 +237,7 @@ class _Matcher:
 
 
 def _possible(exposure: Exposure, cases: CaseList, *, unknown: int) -> list[str]:
-    """Releases that share scans with those seen, where single cases cannot be told."""
+    """Return sentences on releases that share scans with those seen, if single cases cannot be told apart."""
     if not unknown:
         return []
     own, seen = cases.releases, exposure.releases
@@ -241,16 +265,20 @@ def exposure_report(
     aliases: str | os.PathLike[str] | None = None,
     fold: int | None = None,
 ) -> ExposureReport:
-    """Reports which cases of a data set were in the data a checkpoint was trained on.
+    """Report which cases of a data set a checkpoint was trained on.
 
     Args:
-        checkpoint: of our trainers, or of the public BDFM code; others say nothing.
+        checkpoint: file of our trainers or of the public BDFM code; other files have no record.
         dataset_id: nnU-Net's number of the data set.
-        aliases: table in which each row holds ids of one patient, of any releases; see `table_files.read_table`.
-        fold: tells validation from training cases; without, every case counts as one of cross-validation.
+        aliases: table in which each row holds the ids of one patient in any releases; see `table_files.read_table`.
+        fold: fold that separates validation from training cases; by default every case is a `cross-validation` case.
 
     Raises:
         InputError: the checkpoint, the data set, the table or the fold cannot be used.
+
+    Example:
+        >>> report = exposure_report("checkpoint_final.pth", 501)  # doctest: +SKIP
+        >>> print(report.summary())  # doctest: +SKIP
     """
     folders = dataset_folders(dataset_id)
     cases = read_cases(*folders)
@@ -265,7 +293,13 @@ def exposure_report(
 
 
 def parts_of(cases: CaseList, train: Iterable[str], val: Iterable[str]) -> dict[str, str]:
-    """Case to the part it plays in a fold, test cases first."""
+    """Return case id -> its part in a fold, test cases first.
+
+    Example:
+        >>> rows = [{"case": "a", "part": "test"}, {"case": "b", "part": "train"}, {"case": "c", "part": "train"}]
+        >>> parts_of(CaseList("Dataset501_Demo", "demo", rows), train=["b"], val=["c"])
+        {'a': 'test', 'b': 'training', 'c': 'validation'}
+    """
     test = dict.fromkeys((row["case"] for row in cases.of_part("test")), TEST)
     return test | dict.fromkeys(train, TRAINING) | dict.fromkeys(val, VALIDATION)
 
@@ -282,10 +316,10 @@ def _split(folders: Sequence[Path], fold: int) -> tuple[list[str], list[str]]:
 def _read_aliases(
     path: str | os.PathLike[str], exposure: Exposure, cases: CaseList
 ) -> tuple[list[list[str]], list[str]]:
-    """The rows of a table of aliases, and what is to be said about it.
+    """Return the rows of a table of aliases, and notes on them.
 
     Raises:
-        InputError: nothing can be learnt from it, so that a comparison would only seem to have used it.
+        InputError: the table is of no use, so a comparison would only seem to have used it.
     """
     rows = [list(dict.fromkeys(cell for cell in row if cell)) for row in read_table(path)]
     useful = [row for row in rows if len(set(map(plain_id, row))) > 1]
