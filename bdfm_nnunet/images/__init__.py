@@ -1,1 +1,1 @@
-"""Medical images as files: reading them whole, on the grid that nnU-Net sees, or saying why not."""
+"""Medical image files: read whole, on the grid that nnU-Net sees, or refused with the reason."""

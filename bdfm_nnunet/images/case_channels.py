@@ -1,4 +1,4 @@
-"""The images of one case: each whole and of usable numbers, all on one grid."""
+"""The images of one case: all whole, with usable values, on one grid."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +16,14 @@ def read_channels(
     """Read all images of a case and return the first.
 
     Args:
-        paths: NIfTI files, at least one.
-        by_nibabel: whether nnU-Net reads them by nibabel where SimpleITK does not take the header.
-        flat: whether files of two axes are taken as one slice.
-        again: for messages: how to get a file anew.
+        paths: NIfTI files; at least one.
+        by_nibabel: whether nnU-Net reads files by nibabel whose header SimpleITK refuses.
+        flat: whether to read a two-dimensional file as one slice.
+        again: how to get the file again, for messages.
 
     Raises:
-        InputError: one is no whole 3-D image, has values that are no numbers or no contrast, or another grid than the
-            first.
+        InputError: an image is damaged, is not 3-D, has values that are not numbers or no contrast, or has another
+            grid than the first.
     """
     first: Volume | None = None
     for path in paths:
@@ -38,10 +38,10 @@ def read_channels(
 
 
 def read_whole(path: Path, *, by_nibabel: bool, flat: bool = False, again: str = "convert it again") -> Volume:
-    """Return the volume of a NIfTI file, all of which must be there.
+    """Return the volume of a complete NIfTI file.
 
     Raises:
-        InputError: it is not whole, or no 3-D volume.
+        InputError: the file is cut off or damaged, or is not a 3-D volume.
     """
     try:
         return read_volume(path, str(path), by_nibabel=by_nibabel, flat=flat)
@@ -56,7 +56,7 @@ def read_whole(path: Path, *, by_nibabel: bool, flat: bool = False, again: str =
 
 
 def check_grid(volume: Volume, reference: Volume) -> None:
-    """Refuse a volume that lies elsewhere than another one of its case.
+    """Refuse a volume on another grid than another volume of its case.
 
     Raises:
         InputError: shape, voxel size or position differ.

@@ -1,4 +1,4 @@
-"""Folders with one image file a case: every entry is a case, is known to be none, or is named."""
+"""Folders with one image file per case; entries that are not cases are counted, named or refused."""
 
 import logging
 import os
@@ -25,12 +25,12 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class CaseFolder:
-    """What a folder holds.
+    """The content of a folder of images.
 
     Attributes:
-        files: name without ending to its regular file, in the order of names.
+        files: name without ending -> its file, sorted by name.
         leftovers: names of left-overs of operating systems and of killed processes.
-        others: names of what is neither image nor a usual companion of images, such as folders.
+        others: names of other entries that are neither images nor files that usually accompany them.
     """
 
     files: dict[str, Path]
@@ -39,19 +39,26 @@ class CaseFolder:
 
 
 def list_cases(folder: Path, *, endings: Sequence[str] = NIFTI, what: str = "segmentations") -> CaseFolder:
-    """Return the image files of a folder by name without ending.
+    """List the image files of a folder by name without ending.
 
-    Nothing is left out in silence: left-overs are counted in the log, entries that are no images named there, and what
-    might be meant as an image but is none of these files is refused.
+    The log counts left-overs and names entries that are not images. An entry that may be meant as an image but cannot
+    be read as one is refused.
 
     Args:
-        folder: of the images; subfolders are not looked into.
-        endings: that files of the wanted kind have.
-        what: for sentences: what the files are.
+        folder: folder of the images; subfolders are not searched.
+        endings: file name endings of the images.
+        what: name of the files in messages.
 
     Raises:
-        InputError: the folder is missing or holds none; an entry looks like an image but is a folder, a broken link, a
-            pipe, hidden, of another format or spelt in capitals; two files are one case.
+        InputError: the folder is missing or has no images; an entry looks like an image but is a folder, a broken link,
+            a pipe, a hidden file, a file of another format or with an ending in capitals; or two files are one case.
+
+    Example:
+        >>> import nibabel, numpy
+        >>> for name in ("case_1.nii.gz", "case_2.nii.gz"):
+        ...     nibabel.save(nibabel.Nifti1Image(numpy.zeros((4, 4, 4), "uint8"), numpy.eye(4)), name)
+        >>> list(list_cases(Path(".")).files)
+        ['case_1', 'case_2']
     """
     if not os.path.isdir(folder):
         raise InputError(f"{folder} is not a folder: give the folder that holds the {what}")
@@ -98,7 +105,7 @@ def _check_no_image(path: Path, endings: Sequence[str]) -> None:
 
 
 def _check_file(path: Path, ending: str) -> None:
-    """Refuses what only looks like a file with an image of a case."""
+    """Refuse an entry that has the name but not the form of an image file."""
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except OSError as error:

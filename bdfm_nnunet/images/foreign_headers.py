@@ -1,6 +1,6 @@
-"""Headers of formats other than NIfTI: what a file asks for, before its voxels are loaded.
+"""Headers of formats other than NIfTI, checked before any voxels are loaded.
 
-Libraries follow what such headers say: to voxels in other files, wherever these lie, and to any amount of memory.
+Libraries trust these headers: they open other files that a header names, anywhere, and allocate any amount of memory.
 """
 
 import math
@@ -32,16 +32,16 @@ _GIPL_HEADER = 256
 
 
 def check_header(path: Path) -> None:
-    """Refuse a file whose header asks for what is not read: other files, more than memory holds, or other axes.
+    """Refuse a file whose header names other files, more voxels than fit into memory, or other axes.
 
-    Known are NRRD, MetaImage (MHA) and other formats of SimpleITK, and TIFF. Of PNG and BMP the library that reads them
-    looks after their size.
+    The check covers NRRD, MetaImage (MHA), other formats of SimpleITK, and TIFF. The library that reads PNG and BMP
+    checks their size.
 
     Args:
-        path: the file, by whose ending the format is known.
+        path: file; its ending tells the format.
 
     Raises:
-        InputError: it is refused, or no file of the format that its name says.
+        InputError: the file is refused, or is not of the format that its ending says.
     """
     open_regular(path).close()
     kind = next((check for endings, check in _CHECKS.items() if path.name.lower().endswith(endings)), None)
@@ -89,7 +89,7 @@ def _check_gipl(path: Path) -> None:
 
 
 def _check_by_simpleitk(path: Path) -> int:
-    """Bytes of the voxels."""
+    """Return the number of bytes of the voxels."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
     try:
@@ -151,7 +151,7 @@ def _check_memory(path: Path, needed: int) -> None:
 
 
 def cannot_be_read(path: Path | str, error: BaseException) -> InputError:
-    """Turn what a library raised for a file into a sentence."""
+    """Turn a library's error for a file into a message for the user."""
     reason = str(error).strip().rpartition("\n")[2].strip() or type(error).__name__
     return InputError(f"{path} cannot be read ({reason[:300]}): {AGAIN}")
 

@@ -1,4 +1,4 @@
-"""Where the voxels of an image lie: read as nnU-Net's readers do, and compared in one way everywhere."""
+"""Grids: the positions of an image's voxels, read as nnU-Net reads them, and their comparison."""
 
 import math
 import os
@@ -26,13 +26,13 @@ _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the voxels lie, in world axes LPS (towards left, posterior, superior).
+    """Positions of the voxels of an image, in world axes LPS (towards left, posterior, superior).
 
     Attributes:
         size: voxels along each axis.
-        spacing: size of a voxel in mm along each axis.
+        spacing: voxel size in mm along each axis.
         origin: position of the first voxel in mm.
-        direction: unit vectors of the axes, row by row; not orthogonal where nnU-Net reads by nibabel.
+        direction: unit vectors of the axes, row by row; they may not be orthogonal if nnU-Net reads by nibabel.
     """
 
     size: tuple[int, ...]
@@ -42,7 +42,7 @@ class Grid:
 
     @property
     def affine(self) -> NDArray[np.float64]:
-        """Voxel index (x, y, z, 1) to mm."""
+        """Affine matrix from voxel index (x, y, z, 1) to mm."""
         affine = np.eye(4)
         affine[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing
         affine[:3, 3] = self.origin
@@ -50,17 +50,17 @@ class Grid:
 
     @property
     def corners(self) -> NDArray[np.float64]:
-        """Position of the eight corner voxels in mm, (8, 3)."""
+        """Positions of the eight corner voxels in mm, (8, 3)."""
         return _corners(self.size, self.affine)
 
     @property
     def orientation(self) -> str:
-        """Where the axes point to, for instance `LPS`."""
+        """Directions of the axes, for instance `LPS`."""
         return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(self.direction)
 
 
 def difference(grid: Grid, other: Grid) -> str:
-    """Return in what two grids differ: `shape`, `spacing` (as nnU-Net demands it), `affine`, or nothing.
+    """Return the first difference of two grids: `shape`, `spacing` (by nnU-Net's rule), `affine`, or an empty text.
 
     >>> here = Grid((9, 9, 9), (1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
     >>> difference(here, Grid((9, 9, 9), (1, 1, 1), (0, 0, 5), (1, 0, 0, 0, 1, 0, 0, 0, 1)))
@@ -75,7 +75,7 @@ def difference(grid: Grid, other: Grid) -> str:
 
 
 def distance_mm(grid: Grid, other: Grid) -> float:
-    """Return how far corresponding corner voxels of two grids of one size lie apart, the farthest of them."""
+    """Return the largest distance in mm between corresponding corner voxels of two grids of one size."""
     return _farthest(grid.corners, other.corners)
 
 
@@ -95,13 +95,13 @@ def read_grid(header: Any, name: str, path: Path | None = None) -> Grid:
     """Return the grid that SimpleITK, nnU-Net's first reader, takes from a NIfTI-1 header.
 
     Args:
-        header: of a single file, of nibabel.
-        name: how messages call the file.
-        path: the file, if this is its own header. Otherwise, and where SimpleITK would abort the process because the
-            name is no UTF-8, it is shown the header alone under a name of our own.
+        header: nibabel's header of a single file.
+        name: name of the file in messages.
+        path: the file, if this is its header. Without it, or if the name is not UTF-8 (SimpleITK would abort the
+            process), SimpleITK reads a temporary file that holds the header alone.
 
     Raises:
-        Refusal: the header does not say where voxels lie, or SimpleITK does not take it.
+        Refusal: the header does not define positions, or SimpleITK refuses it.
     """
     check_position(header, name)
     if path is not None and path.name.endswith((".nii", ".nii.gz")) and str(path).isprintable():
@@ -136,15 +136,15 @@ def _by_simpleitk(path: Path, name: str) -> Grid:
 
 
 def read_grid_by_nibabel(header: Any, shape: tuple[int, ...], name: str) -> Grid:
-    """Return the grid that nibabel, nnU-Net's reader for what SimpleITK does not take, makes of a header.
+    """Return the grid that nibabel, nnU-Net's reader of files that SimpleITK refuses, takes from a header.
 
     Args:
-        header: NIfTI-1 or NIfTI-2, of nibabel.
+        header: nibabel's NIfTI-1 or NIfTI-2 header.
         shape: voxels along each axis.
-        name: how messages call the file.
+        name: name of the file in messages.
 
     Raises:
-        Refusal: it does not say where voxels lie, or says it in a unit that this reader does not know.
+        Refusal: the header does not define positions, or uses a unit that this reader does not know.
     """
     check_position(header, name)
     if millimetres(header) != 1:
@@ -165,12 +165,12 @@ def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:
 
 
 def millimetres(header: Any) -> float:
-    """Return what one unit of length of a header is in mm."""
+    """Return the length in mm of a header's unit."""
     return _MM.get(int(header["xyzt_units"]) & 7, 1.0)
 
 
 def check_position(header: Any, name: str) -> None:
-    """Refuse a header whose position is no position: not finite, or an affine that makes a plane of the volume."""
+    """Refuse a header whose affine is not finite or flattens the volume to a plane."""
     if header["sform_code"] > 0:
         rows = np.array([header["srow_x"], header["srow_y"], header["srow_z"]], dtype=np.float64)
         if not np.isfinite(rows).all() or not np.linalg.matrix_rank(rows[:, :3]) == 3:
@@ -194,12 +194,12 @@ def _no_position(name: str) -> Refusal:
 
 
 def note_of_position(header: Any, grid: Grid, name: str) -> str:
-    """Return a sentence where a NIfTI header is ambiguous about where its voxels lie; else nothing.
+    """Return a sentence if a NIfTI header is ambiguous about the positions of its voxels; else an empty text.
 
     Args:
-        header: of nibabel.
-        grid: the one that nnU-Net's reader takes.
-        name: how the sentence calls the file.
+        header: nibabel's header.
+        grid: the grid that nnU-Net's reader takes.
+        name: name of the file in the sentence.
     """
     if not np.all(header["pixdim"][1:4]):
         size = " x ".join(f"{step:g}" for step in grid.spacing)

@@ -1,4 +1,4 @@
-"""Gzip both ways, by the fast ISA-L library, and the bytes of a file."""
+"""Reading and writing of gzip files, by the fast ISA-L library."""
 
 import gzip
 import io
@@ -48,24 +48,28 @@ def read_bytes(path: Path, name: str) -> bytes:
 
 
 def first_bytes(content: bytes, name: str, count: int) -> bytes:
-    """Return the first bytes of what a gzip file holds, of which no more is uncompressed.
+    """Return the first uncompressed bytes of a gzip file; no more is uncompressed.
 
     Raises:
-        Refusal: it is no gzip file, or damaged at its start.
+        Refusal: the file is not a gzip file, or its start is damaged.
     """
     return _bounded(content, name, count)
 
 
 def unpack(content: bytes, name: str, *, most: int | None = None) -> bytes:
-    """Uncompress a gzip file, all members of it, and check every checksum.
+    """Uncompress all members of a gzip file and check every checksum.
 
     Args:
-        content: of the file.
-        name: how messages call it.
-        most: bytes that it may hold; no more than these are ever in memory.
+        content: compressed bytes.
+        name: name of the file in messages.
+        most: largest uncompressed size in bytes; no more is ever in memory.
 
     Raises:
         Refusal: the stream is damaged, ends early, or holds more.
+
+    Example:
+        >>> unpack(pack(b"voxels"), "image.nii.gz", most=100)
+        b'voxels'
     """
     plain = _single_member(content, most)
     if plain is None:
@@ -91,7 +95,7 @@ def _bounded(content: bytes, name: str, count: int) -> bytes:
 
 
 def _single_member(content: bytes, most: int | None) -> bytes | None:
-    """The usual case, in half the time: the last four bytes tell the size. None where it is not so simple."""
+    """Uncompress a single member in half the time, by the size in its last four bytes; None if that fails."""
     size = int.from_bytes(content[-4:], "little")
     if not 0 < size < MOST_SHRUNK * len(content) or (most is not None and size > most):
         return None
@@ -104,5 +108,5 @@ def _single_member(content: bytes, most: int | None) -> bytes | None:
 
 
 def pack(content: bytes) -> bytes:
-    """A gzip file with this content; the same content always gives the same bytes."""
+    """Compress content to a gzip file; the same content always gives the same bytes."""
     return igzip.compress(content, LEVEL, mtime=0)

@@ -1,4 +1,4 @@
-"""Reads images whose header is a file of its own: Analyze 7.5 and its kin, and NIfTI-1 pairs."""
+"""Reader of images with a separate header file: Analyze 7.5 and its variants, and NIfTI-1 pairs."""
 
 import tempfile
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ NO_ORIENTATION = (
 
 
 def read_pair(path: Path, name: str) -> tuple[Any, np.ndarray, str]:
-    """Reads both files of a pair.
+    """Read both files of a pair.
 
     Args:
-        path: one of them.
-        name: how messages call it.
+        path: one of the two files.
+        name: name of the file in messages.
 
     Returns:
-        A NIfTI-1 header with the pair's scaling and position, the values as stored, and a note on the orientation,
-        empty where the header gives it.
+        A NIfTI-1 header with the pair's scaling and position, the stored values, and a note on the orientation (empty
+        if the header defines it).
 
     Raises:
         Refusal: a file of the pair is missing or damaged.
@@ -46,7 +46,7 @@ def read_pair(path: Path, name: str) -> tuple[Any, np.ndarray, str]:
 
 
 def _part(path: Path, suffix: str) -> Path:
-    """The file of a pair with this suffix in letters of any size, those of `path` first."""
+    """Return the file of a pair with this suffix, in the case of `path` first, then in any case."""
     if path.suffix.lower() == suffix:
         return path
     usual = path.with_suffix(suffix.upper() if path.suffix.isupper() else suffix)
@@ -57,7 +57,7 @@ def _part(path: Path, suffix: str) -> Path:
 
 
 def _load(pair: Mapping[str, Path]) -> tuple[Any, np.ndarray]:
-    """Nibabel's image and the values as stored; suffixes of mixed letters, which it does not know, it never sees."""
+    """Return nibabel's image and the stored values; nibabel never sees suffixes in mixed case, which it refuses."""
     if {part.suffix for part in pair.values()} in ({".hdr", ".img"}, {".HDR", ".IMG"}):
         return _values(nib.load(pair[".img"]))
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +77,7 @@ def _single_header(image: Any) -> Any:
 
 
 def _nifti_header(image: Any) -> Any:
-    """A NIfTI-1 header that says what nibabel makes of an Analyze header."""
+    """Return a NIfTI-1 header with nibabel's interpretation of an Analyze header."""
     header = nib.Nifti1Header()
     header.set_data_dtype(image.get_data_dtype().newbyteorder("<"))
     header.set_data_shape(image.shape)

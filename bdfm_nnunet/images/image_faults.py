@@ -1,4 +1,4 @@
-"""Why a file cannot be read as an image, where commands word it in their own way."""
+"""Errors of files that cannot be read as images, for callers that word the message themselves."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from bdfm_nnunet.errors import Refusal
 
 
 class Damaged(Refusal):
-    """A file that is not whole.
+    """Error of a damaged or incomplete file.
 
     Attributes:
-        what: what is wrong, in words that follow the file's name.
+        what: the fault, in words that follow the file's name.
     """
 
     def __init__(self, name: str, what: str, remedy: str = "download it again") -> None:
@@ -22,10 +22,10 @@ class Damaged(Refusal):
 
 
 class WrongAxes(Refusal):
-    """A file that is not the one 3-D volume of numbers that was asked for.
+    """Error of a file that is not a single 3-D volume.
 
     Attributes:
-        shape: of the file.
+        shape: shape of the file's array.
     """
 
     def __init__(self, name: str, shape: Sequence[int], kind: str, wanted: str) -> None:

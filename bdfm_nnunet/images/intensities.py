@@ -1,4 +1,4 @@
-"""Whether the values of an image can be used."""
+"""Checks of the values of an image."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def is_empty(volume: Volume) -> bool:
     """Return whether an image has no contrast at all.
 
     Raises:
-        Refusal: it has values that are no numbers.
+        Refusal: the image has values that are not finite numbers.
     """
     fault = fault_of_intensities(volume)
     if fault and not fault.startswith("is empty"):
@@ -22,13 +22,13 @@ def is_empty(volume: Volume) -> bool:
 
 
 def check_contrast(volume: Volume) -> None:
-    """Refuse an image with values that are no numbers, and one without any contrast."""
+    """Refuse an image with values that are not finite numbers, or without any contrast."""
     if is_empty(volume):
         raise Refusal(f"{volume.name} {fault_of_intensities(volume)}: download it again or leave the case out")
 
 
 def fault_of_intensities(volume: Volume) -> str:
-    """Return why an image cannot be used, in words that follow its name; empty where it can."""
+    """Return the fault of an image, in words that follow its name; empty if it can be used."""
     low, high = volume.array.min(), volume.array.max()
     if not -LARGEST <= low <= high <= LARGEST:
         bad = int(np.count_nonzero(~(np.abs(volume.array) <= LARGEST)))

@@ -1,4 +1,4 @@
-"""What counts as a label value: the one rule by which every command reads label maps."""
+"""Label values: the one rule by which every command reads label maps."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -41,10 +41,10 @@ def whole_numbers(volume: Volume) -> NDArray[Any]:
 
 
 def split_whole(volume: Volume) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Return the nearest whole numbers of all voxels, (x, y, z), and the values that are none, ascending.
+    """Return the nearest integer of every voxel, (x, y, z), and the values that are not integers, ascending.
 
-    A value is whole if it differs from a whole number by no more than the noise of single precision, in which headers
-    hold the scaling of values: 85 times 1/85 is not exactly 1.
+    A value is an integer if it differs from one by no more than the rounding error of single precision, in which
+    headers store the scaling: 85 times 1/85 is not exactly 1.
     """
     array = volume.array
     if array.dtype.kind != "f":
@@ -64,7 +64,7 @@ def split_whole(volume: Volume) -> tuple[NDArray[Any], NDArray[np.float64]]:
 
 
 def as_text(value: float) -> str:
-    """Return a value with as many digits as show why it was refused.
+    """Return a value as text, with enough digits to show why it was refused.
 
     >>> as_text(7.0), as_text(1.0001)
     ('7', '1.0001')
@@ -73,18 +73,25 @@ def as_text(value: float) -> str:
 
 
 def read_labels(path: Path, *, allowed: Collection[int], remedy: str) -> tuple[Volume, NDArray[Any]]:
-    """Read a label map that may hold some values alone.
+    """Read a label map and check its values.
 
     Args:
-        path: NIfTI file, also of a kind that nnU-Net reads by nibabel.
-        allowed: label values, 0 included.
-        remedy: what to do where it holds another value.
+        path: NIfTI file, including those that nnU-Net reads by nibabel.
+        allowed: label values it may hold, including 0.
+        remedy: remedy for another value, for the message.
 
     Returns:
         The volume and its labels (x, y, z), in int16 or wider.
 
     Raises:
         Refusal: the file cannot be read, is not 3-D, or holds a value that is fractional or not allowed.
+
+    Example:
+        >>> import nibabel
+        >>> nibabel.save(nibabel.Nifti1Image(np.full((4, 4, 4), 2, dtype=np.uint8), np.eye(4)), "case_1.nii.gz")
+        >>> _, labels = read_labels(Path("case_1.nii.gz"), allowed=(0, 1, 2), remedy="map its labels first")
+        >>> labels.dtype, int(labels.max())
+        (dtype('int16'), 2)
     """
     try:
         volume = read_volume(path, str(path), by_nibabel=True)
@@ -106,7 +113,7 @@ def read_labels(path: Path, *, allowed: Collection[int], remedy: str) -> tuple[V
 
 
 def label_histogram(volume: Volume) -> dict[int, int]:
-    """Return label values in ascending order and how many voxels have them.
+    """Return the label values in ascending order and their numbers of voxels.
 
     Raises:
         Refusal: a value is not a whole number.
@@ -115,7 +122,7 @@ def label_histogram(volume: Volume) -> dict[int, int]:
 
 
 def histogram(whole: NDArray[Any]) -> dict[int, int]:
-    """Return values of an integer array in ascending order, the first `MOST_VALUES`, and how often they occur."""
+    """Return the values of an integer array, ascending, at most `MOST_VALUES`, and their numbers of occurrences."""
     low, high = int(whole.min()), int(whole.max())
     if high - low >= WIDEST or high > np.iinfo(np.int64).max:
         values, counts = np.unique(whole, return_counts=True)

@@ -1,4 +1,4 @@
-"""Volumes as the bytes of NIfTI files."""
+"""NIfTI files as bytes."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from bdfm_nnunet.images.gzip_files import pack
 
 
 def packed_values(values: NDArray[Any], *, like: Any, gzip: bool = True) -> bytes:
-    """Return a file with these values, unscaled, (x, y, z), on the grid of the header `like`.
+    """Return the bytes of a file with these values, unscaled, on the grid of the header `like`.
 
     Args:
-        values: of a type that NIfTI knows.
-        like: header of a single file, of nibabel.
-        gzip: whether it is compressed, as `.nii.gz`.
+        values: array (x, y, z) of a type that NIfTI knows.
+        like: nibabel's header of a single file.
+        gzip: whether to compress, for a `.nii.gz` file.
     """
     header = like.copy()
     header.set_data_dtype(values.dtype)
@@ -23,7 +23,7 @@ def packed_values(values: NDArray[Any], *, like: Any, gzip: bool = True) -> byte
 
 
 def packed_volume(header: Any, stored: NDArray[Any], *, gzip: bool = True) -> bytes:
-    """Return a file with this header of a single file and these values as they stand in it, (x, y, z)."""
+    """Return the bytes of a file with this header and these stored values (x, y, z)."""
     gap = bytes(header.single_vox_offset - header.sizeof_hdr)
     content = header.binaryblock + gap + stored.tobytes(order="F")
     return pack(content) if gzip else content

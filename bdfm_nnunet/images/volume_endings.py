@@ -1,4 +1,4 @@
-"""Which files are volumes, by the endings of their names in letters of any size."""
+"""Endings of the names of volume files, in any case."""
 
 READ = (".nii.gz", ".nii", ".img", ".hdr")
 """Volumes that are read."""
@@ -11,7 +11,7 @@ NOT_READ = (
 
 
 def without_ending(path: str) -> str | None:
-    """Return the path of a volume that is read, without its ending; None for other files.
+    """Return the path of a volume without its ending; None for files that are not read as volumes.
 
     >>> without_ending("a/b_T1.NII.gz"), without_ending("a/b.mgz")
     ('a/b_T1', None)
@@ -21,7 +21,7 @@ def without_ending(path: str) -> str | None:
 
 
 def unread_ending(path: str) -> str | None:
-    """Return the ending, in small letters, of a volume of another form; None for other files.
+    """Return the ending, in lower case, of a volume in a format that is not read; None for other files.
 
     >>> unread_ending("aseg.MGZ"), unread_ending("readme.txt")
     ('.mgz', None)

@@ -1,4 +1,4 @@
-"""Reads the volumes of one file and says in one sentence why it cannot be used."""
+"""Reader of the volumes of one file; a refusal is one sentence."""
 
 import math
 from collections.abc import Sequence
@@ -32,16 +32,16 @@ class Volume:
     """A three-dimensional volume in memory.
 
     Attributes:
-        name: its file, relative to the download, for messages.
-        header: of the single NIfTI-1 file that holds this volume alone.
-        stored: values as they are in the file, (x, y, z), x fastest.
-        array: values with the header's scaling applied, (x, y, z); the same memory where there is none.
-        grid: where they lie.
-        as_it_is: the file can stand in the data set unchanged; otherwise the volume is written anew.
-        plain: the file is called `.nii.gz` but was not compressed.
-        note: what a user should know of how it was read.
-        by_nibabel: nnU-Net's first reader, SimpleITK, does not take the header; the grid is nibabel's.
-        flat: the file has two axes alone.
+        name: name of the file in messages, relative to the download.
+        header: header of a single NIfTI-1 file with this volume alone.
+        stored: values as stored in the file, (x, y, z), x fastest.
+        array: values with the header's scaling applied, (x, y, z); the same memory if there is no scaling.
+        grid: positions of the voxels.
+        as_it_is: whether the file can be used in the data set unchanged; otherwise the volume is written again.
+        plain: whether the file is called `.nii.gz` but is not compressed.
+        note: note for the user on how the file was read.
+        by_nibabel: whether nnU-Net's first reader, SimpleITK, refuses the header, so that the grid is nibabel's.
+        flat: whether the file is two-dimensional.
     """
 
     name: str
@@ -62,21 +62,28 @@ class Volume:
 
     @property
     def spacing(self) -> list[float]:
-        """Size of a voxel in mm, (x, y, z), without the noise of single precision."""
+        """Voxel size in mm, (x, y, z), without rounding errors of single precision."""
         return [float(f"{value:.6g}") for value in self.grid.spacing]
 
 
 def read_volume(path: Path, name: str, *, by_nibabel: bool = False, flat: bool = False) -> Volume:
-    """Read the file of one three-dimensional volume, all of it.
+    """Read the file of one three-dimensional volume.
 
     Args:
         path: the file.
-        name: how messages call it.
+        name: name of the file in messages.
         by_nibabel: as in `read_volumes`.
         flat: as in `read_volumes`.
 
     Raises:
-        Refusal: the file is damaged, is of a form that is not read, or is not three-dimensional.
+        Refusal: the file is damaged, has a format that is not read, or is not three-dimensional.
+
+    Example:
+        >>> import nibabel
+        >>> nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), dtype=np.int16), np.eye(4)), "case_1_0000.nii.gz")
+        >>> volume = read_volume(Path("case_1_0000.nii.gz"), "case_1_0000.nii.gz")
+        >>> volume.shape, volume.spacing
+        ([4, 5, 6], [1.0, 1.0, 1.0])
     """
     return read_volumes(path, name, [None], by_nibabel=by_nibabel, flat=flat)[0]
 
@@ -90,22 +97,22 @@ def read_volumes(
     by_nibabel: bool = False,
     flat: bool = False,
 ) -> list[Volume]:
-    """Read volumes of one `.nii`, `.nii.gz`, `.img` or `.hdr` file (in letters of any size), which is read once.
+    """Read volumes of one `.nii`, `.nii.gz`, `.img` or `.hdr` file (ending in any case); the file is read once.
 
-    NumPy takes the values from the bytes as nibabel would: SimpleITK would turn NaN into 0 and fill up a file that
-    ends early, both in silence. Only regular files are read, and no more is uncompressed than the header asks for.
+    NumPy takes the values from the bytes as nibabel does: SimpleITK would silently turn NaN into 0 and fill up a file
+    that ends early. Only regular files are read, and no more is uncompressed than the header announces.
 
     Args:
         path: the file.
-        name: how messages call it.
-        indices: on the fourth axis; None stands for the whole of a three-dimensional file.
+        name: name of the file in messages.
+        indices: indices on the fourth axis; None for the whole of a three-dimensional file.
         plain: whether a file called `.nii.gz` may be uncompressed.
-        by_nibabel: whether a file that SimpleITK does not take, NIfTI-2 or of a sheared affine, is read as nnU-Net's
-            other reader does; a data set that names SimpleITK as its reader cannot hold it.
-        flat: whether a file of two axes is read too, as a volume of one slice.
+        by_nibabel: whether to read a file that SimpleITK refuses (NIfTI-2, or a sheared affine) as nnU-Net's other
+            reader does; a data set that names SimpleITK as its reader cannot hold it.
+        flat: whether to read a two-dimensional file as a volume of one slice.
 
     Raises:
-        Refusal: the file is damaged, is of a form that is not read, or has not the axes that `indices` ask for.
+        Refusal: the file is damaged, has a format that is not read, or lacks the axes that `indices` ask for.
     """
     try:
         if path.suffix.lower() in (".img", ".hdr"):
@@ -122,9 +129,9 @@ def read_volumes(
 
 @dataclass(frozen=True)
 class _File:
-    """What one file holds: a header, which is that of `path` unless None, and the values as stored in all axes.
+    """Content of one file: a header, which is that of `path` unless `path` is None, and the stored values in all axes.
 
-    `again`: it must be written anew to stand in a data set. `flat`: it has two axes.
+    `again`: whether the file must be written again for a data set. `flat`: whether it has two axes.
     """
 
     name: str
@@ -159,7 +166,7 @@ def _read_single(path: Path, name: str, plain: bool, by_nibabel: bool, flat: boo
 
 
 def _parse_header(content: bytes, name: str, by_nibabel: bool, flat: bool) -> tuple[Any, tuple[int, ...], int]:
-    """Header, shape and first voxel's byte of a single NIfTI file."""
+    """Return header, shape and first voxel's byte of a single NIfTI file."""
     two = content[:4] in NIFTI_2
     if two and not by_nibabel:
         raise Refusal(f"{name} is NIfTI-2, which nnU-Net's reader does not know: export it as NIfTI-1")
@@ -179,7 +186,7 @@ def _parse_header(content: bytes, name: str, by_nibabel: bool, flat: bool) -> tu
 
 
 def _with_one_slice(header: Any) -> Any:
-    """The header of the same plane as a slice of 1 mm, whatever it says of the third axis that it has not."""
+    """Return the header of a plane as a slice of 1 mm, whatever it says of the missing third axis."""
     header = header.copy()
     header["dim"][0], header["dim"][3:], header["pixdim"][3] = 3, 1, 1
     plane = np.array([header["srow_x"], header["srow_y"], header["srow_z"]], dtype=np.float64)
@@ -205,7 +212,7 @@ def _check_type(name: str, shape: Sequence[int], type_: np.dtype, fewest: int = 
 
 
 def without_ones(shape: Sequence[int]) -> tuple[int, ...]:
-    """Shape without trailing axes of one voxel, which say nothing."""
+    """Return the shape without trailing axes of one voxel."""
     shape = tuple(int(size) for size in shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -213,7 +220,7 @@ def without_ones(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _one_of(file: _File, index: int | None, by_nibabel: bool) -> Volume:
-    """One volume of a file."""
+    """Return one volume of a file."""
     name, stored, path, again = file.name, file.stored, file.path, file.again
     if stored.ndim == 4:
         if index is None or index >= stored.shape[3]:
@@ -233,7 +240,7 @@ def _one_of(file: _File, index: int | None, by_nibabel: bool) -> Volume:
 
 
 def _grid(header: Any, shape: tuple[int, ...], name: str, path: Path | None, by_nibabel: bool) -> tuple[Grid, bool]:
-    """The grid as nnU-Net takes it, and whether it takes it by nibabel."""
+    """Return the grid that nnU-Net takes, and whether it takes it by nibabel."""
     if int(header["sizeof_hdr"]) == HEADER_2:
         return read_grid_by_nibabel(header, shape, name), True
     try:
@@ -248,10 +255,10 @@ def _grid(header: Any, shape: tuple[int, ...], name: str, path: Path | None, by_
 
 
 def _scaling(header: Any, name: str) -> tuple[float, float]:
-    """Slope and intercept, where all readers apply the same.
+    """Return slope and intercept if all readers apply the same.
 
-    NIfTI-1 has slope 0 for no scaling, but ITK then still adds the intercept, and takes a slope below its epsilon for
-    1; values that are not finite are 0 to it.
+    In NIfTI-1, slope 0 means no scaling, but ITK then still adds the intercept. ITK also takes a slope below its
+    epsilon for 1 and non-finite values for 0.
     """
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     slope = slope if math.isfinite(slope) else 0.0
@@ -266,7 +273,7 @@ def _scaling(header: Any, name: str) -> tuple[float, float]:
 
 
 def _header_of_one(header: Any, stored: np.ndarray) -> Any:
-    """The header of a single file with one volume of `header`'s file, scaled and placed as there."""
+    """Return the header of a single file with one volume of `header`'s file, with the same scaling and position."""
     header = header.copy()
     header["dim"][:] = 3, *stored.shape, 1, 1, 1, 1
     header["magic"], header["vox_offset"] = header.single_magic, header.single_vox_offset

@@ -1,4 +1,4 @@
-"""Networks: the Swin encoder and U-Net, one view over encoders, and the decoders of masked image modelling."""
+"""Networks: the Swin encoder and U-Net, a common view of encoders, and the costs of networks."""
 
 from bdfm_nnunet.networks.encoders import EncoderView, encoder_of
 from bdfm_nnunet.networks.swin import SwinEncoder

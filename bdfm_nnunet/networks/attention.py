@@ -5,8 +5,8 @@ C = H * D.
 
 On a CPU, PyTorch's fused kernels do not differentiate the bias: `scaled_dot_product_attention` falls back to forming
 scores, biased scores and probabilities for all windows one after the other, and every pass goes through main memory.
-`_WindowAttention` does all steps, cutting out the windows included, for as many windows as stay in the processor's
-cache, and keeps the probabilities alone for the backward pass, which is written out by hand.
+`_WindowAttention` does all steps, including the cutting of windows, for as many windows as fit into the processor's
+cache, and keeps only the probabilities for the backward pass, which is written by hand.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,13 +25,15 @@ CACHE_BYTES = 6 << 20
 
 
 def window_attention(qkv: Tensor, groups: Sequence[WindowGroup], biases: Sequence[Tensor]) -> Tensor:
-    """Multi-head attention inside windows: softmax(q k^T / sqrt(D) + bias) v.
+    """Return multi-head attention inside windows: softmax(q k^T / sqrt(D) + bias) v.
+
+    Swin Transformer (Liu et al. 2021, https://arxiv.org/abs/2103.14030), with a learned bias per relative position.
 
     Args:
         qkv: queries, keys and values of each token side by side, (B, T, 3 C); the last token of an image is its padding
-            if a group has some.
-        groups: which tokens see each other; together they have every token.
-        biases: what is added to the scores of each group, (H, N, N).
+            if a group has padding.
+        groups: groups of windows; tokens of one window attend to each other, and every token is in one window.
+        biases: biases (H, N, N) that are added to the scores of each group.
 
     Returns:
         (B, T, C), heads side by side.
@@ -85,7 +87,7 @@ class _WindowAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of qkv and of the biases: with dP = dO v^T, dS = P (dP - sum(dO O))."""
+        """Return the gradients of qkv and of the biases: with dP = dO v^T, dS = P (dP - sum(dO O))."""
         qkv, attended, *others = ctx.saved_tensors
         biases, kept = others[: len(ctx.groups)], others[len(ctx.groups) :]
         source, gradient = qkv.flatten(0, 1), gradient.flatten(0, 1)
@@ -116,7 +118,7 @@ class _WindowAttention(torch.autograd.Function):
 
 
 class _Work:
-    """The windows of a group over a batch, as many at once as `CACHE_BYTES` allows."""
+    """Windows of a group over a batch, as many at once as `CACHE_BYTES` allows."""
 
     def __init__(self, group: WindowGroup, bias: Tensor, qkv: Tensor) -> None:
         batch, length, _ = qkv.shape
@@ -129,26 +131,26 @@ class _Work:
         self.like = qkv
 
     def empty(self, *, whole: bool) -> Tensor:
-        """Room for the scores of all windows, or of those worked on at once."""
+        """Return an empty tensor for the scores of all windows, or of those worked on at once."""
         count = len(self.rows) if whole else self.step
         return self.like.new_empty(count * self.heads, self.tokens, self.tokens)
 
     def __iter__(self) -> Iterator[tuple[Tensor, slice]]:
-        """Token numbers (w, N) and the place of the windows among the scores."""
+        """Yield token numbers (w, N) and the slice of these windows among the scores."""
         for first in range(0, len(self.rows), self.step):
             rows = self.rows[first : first + self.step]
             yield rows, slice(first * self.heads, (first + len(rows)) * self.heads)
 
 
 def _cut(source: Tensor, rows: Tensor, heads: int, *, parts: int) -> tuple[Tensor, ...]:
-    """Rows (w, N) of a table of (parts * C) columns, as `parts` tensors (w * H, N, D)."""
+    """Return rows (w, N) of a table with (parts * C) columns as `parts` tensors (w * H, N, D)."""
     cut = source.index_select(0, rows.flatten()).unflatten(0, rows.shape)
     cut = cut.unflatten(2, (parts, heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
     return cut.flatten(1, 2).unbind(0)
 
 
 def _paste(values: Tensor, target: Tensor, rows: Tensor, heads: int, *, add: bool = False) -> None:
-    """The inverse of `_cut`: writes (parts, w * H, N, D), or (w * H, N, D), into rows of a table."""
+    """Write (parts, w * H, N, D), or (w * H, N, D), into rows of a table; the inverse of `_cut`."""
     values = values.reshape(-1, len(rows), heads, *values.shape[-2:])
     values = values.permute(1, 3, 0, 2, 4).reshape(rows.numel(), -1)
     (target.index_add_ if add else target.index_copy_)(0, rows.flatten(), values)

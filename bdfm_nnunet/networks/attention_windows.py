@@ -1,9 +1,9 @@
-"""Which tokens of a grid attend to one another in shifted windows, in any number of axes.
+"""Shifted windows of tokens that attend to each other (Swin Transformer), in any number of axes.
 
-A window that the end of the grid cuts off is smaller, and a shifted window whose tokens come from opposite faces of the
-image falls into pieces that may not see each other. Both are usually done by padding and masking; here the pieces
-themselves are listed, so nothing is computed that a mask would hide: 24 tokens an axis in windows of 7 take half the
-scores of padded ones.
+Liu et al. 2021, https://arxiv.org/abs/2103.14030. A window that the end of the grid cuts off is smaller. A shifted
+window whose tokens come from opposite faces of the image falls into pieces that must not see each other. Other code
+pads and masks in both cases; here the pieces are listed, so nothing is computed that a mask would hide: 24 tokens per
+axis in windows of 7 need half the scores of padded windows.
 """
 
 import math
@@ -25,9 +25,9 @@ class WindowGroup:
     """Windows, or pieces of windows, of one shape.
 
     Attributes:
-        rows: the tokens of each, (G, N), as raster numbers on the grid; one past the last stands for padding.
-        index: row of the bias table for each pair of their tokens, (N, N).
-        padded: whether padding is among the tokens.
+        rows: tokens of each window, (G, N), as raster numbers on the grid; the number after the last is padding.
+        index: row of the bias table for each pair of tokens, (N, N).
+        padded: whether the tokens include padding.
     """
 
     rows: Tensor
@@ -49,16 +49,20 @@ def window_groups(
     legacy: bool,
     device: torch.device,
 ) -> tuple[WindowGroup, ...]:
-    """Every token of the grid once, in groups of windows that can be computed together.
+    """Return every token of the grid once, in groups of windows that can be computed together.
 
     Args:
         grid: tokens per axis.
         window: tokens per axis of a window.
-        shift: how far the windows are shifted, per axis.
-        table_window: the window that the bias table was made for.
-        legacy: padding to whole windows takes part, and clipped windows read the bias table as published, see
-            `SwinEncoder`.
-        device: where the tensors are wanted.
+        shift: shift of the windows in tokens, per axis.
+        table_window: window size of the bias table.
+        legacy: pad to whole windows, and read the bias table of clipped windows as BDFM's code does, see `SwinEncoder`.
+        device: device of the tensors.
+
+    Example:
+        >>> groups = window_groups((4, 4), (2, 2), (1, 1), table_window=(2, 2), legacy=False, device=_CPU)
+        >>> [tuple(group.rows.shape) for group in groups]  # a whole window, two halves each way, four corners
+        [(1, 4), (2, 2), (2, 2), (4, 1)]
     """
     axes = [
         list(_pieces(size, extent, step, padding=legacy))
@@ -83,7 +87,7 @@ def window_groups(
 
 
 def _pieces(size: int, extent: int, step: int, *, padding: bool) -> Iterator[_Piece]:
-    """The windows of one axis, cut where tokens were no neighbours before the shift."""
+    """Return the windows of one axis, cut where tokens were not neighbours before the shift."""
     full = math.ceil(size / extent) * extent
     for first in range(0, full, extent):
         for wrapped in (False, True):
@@ -97,7 +101,7 @@ def _pieces(size: int, extent: int, step: int, *, padding: bool) -> Iterator[_Pi
 
 
 def _numbers(grid: Sequence[int], places: Sequence[Sequence[int]]) -> Iterable[int]:
-    """Raster numbers of the points of a box; one past the last for those outside the grid."""
+    """Return the raster numbers of the points of a box; points outside the grid get the number after the last."""
     for point in product(*places):
         number = 0
         for place, size in zip(point, grid, strict=True):
@@ -112,9 +116,18 @@ def _numbers(grid: Sequence[int], places: Sequence[Sequence[int]]) -> Iterable[i
 def relative_position_index(
     window: tuple[int, ...], table_window: tuple[int, ...], legacy: bool, device: torch.device = _CPU
 ) -> Tensor:
-    """Row of the bias table for each pair of tokens of a window, (N, N); the table covers windows up to `table_window`.
+    """Return the row of the bias table for each pair of tokens of a window, (N, N).
 
-    With `legacy` the tokens of a clipped window are taken for those of the same raster number in the unclipped one.
+    Args:
+        window: tokens per axis of the window.
+        table_window: window size of the bias table.
+        legacy: use the tokens of the unclipped window with the same raster number.
+        device: device of the table.
+
+    Example:
+        >>> relative_position_index((2,), (2,), legacy=False)  # rows for offsets -1, 0 and 1
+        tensor([[1, 0],
+                [2, 1]])
     """
     shape = table_window if legacy else window
     points = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij"), -1).reshape(-1, len(shape))

@@ -1,4 +1,4 @@
-"""One view over the encoders of auto-planned networks: what they give, at which strides, and how they are masked."""
+"""A common view of the encoders of planned networks: their features, strides and masking."""
 
 import math
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from bdfm_nnunet.networks.swin import SwinEncoder
 
 @dataclass(frozen=True)
 class EncoderView:
-    """An encoder and its geometry; the module itself stays what it is, with its own parameter names.
+    """An encoder and its geometry; the module and the names of its parameters are unchanged.
 
     Attributes:
-        module: called with images (B, C, *spatial), it gives a list of features, finest first.
+        module: module that maps images (B, C, *spatial) to a list of features, finest first.
         in_channels: channels of the images.
-        channels: of each feature.
-        strides: voxels per axis between neighbours of each feature, counted from the image.
+        channels: channels of each feature.
+        strides: stride of each feature in image voxels per axis.
     """
 
     module: nn.Module
@@ -30,40 +30,40 @@ class EncoderView:
 
     @property
     def is_transformer(self) -> bool:
-        """Whether masking happens on tokens; else it happens on voxels."""
+        """Whether tokens are masked; otherwise voxels are."""
         return isinstance(self.module, SwinEncoder)
 
     @property
     def axes(self) -> int:
-        """Spatial axes."""
+        """Number of spatial axes."""
         return len(self.strides[0])
 
     @property
     def mask_channels(self) -> int:
-        """Channels of what a mask token replaces."""
+        """Channels of the mask token: those of a token, or of the images."""
         return self.channels[0] if self.is_transformer else self.in_channels
 
     @property
     def token_patch(self) -> tuple[int, ...]:
-        """Voxels per axis of the smallest patch that can be masked: a token, or 4 where the network ever halves."""
+        """Voxels per axis of the smallest patch that can be masked: a token, or 4 on axes that the network halves."""
         if self.is_transformer:
             return self.strides[0]
         return tuple(min(4, stride) for stride in self.strides[-1])
 
     def features(self, images: Tensor, mask: Tensor, token: MaskToken, *, patch_size: Sequence[int]) -> list[Tensor]:
-        """Features of masked images.
+        """Return the features of masked images.
 
         Args:
             images: (B, C, *spatial).
             mask: boolean (B, *grid), True = masked.
-            token: replaces masked tokens (transformer) or voxels (convolutional encoder).
+            token: replacement of masked tokens (transformer) or voxels (convolutional encoder).
             patch_size: voxels per axis of a patch of the mask.
 
         Returns:
-            One (B, C_i, *spatial_i) a stage, finest first.
+            One tensor (B, C_i, *spatial_i) per stage, finest first.
 
         Raises:
-            ValueError: a patch that is no whole number of tokens.
+            ValueError: a patch is not a whole number of tokens.
         """
         if not self.is_transformer:
             masked = token(images.movedim(1, -1), upsample(mask, patch_size)).movedim(-1, 1)
@@ -76,10 +76,10 @@ class EncoderView:
 
 
 def encoder_of(network: nn.Module) -> EncoderView:
-    """The encoder of a SwinUNet, ResidualEncoderUNet or PlainConvUNet, compiled or wrapped for DDP or not.
+    """Return the encoder of a SwinUNet, ResidualEncoderUNet or PlainConvUNet, compiled or wrapped for DDP or not.
 
     Raises:
-        ValueError: a network without an encoder that states its channels and strides.
+        ValueError: the network has no encoder that states its channels and strides.
     """
     encoder = getattr(unwrap(network), "encoder", unwrap(network))
     channels, strides = getattr(encoder, "output_channels", None), getattr(encoder, "strides", None)
@@ -94,7 +94,7 @@ def encoder_of(network: nn.Module) -> EncoderView:
 
 
 def unwrap(network: nn.Module) -> nn.Module:
-    """The module inside torch.compile's and DDP's wrappers."""
+    """Return the module inside torch.compile's and DDP's wrappers."""
     while True:
         if isinstance(network, DistributedDataParallel):
             network = network.module

@@ -1,4 +1,4 @@
-"""Count the arithmetic of what runs, at once where tensors have no content."""
+"""Count of floating-point operations, without running them if tensors are on the meta device."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,12 +12,12 @@ from bdfm_nnunet.networks.shape_rules import rule_of
 
 
 class FlopCounter(TorchDispatchMode):
-    """Add up what PyTorch's `FlopCounterMode` does, without its tables and without importing PyTorch's compiler.
+    """Context that counts like PyTorch's `FlopCounterMode`, without its tables and its import of PyTorch's compiler.
 
-    Operations on the meta device are answered by `rule_of`, those on other devices are done.
+    `rule_of` answers operations on the meta device; operations on other devices are run.
 
     Args:
-        device: what runs elsewhere is not counted, such as constants that are made on the CPU and kept.
+        device: device whose operations are counted; constants that are made on the CPU, for instance, are not.
 
     Attributes:
         flops: floating-point operations so far.
@@ -40,7 +40,7 @@ class FlopCounter(TorchDispatchMode):
         return False  # else PyTorch imports its compiler, to say that `__torch_dispatch__` is not to be compiled
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do one operation and count it."""
+        """Run one operation and count it."""
         kwargs = kwargs or {}
         formula = None if self._within else flop_registry.get(operation._overloadpacket)
         result = self._do(operation, args, kwargs)
@@ -62,7 +62,7 @@ class FlopCounter(TorchDispatchMode):
 
 
 def _on_meta(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether all tensors lie on the meta device; without any, whether a new one will."""
+    """Return whether all tensors are on the meta device; without any, whether a new one will be."""
     found = False
     for value in (*args, *kwargs.values()):
         for item in value if isinstance(value, (list, tuple)) else (value,):

@@ -1,6 +1,6 @@
-"""The network that a configuration of the plans describes, built as nnU-Net builds it and without importing nnU-Net.
+"""Networks built from a configuration of the plans, as nnU-Net builds them but without importing nnU-Net.
 
-nnU-Net's own way takes ten seconds of imports, and calls whatever the plans name.
+nnU-Net takes ten seconds to import and calls whatever the plans name.
 """
 
 from collections.abc import Mapping
@@ -37,18 +37,19 @@ def build_network(
     initialise: bool = True,
     name: str = "the plans file",
 ) -> nn.Module:
-    """Build the network of a configuration, if it is one and this machine's memory holds it.
+    """Build the network of a configuration.
 
     Args:
-        configuration: with everything that it inherits; one of nnU-Net's first plans will do.
+        configuration: configuration with everything that it inherits; the format of nnU-Net's first plans works too.
         inputs: channels of the images.
-        outputs: channels of the result.
-        deep_supervision: whether the network gives its results at several resolutions, as in training.
-        initialise: whether the network fills its weights by its own rule.
-        name: of the plans, for messages.
+        outputs: channels of the output.
+        deep_supervision: whether the network returns outputs at several resolutions, as in training.
+        initialise: whether the network initialises its weights by its rule.
+        name: name of the plans in messages.
 
     Raises:
-        InputError: the plans name something that is no network, settings that make none, or one beyond all memory.
+        InputError: the plans name a class that is not a network, its settings are wrong, or this machine's memory
+            cannot hold it.
     """
     architecture = architecture_of(configuration, name)
     check_network_classes({**configuration, "architecture": architecture}, name)
@@ -81,7 +82,7 @@ def _made(kind: type[nn.Module], settings: Mapping[str, Any], name: str) -> nn.M
 
 
 def _check_memory(kind: type[nn.Module], settings: Mapping[str, Any], name: str) -> None:
-    """Builds the network without content first, which takes no memory whatever its size."""
+    """Refuse a network that is too large, by building it on the meta device, which takes no memory."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
             network = _made(kind, settings, name)
@@ -96,10 +97,10 @@ def _check_memory(kind: type[nn.Module], settings: Mapping[str, Any], name: str)
 
 
 def architecture_of(configuration: Mapping[str, Any], name: str = "the plans file") -> dict[str, Any]:
-    """Return the "architecture" entry of a configuration, made of the entries of nnU-Net's first plans if need be.
+    """Return the "architecture" entry of a configuration; for nnU-Net's first plans, make it from their entries.
 
     Raises:
-        InputError: there is neither.
+        InputError: the configuration has neither.
     """
     if "architecture" in configuration:
         return dict(configuration["architecture"])

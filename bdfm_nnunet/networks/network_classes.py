@@ -1,4 +1,4 @@
-"""Classes that plans name: checked before nnU-Net locates and calls them, so that no plans file can run other code."""
+"""Check of the classes that plans name, before nnU-Net locates and calls them: no plans file can run other code."""
 
 import importlib
 import math
@@ -14,17 +14,18 @@ MOST_BLOCKS, MOST_FEATURES, MOST_SIDE = 1000, 65_536, 4096
 
 
 def check_network_classes(configuration: Mapping[str, Any], name: str) -> None:
-    """Hold the class names and sizes of a configuration's architecture against what a network may be made of.
+    """Check the class names and sizes of a configuration's architecture.
 
-    nnU-Net calls whatever `pydoc.locate` finds under these names. Here each must be importable as it stands from
-    PyTorch's layers, dynamic-network-architectures or this package, and be a class of networks or layers.
+    nnU-Net calls whatever `pydoc.locate` finds under these names. Here each name must be a class of networks or layers
+    that can be imported from PyTorch's layers, dynamic-network-architectures or this package.
 
     Args:
-        configuration: with everything that it inherits; one of nnU-Net's first plans, without "architecture", passes.
-        name: of the plans, for messages.
+        configuration: configuration with everything that it inherits; those of nnU-Net's first plans, which have no
+            "architecture", pass.
+        name: name of the plans in messages.
 
     Raises:
-        InputError: a name stands for something else, or a size is beyond reason.
+        InputError: a name is something else, or a size is far too large.
     """
     architecture = configuration.get("architecture")
     if architecture is None:
@@ -43,12 +44,12 @@ def find_class(path: Any, what: str, name: str) -> type[nn.Module]:
     """Return the network or layer that plans name.
 
     Args:
-        path: the full name of a class.
-        what: the entry that names it, for messages.
-        name: of the plans, for messages.
+        path: full name of a class.
+        what: entry of the plans that names it, for messages.
+        name: name of the plans in messages.
 
     Raises:
-        InputError: the name stands for something else.
+        InputError: the name is something else.
     """
     good = isinstance(path, str) and path.startswith(ALLOWED) and all(part.isidentifier() for part in path.split("."))
     if not good:

@@ -1,7 +1,7 @@
-"""What a network costs in training, counted before a single number is computed.
+"""Memory and arithmetic of a network in training, counted without computing anything.
 
-The passes run on torch's meta device, where tensors have shapes and no content. Hooks on the tensors that autograd
-keeps for the backward pass add up their storages, each once; a counter adds up the arithmetic.
+The passes run on torch's meta device, where tensors have shapes but no content. Hooks on the tensors that autograd
+saves for the backward pass add up their storages, each once; a counter adds up the arithmetic.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,20 +26,25 @@ def count_costs(
     state_copies: int = STATE_COPIES,
     device: str = "meta",
 ) -> Costs:
-    """Counts what one training step of a network holds in memory and computes.
+    """Count the memory and the arithmetic of one training step of a network.
 
-    Transient buffers of the backward pass and of library kernels are not part of the count, nor is the memory of what
-    gradient checkpointing recomputes.
+    The count excludes transient buffers of the backward pass and of library kernels, and activations that gradient
+    checkpointing recomputes.
 
     Args:
-        network: a function that builds the network, called with torch's default device set to `device`; or a network
-            that already lies on that device. Called with images it gives a tensor, a list of tensors, or, as
-            pre-training objectives do, a dictionary with a "loss".
+        network: function that builds the network, called with torch's default device set to `device`; or a network on
+            that device. Called with images, the network returns a tensor, a list of tensors, or a dictionary with a
+            "loss", as pre-training objectives do.
         input_shape: shape of the input batch, (B, C, *spatial).
-        flops: count the arithmetic too, forward and backward (takes three times as long).
-        state_copies: how many numbers the optimiser keeps per parameter, weight and gradient included: 4 for AdamW, 3
-            for SGD with momentum.
+        flops: whether to count the arithmetic too, forward and backward (takes three times as long).
+        state_copies: numbers that the optimiser keeps per parameter, including weight and gradient: 4 for AdamW, 3 for
+            SGD with momentum.
         device: "meta" allocates nothing; "cpu" really runs the pass, which tests use to check the count.
+
+    Example:
+        >>> costs = count_costs(lambda: torch.nn.Conv3d(1, 8, 3, padding=1), (2, 1, 16, 16, 16))
+        >>> costs.parameters
+        224
     """
     if not isinstance(network, nn.Module):
         network = build_on(network, device)
@@ -86,7 +91,7 @@ def _sum_of(outputs: Any) -> Tensor:
 
 
 def build_on(build: Callable[[], nn.Module], device: str = "meta") -> nn.Module:
-    """A network on a device that need not hold any content."""
+    """Build a network on a device that need not hold any content."""
     try:
         with torch.device(device), FlopCounter(device):  # which imports less than PyTorch's own answers
             return build()

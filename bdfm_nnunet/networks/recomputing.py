@@ -1,4 +1,4 @@
-"""Gradient checkpointing that does not import PyTorch's compiler, two seconds, where costs are counted."""
+"""Gradient checkpointing that, for counting costs, avoids PyTorch's compiler and its two seconds of imports."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +10,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(function: Callable[[Tensor], Tensor], features: Tensor, *, preserve_rng_state: bool = True) -> Tensor:
-    """Call a function whose activations are computed again in the backward pass instead of being kept.
+    """Call a function and recompute its activations in the backward pass instead of keeping them.
 
     Args:
-        function: of one tensor.
+        function: function of one tensor.
         features: its argument.
-        preserve_rng_state: whether the function draws random numbers, which are to be the same ones again.
+        preserve_rng_state: whether to draw the same random numbers again; needed if the function draws any.
     """
     if features.is_meta and features.requires_grad:
         told: Tensor = _Recomputed.apply(features, function)
@@ -24,7 +24,7 @@ def recomputed(function: Callable[[Tensor], Tensor], features: Tensor, *, preser
 
 
 class _Recomputed(torch.autograd.Function):
-    """The same for tensors without content, whose random numbers cannot differ."""
+    """Recomputation for meta tensors, whose random numbers cannot differ."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -36,7 +36,7 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
-        """Gradient of the argument; those of the function's parameters are added to them."""
+        """Return the gradient of the argument; gradients of the function's parameters are added to theirs."""
         with torch.enable_grad():
             features = ctx.saved_tensors[0].detach().requires_grad_()
             (ctx.function(features) * gradient).sum().backward()

@@ -1,4 +1,4 @@
-"""Results of operations on tensors without content, told without importing SymPy and PyTorch's compiler.
+"""Results of operations on meta tensors, without importing SymPy and PyTorch's compiler.
 
 PyTorch answers most operations on the meta device in Python, which takes two seconds of imports and 0.3 ms an
 operation. Its C++ kernels for all devices ("CompositeExplicitAutograd") do without: they lay out their results, then
@@ -22,9 +22,9 @@ Rule = Callable[..., Any]
 
 @cache
 def rule_of(operation: Any) -> Rule | None:
-    """Return what gives the results of an operation on meta tensors, or None where the operation should do so itself.
+    """Return the function that gives the result of an operation on meta tensors; None to run the operation.
 
-    A rule calls other operations, for which the caller uses `rule_of` too. It gives NotImplemented for arguments that
+    A rule calls other operations, for which the caller uses `rule_of` too. It returns NotImplemented for arguments that
     it does not know.
 
     Args:
@@ -43,7 +43,7 @@ def rule_of(operation: Any) -> Rule | None:
 
 
 def _rule_of_writing(schema: Any) -> Rule | None:
-    """For an operation that gives the arguments it writes into, which have the right size unless they are empty."""
+    """Return the rule of an operation that returns its output arguments, whose size is right unless they are empty."""
     written = [argument.alias_info is not None and argument.alias_info.is_write for argument in schema.arguments]
     places = [(argument.name, i) for i, argument in enumerate(schema.arguments) if written[i]]
     if len(schema.returns) != len(places) or any(result.alias_info is None for result in schema.returns):
@@ -131,7 +131,7 @@ def _by_stride(signal: Tensor, axes: Sequence[int]) -> list[int]:
 
 
 def _transformed(signal: Tensor, axes: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """A spectrum in the layout of MKL, which PyTorch takes for the meta device too: transformed axes lie innermost."""
+    """Return an empty spectrum in MKL's layout, which PyTorch uses on the meta device: transformed axes innermost."""
     axes = [axis % signal.ndim for axis in axes]
     order = [*_by_stride(signal, [axis for axis in range(signal.ndim) if axis not in axes]), *axes]
     spectrum = torch.empty([shape[axis] for axis in order], dtype=signal.dtype.to_complex(), device="meta")

@@ -1,7 +1,7 @@
-"""Shifted-window transformer encoder (Liu et al. 2021) over any number of axes.
+"""Shifted-window transformer encoder (Swin, Liu et al. 2021, https://arxiv.org/abs/2103.14030), in any number of axes.
 
 Shapes: B batch, C channels, *grid tokens per axis, N tokens of a window, W windows of an image, H heads. Tokens are
-channels-last (B, *grid, C) inside and channels-first (B, C, *grid) where they leave.
+channels-last (B, *grid, C) inside and channels-first (B, C, *grid) in the output.
 """
 
 import math
@@ -22,7 +22,7 @@ TokenFilter = Callable[[Tensor], Tensor]
 
 
 class PatchEmbedding(nn.Module):
-    """Turns each patch of voxels into a token: a convolution whose stride is its kernel, in any number of axes."""
+    """Embedding of each patch of voxels as a token: a convolution whose stride is its kernel size."""
 
     def __init__(self, in_channels: int, channels: int, patch_size: Sequence[int]) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class PatchEmbedding(nn.Module):
         nn.init.trunc_normal_(self.weight, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C_in, *spatial) to (B, *grid, C); sizes that are no multiple of the patch are padded with zeros."""
+        """Map (B, C_in, *spatial) to (B, *grid, C); sizes that are not multiples of the patch are padded with zeros."""
         short = [(-size) % step for size, step in zip(images.shape[2:], self.patch_size, strict=True)]
         if any(short):
             images = functional.pad(images, [n for missing in reversed(short) for n in (0, missing)])
@@ -42,7 +42,7 @@ class PatchEmbedding(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Joins neighbouring tokens, `stride` per axis, and projects them to `out_channels`."""
+    """Merging of neighbouring tokens, `stride` per axis, and their projection to `out_channels`."""
 
     def __init__(self, channels: int, out_channels: int, stride: Sequence[int]) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(joined, out_channels, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, *grid, C) to (B, *smaller grid, out_channels); grids that are no multiple are padded with zeros."""
+        """Map (B, *grid, C) to (B, *smaller grid, out_channels); other grids are padded to multiples with zeros."""
         batch, *grid, channels = tokens.shape
         tokens = _pad_grid(tokens, [(-size) % step for size, step in zip(grid, self.stride, strict=True)])
         axes = len(grid)
@@ -68,10 +68,10 @@ class WindowAttention(nn.Module):
 
     Args:
         channels: channels of a token.
-        window_size: tokens per axis of the largest window; it fixes the size of the bias table.
-        num_heads: heads; must divide the channels.
-        legacy: windows clipped to a smaller grid read the bias table as published, by the raster number of their
-            tokens in the *unclipped* window, instead of by their relative positions.
+        window_size: tokens per axis of the largest window; it sets the size of the bias table.
+        num_heads: number of heads; must divide the channels.
+        legacy: read the bias table of windows clipped to a smaller grid as BDFM's code does: by the raster number of
+            their tokens in the *unclipped* window instead of by relative position.
     """
 
     def __init__(self, channels: int, window_size: Sequence[int], num_heads: int, *, legacy: bool = False) -> None:
@@ -88,11 +88,11 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, tokens: Tensor, shift: tuple[int, ...]) -> Tensor:
-        """Attends inside the windows of a grid.
+        """Attend inside the windows of a grid.
 
         Args:
             tokens: (B, *grid, C).
-            shift: tokens by which the windows are shifted, per axis.
+            shift: shift of the windows in tokens, per axis.
         """
         batch, *grid, channels = tokens.shape
         window = clipped(self.window_size, grid)
@@ -106,13 +106,13 @@ class WindowAttention(nn.Module):
         return self.proj(attended).reshape(tokens.shape)
 
     def relative_bias(self, index: Tensor) -> Tensor:
-        """The bias of each pair of tokens, (H, N, N), from their rows of the table (N, N)."""
+        """Return the bias of each pair of tokens, (H, N, N), from their rows of the table, (N, N)."""
         # along the last axis: its gradient is summed up twenty times faster than that of rows
         return self.relative_position_bias_table.T.index_select(1, index.flatten()).reshape(-1, *index.shape)
 
 
 def clipped(window: Sequence[int], grid: Sequence[int]) -> tuple[int, ...]:
-    """The window on a grid that may be smaller."""
+    """Return the window, clipped to a grid that may be smaller."""
     return tuple(min(size, count) for size, count in zip(window, grid, strict=True))
 
 
@@ -123,7 +123,7 @@ class Perceptron(nn.Sequential):
         super().__init__(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(..., C) to the same shape."""
+        """Map (..., C) to the same shape."""
         hidden = self[0](tokens)
         weight, bias = (parameter.to(hidden.dtype) for parameter in (self[2].weight, self[2].bias))
         out: Tensor = _GeluLinear.apply(hidden, weight, bias)
@@ -131,21 +131,21 @@ class Perceptron(nn.Sequential):
 
 
 class _GeluLinear(torch.autograd.Function):
-    """A GELU and a linear layer that keep no more than their input.
+    """GELU and linear layer that keep only their input.
 
-    The GELU is computed again in the backward pass: its output is four times the size of the tokens.
+    The GELU is computed again in the backward pass, because its output is four times the size of the tokens.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(..., hidden) to (..., C)."""
+        """Map (..., hidden) to (..., C)."""
         ctx.save_for_backward(hidden, weight)
         return functional.linear(functional.gelu(hidden), weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of all three."""
+        """Return the gradients of input, weight and bias."""
         hidden, weight = ctx.saved_tensors
         rows = gradient.flatten(0, -2)
         of_weight = rows.T @ functional.gelu(hidden).flatten(0, -2)
@@ -154,7 +154,7 @@ class _GeluLinear(torch.autograd.Function):
 
 
 class SwinBlock(nn.Module):
-    """Window attention and a two-layer perceptron, each behind a LayerNorm and beside a shortcut."""
+    """Window attention and a two-layer perceptron, each after a LayerNorm and with a shortcut."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class SwinBlock(nn.Module):
         self.mlp = Perceptron(channels, int(channels * mlp_ratio))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, *grid, C) to the same shape."""
+        """Map (B, *grid, C) to the same shape."""
         tokens = tokens + self._drop(self._attend(self.norm1(tokens)))
         return tokens + self._drop(self.mlp(self.norm2(tokens)))
 
@@ -188,7 +188,7 @@ class SwinBlock(nn.Module):
         return self.attn(tokens, tuple(shift))
 
     def _drop(self, branch: Tensor) -> Tensor:
-        """Stochastic depth (Huang et al. 2016): leaves the branch out for some samples, scaled to keep the mean."""
+        """Drop the branch for some samples, scaled to keep the mean (https://arxiv.org/abs/1603.09382)."""
         if not self.training or self.drop_path == 0:
             return branch
         keep = 1 - self.drop_path
@@ -203,7 +203,7 @@ def _pad_grid(tokens: Tensor, missing: Sequence[int]) -> Tensor:
 
 
 class SwinStage(nn.Module):
-    """Blocks on one grid, every second one with shifted windows, after an optional merging."""
+    """Blocks on one grid, every second one with shifted windows, after an optional merging of tokens."""
 
     def __init__(self, blocks: Sequence[SwinBlock], merging: PatchMerging | None, *, checkpointing: bool) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class SwinStage(nn.Module):
         self.checkpointing = checkpointing
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, *grid, C) to (B, *grid after merging, C of this stage)."""
+        """Map (B, *grid, C) to (B, *grid after merging, C of this stage)."""
         if self.merging is not None:
             tokens = self.merging(tokens)
         for block in self.blocks:
@@ -230,11 +230,19 @@ class SwinEncoder(nn.Module):
         depths: blocks of each stage.
         num_heads: heads of each stage.
         window_size: tokens per axis of a window; smaller grids clip it.
-        merging: tokens per axis that are joined before each stage but the first, one tuple a stage.
+        merging: tokens per axis that are merged before each stage after the first, one tuple per stage.
         mlp_ratio: width of the perceptrons, relative to the channels.
-        drop_path_rate: probability to leave out the last block; it grows linearly from 0 at the first.
+        drop_path_rate: probability of dropping the last block; it grows linearly from 0 at the first block.
         gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
-        legacy: attention as published with BDFM: padding takes part, and clipped windows misread the bias table.
+        legacy: attention as in BDFM's code: padding takes part, and clipped windows misread the bias table.
+
+    Example:
+        >>> encoder = SwinEncoder(
+        ...     1, patch_size=(4, 4, 4), features=(24, 48), depths=(2, 2), num_heads=(2, 4), window_size=(4, 4, 4),
+        ...     merging=((2, 2, 2),),
+        ... )
+        >>> [tuple(features.shape) for features in encoder(torch.zeros(1, 1, 32, 32, 32))]
+        [(1, 24, 8, 8, 8), (1, 48, 4, 4, 4)]
     """
 
     def __init__(
@@ -286,14 +294,14 @@ class SwinEncoder(nn.Module):
         self.apply(_initialise)
 
     def forward(self, images: Tensor, token_filter: TokenFilter | None = None) -> list[Tensor]:
-        """Features of every stage.
+        """Return the features of every stage.
 
         Args:
             images: (B, C_in, *spatial).
-            token_filter: changes the embedded tokens (B, *grid, C) before the first stage, for instance masks them.
+            token_filter: function applied to the embedded tokens (B, *grid, C) before the first stage, such as masking.
 
         Returns:
-            One (B, C, *grid) a stage, finest first; the last one after the encoder's final norm.
+            One tensor (B, C, *grid) per stage, finest first; the last one after the encoder's final norm.
         """
         tokens = self.patch_embed(images)
         if token_filter is not None:

@@ -1,4 +1,4 @@
-"""A U-Net with a Swin encoder, as plans files name it: it trains and predicts under stock nnU-Net trainers too."""
+"""U-Net with a Swin encoder; plans files name it, and stock nnU-Net trainers train and predict with it too."""
 
 import math
 from collections.abc import Sequence
@@ -17,26 +17,34 @@ _NORM: dict[int, Any] = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.Insta
 
 
 class SwinUNet(nn.Module):
-    """Full-resolution convolutions, a Swin encoder, and a convolutional decoder with skips at every resolution.
+    """Full-resolution convolutions, a Swin encoder, and a convolutional decoder with skip connections at every stage.
 
     Args:
         input_channels: channels of the images.
         num_classes: channels of the output (logits).
-        strides: per stage and axis, as nnU-Net's plans have them. The first entry is all ones (the full-resolution
-            convolutions), the second the token patch, the others the merging before each further Swin stage.
-        features_per_stage: channels of each stage, the convolutional one included.
+        strides: strides per stage and axis, as in nnU-Net's plans. The first entry is all ones (the full-resolution
+            convolutions), the second is the token patch, the others are the merging before each further Swin stage.
+        features_per_stage: channels of each stage, including the convolutional one.
         depths: blocks of each Swin stage.
         num_heads: heads of each Swin stage.
         window_size: tokens per axis of a window.
         mlp_ratio: width of the perceptrons, relative to the channels.
         drop_path_rate: stochastic depth of the last block.
-        n_conv_per_stage_decoder: convolutions of each decoder stage: one number, or one a stage, deepest first.
-        deep_supervision: return the outputs of all decoder stages, finest first, instead of the finest alone.
+        n_conv_per_stage_decoder: convolutions of each decoder stage: one number, or one per stage, deepest first.
+        deep_supervision: return the outputs of all decoder stages, finest first, instead of only the finest.
         gradient_checkpointing: recompute the Swin blocks in the backward pass.
-        legacy: attention as published with BDFM, see `SwinEncoder`.
+        legacy: attention as in BDFM's code, see `SwinEncoder`.
 
     Raises:
-        ValueError: strides, features, depths and heads that do not fit one another.
+        ValueError: strides, features, depths and heads do not fit each other.
+
+    Example:
+        >>> network = SwinUNet(
+        ...     4, 3, strides=((1, 1, 1), (4, 4, 4), (2, 2, 2)), features_per_stage=(8, 24, 48), depths=(2, 2),
+        ...     num_heads=(2, 4), window_size=(4, 4, 4),
+        ... )
+        >>> network(torch.zeros(1, 4, 32, 32, 32)).shape
+        torch.Size([1, 3, 32, 32, 32])
     """
 
     # where nnU-Net's tools for pre-trained networks look
@@ -92,9 +100,9 @@ class SwinUNet(nn.Module):
         self.total_stride = tuple(math.prod(axis) for axis in zip(*strides, strict=True))
 
     def forward(self, images: Tensor) -> Tensor | list[Tensor]:
-        """(B, C, *spatial) to logits (B, classes, *spatial), or a list of them, finest first, with deep supervision.
+        """Map (B, C, *spatial) to logits (B, classes, *spatial), or with deep supervision a list of them, finest first.
 
-        Sizes that are no multiple of the network's total stride are padded with zeros inside; the outputs are cut back.
+        Sizes that are not multiples of the network's total stride are padded with zeros; the outputs are cut back.
         """
         spatial = images.shape[2:]
         short = [(-size) % step for size, step in zip(spatial, self.total_stride, strict=True)]
@@ -108,7 +116,7 @@ class SwinUNet(nn.Module):
 
 
 class ConvStage(nn.Module):
-    """Convolutions of size 3, each with instance normalisation and leaky ReLU."""
+    """Convolutions of size 3, each followed by instance normalisation and leaky ReLU."""
 
     def __init__(self, in_channels: int, channels: int, convs: int, *, axes: int) -> None:
         super().__init__()
@@ -123,21 +131,21 @@ class ConvStage(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C_in, *spatial) to (B, channels, *spatial)."""
+        """Map (B, C_in, *spatial) to (B, channels, *spatial)."""
         for conv in self.convs:
             features = conv(features)
         return features
 
 
 class SkipDecoder(nn.Module):
-    """Transposed convolutions up to full resolution, joined with the encoder's features at each step.
+    """Transposed convolutions up to full resolution, joined with the encoder's features at each stage.
 
     Args:
-        channels: of the features it gets, finest first.
-        strides: between neighbouring features, finest first; one less than `channels`.
+        channels: channels of the encoder's features, finest first.
+        strides: strides between neighbouring features, finest first; one less than `channels`.
         num_classes: channels of each output.
-        convs: convolutions of each stage: one number, or one a stage, deepest first.
-        deep_supervision: whether all outputs are computed, or the finest alone.
+        convs: convolutions of each stage: one number, or one per stage, deepest first.
+        deep_supervision: whether to compute all outputs or only the finest.
     """
 
     def __init__(
@@ -165,7 +173,7 @@ class SkipDecoder(nn.Module):
             self.seg_layers.append(_CONV[axes](channels[level], num_classes, 1))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Features (B, C_i, *spatial_i), finest first, to logits, finest first: one, or one a stage."""
+        """Map features (B, C_i, *spatial_i), finest first, to logits, finest first: one, or one per stage."""
         outputs = []
         current = features[-1]
         last = len(self.stages) - 1
@@ -177,6 +185,6 @@ class SkipDecoder(nn.Module):
 
 
 def _cut(output: Tensor, spatial: Sequence[int], full: Sequence[int]) -> Tensor:
-    """Removes what padding added from an output that is smaller than the padded image by a whole factor per axis."""
+    """Cut the padding off an output that is smaller than the padded image by a whole factor per axis."""
     sizes = [-(-size * have // total) for size, have, total in zip(spatial, output.shape[2:], full, strict=True)]
     return output[(slice(None), slice(None), *(slice(size) for size in sizes))]
