@@ -1,4 +1,4 @@
-"""Keeps the C library from giving large buffers back to the system each time."""
+"""Setting of the C library that keeps large buffers for reuse."""
 
 import ctypes
 import sys
@@ -8,17 +8,17 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed_memory(top_pad: int = 64 << 20) -> bool:
-    """Lets this process reuse freed buffers of any size instead of asking the system for zeroed pages anew.
+    """Let this process reuse freed buffers of any size instead of requesting new zeroed pages.
 
-    By default glibc maps each buffer above a few MB by itself and unmaps it when it is freed, so that every use pays a
-    page fault for each 4 kB. The price is that memory which is free inside the process is not given back until it
-    ends. Nothing happens where the C library is not glibc.
+    By default glibc maps each buffer above a few MB separately and unmaps it when it is freed, so every use costs a
+    page fault per 4 kB. The price of reuse is that free memory is returned to the system only when the process ends.
+    Without glibc the function does nothing.
 
     Args:
-        top_pad: bytes that are asked for beyond what is needed, each time more is needed.
+        top_pad: extra bytes to request whenever more memory is needed.
 
     Returns:
-        Whether the settings were taken.
+        Whether the C library accepted the settings.
     """
     if not sys.platform.startswith("linux"):
         return False

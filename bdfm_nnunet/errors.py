@@ -1,11 +1,11 @@
-"""The one exception a user is meant to read."""
+"""The exceptions whose message a user reads."""
 
 import sys
 from types import TracebackType
 
 
 class InputError(ValueError):
-    """Something a user gave cannot be used.
+    """Error in something that the user gave.
 
     The message is one sentence that names the file or setting, what was expected and the remedy. The command line
     prints it without a traceback and ends with a non-zero exit code.
@@ -13,13 +13,13 @@ class InputError(ValueError):
 
 
 class Refusal(InputError):
-    """Why one case cannot be used; a command that goes through many cases notes it and takes the others."""
+    """Error in one case; a command that goes through many cases records it and continues with the others."""
 
 
 def show_as_one_line() -> None:
-    """Lets a program that knows nothing of `InputError`, such as nnU-Net's commands, end with its sentence alone.
+    """Let programs that do not know `InputError`, such as nnU-Net's commands, print only its message.
 
-    The exit code stays 1. All other errors go to the hook that was there before.
+    The exit code stays 1. All other errors go to the previous hook.
     """
     before = sys.excepthook
     if hasattr(before, "for_input_errors"):

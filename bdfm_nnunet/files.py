@@ -1,4 +1,4 @@
-"""Files: only regular ones are read, and an interrupted run never leaves one that looks whole."""
+"""Reading and writing of files: only regular files are read, and an interrupted run leaves no half-written file."""
 
 import errno
 import hashlib
@@ -38,14 +38,14 @@ _FOREIGN_SECONDS = 24 * 3600
 
 
 def cannot_write(path: Path, error: OSError, *, again: str = _AGAIN) -> InputError:
-    """Turns an operating-system error met while writing `path` into a sentence, whose remedy ends with `again`."""
+    """Turn an error of the operating system while writing `path` into a message; its remedy ends with `again`."""
     reason = error.strerror or str(error)
     remedy = _REMEDIES.get(error.errno or 0, "check the disk and {again}")
     return InputError(f"cannot write {path} ({reason}): {remedy.format(again=again)}")
 
 
 def is_full(error: OSError) -> bool:
-    """Whether the disk, the quota or the limit of the account takes no more."""
+    """Return whether the disk, the quota or the account's file-size limit is exhausted."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -53,10 +53,10 @@ def is_full(error: OSError) -> bool:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading; pipes and devices, on which reading might never end, are refused.
+    """Open a regular file for reading; pipes and devices, which may block for ever, are refused.
 
     Raises:
-        InputError: there is no such file, it is of another kind, or it may not be read.
+        InputError: the file does not exist, is not a regular file, or must not be read.
     """
     path = Path(path)
     try:
@@ -75,7 +75,7 @@ _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFCHR: 
 
 
 def cannot_read(path: Path, error: Exception) -> InputError:
-    """Turn an error met while opening or reading `path` into a sentence with a remedy."""
+    """Turn an error while opening or reading `path` into a message with a remedy."""
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         if path.is_symlink():
             return InputError(
@@ -111,7 +111,7 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
 
 @lru_cache(1)
 def memory_bytes() -> int:
-    """Return how much memory this process may use: that of the machine, or less where the account is limited."""
+    """Return the memory in bytes that this process may use: the machine's, or the account's limit if it is lower."""
     sizes = [1 << 62]
     with suppress(ValueError, OSError, AttributeError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -124,28 +124,33 @@ def memory_bytes() -> int:
 
 
 def read_json(path: str | os.PathLike[str], shape: Shape = Anything) -> Any:
-    """Return the content of a JSON file, which has the shape that is asked for.
+    """Read a JSON file and check its shape.
 
     Args:
         path: the file.
-        shape: as in `bdfm_nnunet.json_shapes`.
+        shape: expected shape, as in `bdfm_nnunet.json_shapes`.
 
     Raises:
-        InputError: the file is missing, no regular file, no JSON, or of another shape.
+        InputError: the file is missing, is not a regular file or not JSON, or has another shape.
+
+    Example:
+        >>> write_json("scores.json", {"dice": [0.8, float("nan")]})
+        >>> read_json("scores.json", {"dice": [(float, None)]})
+        {'dice': [0.8, None]}
     """
     return parse_json(read_regular(path), str(path), shape)
 
 
 def parse_json(content: str | bytes, name: str, shape: Shape = Anything) -> Any:
-    """Return what some JSON stands for.
+    """Parse JSON and check its shape.
 
     Args:
-        content: the text, or its bytes in UTF-8.
-        name: how messages call it.
-        shape: as in `bdfm_nnunet.json_shapes`.
+        content: text, or its bytes in UTF-8.
+        name: name of the content in messages.
+        shape: expected shape, as in `bdfm_nnunet.json_shapes`.
 
     Raises:
-        InputError: it is no JSON, or of another shape.
+        InputError: the content is not JSON, or has another shape.
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
@@ -180,17 +185,23 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def write_atomically(path: str | os.PathLike[str], *, again: str = _AGAIN) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its place once the block ends without an error.
+    """Yield a temporary path beside `path`, and rename it to `path` when the block ends without an error.
 
     The temporary name keeps all suffixes (writers choose the format by them) and starts with a dot. The content is
-    flushed to the disk before the rename, so after a crash there is either the old file or the whole new one.
+    flushed to the disk before the rename, so a crash leaves either the old file or the complete new one.
 
     Args:
         path: the file.
-        again: what to do once it can be written.
+        again: end of the remedy in the message: what to do once the file can be written.
 
     Raises:
         InputError: the folder or the file cannot be written (no permission, full disk, a file in the folder's place).
+
+    Example:
+        >>> with write_atomically("notes.txt") as temporary:
+        ...     _ = temporary.write_text("done")
+        >>> Path("notes.txt").read_text()
+        'done'
     """
     path = Path(path)
     temporary = unfinished(path)
@@ -208,7 +219,7 @@ def write_atomically(path: str | os.PathLike[str], *, again: str = _AGAIN) -> It
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Writes `content` as indented JSON, whole or not at all; numbers that JSON does not know (NaN) become null."""
+    """Write `content` as indented JSON, completely or not at all; NaN and infinity become null."""
     with write_atomically(path) as temporary:
         text = json.dumps(_as_json(content), indent=2, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
@@ -226,25 +237,25 @@ def _as_json(content: Any) -> Any:
 
 
 def unfinished(path: Path, kind: str = "partial") -> Path:
-    """Return a hidden name beside `path` for what is to take its place.
+    """Return a hidden temporary name beside `path`.
 
-    It tells the process that writes, so that `sweep` finds what a killed one has left, and is unique among processes
-    and machines that share a disk.
+    The name holds the writing process, so that `sweep` finds the files of killed processes, and is unique among
+    processes and machines that share a disk.
 
     Args:
-        path: the name in the end.
+        path: final path.
         kind: `partial` for content, `link` for a second name of an older file.
     """
     return path.with_name(f".{os.getpid()}.{_host()}{secrets.token_hex(2)}.{kind}.{path.name}")
 
 
 def sweep(folder: str | os.PathLike[str]) -> list[str]:
-    """Remove the unfinished files and folders that processes which are gone have left in a folder.
+    """Remove unfinished files and folders of ended processes from a folder.
 
-    Those of other machines and containers, whose processes cannot be asked, go when they are a day old.
+    Files of other machines and containers, whose processes cannot be checked, are removed when they are a day old.
 
     Returns:
-        The names of what was removed.
+        Names of the removed entries.
     """
     folder = Path(folder)
     removed = []
@@ -258,7 +269,7 @@ def sweep(folder: str | os.PathLike[str]) -> list[str]:
 
 @lru_cache(1)
 def _host() -> str:
-    """Six digits for the space in which numbers of processes mean something: a machine, or a container on it."""
+    """Return six digits for the machine, or the container on it, in which process numbers are valid."""
     space = ""
     with suppress(OSError):
         space = os.readlink("/proc/self/ns/pid")
@@ -266,7 +277,7 @@ def _host() -> str:
 
 
 def is_unfinished(name: str) -> bool:
-    """Return whether a name is one of `unfinished`, whoever gave it."""
+    """Return whether a name is one that `unfinished` makes, in this or another process."""
     return _UNFINISHED.match(name) is not None
 
 

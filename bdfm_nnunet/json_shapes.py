@@ -1,9 +1,9 @@
-"""The shape that data from outside must have, checked once before anything is taken from it.
+"""The expected shape of data from outside, checked once before the data is used.
 
 A shape is a type (`str`, `int`, `float`, `bool`, `dict`, `list`), `None`, a tuple of shapes of which one must fit,
 `[shape]` for a list of any length, `{"name": shape, "name?": shape}` for a table with these entries (those with a
-question mark may be missing, others may be there), `{str: shape}` for a table with any names, or `Anything`.
-`float` takes whole numbers too and neither takes NaN, infinity or a truth value.
+question mark may be missing; further entries are allowed), `{str: shape}` for a table with any names, or `Anything`.
+`float` accepts whole numbers too; `int` and `float` accept neither NaN nor infinity nor truth values.
 """
 
 import math
@@ -17,7 +17,7 @@ _NAMES = {dict: "a table of names", list: "a list", str: "a text", int: "a whole
 
 
 def fault_of(content: Any, shape: Shape, where: str = "") -> str:
-    """Return what is wrong with the shape of some content, in words; empty where nothing is.
+    """Return the first fault in the shape of some content, in words; empty if there is none.
 
     >>> fault_of({"labels": ["a", 1]}, {"labels": [str]})
     'labels[1] is 1, expected a text'

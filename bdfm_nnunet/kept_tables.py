@@ -1,4 +1,4 @@
-"""Tables that are computed once and kept, for torch.compile too."""
+"""Cache of tables that are computed once, also under torch.compile."""
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 def kept(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Keeps the results of a function of hashable constants, like `lru_cache`.
+    """Cache the results of a function of hashable constants, like `lru_cache`.
 
-    torch.compile would trace through the function, loops over thousands of tokens included; it calls this one and
-    takes the result for a constant. (The mark is what `torch.compiler.assume_constant_result` sets, which imports the
-    whole compiler for it, two seconds of every command.)
+    torch.compile would trace through the function, including loops over thousands of tokens. It calls the cached
+    function instead and treats the result as a constant. (`torch.compiler.assume_constant_result` sets the same mark,
+    but imports the whole compiler for it: two seconds of every command.)
 
     Args:
-        maxsize: how many results are kept.
+        maxsize: number of results to keep.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:

@@ -1,4 +1,4 @@
-"""Files that operating systems leave in folders: no command takes them for data, and each counts them."""
+"""Files that operating systems leave in folders; commands count them and never take them for data."""
 
 _FILES = {".ds_store", "thumbs.db", "desktop.ini", "ehthumbs.db", ".directory", ".localized", "icon\r"}
 _FOLDERS = {"__macosx", "$recycle.bin", "system volume information", "lost+found"}
@@ -14,5 +14,5 @@ def is_leftover(name: str) -> bool:
 
 
 def is_leftover_folder(name: str) -> bool:
-    """Return whether a folder of this name holds left-overs alone, such as `__MACOSX`."""
+    """Return whether a folder of this name holds only left-overs, such as `__MACOSX`."""
     return name.casefold() in _FOLDERS

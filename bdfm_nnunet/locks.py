@@ -1,4 +1,4 @@
-"""Locks on files, which the operating system drops when their process ends, however it ends."""
+"""Locks on files; the operating system releases them when their process ends in any way."""
 
 import logging
 from collections.abc import Iterator
@@ -15,17 +15,21 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def hold_lock(path: Path, *, otherwise: str, wait: float = 0.0) -> Iterator[None]:
-    """Hold a lock file, whose folder is made where it is missing, for the length of a `with` block.
+    """Hold a lock file for the duration of a `with` block; a missing folder is created.
 
-    On a disk that knows no locks a warning is all.
+    On a disk without locks it only logs a warning.
 
     Args:
         path: the lock file.
-        otherwise: what the error says where another process holds it.
-        wait: seconds to wait for that one.
+        otherwise: message of the error if another process holds the lock.
+        wait: seconds to wait for the other process.
 
     Raises:
-        InputError: another process holds it, or the folder cannot be written.
+        InputError: another process holds the lock, or the folder cannot be written.
+
+    Example:
+        >>> with hold_lock(Path("results/.lock"), otherwise="another training writes to results: wait for it"):
+        ...     pass  # write files
     """
     lock = FileLock(path, timeout=wait)
     try:

@@ -11,7 +11,7 @@ PLUGIN = Path(__file__).parent / "nnunet_plugin"
 
 
 def nnunet_folder(variable: str) -> Path:
-    """The folder that one of nnU-Net's variables names.
+    """Return the folder that one of nnU-Net's environment variables names.
 
     Raises:
         InputError: the variable is not set.
@@ -23,12 +23,12 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def dataset_name(dataset_id: int) -> str:
-    """The name, like Dataset501_Demo, of the one data set with this number, in nnUNet_raw or nnUNet_preprocessed.
+    """Return the name, like Dataset501_Demo, of the data set with this number in nnUNet_raw or nnUNet_preprocessed.
 
     One of the two variables is enough.
 
     Raises:
-        InputError: there is none, or more than one.
+        InputError: no data set, or more than one, has the number.
     """
     folders = [nnunet_folder(name) for name in VARIABLES[:2] if os.environ.get(name)] or [nnunet_folder("nnUNet_raw")]
     pattern = f"Dataset{dataset_id:03d}_*"
@@ -43,16 +43,16 @@ def dataset_name(dataset_id: int) -> str:
 
 
 def dataset_folders(dataset_id: int) -> list[Path]:
-    """The folders of a data set in nnUNet_raw and nnUNet_preprocessed that exist, at least one.
+    """Return the existing folders of a data set in nnUNet_raw and nnUNet_preprocessed, at least one.
 
     Raises:
-        InputError: there is no data set of that number, or more than one.
+        InputError: no data set, or more than one, has the number.
     """
     name = dataset_name(dataset_id)
     return [folder for variable in VARIABLES[:2] if (folder := nnunet_folder(variable) / name).is_dir()]
 
 
 def trainer_search_path(environ: Mapping[str, str] | None = None) -> str:
-    """What `nnUNet_extTrainer` must be for nnU-Net to find our trainers; folders already in it are kept."""
+    """Return the value of `nnUNet_extTrainer` by which nnU-Net finds our trainers; folders already in it are kept."""
     present = (os.environ if environ is None else environ).get("nnUNet_extTrainer", "").split(os.pathsep)
     return os.pathsep.join([str(PLUGIN), *(folder for folder in present if folder and folder != str(PLUGIN))])

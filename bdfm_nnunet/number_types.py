@@ -1,4 +1,4 @@
-"""The types in which networks compute, and which of them a device has units for."""
+"""Number types in which networks compute, and the devices' hardware support for them."""
 
 import logging
 
@@ -11,10 +11,10 @@ _CPU_FEATURES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
 def multiplies_bf16(device: str = "cpu") -> bool:
-    """Return whether a device has units for products of bf16; without them bf16 is emulated and far slower than fp32.
+    """Return whether a device multiplies bf16 in hardware; otherwise bf16 is emulated and far slower than fp32.
 
     Args:
-        device: "cpu" (AVX-512 BF16 or AMX), "cuda" (compute capability 8.0 and above); of others nothing is known.
+        device: "cpu" (AVX-512 BF16 or AMX) or "cuda" (compute capability 8.0 and above); False for others.
     """
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -22,11 +22,15 @@ def multiplies_bf16(device: str = "cpu") -> bool:
 
 
 def type_named(precision: str, device: str) -> torch.dtype | None:
-    """Return the autocast type that was asked for by its name, or None for fp32 throughout.
+    """Return the autocast type of a name, or None for fp32.
 
     Args:
         precision: "fp32", "bf16" or "fp16".
-        device: "cpu", "cuda" or "mps"; a warning is logged where it is slow in that type.
+        device: "cpu", "cuda" or "mps"; logs a warning if the type is slow on it.
+
+    Example:
+        >>> type_named("fp16", device="cuda"), type_named("fp32", device="cpu")
+        (torch.float16, None)
     """
     if precision == "bf16" and device in ("cpu", "cuda") and not multiplies_bf16(device):
         logger.warning("this %s has no units for bf16, which will be slow: fp32 is the faster choice", device)

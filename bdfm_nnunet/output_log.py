@@ -1,4 +1,4 @@
-"""What other libraries print goes to a file, in the processes that they start too; the terminal keeps what is ours."""
+"""Other libraries' output, also from processes that they start, goes to a file; the terminal shows only ours."""
 
 import logging
 import os
@@ -18,13 +18,13 @@ LAST_LINES = 8
 
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
-    """Send everything that is printed or warned to a file, while our log and progress bars stay where they are.
+    """Redirect all printed text and warnings to a file; our log and progress bars stay on the terminal.
 
-    The descriptors of the process are moved, so processes that are started inside and libraries in C write there too.
-    Where standard error is no terminal, progress bars go to the file as well.
+    The file descriptors of the process are redirected, so child processes and C libraries write to the file too. If
+    standard error is not a terminal, progress bars also go to the file.
 
     Args:
-        path: is written anew, and not at all where nothing is printed. After an error its last lines are logged.
+        path: file to write; none is left if nothing is printed. After an error its last lines are logged.
 
     Raises:
         InputError: the file cannot be written.

@@ -1,7 +1,7 @@
-"""Which cases belong to one patient: what splits, cohorts and exposure reports are made of.
+"""Cases that belong to one patient; splits, cohorts and exposure reports use this.
 
-A case is a row of a manifest. Rows belong together where they share a patient key, an alias or the voxel values of an
-image, directly or over other rows.
+A case is a row of a manifest. Rows belong together if they share a patient key, an alias or the voxel values of an
+image, directly or through other rows.
 """
 
 import hashlib
@@ -25,37 +25,52 @@ from bdfm_nnunet.split_files import SPLITS, read_splits
 MANIFEST = "manifest.json"
 REFUSED = "refused"
 COHORT = "cohort"
-"""The release of a merger, whose images lie in other data sets."""
+"""Release of a merged data set, whose images lie in other data sets."""
 OPEN_RELEASES = {"folder", "bids"}
-"""Releases that stand for any data set: their keys mean nothing outside the folder they were converted from."""
+"""Releases that stand for any data set: their patient keys are only valid in the folder they were converted from."""
 
 _COMMON = re.compile(r"subject|subj|sub|case|patient|pat|id|train(ing)?|test|image|scan|[^a-z]")
 _LABELS = re.compile(r"label|mask:.*")
 
 
 def plain_id(text: str) -> str:
-    """An id without regard to case and to leading zeros of numbers."""
+    """Return an id in lower case and without leading zeros of numbers, for comparison.
+
+    Example:
+        >>> plain_id("BraTS-GLI-00012")
+        'brats-gli-12'
+    """
     return re.sub(r"\d+", lambda match: match.group().lstrip("0") or "0", text.strip().casefold())
 
 
 def says_whose(key: str) -> bool:
-    """Whether a key can be told from those of other data sets; `12` and `sub-07` cannot, `BraTS-GLI-00012` can."""
+    """Return whether a patient key names its data set.
+
+    Example:
+        >>> says_whose("sub-07"), says_whose("BraTS-GLI-00012")
+        (False, True)
+    """
     return len(_COMMON.sub("", key.casefold())) > 1
 
 
 def qualified(key: str, release: str) -> str:
-    """A key that names its patient outside its data set too: with the release in front where it needs that."""
+    """Return a patient key that is unique across data sets: with the release in front if the key does not name it.
+
+    Example:
+        >>> qualified("sub-07", "isles2022"), qualified("BraTS-GLI-00012", "brats2023-gli")
+        ('isles2022:sub-07', 'BraTS-GLI-00012')
+    """
     return key if says_whose(key) or not release else f"{release}:{key}"
 
 
 @dataclass(frozen=True)
 class Identity:
-    """All that tells whose images a case holds.
+    """Everything that identifies the patient of a case.
 
     Attributes:
         case: case id.
         keys: patient key, case id and aliases in comparable form.
-        hashes: of the voxel values of its images.
+        hashes: hashes of the voxel values of its images.
     """
 
     case: str
@@ -64,16 +79,16 @@ class Identity:
 
 
 def image_hashes(row: Mapping[str, Any]) -> dict[str, str]:
-    """Channel to the hash of its voxel values; label files do not tell patients apart (many are empty)."""
+    """Return channel -> hash of its voxel values, without label files, many of which are empty and thus equal."""
     return {role: digest for role, digest in row.get("sha256", {}).items() if not _LABELS.fullmatch(role)}
 
 
 def identify(row: Mapping[str, Any], release: str = "") -> Identity:
-    """The identity of a manifest's row.
+    """Return the identity of a manifest's row.
 
     Args:
-        row: with "case" and, where known, "patient", "aliases", "sha256" and "release".
-        release: the release of rows that do not say it.
+        row: row with "case" and, if known, "patient", "aliases", "sha256" and "release".
+        release: release of rows without "release".
     """
     release = row.get("release") or release
     own = [str(row["case"]), str(row.get("patient") or row["case"])]
@@ -83,7 +98,12 @@ def identify(row: Mapping[str, Any], release: str = "") -> Identity:
 
 
 def components(members: Sequence[Collection[Hashable]]) -> list[int]:
-    """A number per member, the same for members that share something, directly or over others."""
+    """Return a number per member, equal for members that share an element, directly or through others.
+
+    Example:
+        >>> components([{"a"}, {"b"}, {"b", "c"}, {"c"}])
+        [0, 1, 1, 1]
+    """
     from scipy.sparse import coo_array  # half a second of every command that never comes here
     from scipy.sparse.csgraph import connected_components
 
@@ -99,9 +119,13 @@ def components(members: Sequence[Collection[Hashable]]) -> list[int]:
 
 
 def groups(rows: Iterable[Mapping[str, Any]], release: str = "") -> dict[str, str]:
-    """Case to the name of its group: the cases that must stay on one side of a split.
+    """Return case id -> name of its group; the cases of a group must stay on one side of a split.
 
-    A group is named like the first of its patient keys.
+    A group is named after the first of its patient keys.
+
+    Example:
+        >>> groups([{"case": "a", "patient": "P1"}, {"case": "b", "patient": "P1"}, {"case": "c", "patient": "P2"}])
+        {'a': 'P1', 'b': 'P1', 'c': 'P2'}
     """
     rows = list(rows)
     identities = [identify(row, release) for row in rows]
@@ -114,7 +138,7 @@ def groups(rows: Iterable[Mapping[str, Any]], release: str = "") -> dict[str, st
 
 
 def duplicates(rows: Iterable[Mapping[str, Any]], release: str = "") -> list[tuple[str, ...]]:
-    """Sets of cases that hold the same image under different patient keys."""
+    """Return sets of cases with the same image but different patient keys."""
     holders: dict[str, dict[str, str]] = {}
     for row in rows:
         key = qualified(str(row.get("patient") or row["case"]), row.get("release") or release)
@@ -129,14 +153,14 @@ def duplicates(rows: Iterable[Mapping[str, Any]], release: str = "") -> list[tup
 
 @dataclass(frozen=True)
 class CaseList:
-    """The cases of a data set and what is known of them.
+    """The cases of a data set.
 
     Attributes:
-        name: of the data set, like `Dataset501_Demo`.
-        scope: what its patient keys mean something in: the release, else the data set itself.
-        rows: one per usable case, as in the manifest; only "case" and "part" are certain to be there.
-        note: what is not known, one sentence; empty where there is a manifest.
-        content: the rest of the manifest.
+        name: name of the data set, like `Dataset501_Demo`.
+        scope: scope in which its patient keys are valid: the release, else the data set.
+        rows: one row per usable case, as in the manifest; only "case" and "part" are always present.
+        note: sentence on missing knowledge; empty if there is a manifest.
+        content: rest of the manifest.
     """
 
     name: str
@@ -146,12 +170,12 @@ class CaseList:
     content: Mapping[str, Any] = field(default_factory=dict)
 
     def of_part(self, part: str) -> list[dict[str, Any]]:
-        """The rows of `train` or `test`."""
+        """Return the rows of `train` or `test`."""
         return [row for row in self.rows if row["part"] == part]
 
     @property
     def releases(self) -> dict[str, dict[str, Any]]:
-        """Release to its licence and to the releases that share scans with it."""
+        """Release name -> its licence and the releases that share scans with it."""
         listed: dict[str, dict[str, Any]] = dict(self.content.get("releases", {}))
         if not listed and self.content.get("release"):
             listed = {self.scope: dict(self.content)}
@@ -162,9 +186,9 @@ class CaseList:
 
 
 def read_cases(*folders: Path) -> CaseList:
-    """The cases of a data set, from the first of its folders (raw, preprocessed) that has a manifest.
+    """Read the cases of a data set from the first of its folders (raw, preprocessed) that has a manifest.
 
-    Without any, the case ids alone are taken from the files.
+    Without a manifest, only the case ids are read, from the names of the files.
 
     Raises:
         InputError: a manifest is damaged, or no folder holds any case.
@@ -205,11 +229,11 @@ _IN_A_DATA_SET = re.compile(r"(?:images|labels)(?:Tr|Ts)/[^/.][^/]*")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the content of the manifest of a data set, whoever wrote it.
+    """Read and check the manifest of a data set.
 
     Raises:
-        InputError: as `read_json`; it is of another shape, names a case twice, or has a case id or a path that leads
-            out of the data set (of a cohort: to anything but images and labels of data sets).
+        InputError: as `read_json`; or the manifest has another shape, names a case twice, or has a case id or a path
+            that leads out of the data set (for a cohort: to anything but images and labels of data sets).
     """
     path = folder / MANIFEST
     content = read_json(path)
@@ -242,7 +266,7 @@ def _fault_of_values(content: Mapping[str, Any]) -> str:
 
 
 def _is_inside(target: str, *, anywhere: bool) -> bool:
-    """Whether a path of a manifest names an image or a label; `anywhere`: of any data set, by a relative path."""
+    """Return whether a path of a manifest names an image or a label (`anywhere`: of any data set)."""
     plain = target.replace("\\", "/")
     if not target.isprintable() or plain.startswith("/") or ":" in plain:
         return False
@@ -273,7 +297,7 @@ def _from_files(folder: Path) -> list[dict[str, Any]]:
 
 
 def _test_images(folder: Path) -> list[dict[str, Any]]:
-    """Cases of imagesTs by their first channel."""
+    """Return the cases of imagesTs, by their first channel."""
     if not (folder / "imagesTs").is_dir():
         return []
     found = (re.fullmatch(r"([^.].*)_0000\..+", name) for name in sorted(os.listdir(folder / "imagesTs")))

@@ -1,14 +1,14 @@
-"""Names that become paths: of cases, plans, configurations and data sets, whoever wrote them."""
+"""Check of names that become paths: of cases, plans, configurations and data sets."""
 
 from bdfm_nnunet.errors import InputError
 
 LONGEST = 200
-"""Bytes of a name; endings and the mark of an unfinished file are added to it, and file systems take 255."""
+"""Longest name in bytes; file systems allow 255, including endings and the mark of an unfinished file."""
 _FORBIDDEN = "/\\:\0"
 
 
 def fault_of_name(name: object) -> str:
-    """Return why something cannot be the name of a file; empty where it can.
+    """Return why something cannot be a file name; empty if it can.
 
     A name has no separator of any system, no control character, no dot in front and no white space around it, is
     valid Unicode and at most `LONGEST` bytes long.
@@ -34,7 +34,7 @@ def fault_of_name(name: object) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return a text of any origin as a terminal can show it: control characters and what is no UTF-8 become escapes.
+    r"""Return a text that is safe to print: control characters and invalid UTF-8 are escaped.
 
     >>> printable("a\x1b[31mb")
     'a\\x1b[31mb'
@@ -43,14 +43,14 @@ def printable(text: str) -> str:
 
 
 def check_name(name: object, what: str) -> str:
-    """Return the name, which can be joined to a folder without leaving it.
+    """Check a name and return it; joined to a folder, it cannot lead out of it.
 
     Args:
-        name: from a file, an option or a folder.
-        what: for the sentence: which name of which file.
+        name: name from a file, an option or a folder.
+        what: description of the name in the message: which name of which file.
 
     Raises:
-        InputError: it cannot be the name of a file.
+        InputError: the name cannot be a file name.
     """
     if fault := fault_of_name(name):
         shown = repr(name) if len(repr(name)) < 80 else f"{repr(name)[:80]}..."

@@ -1,7 +1,8 @@
-"""What a plans file may say about training: three blocks of named, typed settings.
+"""Settings of training in a plans file: three blocks of named, typed values.
 
-A configuration of an nnU-Net plans file may carry `"training"`, `"pretraining"` and `"finetuning"`. Each block becomes
-one frozen dataclass below; a misspelt name or a value of the wrong type is an `InputError`, never a silent default.
+A configuration of an nnU-Net plans file may have the blocks `"training"`, `"pretraining"` and `"finetuning"`. Each
+block becomes one frozen dataclass below; a misspelt name or a value of the wrong type is an `InputError`, never a
+silent default.
 """
 
 import difflib
@@ -23,28 +24,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Length, rates and reproducibility of a run; `None` means "what the trainer finds best".
+    """Length, learning rate and reproducibility of a training; with `None` the trainer chooses.
 
     Attributes:
-        epochs: passes of `iterations_per_epoch` optimiser steps.
-        iterations_per_epoch: optimiser steps in an epoch.
+        epochs: number of epochs of `iterations_per_epoch` optimiser steps.
+        iterations_per_epoch: optimiser steps per epoch.
         val_iterations_per_epoch: validation batches after each epoch.
-        initial_lr: the peak learning rate, reached at the end of the warm-up.
-        weight_decay: decoupled for AdamW, an L2 term for SGD.
-        warmup_epochs: linear warm-up; by default a twentieth of `epochs`, at most 50.
+        initial_lr: peak learning rate, reached at the end of the warm-up.
+        weight_decay: weight decay, decoupled for AdamW, an L2 term for SGD.
+        warmup_epochs: epochs of linear warm-up; by default a twentieth of `epochs`, at most 50.
         optimizer: "auto" is AdamW for transformer encoders and SGD with Nesterov momentum for convolutional ones.
-        gradient_clip: the norm to which gradients are clipped.
-        precision: autocast type on CUDA; "auto" is bf16 where the card has it, else fp16 with loss scaling. On CPU and
-            MPS "auto" is fp32.
-        seed: everything random is a function of the seed, the step and the rank.
+        gradient_clip: largest norm of the gradients.
+        precision: autocast type on CUDA; "auto" is bf16 if the card supports it, else fp16 with loss scaling. On CPU
+            and MPS "auto" is fp32.
+        seed: random seed; every random number is a function of the seed, the step and the rank.
         save_every: epochs between two writings of checkpoint_latest.pth.
-        workers: loader processes; 0 loads in the training process; `None` takes nnU-Net's nnUNet_n_proc_DA.
+        workers: loader processes; 0 loads in the training process; `None` uses nnU-Net's nnUNet_n_proc_DA.
         oversample_foreground: share of crops centred on foreground.
-        accumulate: micro-batches of an optimiser step; the batch stays that of the plans, so memory falls.
-        checkpoint_minutes: minutes between two writings of checkpoint_latest.pth, in the middle of an epoch too; `None`
-            writes it by `save_every` alone.
-        max_hours: wall-clock time after which the training saves and ends; `--max-hours` goes before it.
-        compile: torch.compile; "auto" is "on" for CUDA alone. The variable nnUNet_compile goes before it.
+        accumulate: micro-batches per optimiser step; the batch size stays that of the plans, so less memory is used.
+        checkpoint_minutes: minutes between two writings of checkpoint_latest.pth, also within an epoch; `None` writes
+            it only by `save_every`.
+        max_hours: wall-clock hours after which the training saves and ends; `--max-hours` overrides it.
+        compile: torch.compile; "auto" is "on" for CUDA only. The variable nnUNet_compile overrides it.
     """
 
     epochs: int | None = None
@@ -74,12 +75,12 @@ class TrainingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CropSettings:
-    """What every pre-training objective can be told: which crops it sees, and how often it shows a picture.
+    """Settings of every pre-training objective: crops, augmentation and pictures.
 
     Attributes:
-        channels: "single" makes every modality of a case a sample of its own; "all" feeds them together.
-        augmentation: "mirror" reverses each axis of half of the training crops; "spatial" also turns a fifth of them
-            by up to 30 degrees an axis and scales a fifth by 0.7 to 1.4, as nnU-Net does; "none" leaves them.
+        channels: "single" makes every modality of a case a separate sample; "all" feeds them together.
+        augmentation: "mirror" flips each axis of half of the training crops; "spatial" also rotates a fifth of them by
+            up to 30 degrees per axis and scales a fifth by 0.7 to 1.4, as nnU-Net does; "none" does nothing.
         picture_every: epochs between two pictures of validation crops.
     """
 
@@ -96,28 +97,27 @@ class PretrainingSettings(CropSettings):
     """Masked image modelling. The defaults are BDFM with its faults corrected; `published()` is BDFM as coded.
 
     Attributes:
-        mask_ratio: share of blocks that are masked.
+        mask_ratio: share of the blocks that are masked.
         patch_size: voxels per axis of the mask grid and of the patches of the frequency loss; by default the token
             patch of a transformer, and 4 (1 on axes that the network never halves) for convolutional encoders.
         block_size: patches per axis that are masked together; by default 1 for a transformer and 4 for a convolutional
-            encoder, whose receptive field sees through small holes.
-        mask_token: what stands in for a masked token (transformer) or masked voxel (convolutional encoder).
-        decoder: "pyramid" joins the features of all stages on the way up; "final" is the published head on the last
-            stage alone.
+            encoder, whose receptive field sees past small holes.
+        mask_token: replacement of a masked token (transformer) or masked voxel (convolutional encoder).
+        decoder: "pyramid" joins the features of all stages; "final" is the published head, on the last stage only.
         decoder_channels: width of the pixel decoder.
-        frequency_decoder: "parallel" reads an output of its own from the pixel decoder, "serial" (published) continues
-            from the reconstructed image, "none" leaves it out (SimMIM).
+        frequency_decoder: "parallel" has a separate output of the pixel decoder as input, "serial" (published) the
+            reconstructed image; "none" has no frequency decoder (SimMIM).
         frequency_blocks: residual blocks of the frequency decoder.
-        frequency_padding: "circular", as a spectrum is periodic, or "zero" (published).
-        frequency_output: "real" part of the filtered spectrum's image, or its "magnitude" (published).
+        frequency_padding: padding of the spectrum: "circular", since a spectrum is periodic, or "zero" (published).
+        frequency_output: image of the filtered spectrum: its "real" part or its "magnitude" (published).
         frequency_target: "raw" intensities or "patch_normalised" ones (zero mean, unit variance in each patch).
-        frequency_norm: a LayerNorm over each output patch; by default only with the patch-normalised target, since it
+        frequency_norm: LayerNorm over each output patch; by default only with the patch-normalised target, since it
             makes the patch's mean and contrast unreachable.
-        pixel_weight: factor of the masked squared error in the loss.
-        frequency_weight: factor of the focal frequency loss.
+        pixel_weight: weight of the masked squared error in the loss.
+        frequency_weight: weight of the focal frequency loss.
         alpha: exponent of the focal weight.
-        legacy_frequency_loss: the published transform (over channel, depth and height, for patches masked anywhere in
-            the batch).
+        legacy_frequency_loss: use the published transform (over channel, depth and height, for patches masked anywhere
+            in the batch).
     """
 
     mask_ratio: float = 0.75
@@ -146,12 +146,17 @@ class PretrainingSettings(CropSettings):
 
     @classmethod
     def published(cls, **changes: Any) -> "PretrainingSettings":
-        """BDFM as its public code has it; `changes` replace single settings."""
+        """Return the settings of BDFM's public code; `changes` replace single settings.
+
+        Example:
+            >>> PretrainingSettings.published(mask_ratio=0.5).frequency_padding
+            'zero'
+        """
         return cls(**{**PRESETS["published"], **changes})
 
 
 WEIGHTS_VARIABLE = "BDFM_WEIGHTS"
-"""The environment variable that names the weights a training starts from, or "none"; it overrides the plans."""
+"""Environment variable with the weights to start a training from, or "none"; it overrides the plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +164,10 @@ class FinetuningSettings:
     """Fine-tuning from pre-trained weights.
 
     Attributes:
-        weights: the checkpoint to start from; the environment variable BDFM_WEIGHTS goes before it.
-        weights_sha256: the digest the checkpoint must have.
+        weights: checkpoint to start from; the environment variable BDFM_WEIGHTS overrides it.
+        weights_sha256: SHA-256 that the checkpoint must have.
         encoder_lr_factor: learning rate of the pre-trained encoder, relative to that of the rest.
-        min_match: share of the encoder's parameters that must be found in the checkpoint.
+        min_match: smallest share of the encoder's parameters that the checkpoint must have.
     """
 
     weights: str | None = None
@@ -194,19 +199,26 @@ def read_block(
     kind: type | None = None,
     **defaults: Any,
 ) -> Any:
-    """The settings that a configuration's block gives, over the `defaults` of whoever asks.
+    """Return the settings of one block of a configuration.
 
     Args:
-        configuration: a configuration of a plans file.
-        name: which block; a missing one is empty.
-        kind: the settings it gives; by default `TrainingSettings`, `PretrainingSettings` or `FinetuningSettings`.
-        defaults: settings that hold where the block is silent; they override what "legacy" chooses.
+        configuration: configuration of a plans file.
+        name: name of the block; a missing block is empty.
+        kind: class of the settings; by default `TrainingSettings`, `PretrainingSettings` or `FinetuningSettings`.
+        defaults: defaults of the caller for settings that the block lacks; they override those of "legacy".
 
     Returns:
         An instance of `kind`.
 
     Raises:
-        InputError: a name that does not exist or a value of the wrong type or range.
+        InputError: a name does not exist, or a value has a wrong type or range.
+
+    Example:
+        >>> read_block({"training": {"epochs": 100}}, "training").epochs
+        100
+        >>> read_block({"training": {"epoch": 100}}, "training")
+        Traceback (most recent call last):
+        bdfm_nnunet.errors.InputError: training.epoch is not a setting: did you mean training.epochs?
     """
     kind = kind or BLOCKS[name]
     block = dict(configuration.get(name) or {})
@@ -222,7 +234,11 @@ def read_block(
 
 
 def check_blocks(configuration: Mapping[str, Any]) -> None:
-    """Raises InputError when one of the configuration's blocks would be refused by a trainer."""
+    """Check all blocks of a configuration.
+
+    Raises:
+        InputError: a trainer would refuse a block.
+    """
     for name in BLOCKS:
         read_block(configuration, typing.cast(Any, name))
 
@@ -243,7 +259,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
 
 
 def _coerce(value: Any, hint: Any) -> Any:
-    """`value` as `hint` wants it (JSON lists become tuples, whole numbers floats), or TypeError."""
+    """Convert `value` to the type `hint` (JSON lists to tuples, integers to floats), or raise TypeError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         for option in arguments:

@@ -1,4 +1,4 @@
-"""Whether a training step can be made at all: asked when a variant is planned, and again when its training starts."""
+"""Checks that a training step is possible, when a variant is planned and again when its training starts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from bdfm_nnunet.settings import PretrainingSettings, read_block
 
 
 def check_steps(configuration: Mapping[str, Any]) -> None:
-    """Hold batch, micro-batches and masks of a configuration, everything inherited, against one another.
+    """Check that batch, micro-batches and masks of a resolved configuration fit each other.
 
-    Masks are looked at where the configuration has a "pretraining" block.
+    Masks are checked if the configuration has a "pretraining" block.
 
     Raises:
         InputError: a training would stop at its first step.
@@ -23,7 +23,7 @@ def check_steps(configuration: Mapping[str, Any]) -> None:
 
 
 def check_shares(batch_size: int, *, world: int, accumulate: int) -> None:
-    """Raise InputError unless every process has a sample for each of its `accumulate` micro-batches."""
+    """Check that every process has a sample for each of its `accumulate` micro-batches; else raise InputError."""
     needed = world * accumulate
     if needed > batch_size:
         raise InputError(
@@ -34,10 +34,11 @@ def check_shares(batch_size: int, *, world: int, accumulate: int) -> None:
 
 
 def check_masks(configuration: Mapping[str, Any], settings: PretrainingSettings) -> None:
-    """Hold the patches and blocks of masks against the network and the crop of a configuration.
+    """Check that the patches and blocks of masks fit the network and the crop of a configuration.
 
     Raises:
-        InputError: crops are no whole number of patches, patches no whole number of tokens, or there is one block.
+        InputError: a crop is not a whole number of patches, a patch is not a whole number of tokens, or the grid is a
+            single block.
     """
     crop = [int(size) for size in configuration["patch_size"]]
     kwargs = configuration["architecture"]["arch_kwargs"]
@@ -65,7 +66,7 @@ def check_masks(configuration: Mapping[str, Any], settings: PretrainingSettings)
 
 
 def _each(value: int | Sequence[int], axes: int, name: str) -> list[int]:
-    """A number for each axis."""
+    """Return one number per axis."""
     values = [value] * axes if isinstance(value, int) else list(value)
     if len(values) != axes:
         raise InputError(f"{name} is {values}, expected one number or {axes}, one per axis")

@@ -1,4 +1,4 @@
-"""Tables as files: read whatever mark, encoding or program they were written with, written so that no cell is run."""
+"""Table files: read with any delimiter and encoding, and written so that no spreadsheet runs a cell as a formula."""
 
 import csv
 import io
@@ -18,17 +18,23 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_table(path: str | os.PathLike[str], name: str | None = None) -> list[list[str]]:
-    """Return the rows of a table that are not empty, every cell as text without white space around it.
+    """Return the non-empty rows of a table; every cell is text without white space around it.
 
-    Text is read with commas, semicolons, tabs or bars between its cells (the mark that gives the same number of cells
-    in the most rows), in UTF-8, UTF-16 or else Latin-1, with or without quotes; of an `.xlsx` workbook the first sheet.
+    Text files may have commas, semicolons, tabs or bars between cells (the one that gives the same number of cells in
+    the most rows), in UTF-8, UTF-16 or else Latin-1, with or without quotes. For an `.xlsx` workbook, the first sheet
+    is read.
 
     Args:
         path: the file.
-        name: how messages call it; by default its path.
+        name: name of the file in messages; by default its path.
 
     Raises:
-        InputError: it cannot be read, or a package is missing.
+        InputError: the file cannot be read, or a package is missing.
+
+    Example:
+        >>> write_table("aliases.csv", [["BraTS-GLI-00001", "UCSF-PDGM-0004"]])
+        >>> read_table("aliases.csv")
+        [['BraTS-GLI-00001', 'UCSF-PDGM-0004']]
     """
     name = str(path) if name is None else name
     content = read_regular(path)
@@ -67,7 +73,7 @@ def _rows(text: str, mark: str) -> list[list[str]] | None:
 
 
 def _agreement(rows: Sequence[Sequence[str]]) -> tuple[float, int]:
-    """The share of rows with as many cells as the first one, where these are several, and that number."""
+    """Return the share of rows with as many cells as the first one, and that number; 0 for a single column."""
     filled = [row for row in rows if any(cell.strip() for cell in row)]
     width = len(filled[0]) if filled else 0
     return (sum(len(row) == width for row in filled) / len(filled) if width > 1 else 0.0, width)
@@ -91,15 +97,15 @@ def _workbook(content: bytes, name: str) -> list[list[str]]:
 
 
 def write_table(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]], *, line_end: str = "\n") -> None:
-    """Write a CSV file, whole or not at all; cells that a spreadsheet would run as formulas begin with an apostrophe.
+    """Write a CSV file, completely or not at all; an apostrophe escapes cells that a spreadsheet would run as formulas.
 
     Args:
         path: the file.
-        rows: cells of any kind; text is escaped.
-        line_end: what ends a row.
+        rows: rows of cells of any type.
+        line_end: line terminator.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     with (
         write_atomically(path) as temporary,
@@ -109,7 +115,7 @@ def write_table(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]], *, 
 
 
 def safe_cell(value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula; numbers stay as they are.
+    """Return a cell that no spreadsheet runs as a formula; numbers are unchanged.
 
     >>> safe_cell("=1+1"), safe_cell("-0.5"), safe_cell("case")
     ("'=1+1", '-0.5', 'case')
