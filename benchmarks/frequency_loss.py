@@ -18,7 +18,8 @@ from torch import Tensor
 
 from bdfm_nnunet.frequency import patchify
 from bdfm_nnunet.losses import focal_frequency_loss
-from harness import Result, Table, alternate, memory_rate, options, parse, prose
+from floors import memory_rate
+from harness import Result, Table, alternate, options, parse, prose
 
 PATCH = 4
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]

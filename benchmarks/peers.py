@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from bdfm_nnunet.allocator import keep_freed_memory
-from harness import Result, Spread, Table, left_out, options, parse, peak_memory, prose, types_for
+from floors import left_out, types_for
+from harness import Result, Spread, Table, options, parse, peak_memory, prose
 
 PEERS = ("SwinUNETR", "ResEnc-M")
 

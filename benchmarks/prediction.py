@@ -36,7 +36,8 @@ from bdfm_nnunet.networks import SwinUNet
 from bdfm_nnunet.number_types import multiplies_bf16
 from bdfm_nnunet.prediction.predictor import Options, Predictor
 from bdfm_nnunet.prediction.sliding_windows import group_alike
-from harness import FIGURES, QUICK_RESULTS, Result, Spread, Table, Times, alternate, left_out, options, parse, prose
+from floors import left_out
+from harness import FIGURES, QUICK_RESULTS, Result, Spread, Table, Times, alternate, options, parse, prose
 
 REGIONS = {"whole": (1, 2, 3), "core": (1, 3), "enhancing": (3,)}
 LABELS = {"background": 0, **{name: list(values) for name, values in REGIONS.items()}}

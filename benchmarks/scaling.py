@@ -19,21 +19,8 @@ from matplotlib.figure import Figure
 from step import costs_of, floor_of
 
 from bdfm_nnunet.reports.figures import COLOURS
-from harness import (
-    Result,
-    Served,
-    Spread,
-    Table,
-    alternate,
-    left_out,
-    matrix_rate,
-    memory_rate,
-    numbers,
-    options,
-    parse,
-    prose,
-    types_for,
-)
+from floors import left_out, matrix_rate, memory_rate, types_for
+from harness import Result, Served, Spread, Table, alternate, numbers, options, parse, prose
 
 FIGURE = "scaling.png"
 Point = dict[str, Any]

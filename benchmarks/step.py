@@ -40,23 +40,8 @@ from bdfm_nnunet.networks.network_costs import Costs, count_costs
 from bdfm_nnunet.networks.swin import SwinEncoder
 from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.settings import PretrainingSettings
-from harness import (
-    Result,
-    Served,
-    Spread,
-    Table,
-    Times,
-    alternate,
-    left_out,
-    matrix_rate,
-    memory_rate,
-    options,
-    parse,
-    peak_memory,
-    prose,
-    serve,
-    types_for,
-)
+from floors import left_out, matrix_rate, memory_rate, types_for
+from harness import Result, Served, Spread, Table, Times, alternate, options, parse, peak_memory, prose, serve
 
 REFERENCE = "published fp32"
 OURS = ("legacy fp32", "legacy bf16", "default fp32", "default bf16")

@@ -145,12 +145,6 @@ def test_root_folders_are_imported_by_their_installed_names(name: str) -> None:
     assert not {_part(imported) for imported in _imports(MODULES[name])} & {*FOLDERS} - {"bdfm_nnunet"}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_no_star_and_no_vague_file_name(name: str) -> None:
-    assert not {imported for imported in _imports(MODULES[name]) if imported.endswith(".*")}
-    assert MODULES[name].stem not in {"utils", "helpers", "misc", "common"}
-
-
 def test_the_table_names_parts_that_exist() -> None:
     parts = {_part(name) for name in MODULES}
     assert set(MAY_IMPORT) <= parts

@@ -1,12 +1,15 @@
 """The cases of one fold: which they are, whether they can be trained on, and what a checkpoint tells of them."""
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from bdfm_nnunet.checksums import Checksums
+from bdfm_nnunet.data.batch_streams import Batch, batches
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, describe_run
 from bdfm_nnunet.patients import CaseList, read_cases
@@ -14,6 +17,8 @@ from bdfm_nnunet.split_files import SPLITS
 from bdfm_nnunet.training.raw_dataset import bring_manifest, bring_splits, check_fold, raw_folder_of, replaced_labels
 
 Split = tuple[list[str], list[str]]
+# numbers that keep the random streams of one seed apart; 0 and 1 are the trainer's
+_TRAINING, _VALIDATION = 2, 3
 
 
 class FoldData:
@@ -66,6 +71,22 @@ class FoldData:
         """Remember nnU-Net's split for the exposure, and return it."""
         self._split = [str(case) for case in split[0]], [str(case) for case in split[1]]
         return split
+
+    def batches(self) -> tuple[Iterator[Batch], Iterator[Batch]]:
+        """Return endless, reproducible batches for training and validation from the current step on."""
+        trainer = self._trainer
+        settings, rank = trainer.training, trainer.local_rank
+        workers = get_allowed_n_proc_DA() if settings.workers is None else settings.workers
+        pin = trainer.device.type == "cuda"
+        training, validation = trainer.task.batch_sources()
+        first, last = trainer.current_epoch, trainer.num_epochs
+        numbers = range(trainer.run.steps_done, last * trainer.num_iterations_per_epoch)
+        train = batches(training, settings.seed, _TRAINING, rank, numbers=numbers, workers=workers, pin_memory=pin)
+        val_steps = trainer.num_val_iterations_per_epoch
+        seen = trainer.task.validation_numbers(range(first * val_steps, last * val_steps))
+        half = (workers + 1) // 2
+        val = batches(validation, settings.seed, _VALIDATION, rank, numbers=seen, workers=half, pin_memory=pin)
+        return train, val
 
     def look_for_changed_labels(self) -> None:
         """Tell the task of labels that have changed since the data was preprocessed."""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bdfm_nnunet.networks.encoders import unwrap
 from bdfm_nnunet.training.process_group import shares
 
 Batch = dict[str, Any]
@@ -47,19 +46,16 @@ def _cut(value: Any, piece: slice, count: int) -> Any:
 
 
 def joined(network: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The network of one process as a part of all; buffers must be constant, or kept equal by their owners."""
+    """Return the network of one process as a part of all, on CUDA with batch statistics of all processes.
+
+    Buffers must be constant, or kept equal by their owners, as the mask token is.
+    """
+    if device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     unsynchronised: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
     devices = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True, **unsynchronised)
-
-
-def uncompiled(network: nn.Module) -> nn.Module:
-    """Return a network without torch.compile, still joined with the other processes."""
-    if not isinstance(network, DistributedDataParallel):
-        return unwrap(network)
-    network.module = unwrap(network)
-    return network
 
 
 def add_gradients(

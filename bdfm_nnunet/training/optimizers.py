@@ -7,6 +7,8 @@ from typing import Literal, cast
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from bdfm_nnunet.networks.encoders import encoder_of, unwrap
+
 Named = Iterator[tuple[str, nn.Parameter]]
 
 
@@ -34,6 +36,26 @@ def parameter_groups(parts: Mapping[str, tuple[Named, float]], *, weight_decay: 
                     {"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay, "name": part + suffix}
                 )
     return groups
+
+
+def network_optimizer(
+    network: nn.Module, kind: Literal["adamw", "sgd"], *, rate: float, encoder_rate: float, weight_decay: float
+) -> Optimizer:
+    """Return the optimiser of a network whose encoder has a rate of its own.
+
+    Args:
+        network: compiled, joined with other processes, or plain.
+        kind: the optimiser.
+        rate: peak learning rate of all parameters but the encoder's.
+        encoder_rate: peak learning rate of the encoder.
+        weight_decay: of the parameters that decay.
+    """
+    network = unwrap(network)
+    parts = {
+        "encoder": (encoder_of(network).module.named_parameters(), encoder_rate),
+        "rest": (network.named_parameters(), rate),
+    }
+    return build_optimizer(kind, parameter_groups(parts, weight_decay=weight_decay))
 
 
 def build_optimizer(kind: Literal["adamw", "sgd"], groups: list[dict[str, object]]) -> Optimizer:

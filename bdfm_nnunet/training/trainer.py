@@ -7,28 +7,26 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, distributed, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.optim import Optimizer
 
 from bdfm_nnunet.checkpoints.checkpoint_reading import loading_as_data
-from bdfm_nnunet.data.batch_streams import Batch, batches, reseed, seeded
+from bdfm_nnunet.data.batch_streams import Batch, reseed, seeded
 from bdfm_nnunet.data.checked_cases import checked
 from bdfm_nnunet.files import cannot_write
-from bdfm_nnunet.networks.encoders import encoder_of, unwrap
+from bdfm_nnunet.networks.encoders import encoder_of
 from bdfm_nnunet.settings import TrainingSettings, read_block
 from bdfm_nnunet.step_checks import check_shares
 from bdfm_nnunet.tasks.task import Task
 from bdfm_nnunet.training.agreement import agree_on_arguments, agree_on_data, check_plans_and_dataset
+from bdfm_nnunet.training.compiling import Compiler, uncompiled
 from bdfm_nnunet.training.fold_data import FoldData
-from bdfm_nnunet.training.gradients import add_gradients, joined, split, uncompiled
-from bdfm_nnunet.training.optimizers import WarmupSchedule, build_optimizer, parameter_groups
+from bdfm_nnunet.training.gradients import add_gradients, joined, split
+from bdfm_nnunet.training.optimizers import WarmupSchedule, network_optimizer
 from bdfm_nnunet.training.precision import Precision, autocast_type
 from bdfm_nnunet.training.process_group import ProcessGroup, device_of_process
-from bdfm_nnunet.training.raw_dataset import (
-    check_preprocessed,
-)
+from bdfm_nnunet.training.raw_dataset import check_preprocessed
 from bdfm_nnunet.training.run import Run
 from bdfm_nnunet.training.saver import BEST, LATEST, Saver, checkpoint_content, not_of_this_training
 from bdfm_nnunet.training.signals import WISHES
@@ -36,7 +34,7 @@ from bdfm_nnunet.training.weight_origin import WeightOrigin
 
 _CUDA = torch.device("cuda")
 # numbers that keep the random streams of one seed apart
-_NETWORK, _EPOCH, _TRAINING, _VALIDATION = 0, 1, 2, 3
+_NETWORK, _EPOCH = 0, 1  # 2 and 3 are those of the batches
 
 
 class Trainer(nnUNetTrainer):
@@ -59,6 +57,7 @@ class Trainer(nnUNetTrainer):
         saver: its checkpoints.
         origin: where its first weights come from.
         precision: in which the network runs.
+        compiler: whether it is compiled.
         resumed: whether a checkpoint of this run was loaded.
     """
 
@@ -92,10 +91,10 @@ class Trainer(nnUNetTrainer):
         self.origin = WeightOrigin()
         self.precision = Precision(autocast_type(self.training.precision, self.device), self.device, self.grad_scaler)
         self.grad_scaler = self.precision.scaler
+        self.compiler = Compiler(self.training.compile, self.print_to_log_file)
         self.data = FoldData(self)
         self.resumed = False
         self._take_lengths()
-        self._compile_failed = False
         threads = os.environ.get("OMP_NUM_THREADS", "")
         if self.device.type == "cpu" and threads.isdigit() and int(threads) > 0:
             torch.set_num_threads(int(threads))  # nnU-Net's command has set one a core, whatever the variable says
@@ -111,10 +110,8 @@ class Trainer(nnUNetTrainer):
     # --- processes ----------------------------------------------------------------------------------------------
 
     def _join_processes(self) -> None:
-        """Wrap the network; buffers are constant or, as the mask token's, kept equal by their owner."""
-        on_gpu = self.device.type == "cuda"
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network) if on_gpu else self.network
-        self.network = joined(network, self.device)
+        """Join the network with those of the other processes, and hold their data against one another."""
+        self.network = joined(self.network, self.device)
         self.loss = self._build_loss()
         agree_on_data(self)
 
@@ -181,6 +178,9 @@ class Trainer(nnUNetTrainer):
             self._join_processes()
         self.origin.remember(self.network)
 
+    def _do_i_compile(self) -> bool:
+        return self.compiler.is_wanted(super()._do_i_compile)
+
     def _build_loss(self) -> Any:
         return self.task.build_loss()
 
@@ -201,11 +201,13 @@ class Trainer(nnUNetTrainer):
         self.initial_lr = self.training.initial_lr or self.task.rates[kind]
         decay = self.training.weight_decay
         self.weight_decay = self.task.weight_decays[kind] if decay is None else decay
-        network = unwrap(self.network)
-        rates = {"encoder": self.initial_lr * self.task.encoder_lr_factor, "rest": self.initial_lr}
-        parts = {"encoder": encoder_of(network).module, "rest": network}
-        named = {part: (parts[part].named_parameters(), rate) for part, rate in rates.items()}
-        optimizer = build_optimizer(kind, parameter_groups(named, weight_decay=self.weight_decay))
+        optimizer = network_optimizer(
+            self.network,
+            kind,
+            rate=self.initial_lr,
+            encoder_rate=self.initial_lr * self.task.encoder_lr_factor,
+            weight_decay=self.weight_decay,
+        )
         asked = self.training.warmup_epochs
         warmup = min(self.num_epochs / 20, 50) if asked is None else asked
         return optimizer, WarmupSchedule(optimizer, self.num_epochs, warmup, self.task.decay)
@@ -235,16 +237,7 @@ class Trainer(nnUNetTrainer):
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return endless, reproducible batches from the current step on."""
-        training, validation = self.task.batch_sources()
-        workers = get_allowed_n_proc_DA() if self.training.workers is None else self.training.workers
-        common = {"pin_memory": self.device.type == "cuda"}
-        first, last = self.current_epoch, self.num_epochs
-        seed, rank = self.training.seed, self.local_rank
-        steps, val_steps = self.num_iterations_per_epoch, self.num_val_iterations_per_epoch
-        numbers = range(self.run.steps_done, last * steps)
-        train = batches(training, seed, _TRAINING, rank, numbers=numbers, workers=workers, **common)
-        seen = self.task.validation_numbers(range(first * val_steps, last * val_steps))
-        return train, batches(validation, seed, _VALIDATION, rank, numbers=seen, workers=(workers + 1) // 2, **common)
+        return self.data.batches()
 
     # --- the run ------------------------------------------------------------------------------------------------
 
@@ -294,7 +287,9 @@ class Trainer(nnUNetTrainer):
         try:
             terms = self._differentiate(parts)
         except TorchDynamoException as error:
-            self._do_without_compiler(error)
+            self.compiler.give_up(error)
+            self.network = uncompiled(self.network)
+            self.loss = self._build_loss()
             terms = self._differentiate(parts)
         norm = self.precision.descend(self.optimizer, clip=self.training.gradient_clip)
         self.run.show_step()
@@ -349,24 +344,6 @@ class Trainer(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate the finished training."""
         self.task.final_validation(save_probabilities=save_probabilities)
-
-    # --- compiling ----------------------------------------------------------------------------------------------
-
-    def _do_i_compile(self) -> bool:
-        """Follow the setting; nnU-Net's variable nnUNet_compile overrides it, but nnU-Net itself only asks on CUDA."""
-        variable = os.environ.get("nnUNet_compile")
-        if self._compile_failed or (variable is not None and variable.lower() not in ("true", "1", "t")):
-            return False
-        if self.training.compile == "on":
-            return True
-        return (variable is not None or self.training.compile == "auto") and bool(super()._do_i_compile())
-
-    def _do_without_compiler(self, error: TorchDynamoException) -> None:
-        reason = " ".join(str(error).strip().splitlines()[:2])
-        self.print_to_log_file(f"WARNING: torch.compile failed, so training goes on without it, slower: {reason}")
-        self._compile_failed = True
-        self.network = uncompiled(self.network)
-        self.loss = self._build_loss()
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 

@@ -7,20 +7,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from bdfm_nnunet import number_types
-from harness import (
-    Result,
-    Served,
-    Spread,
-    Table,
-    Times,
-    alternate,
-    markdown,
-    options,
-    parse,
-    peak_memory,
-    prose,
-)
+from harness import Result, Served, Spread, Table, Times, alternate, markdown, options, parse, peak_memory, prose
 
 
 def test_arms_take_turns_and_warm_up_is_not_timed() -> None:
@@ -92,48 +79,6 @@ def test_peak_memory_of_a_served_arm_holds_what_it_allocated(tmp_path: Path) -> 
     # the kernel counts pages with a slack of some dozens
     assert 99 << 20 <= arm.close() < 110 << 20
     assert peak_memory() > 10 << 20
-
-
-def test_rates_of_this_machine_are_plausible() -> None:
-    import torch
-
-    assert 1e8 < harness.matrix_rate(torch.float32, seconds=0.01, rounds=2) < 1e14
-    assert 1e8 < harness.memory_rate(megabytes=8, rounds=2) < 1e13
-
-
-@pytest.mark.parametrize(
-    ("rate", "seconds", "sizes"),
-    [
-        (1e9, 0.1, [96, 192, 192]),  # the next would take 0.11 s
-        (1e13, 0.1, [96, 192, 384, 768, 1536, 3072]),  # never larger, be it that fast
-        (1e6, 0.1, [96, 96]),  # never smaller, be it that slow
-    ],
-)
-def test_a_rate_is_measured_with_the_largest_size_that_fits_the_time(
-    rate: float, seconds: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    now, used = [0.0], []
-    monkeypatch.setattr(harness.time, "perf_counter", lambda: now[0])
-
-    def multiply(left: torch.Tensor, right: torch.Tensor) -> None:
-        used.append(len(left))
-        now[0] += 2 * len(left) ** 3 / rate
-
-    found = harness.matrix_rate(torch.float32, seconds=seconds, rounds=3, product=multiply)
-    assert found == pytest.approx(rate, rel=1e-3)
-    assert list(dict.fromkeys(used)) == list(dict.fromkeys(sizes))
-    assert used.count(sizes[-1]) == 3 + 1 + 2 * (len(sizes) > len(set(sizes)))
-
-
-@pytest.mark.parametrize("native", [False, True])
-def test_bf16_arms_run_where_there_are_units_for_it_or_are_told_to_be_missing(
-    native: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(number_types, "multiplies_bf16", lambda device="cpu": native)
-    assert list(harness.types_for()) == (["fp32", "bf16"] if native else ["fp32"])
-    assert harness.left_out() == ("" if native else "Arms in bf16 were left out: this cpu has no units for it.")
 
 
 def test_quick_changes_defaults_and_options_still_win(monkeypatch: pytest.MonkeyPatch) -> None:

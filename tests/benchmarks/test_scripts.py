@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import types_for
+from floors import types_for
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = [

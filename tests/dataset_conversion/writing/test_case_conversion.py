@@ -14,72 +14,18 @@ import SimpleITK as sitk
 
 from bdfm_nnunet.dataset_conversion import convert_release
 from bdfm_nnunet.dataset_conversion.release import Release, Repair, Source
-from bdfm_nnunet.dataset_conversion.writing.case_record import CaseRecord
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
 from bdfm_nnunet.images import volumes
-
-SHAPE = (7, 6, 5)
-OBLIQUE = np.array([[0.8, -0.6, 0, 4], [0.6, 0.8, 0, -3], [0, 0, 2.5, 7], [0, 0, 0, 1.0]])
-ENTRY = Release(
-    name="made-up", title="made up", dataset_name="MadeUp", case_pattern=r"c\d+", patient_pattern=r"(c\d+)",
-    channels={"a": Source("{case}_a"), "b": Source("{case}_b")}, label=(Source("{case}_seg"),),
-    labels={1: "core", 4: "rim"}, label_map={4: 2}, regions={"core": (1,), "rim": (2,)},
-)  # fmt: skip
-IN_ONE = replace(ENTRY, channels={"a": Source("{case}_all", volume=2), "b": Source("{case}_all", volume=0)})
-MASKS = replace(
-    ENTRY, label=(), labels={}, label_map={}, regions={"left": (1, 3), "right": (2, 3)}, regions_class_order=(1, 2),
-    masks={"left": Source("{case}_left"), "right": Source("{case}_right")},
-)  # fmt: skip
-
-
-class Download:
-    """A folder of random volumes; names are given without `.nii.gz`."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.random = np.random.default_rng(0)
-        root.mkdir()
-
-    def image(self, name: str, shape: tuple[int, ...] = SHAPE, **settings: Any) -> np.ndarray:
-        values = np.asfortranarray(self.random.integers(1, 99, shape).astype(np.int16))
-        values[0] = 0
-        self.write(name, values, **settings)
-        return values
-
-    def label(self, name: str, values: tuple[int, ...] = (0, 1, 4)) -> np.ndarray:
-        label = self.random.choice(values, SHAPE).astype(np.uint8)
-        self.write(name, label)
-        return label
-
-    def write(
-        self, name: str, values: np.ndarray, *, slope: float = 1, intercept: float = 0, compress: bool = True
-    ) -> None:
-        image = nib.Nifti1Image(values, OBLIQUE)
-        image.header.set_slope_inter(slope, intercept)
-        content = image.to_bytes()
-        (self.root / f"{name}.nii.gz").write_bytes(gzip.compress(content) if compress else content)
-
-    def case(self, name: str = "c1") -> None:
-        for role in ("a", "b"):
-            self.image(f"{name}_{role}")
-        self.label(f"{name}_seg")
-
-
-@pytest.fixture
-def download(tmp_path: Path, raw: Path) -> Download:
-    return Download(tmp_path / "made up")
-
-
-def _convert(entry: Release, download: Download, **settings: Any) -> tuple[CaseRecord, Path]:
-    report = convert_release(entry, download.root, dataset_id=9, **settings)
-    return report.records[0], report.folder
-
-
-def _read(path: Path) -> np.ndarray:
-    """As nnU-Net does, (x, y, z)."""
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path))).transpose()
-
+from tests.dataset_conversion.made_up_release import (
+    ENTRY,
+    IN_ONE,
+    OBLIQUE,
+    SHAPE,
+    Download,
+    convert_first,
+    read_volume,
+)
 
 # ---------------------------------------------------------------------------------------------------- 4-D files
 
@@ -88,11 +34,11 @@ def _read(path: Path) -> np.ndarray:
 def test_channels_of_one_file(slope: float, intercept: float, download: Download) -> None:
     values = download.image("c1_all", (*SHAPE, 3), slope=slope, intercept=intercept)
     download.label("c1_seg", (0, 1))
-    record, folder = _convert(IN_ONE, download, link="sym")
+    record, folder = convert_first(IN_ONE, download, link="sym")
     assert record.status == "ok" and record.sources["a"] == record.sources["b"] == "c1_all.nii.gz"
     for index, volume in enumerate((2, 0)):
         path = folder / f"imagesTr/c1_{index:04d}.nii.gz"
-        np.testing.assert_allclose(_read(path), values[..., volume] * slope + intercept)
+        np.testing.assert_allclose(read_volume(path), values[..., volume] * slope + intercept)
         np.testing.assert_allclose(nib.load(path).affine, OBLIQUE, atol=1e-6)
         assert nib.load(path).get_data_dtype() == np.int16
     assert (folder / "labelsTr/c1.nii.gz").is_symlink()
@@ -104,7 +50,7 @@ def test_a_file_of_several_channels_is_read_once(download: Download, monkeypatch
     download.label("c1_seg")
     read, names = volumes.read_bytes, []
     monkeypatch.setattr(volumes, "read_bytes", lambda path, name: names.append(name) or read(path, name))
-    assert _convert(IN_ONE, download)[0].status == "ok"
+    assert convert_first(IN_ONE, download)[0].status == "ok"
     assert names == ["c1_all.nii.gz", "c1_seg.nii.gz"]
 
 
@@ -118,88 +64,13 @@ def test_wrong_number_of_axes(entry: Release, shape: tuple[int, ...], sentence: 
     for name in ("c1_all", "c1_a", "c1_b"):
         download.image(name, shape)
     download.label("c1_seg")
-    record, folder = _convert(entry, download)
+    record, folder = convert_first(entry, download)
     assert record.status == "refused"
     assert re.search(sentence, record.reason)
     assert not list(folder.rglob("*.nii.gz"))
 
 
-# -------------------------------------------------------------------------------------------------------- labels
-
-
-def test_bits_of_overlapping_masks(download: Download) -> None:
-    download.case()
-    left, right = (download.label(f"c1_{side}", (0, 255)) for side in ("left", "right"))
-    record, folder = _convert(MASKS, download)
-    expected = (left > 0) + 2 * (right > 0)
-    np.testing.assert_array_equal(_read(folder / "labelsTr/c1.nii.gz"), expected)
-    assert record.labels == {value: int((expected == value).sum()) for value in range(4)}
-    assert sorted(record.sha256) == ["a", "b", "mask:left", "mask:right"]
-    assert record.targets["label"] == "labelsTr/c1.nii.gz"
-    assert read_json(folder / "dataset.json")["labels"] == {"background": 0, "left": [1, 3], "right": [2, 3]}
-
-
-def test_a_mask_of_two_values_is_refused(download: Download) -> None:
-    download.case()
-    download.label("c1_left", (0, 1, 2))
-    download.label("c1_right", (0, 1))
-    record, _ = _convert(MASKS, download)
-    assert "c1_left.nii.gz has the values 1, 2 where a mask" in record.reason
-
-
-def test_a_missing_mask_is_refused(download: Download) -> None:
-    download.case()
-    download.label("c1_left", (0, 1))
-    record, _ = _convert(MASKS, download)
-    assert re.search(r"c1_right\.nii\.gz .*is missing: .*--unlabelled", record.reason)
-
-
-def test_the_alternative_that_was_taken_is_named(download: Download) -> None:
-    entry = replace(ENTRY, label=(Source("{case}_seg", kind="manual"), Source("{case}_auto", kind="automated")))
-    download.case()
-    download.case("c2")
-    (download.root / "c2_seg.nii.gz").rename(download.root / "c2_auto.nii.gz")
-    report = convert_release(entry, download.root, dataset_id=9)
-    assert [record.notes for record in report.records] == [["label: manual"], ["label: automated"]]
-
-
-def test_a_scaled_label_becomes_whole_numbers(download: Download) -> None:
-    download.case()
-    stored = download.random.choice((0, 10), SHAPE).astype(np.int16)
-    download.write("c1_seg", stored, slope=0.1)  # 10 * 0.1 is not 1 in single precision's neighbours
-    record, folder = _convert(ENTRY, download, link="sym")
-    written = nib.load(folder / "labelsTr/c1.nii.gz")
-    np.testing.assert_array_equal(np.asanyarray(written.dataobj), stored // 10)
-    assert record.labels == {0: int((stored == 0).sum()), 1: int((stored == 10).sum())}
-    assert written.get_data_dtype() == np.uint8
-
-
-@pytest.mark.parametrize("type_", [np.uint8, np.int16, np.int64, np.float32, np.float64, ">i2", ">f4"])
-def test_labels_of_any_type_are_mapped(type_: Any, download: Download) -> None:
-    download.case()
-    label = download.random.choice((0, 1, 4), SHAPE)
-    image = nib.Nifti1Image(label.astype(type_), OBLIQUE, nib.Nifti1Header(endianness=np.dtype(type_).byteorder))
-    (download.root / "c1_seg.nii.gz").write_bytes(gzip.compress(image.to_bytes()))
-    record, folder = _convert(ENTRY, download)
-    assert record.labels == {value: int((label == value).sum()) for value in (0, 1, 4)}
-    np.testing.assert_array_equal(_read(folder / "labelsTr/c1.nii.gz"), np.where(label == 4, 2, label))
-
-
 # ------------------------------------------------------------------------------------------------------- repairs
-
-
-def test_stray_label_value(download: Download) -> None:
-    entry = replace(ENTRY, repairs=(Repair("c1", "a stray value was published", values={6: 4}),))
-    for case in ("c1", "c2"):
-        download.case(case)
-        label = download.label(f"{case}_seg", (0, 1, 6))
-    report = convert_release(entry, download.root, dataset_id=9)
-    first, second = report.records
-    assert (first.status, second.status) == ("repaired", "refused")
-    assert re.fullmatch(r"a stray value was published \(\d+ voxels of 6 in c1_seg.nii.gz are read as 4\)", first.reason)
-    source = np.asarray(nib.load(download.root / "c1_seg.nii.gz").dataobj)
-    np.testing.assert_array_equal(_read(report.folder / "labelsTr/c1.nii.gz"), np.where(source == 6, 2, source))
-    assert first.labels[6] == (source == 6).sum() and label.any()
 
 
 def test_file_that_was_not_compressed(download: Download) -> None:
@@ -213,7 +84,7 @@ def test_file_that_was_not_compressed(download: Download) -> None:
     assert (second.status, "c2_b.nii.gz is not a gzip file" in second.reason) == ("refused", True)
     target = report.folder / "imagesTr/c1_0001.nii.gz"
     assert gzip.decompress(target.read_bytes()) == (download.root / "c1_b.nii.gz").read_bytes()
-    assert values.shape == _read(target).shape
+    assert values.shape == read_volume(target).shape
 
 
 @pytest.mark.parametrize("missing", ["a", "b"])
@@ -221,7 +92,7 @@ def test_missing_channel_is_written_as_zeros(missing: str, download: Download) -
     entry = replace(ENTRY, repairs=(Repair("c.*", "not scanned everywhere", missing=(missing,)),))
     download.case()
     (download.root / f"c1_{missing}.nii.gz").unlink()
-    record, folder = _convert(entry, download)
+    record, folder = convert_first(entry, download)
     there = "b" if missing == "a" else "a"
     assert record.reason == f"not scanned everywhere ({missing} is missing and written as zeros)"
     assert sorted(record.sources) == sorted(record.sha256) == sorted([there, "label"])
@@ -235,7 +106,7 @@ def test_missing_channel_is_written_as_zeros(missing: str, download: Download) -
 def test_no_channel_at_all_is_refused(download: Download) -> None:
     entry = replace(ENTRY, repairs=(Repair("c.*", "not scanned everywhere", missing=("a", "b")),))
     download.label("c1_seg")
-    record, _ = _convert(entry, download)
+    record, _ = convert_first(entry, download)
     assert re.search("c1_a.nii.gz and c1_b.nii.gz .*are missing", record.reason)
 
 
@@ -265,12 +136,14 @@ def test_image_and_header_in_two_files(kind: Any, big_endian: bool, download: Do
     for role in ("a", "b", "seg"):
         values[role] = download.random.choice((0, 1, 4), SHAPE).astype(np.int16)
         _write_pair(download.root / f"c1_{role}.img", values[role], kind=kind, big_endian=big_endian)
-    record, folder = _convert(ENTRY, download, link="sym")
+    record, folder = convert_first(ENTRY, download, link="sym")
     assert record.status == "ok" and record.sources["a"] == "c1_a.img"
     assert any("Analyze" in note for note in record.notes) == (kind is not nib.Nifti1Pair)
     written = folder / record.targets["a"]
-    np.testing.assert_array_equal(_read(written), values["a"])
-    np.testing.assert_array_equal(_read(folder / "labelsTr/c1.nii.gz"), np.where(values["seg"] == 4, 2, values["seg"]))
+    np.testing.assert_array_equal(read_volume(written), values["a"])
+    np.testing.assert_array_equal(
+        read_volume(folder / "labelsTr/c1.nii.gz"), np.where(values["seg"] == 4, 2, values["seg"])
+    )
     np.testing.assert_allclose(nib.load(written).affine, nib.load(download.root / "c1_a.img").affine, atol=1e-5)
     in_lps = np.diag([-1, -1, 1, 1]) @ nib.load(download.root / "c1_a.img").affine
     np.testing.assert_allclose(sitk.ReadImage(str(written)).GetOrigin(), in_lps[:3, 3], atol=1e-5)
@@ -287,7 +160,7 @@ def test_damaged_pair(fault: str, download: Download) -> None:
     else:
         damaged = path if fault == "short image" else path.with_suffix(".hdr")
         damaged.write_bytes(damaged.read_bytes()[:-10])
-    record, _ = _convert(ENTRY, download)
+    record, _ = convert_first(ENTRY, download)
     assert record.status == "refused" and "c1_b." in record.reason
 
 
@@ -321,7 +194,7 @@ def test_unlabelled_takes_every_case_to_the_training_part(download: Download) ->
     entry = replace(ENTRY, unlabelled_part="_a")
     download.case()
     (download.root / "c1_seg.nii.gz").unlink()
-    record, folder = _convert(entry, download, unlabelled=True)
+    record, folder = convert_first(entry, download, unlabelled=True)
     assert record.part == "train" and (folder / "labelsTr/c1.nii.gz").exists()
 
 
@@ -329,8 +202,8 @@ def test_release_without_labels(download: Download) -> None:
     download.case()
     entry = replace(ENTRY, label=())
     with pytest.raises(InputError, match="made-up has no segmentations: convert it with --unlabelled"):
-        _convert(entry, download)
-    assert _convert(entry, download, unlabelled=True)[0].status == "ok"
+        convert_first(entry, download)
+    assert convert_first(entry, download, unlabelled=True)[0].status == "ok"
 
 
 def test_channels_and_cases_are_chosen(download: Download) -> None:
@@ -357,11 +230,11 @@ def test_scaling_that_readers_take_differently(slope: float, intercept: float, g
     content = bytearray(gzip.decompress((download.root / "c1_a.nii.gz").read_bytes()))
     content[112:120] = np.array([slope, intercept], "<f4").tobytes()
     (download.root / "c1_a.nii.gz").write_bytes(gzip.compress(bytes(content)))
-    record, folder = _convert(ENTRY, download)
+    record, folder = convert_first(ENTRY, download)
     assert (record.status == "ok") == good
     if good:
         expected = nib.load(download.root / "c1_a.nii.gz").get_fdata()
-        np.testing.assert_allclose(_read(folder / record.targets["a"]), expected)
+        np.testing.assert_allclose(read_volume(folder / record.targets["a"]), expected)
     else:
         assert "c1_a.nii.gz has a scaling that readers take differently" in record.reason
 
@@ -374,18 +247,9 @@ def test_scaling_that_readers_take_differently(slope: float, intercept: float, g
 ])  # fmt: skip
 def test_another_grid_is_noted(change: dict[str, Any], note: str, download: Download) -> None:
     download.case()
-    record, _ = _convert(replace(ENTRY, **change), download)
+    record, _ = convert_first(replace(ENTRY, **change), download)
     assert record.status == "ok"
     assert [found[: len(note)] for found in record.notes] == ([note] if note else [])
-
-
-def test_a_changed_table_entry_is_applied(download: Download) -> None:
-    download.case()
-    before, folder = _convert(ENTRY, download)
-    after, _ = _convert(replace(ENTRY, label_map={1: 2, 4: 1}), download)
-    source = np.asarray(nib.load(download.root / "c1_seg.nii.gz").dataobj)
-    np.testing.assert_array_equal(_read(folder / "labelsTr/c1.nii.gz"), np.select([source == 1, source == 4], [2, 1]))
-    assert before == after
 
 
 def test_images_that_are_not_skull_stripped(download: Download) -> None:
@@ -396,6 +260,6 @@ def test_images_that_are_not_skull_stripped(download: Download) -> None:
     values[4, 3, 2] = 1
     for role in "ab":
         download.write(f"c1_{role}", values.astype(np.int16))
-    record, folder = _convert(ENTRY, download, unlabelled=True)
-    np.testing.assert_array_equal(_read(folder / "labelsTr/c1.nii.gz"), head)
+    record, folder = convert_first(ENTRY, download, unlabelled=True)
+    np.testing.assert_array_equal(read_volume(folder / "labelsTr/c1.nii.gz"), head)
     assert any("Otsu's threshold of a" in note for note in record.notes)
