@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 PACKAGE_DIR = {
     "bdfm_nnunet": "bdfm_nnunet",
@@ -11,27 +11,9 @@ PACKAGE_DIR = {
     "bdfm_nnunet.dataset_conversion": "dataset_conversion",
 }
 PACKAGES = [
-    "bdfm_nnunet",
-    "bdfm_nnunet.checkpoints",
-    "bdfm_nnunet.commands",
-    "bdfm_nnunet.data",
-    "bdfm_nnunet.dataset_conversion",
-    "bdfm_nnunet.dataset_conversion.reading",
-    "bdfm_nnunet.dataset_conversion.releases",
-    "bdfm_nnunet.dataset_conversion.writing",
-    "bdfm_nnunet.evaluation",
-    "bdfm_nnunet.exposure",
-    "bdfm_nnunet.images",
-    "bdfm_nnunet.networks",
-    "bdfm_nnunet.nnunet_plugin",
-    "bdfm_nnunet.objectives",
-    "bdfm_nnunet.plans",
-    "bdfm_nnunet.prediction",
-    "bdfm_nnunet.reports",
-    "bdfm_nnunet.studies",
-    "bdfm_nnunet.tasks",
-    "bdfm_nnunet.trainers",
-    "bdfm_nnunet.training",
+    name
+    for package, folder in PACKAGE_DIR.items()
+    for name in (package, *(f"{package}.{inner}" for inner in find_packages(folder)))
 ]
 # torch and torchvision carry no upper bound, so that a lab can bring the build that fits its drivers;
 # constraints.txt names the versions we test with.

@@ -27,7 +27,7 @@ WITH_ARGUMENTS_OF_NNUNET: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one `bdfm` command and returns its exit code."""
+    """Run one `bdfm` command and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _set_up_messages()
     try:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _set_up_messages() -> None:
-    """What this package logs is shown; of other libraries warnings are, but not those meant for their developers."""
+    """Show what this package logs, and of other libraries the warnings that are not meant for their developers."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("bdfm_nnunet").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
@@ -57,7 +57,7 @@ def _set_up_messages() -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+    """Build the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="bdfm", description="Self-supervised pre-training and fine-tuning for brain MRI, native to nnU-Net v2."
     )
@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def demo(settings: argparse.Namespace) -> int:
-    """Runs the whole way on a made-up cohort."""
+    """Run the whole way on a made-up cohort."""
     from bdfm_nnunet.studies.demo import run_demo
 
     run_demo(out=settings.out)

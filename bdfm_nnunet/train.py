@@ -26,7 +26,7 @@ _CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_pre
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """nnUNetv2_train's arguments and --max-hours."""
+    """Return the parser of nnUNetv2_train's arguments and --max-hours."""
     parser = argparse.ArgumentParser(
         prog="bdfm train",
         description="nnUNetv2_train with our trainers on any number of processes; every argument of it is taken.",
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("-tr", default="nnUNetTrainer", metavar="TRAINER", help="class of the trainer (default: %(default)s)")
     add("-p", default="nnUNetPlans", metavar="PLANS", help="name of the plans (default: %(default)s)")
     add("-pretrained_weights", metavar="PATH", help="nnU-Net checkpoint of the same network to start from")
-    add("-num_gpus", type=int, default=1, metavar="N", help="processes on this machine, each on a GPU of its own")
+    add("-num_gpus", type=int, default=1, metavar="N", help="processes on this machine, each on its own GPU")
     add("--npz", action="store_true", help="save the probabilities of the final validation")
     add("--c", action="store_true", help="continue from the last checkpoint")
     add("--val", action="store_true", help="only validate a finished training")
@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one process of a training, or with -num_gpus starts several, and returns the exit code."""
+    """Run one process of a training, or with -num_gpus start several, and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = build_parser().parse_args(arguments)
     if options.num_gpus > 1 and "WORLD_SIZE" not in os.environ:
@@ -72,14 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _start_processes(count: int, arguments: Sequence[str]) -> None:
-    """Becomes torchrun."""
+    """Turn this process into torchrun."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *command, "-m", "bdfm_nnunet.train", *arguments])
 
 
 def _check(options: argparse.Namespace) -> None:
-    """What can be known before anything is loaded."""
+    """Check what can be known before anything is loaded."""
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         nnunet_folder(variable)
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -99,7 +99,7 @@ def _check(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _process_group(device: str, store: list[Any]) -> Iterator[None]:
-    """Joins the processes that torchrun has started: gloo on the CPU, nccl on CUDA."""
+    """Join the processes that torchrun has started: gloo on the CPU, nccl on CUDA."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
@@ -125,7 +125,7 @@ def _process_group(device: str, store: list[Any]) -> Iterator[None]:
 
 
 def _tell(sentence: str, store: Sequence[Any]) -> None:
-    """Prints an error; of the processes of a machine only the first that meets one does."""
+    """Print an error; of the processes of a machine only the first that meets one does."""
     try:
         first = not store or store[0].add(f"bdfm_errors_{socket.gethostname()}", 1) == 1
     except RuntimeError:
@@ -180,7 +180,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _trainer(options: argparse.Namespace) -> Any:
-    """nnU-Net's own way from the arguments to a trainer."""
+    """Make a trainer from the arguments in nnU-Net's own way."""
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
@@ -213,7 +213,7 @@ def _trainer(options: argparse.Namespace) -> Any:
 
 
 def _check_files(options: argparse.Namespace) -> None:
-    """Holds plans and dataset.json against what they must be, for nnU-Net's own trainers too."""
+    """Check plans and dataset.json, for nnU-Net's own trainers too."""
     from bdfm_nnunet.networks.network_classes import check_network_classes
 
     check_name(options.p, "-p")
@@ -234,7 +234,7 @@ def _check_files(options: argparse.Namespace) -> None:
 
 
 def _load(trainer: Any, options: argparse.Namespace) -> None:
-    """Loads what the run starts from: the last checkpoint, nothing, or weights."""
+    """Load what the run starts from: the last checkpoint, nothing, or weights."""
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
     if options.val:
@@ -264,7 +264,7 @@ def _load(trainer: Any, options: argparse.Namespace) -> None:
 
 
 def _agreed(trainer: Any, choose: Any) -> Any:
-    """`choose`, asked on rank 0 alone, whose answer all processes get."""
+    """Call `choose` on rank 0 alone and return its answer on all processes."""
     peers = getattr(trainer, "processes", None)
     if peers is None or peers.count == 1:
         return choose
@@ -272,9 +272,9 @@ def _agreed(trainer: Any, choose: Any) -> Any:
 
 
 def _checkpoint_to_continue(trainer: Any, asked: bool) -> Path | None:
-    """The checkpoint from which this process goes on, if it shall.
+    """Return the checkpoint from which this process continues, if it is to continue.
 
-    It shall with `--c`, and when torchrun has started all processes anew after one was lost. Then only checkpoints of
+    That is so with `--c`, and when torchrun has started all processes anew after one was lost. Then only checkpoints of
     this very run count, which are younger than the marker that its first start has left.
     """
     folder = Path(trainer.output_folder)
@@ -292,12 +292,12 @@ def _checkpoint_to_continue(trainer: Any, asked: bool) -> Path | None:
 
 
 def _was_restarted() -> bool:
-    """Whether torchrun has counted a restart; it counts none when machines join or leave."""
+    """Return whether torchrun has counted a restart; it counts none when machines join or leave."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def _last_of(folder: Path, *, since: float = 0.0) -> Path | None:
-    """The checkpoint that is furthest: nnU-Net's order, but no final one of a run before this."""
+    """Return the checkpoint of the latest step: nnU-Net's order, but no final one of an earlier run."""
     times = {name: (folder / name).stat().st_mtime for name in _CHECKPOINTS if (folder / name).is_file()}
     final, latest = _CHECKPOINTS[:2]
     if times.get(latest, 0) > times.get(final, float("inf")):

@@ -45,7 +45,7 @@ Arm = Callable[[Path], object]
 
 
 def make_trees(root: Path, *, cases: int, drawn: int, size: Sequence[int]) -> tuple[Path, Path]:
-    """The same made-up cases in the layouts of BraTS 2023 and 2021; those beyond `drawn` are copies of the first."""
+    """Write the same made-up cases in the layouts of BraTS 2023 and 2021; those beyond `drawn` are copies."""
     from bdfm_nnunet.data.demo_cohort import make_cohort  # worker processes, which import this file, do without
 
     new, old = root / "brats2023", root / "brats2021"
@@ -74,7 +74,7 @@ def _copy_of(folder: Path, name: str) -> Path:
 
 
 def converted(release: str, tree: Path, *, link: str, workers: int) -> Arm:
-    """An arm of ours; starting the worker processes counts."""
+    """Return an arm of ours; starting the worker processes counts."""
 
     def run(out: Path) -> None:
         os.environ["nnUNet_raw"] = str(out)
@@ -85,7 +85,7 @@ def converted(release: str, tree: Path, *, link: str, workers: int) -> Arm:
 
 
 def plain_script(tree: Path) -> Arm:
-    """One process: images copied, labels 1, 2, 4 written as 2, 1, 3."""
+    """Convert in one process: images copied, labels 1, 2, 4 written as 2, 1, 3."""
 
     def run(out: Path) -> None:
         for part in ("imagesTr", "labelsTr"):
@@ -109,23 +109,23 @@ def plain_script(tree: Path) -> Arm:
 
 
 def copied(tree: Path) -> Arm:
-    """`cp -r`."""
+    """Run `cp -r`."""
     return lambda out: subprocess.run(["cp", "-r", str(tree), str(out / "copy")], check=True)
 
 
 def floor(tree: Path) -> Arm:
-    """Uncompresses and hashes every file in one process, and writes nothing."""
+    """Uncompress and hash every file in one process, and write nothing."""
     return lambda out: [hashlib.sha256(igzip.decompress(path.read_bytes())) for path in tree.rglob("*.nii.gz")]
 
 
 def emptied(folder: Path) -> None:
-    """Makes the folder anew."""
+    """Make the folder anew."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
 
 
 def compare(arms: dict[str, Arm], *, out: Path, rounds: int) -> Times:
-    """Runs the arms in turn, each into an emptied folder."""
+    """Run the arms in turn, each into an emptied folder."""
     emptied(out)
     arms["floor"](out)  # reads every file into memory
     calls = {name: partial(arm, out) for name, arm in arms.items()}
@@ -133,7 +133,7 @@ def compare(arms: dict[str, Arm], *, out: Path, rounds: int) -> Times:
 
 
 def table(title: str, times: Times, reference: str, *, cases: int) -> Table:
-    """Rates, and times relative to the reference."""
+    """Return a table of rates, and of times relative to the reference."""
     result = Table(title, ["arm", "s", "cases/s", f"time relative to {reference}"])
     for arm in times.seconds:
         middle = times.of(arm)
@@ -143,7 +143,7 @@ def table(title: str, times: Times, reference: str, *, cases: int) -> Table:
 
 
 def measure(root: Path, settings: argparse.Namespace) -> Result:
-    """Makes the trees in `root` and compares all arms."""
+    """Make the trees in `root` and compare all arms."""
     new, old = make_trees(root, cases=settings.cases, drawn=settings.drawn, size=settings.size)
     unchanged: dict[str, Arm] = {CP: copied(new), "floor": floor(new)}
     relabelled: dict[str, Arm] = {SCRIPT: plain_script(old), "floor": floor(old)}
@@ -164,12 +164,12 @@ def measure(root: Path, settings: argparse.Namespace) -> Result:
 
 
 def arm_name(link: str, workers: int) -> str:
-    """What an arm of ours is called in the tables."""
+    """Return the name of an arm of ours in the tables."""
     return f"--link {link}, {workers} worker{'s' if workers > 1 else ''}"
 
 
 def main() -> None:
-    """Measures and writes the result."""
+    """Measure and write the result."""
     parser = options(__doc__, rounds=3)
     parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--drawn", type=int, default=4, help="how many of them differ, which takes a while to make")

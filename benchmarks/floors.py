@@ -1,4 +1,4 @@
-"""What the machine at hand can do at best: the number types it has units for, its FLOP/s and its bytes/s."""
+"""Floors: number types that the machine has units for, and the FLOP/s and bytes/s it reaches at best."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from harness import alternate
 
 
 def types_for(device: str = "cpu") -> dict[str, Any]:
-    """Name to type of the arms that a benchmark can have: fp32, and bf16 where the device has units for it.
+    """Map names to types of the arms that a benchmark can have: fp32, and bf16 if the device has units for it.
 
     Without them a single step in bf16 takes minutes; `left_out` is the sentence for a table that lacks it.
     """
@@ -18,7 +18,7 @@ def types_for(device: str = "cpu") -> dict[str, Any]:
 
 
 def left_out(device: str = "cpu") -> str:
-    """A sentence about the arms that `types_for` leaves out, or nothing."""
+    """Return a sentence about the arms that `types_for` leaves out, or nothing."""
     return "" if "bf16" in types_for(device) else f"Arms in bf16 were left out: this {device} has no units for it."
 
 
@@ -31,12 +31,12 @@ def matrix_rate(
     device: str = "cpu",
     product: Any = None,
 ) -> float:
-    """FLOP/s of the best of some products of square matrices of a type.
+    """Measure the FLOP/s of the best of some products of square matrices of a type.
 
     Args:
         dtype: of the matrices.
         seconds: what one product may take. The matrices grow until the next size would take longer, so that a type
-            without units of its own is measured in seconds too.
+            without hardware units is measured in seconds too.
         largest: most rows and columns.
         rounds: how often the matrices of the last size are multiplied.
         device: where.
@@ -49,7 +49,7 @@ def matrix_rate(
 
 
 def _product_seconds(dtype: Any, size: int, rounds: int, device: str, product: Any) -> float:
-    """Seconds of the fastest of some products."""
+    """Return the seconds of the fastest of some products."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
 
     def multiply() -> None:
@@ -61,7 +61,7 @@ def _product_seconds(dtype: Any, size: int, rounds: int, device: str, product: A
 
 
 def memory_rate(*, megabytes: int = 512, rounds: int = 5, device: str = "cpu") -> float:
-    """Bytes/s of the best of some copies: bytes read and bytes written count."""
+    """Measure the bytes/s of the best of some copies: bytes read and bytes written count."""
     source = torch.ones(megabytes << 18, device=device)
     target = torch.empty_like(source)
 

@@ -26,7 +26,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def patch_by_patch(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """The definition: cut, transform and weight one patch after the other."""
+    """Follow the definition: cut, transform and weight one patch after the other."""
     values = [_score(first - second) for first, second in _cut(prediction, target, mask)]
     return torch.stack(values).mean()
 
@@ -38,7 +38,7 @@ def cut_in_a_loop(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def over_ready_patches(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Transforms and weights one patch after the other, but gets them all cut at once: the cheapest loop.
+    """Transform and weight one patch after the other, all cut at once: the cheapest loop.
 
     In the other two every cut has a gradient of the size of the whole image.
     """
@@ -60,7 +60,7 @@ def _cut(prediction: Tensor, target: Tensor, mask: Tensor) -> list[tuple[Tensor,
 
 
 def _score(first: Tensor, second: Tensor | None = None) -> Tensor:
-    """The loss of patches (..., d, h, w): of a difference, or of two images that are transformed one by one."""
+    """Return the loss of patches (..., d, h, w): of a difference, or of two images that are transformed one by one."""
     axes = (-3, -2, -1)
     spectrum = torch.fft.fftn(first, dim=axes, norm="ortho")
     if second is not None:
@@ -71,7 +71,7 @@ def _score(first: Tensor, second: Tensor | None = None) -> Tensor:
 
 
 def gradient(arm: Loss, images: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """One forward and backward pass."""
+    """Run one forward and backward pass."""
     prediction = images[0].detach().requires_grad_()
     arm(prediction, *images[1:]).backward()
     assert prediction.grad is not None
@@ -88,7 +88,7 @@ ARMS: dict[str, Loss] = {
 
 
 def main() -> None:
-    """Checks that the arms agree, runs them alternately and writes the result."""
+    """Check that the arms agree, run them alternately and write the result."""
     parser = options(__doc__, rounds=3)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--threads", type=int, default=1)

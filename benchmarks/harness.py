@@ -1,4 +1,4 @@
-"""What all benchmarks share: arms that take turns, options, and the file of results.
+"""The harness of all benchmarks: arms that take turns, options, and the file of results.
 
 A script makes one `Result`, adds tables to it and writes it to `benchmarks/results/NAME.json`; `report.py` turns all of
 these into docs/benchmarks.md. Quick runs go to `build/benchmarks`, so that they never replace a result that is
@@ -40,7 +40,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """The spread of some values."""
+        """Return the spread of some values."""
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
@@ -56,16 +56,16 @@ class Times:
     seconds: dict[str, list[float]]
 
     def of(self, arm: str) -> Spread:
-        """Seconds of an arm."""
+        """Return the seconds of an arm."""
         return Spread.of(self.seconds[arm])
 
     def speedup(self, arm: str, reference: str) -> Spread:
-        """How many times faster an arm is than the reference, over the rounds."""
+        """Return how many times faster an arm is than the reference, over the rounds."""
         return Spread.of([b / a for a, b in zip(self.seconds[arm], self.seconds[reference], strict=True)])
 
 
 def alternate(arms: Mapping[str, Arm], *, rounds: int, warmup: int = 1, before: Arm | None = None) -> Times:
-    """Times the arms in turn.
+    """Time the arms in turn.
 
     Args:
         arms: name to what is timed. On CUDA an arm must wait for the device.
@@ -86,7 +86,7 @@ def alternate(arms: Mapping[str, Arm], *, rounds: int, warmup: int = 1, before: 
 
 
 class Served:
-    """An arm in a process of its own, which stays between the rounds: with its own allocator and its own peak memory.
+    """An arm in a separate process, which stays between the rounds: with its own allocator and its own peak memory.
 
     Args:
         script: a Python script that ends up in `serve`.
@@ -99,17 +99,17 @@ class Served:
         self._ask("")  # until it is ready
 
     def __call__(self) -> None:
-        """Runs the arm once."""
+        """Run the arm once."""
         self._ask("run\n")
 
     def close(self) -> Any:
-        """Ends the process and returns what its last line of JSON says."""
+        """End the process and return what its last line of JSON says."""
         answer: Any = json.loads(self._ask("end\n"))
         self._process.communicate()
         return answer
 
     def kill(self) -> None:
-        """Ends the process at once, if it still runs."""
+        """End the process at once, if it still runs."""
         if self._process.returncode is None:
             self._process.kill()
             self._process.communicate()
@@ -126,7 +126,7 @@ class Served:
 
 
 def serve(arm: Arm) -> int:
-    """The other end of `Served`: runs the arm whenever it is asked to. The script then prints a line of JSON.
+    """Run the arm whenever `Served`, the other end, asks for it. The script then prints a line of JSON.
 
     Returns:
         The most memory that this process has held, in bytes.
@@ -141,7 +141,7 @@ def serve(arm: Arm) -> int:
 
 
 def peak_memory() -> int:
-    """The most memory this process has held so far, in bytes.
+    """Return the most memory this process has held so far, in bytes.
 
     On Linux getrusage starts at the peak of the process that started this one, so the kernel is asked for our own.
     """
@@ -156,7 +156,7 @@ def peak_memory() -> int:
 
 
 def options(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
-    """A parser with what every script takes: --rounds, --quick and --json.
+    """Return a parser with what every script takes: --rounds, --quick and --json.
 
     Args:
         description: the script's docstring.
@@ -172,19 +172,19 @@ def options(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, *, quick: Mapping[str, Any]) -> argparse.Namespace:
-    """The settings from the command line; `quick` are the defaults with --quick, which options still override."""
+    """Read the settings from the command line; `quick` are the defaults with --quick, which options still override."""
     if parser.parse_known_args()[0].quick:
         parser.set_defaults(**quick)
     return parser.parse_args()
 
 
 def prose(docstring: str | None) -> str:
-    """A script's docstring without the command at its end, to be the `about` of its result."""
+    """Return a script's docstring without the command at its end, to be the `about` of its result."""
     return (docstring or "").partition("\n\n    ")[0].strip()
 
 
 def numbers(text: str) -> list[int]:
-    """Numbers separated by commas, as an argparse type."""
+    """Read numbers separated by commas, as an argparse type."""
     return [int(part) for part in text.split(",")]
 
 
@@ -193,7 +193,7 @@ def numbers(text: str) -> list[int]:
 
 @dataclass
 class Table:
-    """Rows of a table, as they shall be read."""
+    """Rows of a table, as text for a reader."""
 
     title: str
     columns: list[str]
@@ -203,7 +203,7 @@ class Table:
 
 @dataclass
 class Result:
-    """All that one script found out.
+    """The result of one script.
 
     Attributes:
         title: heading in docs/benchmarks.md.
@@ -226,7 +226,7 @@ class Result:
     raw: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """What is written; `_plain` makes JSON of what is none yet."""
+        """Return what is written; `_plain` turns what is no JSON type into one."""
         content = {name: value for name, value in vars(self).items() if name != "packages"}
         settings = {name: value for name, value in self.settings.items() if not isinstance(value, Path)}
         return {
@@ -239,7 +239,7 @@ class Result:
         }
 
     def add_figure(self, figure: Any, file: str, caption: str) -> Path:
-        """Saves a matplotlib figure: in docs/figures, or beside the result if that is none to be reported."""
+        """Save a matplotlib figure: in docs/figures, or beside the result if that is not to be reported."""
         folder = FIGURES
         if self.settings.get("json") is not None:
             folder = Path(self.settings["json"]).parent
@@ -251,7 +251,7 @@ class Result:
         return folder / file
 
     def write(self, path: Path | None = None) -> Path:
-        """Writes the result and prints its tables and goals.
+        """Write the result and print its tables and goals.
 
         Args:
             path: the file; by default it has the script's name and lies in `benchmarks/results`, or in
@@ -270,7 +270,7 @@ class Result:
 
 
 def _command(places: Sequence[str]) -> str:
-    """What was typed, without the settings that say where something lies on this machine."""
+    """Return what was typed, without the settings that say where something lies on this machine."""
     given = [*sys.argv[1:]]
     for option in (f"--{name.replace('_', '-')}" for name in places):
         if option in given:
@@ -280,7 +280,7 @@ def _command(places: Sequence[str]) -> str:
 
 
 def markdown(table: Table) -> str:
-    """The table with columns of even width."""
+    """Return the table as Markdown with columns of even width."""
     rows = [table.columns, *table.rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.columns))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
@@ -289,7 +289,7 @@ def markdown(table: Table) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, memory, accelerator and threads."""
+    """Return processor, memory, accelerator and threads."""
     facts: dict[str, Any] = {
         "processor": _processor(),
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -315,7 +315,7 @@ def _processor() -> str:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Versions of Python and of the packages that are installed."""
+    """Return the versions of Python and of the packages that are installed."""
     found = {"python": platform.python_version()}
     for package in packages:
         try:

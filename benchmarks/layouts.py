@@ -37,7 +37,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 def compare(dataset: Any, patch: int, root: Path, *, crops: int) -> Table:
-    """Size, time to write and time to read a crop of each layout."""
+    """Measure size, time to write and time to read a crop of each layout."""
     key = dataset.identifiers[0]
     images = open_images(dataset, key)[:]
     rng = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def compare(dataset: Any, patch: int, root: Path, *, crops: int) -> Table:
 
 
 def main() -> None:
-    """Measures and writes the result."""
+    """Measure and write the result."""
     parser = options(__doc__, rounds=60)
     parser.add_argument("--size", type=numbers, default=[240, 240, 155], help="voxels (default: 240,240,155)")
     parser.add_argument("--patch", type=int, default=96)

@@ -64,7 +64,7 @@ Loader = Callable[[int], contextlib.AbstractContextManager[Iterator[Any]]]
 
 
 def prepare(root: Path, *, cases: int, size: Sequence[int]) -> Path:
-    """Made-up cases as `bdfm plan` leaves them; returns the folder of the data set in nnUNet_preprocessed."""
+    """Make cases as `bdfm plan` leaves them, and return the folder of the data set in nnUNet_preprocessed."""
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(root / variable)
         (root / variable).mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def prepare(root: Path, *, cases: int, size: Sequence[int]) -> Path:
 
 
 def split_channels(folder: Path, target: Path) -> None:
-    """Writes every channel as a case of its own, stored as nnU-Net stored it."""
+    """Write every channel as a separate case, stored as nnU-Net stored it."""
     partial = target.with_name("partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -102,7 +102,7 @@ def split_channels(folder: Path, target: Path) -> None:
 
 
 def linked(folder: Path, target: Path, cases: int) -> nnUNetDatasetBlosc2:
-    """A folder of so many cases that are links to those of another."""
+    """Return a folder of so many cases that are links to those of another."""
     target.mkdir()
     keys = nnUNetDatasetBlosc2(str(folder)).identifiers
     for number, key in zip(range(cases), itertools.cycle(keys)):
@@ -115,7 +115,7 @@ def linked(folder: Path, target: Path, cases: int) -> nnUNetDatasetBlosc2:
 
 
 def ours(dataset: Any, patch: int, **settings: Any) -> Loader:
-    """Batches as the pre-training trainer gets them."""
+    """Yield batches as the pre-training trainer gets them."""
     source = UnlabelledCrops(dataset, batch_size=BATCH, patch_size=(patch,) * 3, **settings)
 
     @contextlib.contextmanager
@@ -128,7 +128,7 @@ def ours(dataset: Any, patch: int, **settings: Any) -> Loader:
 
 
 def theirs(dataset: Any, patch: int, plans: Path, *, augmented: bool) -> Loader:
-    """Batches as nnU-Net's trainer gets them."""
+    """Yield batches as nnU-Net's trainer gets them."""
     from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
     from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
     from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
@@ -160,7 +160,7 @@ def theirs(dataset: Any, patch: int, plans: Path, *, augmented: bool) -> Loader:
 
 
 def seconds_per_crop(loader: Loader, workers: int, *, seconds: float) -> float:
-    """Of a loader in its steady state: what workers prepared before the clock started is used up first.
+    """Time a loader in its steady state: what workers prepared before the clock started is used up first.
 
     Every voxel is read once here, as a copy to a device would do.
     """
@@ -175,7 +175,7 @@ def seconds_per_crop(loader: Loader, workers: int, *, seconds: float) -> float:
 
 
 def compare(arms: Mapping[str, Loader], workers: int, *, rounds: int, seconds: float) -> Times:
-    """Seconds a crop of every arm; they take turns."""
+    """Time a crop of every arm; they take turns."""
     found: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(rounds):
         for name, loader in arms.items():
@@ -188,7 +188,7 @@ def compare(arms: Mapping[str, Loader], workers: int, *, rounds: int, seconds: f
 
 
 def decompression_rate(dataset: Any) -> float:
-    """Bytes/s of the images of a case, at best of some passes over all of its chunks in one thread."""
+    """Measure the bytes/s of the images of a case, at best of some passes over all of its chunks in one thread."""
     images, best = open_images(dataset, dataset.identifiers[0]), 0.0
     into = np.empty(images.schunk.chunksize, dtype=np.uint8)
     for _ in range(5):
@@ -200,7 +200,7 @@ def decompression_rate(dataset: Any) -> float:
 
 
 def touched(dataset: Any, patch: int) -> float:
-    """Voxels in all blocks that a random crop touches, on average, relative to those of the crop."""
+    """Return the voxels in all blocks that a random crop touches, on average, relative to those of the crop."""
     images, share = open_images(dataset, dataset.identifiers[0]), 1.0
     for size, block in zip(images.shape[1:], images.blocks[1:]):
         starts = np.arange(max(size - patch, 0) + 1)
@@ -210,7 +210,7 @@ def touched(dataset: Any, patch: int) -> float:
 
 
 def memory_of_a_worker(dataset: Any, patch: int, crops: int) -> tuple[list[int], list[float], list[float]]:
-    """Numbers of crops that a worker process has read, and its resident and its private MiB then."""
+    """Return the crops that a worker process has read so far, and its resident and private MiB at those times."""
     source = UnlabelledCrops(dataset, batch_size=BATCH, patch_size=(patch,) * 3, mirror=True)
     loaded = batches(source, 0, numbers=range(crops // BATCH), workers=1)
     (worker,) = multiprocessing.active_children()
@@ -229,7 +229,7 @@ def memory_of_a_worker(dataset: Any, patch: int, crops: int) -> tuple[list[int],
 
 
 def rates_table(title: str, by_workers: Mapping[int, Times], reference: str, note: str = "") -> Table:
-    """Crops/s and how many times faster than the reference."""
+    """Return a table of crops/s and how many times faster than the reference they are."""
     table = Table(title, ["workers", "arm", "crops/s", f"rate relative to {reference}"], note=note)
     for workers, times in by_workers.items():
         for arm in times.seconds:
@@ -240,7 +240,7 @@ def rates_table(title: str, by_workers: Mapping[int, Times], reference: str, not
 
 
 def curve(series: Mapping[str, tuple[list[int], list[float]]], xlabel: str, ylabel: str, *, log: bool) -> Figure:
-    """Lines over numbers, from zero upwards."""
+    """Draw lines over numbers, from zero upwards."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     for name, (x, y) in series.items():
@@ -255,7 +255,7 @@ def curve(series: Mapping[str, tuple[list[int], list[float]]], xlabel: str, ylab
 
 
 def measure(root: Path, settings: argparse.Namespace) -> Result:
-    """All figures."""
+    """Measure all figures."""
     prepared = prepare(root, cases=settings.cases, size=settings.size)
     plans, patch = prepared / "BDFMPlans.json", settings.patch
     folder = prepared / "nnUNetPlans_3d_fullres"
@@ -305,7 +305,7 @@ def measure(root: Path, settings: argparse.Namespace) -> Result:
 
 
 def goals_of(measured: Mapping[str, Mapping[Any, Times]]) -> list[tuple[str, str, bool]]:
-    """The goals of the rates and whether they were reached; each row says what it compares with what.
+    """Return the goals of the rates and whether they were reached; each row says what it compares with what.
 
     Args:
         measured: title of a group of arms to number of workers to seconds a crop.
@@ -364,7 +364,7 @@ def _add_growth(result: Result, folder: Path, root: Path, plans: Path, settings:
 
 
 def main() -> None:
-    """Measures and writes the result."""
+    """Measure and write the result."""
     parser = options(__doc__, rounds=3)
     parser.add_argument("--cases", type=int, default=4, help="how many differ, which takes a while to make")
     parser.add_argument("--size", type=numbers, default=[240, 240, 155], help="voxels (default: 240,240,155)")

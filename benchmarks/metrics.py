@@ -31,13 +31,13 @@ Volume = NDArray[Any]
 
 
 def merged(mask: Volume, iterations: int) -> Volume:
-    """Pieces numbered so that those whose dilations touch share a number."""
+    """Number pieces so that those whose dilations touch share a number."""
     grown = ndimage.binary_dilation(mask, NEIGHBOURS, iterations=iterations)
     return np.where(mask, cc3d.connected_components(grown, connectivity=26), 0)
 
 
 def prepared(mask: Volume, task: Task, tissue: str, *, predicted: bool, mm3: float) -> Volume:
-    """Numbered lesions of one side."""
+    """Number the lesions of one side."""
     rule = task.rule_for(tissue)
     if predicted and not task.joins_prediction:
         return np.asarray(cc3d.connected_components(mask, connectivity=26))
@@ -50,7 +50,7 @@ def prepared(mask: Volume, task: Task, tissue: str, *, predicted: bool, mm3: flo
 
 
 def joined(lesions: Volume, partner: Volume) -> Volume:
-    """Lesions that touch the same lesion of the partner, with one number."""
+    """Return the lesions that touch the same lesion of the partner, with one number."""
     pairs = []
     for number in np.unique(lesions)[1:]:
         near = np.unique(partner[ndimage.binary_dilation(lesions == number, NEIGHBOURS)])
@@ -66,7 +66,7 @@ def joined(lesions: Volume, partner: Volume) -> Volume:
 
 
 def hd95(first: Volume, second: Volume, spacing: tuple[float, ...]) -> float:
-    """Of surface elements weighted by area, by distance transforms; infinite where one mask is empty."""
+    """Compute HD95 of surface elements weighted by area, by distance transforms; infinite if one mask is empty."""
     if not (first.any() and second.any()):
         return float("inf")
     box = ndimage.find_objects((first | second).astype(np.uint8))[0]
@@ -86,7 +86,7 @@ def hd95(first: Volume, second: Volume, spacing: tuple[float, ...]) -> float:
 def plain(
     reference: Volume, prediction: Volume, spacing: tuple[float, ...], regions: dict[str, Any], task: Task
 ) -> Any:
-    """(Dice, HD95) of every region."""
+    """Compute (Dice, HD95) of every region."""
     mm3, penalty = float(np.prod(spacing)), task.penalty_for(reference.shape)
     values = {tissue_of(name): tuple(labels) for name, labels in regions.items()}
     values.setdefault("NETC", tuple(set(values.get("TC", ())) - set(values.get("ET", ()))))
@@ -126,7 +126,7 @@ def _mean(
 
 
 def scene(lesions: int, shape: Sequence[int]) -> tuple[Volume, Volume]:
-    """A reference with shells of oedema, enhancing and necrotic tissue; the prediction lies one voxel off."""
+    """Return a reference with shells of oedema, enhancing and necrotic tissue, and a prediction one voxel off."""
     rng = np.random.default_rng(0)
     labels = np.zeros(shape, dtype=np.int16)
     middle, reach = np.array(shape) // 2, np.array(shape) // 3
@@ -145,7 +145,7 @@ Scores = dict[str, tuple[float, float]]
 
 
 def compare(version: str, task: Task, images: tuple[Volume, Volume], settings: argparse.Namespace) -> Times:
-    """Times both arms in turn and checks that they agree."""
+    """Time both arms in turn and check that they agree."""
     scores: dict[str, Scores] = {}
 
     def ours() -> None:
@@ -162,7 +162,7 @@ def compare(version: str, task: Task, images: tuple[Volume, Volume], settings: a
 
 
 def main() -> None:
-    """Compares both arms by the rules of both years and writes the result."""
+    """Compare both arms by the rules of both years and write the result."""
     parser = options(__doc__, rounds=3)
     parser.add_argument("--lesions", type=int, default=24)
     parser.add_argument("--size", type=numbers, default=[240, 240, 155], help="voxels (default: 240,240,155)")

@@ -1,7 +1,7 @@
 """One training step of our default pre-training beside whole networks of others.
 
 MONAI's SwinUNETR (48 features) and nnU-Net's residual U-Net (the stages of ResEnc-M for this patch) segment 4 channels
-into 3 classes: forward, backward and AdamW on one made-up image. Every network lives in a process of its own and takes
+into 3 classes: forward, backward and AdamW on one made-up image. Every network lives in a separate process and takes
 turns with ours; all have the same fused AdamW and keep freed memory. This places the cost; it is no race, as they do
 another thing.
 
@@ -24,7 +24,7 @@ PEERS = ("SwinUNETR", "ResEnc-M")
 
 
 def peer(kind: str) -> nn.Module:
-    """A segmentation network of others, 4 channels to 3 classes."""
+    """Return a segmentation network of others, 4 channels to 3 classes."""
     if kind == "SwinUNETR":
         from monai.networks.nets import SwinUNETR
 
@@ -39,7 +39,7 @@ def peer(kind: str) -> nn.Module:
 
 
 def serve_peer(name: str, size: int, device: str) -> None:
-    """One training step of a peer whenever the other process asks for it."""
+    """Run one training step of a peer whenever the other process asks for it."""
     kind, precision = name.split()
     libraries = peak_memory()
     keep_freed_memory()
@@ -51,7 +51,7 @@ def serve_peer(name: str, size: int, device: str) -> None:
 
 
 def main() -> None:
-    """Compares every peer with ours in the same precision and writes the result."""
+    """Compare every peer with ours in the same precision and write the result."""
     parser = options(__doc__, rounds=3)
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16"))

@@ -50,7 +50,7 @@ CPU = torch.device("cpu")
 
 
 def resenc() -> nn.Module:
-    """nnU-Net's ResEnc-M as planned for patches of 96^3."""
+    """Return nnU-Net's ResEnc-M as planned for patches of 96^3."""
     return ResidualEncoderUNet(
         4, 5, [32, 64, 128, 256, 320], nn.Conv3d, [[3] * 3] * 5, [[1] * 3] + [[2] * 3] * 4, [1, 3, 4, 6, 6], 3,
         [1] * 4, conv_bias=True, norm_op=nn.InstanceNorm3d, norm_op_kwargs={"eps": 1e-5, "affine": True},
@@ -59,7 +59,7 @@ def resenc() -> nn.Module:
 
 
 def swin() -> nn.Module:
-    """The Swin U-Net that `bdfm plan` chooses for patches of 96^3."""
+    """Return the Swin U-Net that `bdfm plan` chooses for patches of 96^3."""
     return SwinUNet(
         4, 3, strides=[[1] * 3, [4] * 3, [2] * 3, [2] * 3, [2] * 3], features_per_stage=[32, 96, 192, 384, 768],
         depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=[6] * 3,
@@ -80,7 +80,7 @@ class Case:
     labels: Tensor
 
     def cut(self, shape: Sequence[int]) -> "Case":
-        """A box around the middle of the lesions, or all of the case along axes that are shorter."""
+        """Return a box around the middle of the lesions, or all of the case along axes that are shorter."""
         middle = self.labels.nonzero().float().mean(0).tolist()
         lengths = list(zip(middle, self.labels.shape, shape, strict=True))
         starts = [max(0, min(round(centre - want / 2), have - want)) for centre, have, want in lengths]
@@ -89,7 +89,7 @@ class Case:
 
 
 def made_up_cases(count: int, *, first: int = 0) -> Iterator[Case]:
-    """Cases at 1 mm, cut to the brain, each contrast with mean 0 and variance 1 in the brain and 0 outside."""
+    """Make cases at 1 mm, cut to the brain, each contrast with mean 0 and variance 1 in the brain and 0 outside."""
     grid = demo_grid(1.0, (152, 190, 152))
     for _, subject in draw_cohort(cases=count, seed=5, first_patient=first):
         images, labels = render(subject, grid)
@@ -102,7 +102,7 @@ def made_up_cases(count: int, *, first: int = 0) -> Iterator[Case]:
 
 
 def trained_weights(name: str, folder: Path, *, steps: int) -> dict[str, Tensor]:
-    """Weights of a network after a short training on crops of a few cases; kept in the folder."""
+    """Return the weights of a network after a short training on crops of a few cases; kept in the folder."""
     path = folder / f"{name}_{steps}.pth"
     if path.is_file():
         kept: dict[str, Tensor] = torch.load(path, weights_only=True)
@@ -129,7 +129,7 @@ def trained_weights(name: str, folder: Path, *, steps: int) -> dict[str, Tensor]
 
 
 def _crop(case: Case) -> tuple[Tensor, Tensor]:
-    """A crop, in one case of three around a voxel of a lesion as nnU-Net draws them, and the masks of the regions."""
+    """Draw a crop, one of three around a voxel of a lesion as nnU-Net does, and the masks of the regions."""
     voxels = case.labels.nonzero() if torch.rand(()) < 1 / 3 else case.image.any(0).nonzero()
     centre = voxels[torch.randint(len(voxels), (1,))[0]] + torch.randint(-CROP // 2, CROP // 2, (3,))
     starts = [int(min(max(c - CROP // 2, 0), n - CROP)) for c, n in zip(centre, case.labels.shape, strict=True)]
@@ -143,7 +143,7 @@ def _crop(case: Case) -> tuple[Tensor, Tensor]:
 
 
 def make(kind: type, name: str, weights: dict[str, Tensor], *, mirrored: bool = False, **settings: Any) -> Any:
-    """A predictor of one of the two kinds with a network of its own."""
+    """Return a predictor of one of the two kinds with a separate network."""
     manager = PlansManager({"configurations": {"3d": {"patch_size": [PATCH] * 3, "architecture": {}}}})
     predictor = kind(device=CPU, use_mirroring=mirrored, allow_tqdm=False, **settings)
     predictor.manual_initialization(
@@ -153,7 +153,7 @@ def make(kind: type, name: str, weights: dict[str, Tensor], *, mirrored: bool = 
 
 
 def arms(name: str, weights: dict[str, Tensor], precisions: Sequence[str], *, mirrored: bool = False) -> dict[str, Any]:
-    """The predictors that are compared, nnU-Net's first."""
+    """Return the predictors that are compared, nnU-Net's first."""
     ours = {arm_named(precision): Options(precision=precision) for precision in precisions}
     made = {"nnU-Net": make(nnUNetPredictor, name, weights, mirrored=mirrored)}
     return made | {
@@ -162,7 +162,7 @@ def arms(name: str, weights: dict[str, Tensor], precisions: Sequence[str], *, mi
 
 
 def arm_named(precision: str) -> str:
-    """Our arm with its type: what "auto" is depends on the processor."""
+    """Return our arm with its type: what "auto" is depends on the processor."""
     return f"bdfm, auto ({'bf16' if multiplies_bf16() else 'fp32'})" if precision == "auto" else f"bdfm, {precision}"
 
 
@@ -171,7 +171,7 @@ Agreement = dict[str, list[float]]
 
 
 def compare(predictors: dict[str, Any], cases: Sequence[Case], rounds: int) -> tuple[Times, dict[str, Agreement]]:
-    """Times of the predictors on the first case, and how each one's segmentations of all agree with nnU-Net's."""
+    """Time the predictors on the first case, and compare their segmentations of all cases with nnU-Net's."""
     logits: dict[str, Tensor] = {}
 
     def predict(arm: str, case: Case) -> None:
@@ -197,7 +197,7 @@ def compare(predictors: dict[str, Any], cases: Sequence[Case], rounds: int) -> t
 
 
 def dice(first: Tensor, second: Tensor) -> dict[str, float]:
-    """Dice of each region."""
+    """Compute the Dice of each region."""
     scores = {}
     for region, values in REGIONS.items():
         a, b = (torch.isin(torch.as_tensor(labels), torch.tensor(values)) for labels in (first, second))
@@ -207,7 +207,7 @@ def dice(first: Tensor, second: Tensor) -> dict[str, float]:
 
 
 def floor(predictor: Predictor, passes: int, *, rounds: int = 2) -> float:
-    """Seconds of so many passes of the network alone, in the predictor's type and layout."""
+    """Time so many passes of the network alone, in the predictor's type and layout."""
     image = torch.randn(1, 4, PATCH, PATCH, PATCH)
     torch.set_num_threads(predictor.threads)
     with torch.inference_mode(), predictor._autocast():
@@ -220,7 +220,7 @@ def floor(predictor: Predictor, passes: int, *, rounds: int = 2) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one case showed of one of our arms."""
+    """The result of one of our arms on one case."""
 
     network: str
     arm: str
@@ -240,12 +240,12 @@ class Comparison:
         return min(statistics.fmean(scores) for scores in self.dice.values())
 
     def agreement(self) -> str:
-        """The same, and the range of all cases and regions."""
+        """Return the same with the range of all cases and regions."""
         scores = list(chain.from_iterable(self.dice.values()))
         return f"{self.worst:.5f} ({min(scores):.5f} to {max(scores):.5f})"
 
     def row(self) -> list[str]:
-        """As a line of the table."""
+        """Return the comparison as a line of the table."""
         return [
             self.network, _size(self.shape), "yes" if self.mirrored else "no", self.arm,
             f"{self.windows}, {self.computed}", str(self.seconds), str(self.ratio), self.agreement(),
@@ -253,7 +253,7 @@ class Comparison:
         ]  # fmt: skip
 
     def goals(self) -> list[tuple[str, str, bool]]:
-        """The goals, and whether they were reached."""
+        """Return the goals, and whether they were reached."""
         where = f"{self.arm} against nnU-Net in fp32, {self.network}, {'mirrored' if self.mirrored else 'not mirrored'}"
         return [
             (f"{where}: at most half the time of a prediction on a CPU", str(self.ratio), self.ratio.median <= 0.5),
@@ -270,7 +270,7 @@ def add_rows(
     result: Result, name: str, weights: dict[str, Tensor], cases: Sequence[Case], *,
     rounds: int, mirrored: bool = False, precisions: Sequence[str] = ("auto",),
 ) -> list[Comparison]:  # fmt: skip
-    """Compares the arms on some cases and adds a row for each, and the raw figures."""
+    """Compare the arms on some cases and add a row for each, and the raw figures."""
     predictors = arms(name, weights, precisions, mirrored=mirrored)
     times, agreement = compare(predictors, cases, rounds)
     shape = tuple(cases[0].labels.shape)
@@ -294,7 +294,7 @@ def add_rows(
 
 
 def curve_figure(name: str, curves: dict[str, list[tuple[float, float]]]) -> Figure:
-    """Seconds against millions of voxels, a line an arm."""
+    """Draw seconds against millions of voxels, a line for each arm."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     for arm, points in curves.items():
@@ -309,7 +309,7 @@ def curve_figure(name: str, curves: dict[str, list[tuple[float, float]]]) -> Fig
 
 
 def add_curve(result: Result, name: str, measured: Sequence[Comparison]) -> None:
-    """Draws the time against the size of the volume."""
+    """Draw the time against the size of the volume."""
     curves: dict[str, list[tuple[float, float]]] = {"nnU-Net": []}
     for one in measured:
         size = float(np.prod(one.shape)) / 1e6
@@ -323,7 +323,7 @@ def add_curve(result: Result, name: str, measured: Sequence[Comparison]) -> None
 
 
 def windows_table(case: Case) -> Table:
-    """Windows of the case, and how many differ from one another, for several sizes."""
+    """Return windows of the case, and how many differ from one another, for several sizes."""
     shape = tuple(case.labels.shape)
     table = Table(f"Windows of the whole case, {_size(shape)}", ["window", "windows", "computed"])
     table.note = "Windows with nothing but background are computed once."
@@ -335,7 +335,7 @@ def windows_table(case: Case) -> Table:
 
 
 def main() -> None:
-    """Runs all and writes benchmarks/results/prediction.json."""
+    """Run all and write benchmarks/results/prediction.json."""
     parser = options(__doc__, rounds=2)
     parser.add_argument("--networks", type=lambda text: text.split(","), default=list(NETWORKS), help="swin,resenc")
     parser.add_argument("--weights", type=Path, default=QUICK_RESULTS, help="folder that keeps the trained weights")

@@ -37,7 +37,7 @@ RESAMPLING = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": Non
 
 
 def write_model(folder: Path) -> None:
-    """A model folder of nnU-Net's, fold 0, with random weights."""
+    """Write a model folder of nnU-Net, fold 0, with random weights."""
     resampling = {}
     for name, is_seg in (("data", False), ("seg", True), ("probabilities", False)):
         resampling[f"resampling_fn_{name}"] = "resample_data_or_seg_to_shape"
@@ -69,7 +69,7 @@ def write_model(folder: Path) -> None:
 
 
 def write_images(folder: Path, cases: int) -> None:
-    """Made-up cases at 1 mm under nnU-Net's names."""
+    """Write made-up cases at 1 mm under nnU-Net's names."""
     folder.mkdir()
     for number, case in enumerate(make_cohort(folder.parent / "cohort", cases=cases, seed=3, spacing=1.0)):
         for channel, name in enumerate(CHANNELS):
@@ -77,7 +77,7 @@ def write_images(folder: Path, cases: int) -> None:
 
 
 def run(root: Path, command: list[str], out: str) -> None:
-    """One command in a process of its own, with its output in a file."""
+    """Run one command in a separate process, with its output in a file."""
     environment = os.environ | {name: str(root / name) for name in FOLDERS}
     arguments = ["-m", root / "model", "-f", "0", "-i", root / "images", "-o", root / out, "-device", "cpu",
                  "--disable_tta", "--disable_progress_bar"]  # fmt: skip
@@ -86,7 +86,7 @@ def run(root: Path, command: list[str], out: str) -> None:
 
 
 def main() -> None:
-    """Runs both commands in turn and writes benchmarks/results/prediction_command.json."""
+    """Run both commands in turn and write benchmarks/results/prediction_command.json."""
     parser = options(__doc__, rounds=2)
     parser.add_argument("--cases", type=int, default=2, help="cases to predict (default: %(default)s)")
     settings = parse(parser, quick={"rounds": 1, "cases": 1})

@@ -3,7 +3,8 @@
 Nothing is clever here: windows are cut out, all attention matrices are formed and kept, spectra are convolved between
 two FFTs, and the focal frequency loss visits one patch after the other, as the published codes of its kind do. It
 reads the parameters of `MaskedImageModelling(..., PretrainingSettings.published())` by their names, so both can
-be compared to the last digit.
+be compared to the last digit. Encoder: https://arxiv.org/abs/2103.14030; focal frequency loss:
+https://arxiv.org/abs/2012.12821.
 """
 
 import math
@@ -19,7 +20,7 @@ Weights = Mapping[str, Tensor]
 
 
 def loss_of(weights: Weights, images: Tensor, mask: Tensor) -> Tensor:
-    """The loss of images (B, 1, D, H, W) under token masks (B, D/4, H/4, W/4), True = masked."""
+    """Return the loss of images (B, 1, D, H, W) under token masks (B, D/4, H/4, W/4), True = masked."""
     latent = encode(weights, images, mask)
     hidden = _transposed(weights, "pixel_decoder.expand", latent)
     pixel = _transposed(weights, "pixel_decoder.project", hidden)
@@ -34,7 +35,7 @@ def loss_of(weights: Weights, images: Tensor, mask: Tensor) -> Tensor:
 
 
 def encode(weights: Weights, images: Tensor, mask: Tensor) -> Tensor:
-    """The normalised features of the last stage, (B, C, *grid)."""
+    """Return the normalised features of the last stage, (B, C, *grid)."""
     tokens = functional.conv3d(
         images, weights["encoder.patch_embed.weight"], weights["encoder.patch_embed.bias"], stride=PATCH
     )
@@ -94,7 +95,7 @@ def _from_windows(windows: Tensor, window: Sequence[int], shape: Sequence[int]) 
 
 
 def _bias_index(device: torch.device) -> Tensor:
-    """Row of the table for each pair of tokens of the full window."""
+    """Return the row of the table for each pair of tokens of the full window."""
     axis = torch.arange(WINDOW, device=device)
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     offsets = points[:, None] - points[None] + WINDOW - 1
@@ -103,7 +104,7 @@ def _bias_index(device: torch.device) -> Tensor:
 
 
 def _shift_mask(grid: Sequence[int], window: Sequence[int], shift: Sequence[int], device: torch.device) -> Tensor:
-    """-100 for tokens that were no neighbours before the shift, (windows, N, N)."""
+    """Return -100 for tokens that were no neighbours before the shift, (windows, N, N)."""
     region = torch.zeros(1, *grid, 1, device=device)
     axes = [
         [slice(0, -size), slice(-size, -step), slice(-step, None)] if step else [slice(None)]
@@ -140,7 +141,7 @@ def _transposed(weights: Weights, name: str, features: Tensor) -> Tensor:
 
 
 def frequency_decoder(weights: Weights, images: Tensor) -> Tensor:
-    """Convolves spectra, then normalises each patch; in single precision at least."""
+    """Convolve spectra, then normalise each patch; in single precision at least."""
     with torch.autocast(images.device.type, enabled=False):
         images = images.to(weights["frequency_decoder.norm.weight"].dtype)
         for number in range(BLOCKS):
@@ -159,7 +160,7 @@ def frequency_decoder(weights: Weights, images: Tensor) -> Tensor:
 
 
 def focal_frequency_loss(prediction: Tensor, target: Tensor, mask: Tensor, grid: Sequence[int]) -> Tensor:
-    """Patch by patch; a patch counts if any sample masks it, and is transformed over channel, depth and height."""
+    """Score patch by patch; a patch counts if any sample masks it; it is transformed over channel, depth and height."""
     chosen = []
     for place in product(*map(range, grid)):
         if mask[(slice(None), *place)].sum() > 0:
@@ -179,7 +180,7 @@ def focal_frequency_loss(prediction: Tensor, target: Tensor, mask: Tensor, grid:
 
 
 def published_sizes() -> dict[str, object]:
-    """Keyword arguments of `SwinEncoder` for the published encoder, which has one input channel."""
+    """Return the arguments of `SwinEncoder` for the published encoder, which has one input channel."""
     return {
         "patch_size": (PATCH,) * 3,
         "features": [96 * 2**stage for stage in range(4)],
@@ -193,7 +194,7 @@ def published_sizes() -> dict[str, object]:
 
 
 def flops(batch: int, size: int) -> float:
-    """Operations of the matrix products of one step, forward and backward, with windows padded as published."""
+    """Count the FLOPs of the matrix products of one step, forward and backward, with windows padded as published."""
     grid, total = [size // PATCH] * 3, 2.0 * size**3 * 96
     for stage, depth in enumerate(DEPTHS):
         channels = 96 * 2**stage

@@ -33,7 +33,7 @@ LIMIT = 1.15
 
 
 def objective() -> MaskedImageModelling:
-    """A Swin encoder of 48 to 384 features under the default objective."""
+    """Return a Swin encoder of 48 to 384 features under the default objective."""
     network = SwinUNet(
         1,
         2,
@@ -47,7 +47,7 @@ def objective() -> MaskedImageModelling:
 
 
 def work(rank: int, world: int, folder: str, settings: dict[str, Any]) -> None:
-    """One process of `world`; rank 0 writes the seconds of each step, with and without talking."""
+    """Run one process of `world`; rank 0 writes the seconds of each step, with and without communication."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     meeting = f"file://{folder}/meeting"
@@ -73,7 +73,7 @@ def work(rank: int, world: int, folder: str, settings: dict[str, Any]) -> None:
 
 
 def measure(settings: argparse.Namespace) -> dict[str, Any]:
-    """Median seconds of a step of each arm in each round; the numbers of processes take turns."""
+    """Measure the median seconds of a step of each arm in each round; the numbers of processes take turns."""
     found: dict[str, Any] = {"seconds": {}}
     for _ in range(settings.rounds):
         for world in settings.worlds:
@@ -88,7 +88,7 @@ def measure(settings: argparse.Namespace) -> dict[str, Any]:
 
 
 def step(model: Any, images: torch.Tensor, mask: torch.Tensor, *, rank: int, world: int, talks: bool) -> None:
-    """The gradient of a batch, of which this process has a share."""
+    """Compute the gradient of a batch, of which this process has a share."""
     sizes = shares(len(images), world)
     mine = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
     batch = {"data": images[mine], "mask": mask[mine]}
@@ -100,7 +100,7 @@ def step(model: Any, images: torch.Tensor, mask: torch.Tensor, *, rank: int, wor
 
 
 def draw(rates: dict[int, Spread], processors: int) -> None:
-    """Samples per second over the number of processes, beside what the processors could give."""
+    """Draw samples per second over the number of processes, beside what the processors could give."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -119,7 +119,7 @@ def draw(rates: dict[int, Spread], processors: int) -> None:
 
 
 def report(settings: argparse.Namespace, measured: dict[str, Any]) -> Result:
-    """Rates, their ratio to one process, and the price of talking."""
+    """Report rates, their ratio to one process, and the cost of communication."""
     seconds, worlds = measured["seconds"], settings.worlds
     processors = machine()["processors"]
     rates = {world: Spread.of([settings.batch / value for value in seconds[str(world)]]) for world in worlds}
@@ -153,7 +153,7 @@ def report(settings: argparse.Namespace, measured: dict[str, Any]) -> Result:
 
 
 def main() -> None:
-    """Runs all arms and writes the result."""
+    """Run all arms and write the result."""
     parser = options(__doc__, rounds=5)
     parser.add_argument("--size", type=int, default=64, help="voxels per axis")
     parser.add_argument("--batch", type=int, default=4, help="samples of the shared batch")

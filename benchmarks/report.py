@@ -1,4 +1,4 @@
-"""Renders docs/benchmarks.md from the results in benchmarks/results: `make bench` runs it after the scripts.
+"""The page docs/benchmarks.md from the results in benchmarks/results: `make bench` runs it after the scripts.
 
 python benchmarks/report.py [--results DIR] [--out FILE]
 """
@@ -29,13 +29,13 @@ Content = Mapping[str, Any]
 
 
 def read_results(folder: Path) -> dict[str, Content]:
-    """File name without its ending to content, in the order of the page."""
+    """Read the results by file name without its ending, in the order of the page."""
     paths = sorted(folder.glob("*.json"), key=lambda path: (not path.stem.startswith(FIRST), path.stem))
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def render(results: Mapping[str, Content]) -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     parts = [HEAD, *_summary(results)]
     for name, content in results.items():
         parts += _section(name, content)
@@ -90,7 +90,7 @@ def _shown(value: Any) -> str:
 
 
 def main() -> None:
-    """Writes the page."""
+    """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="of the quick runs, into build/benchmarks")
     settings = parser.parse_args()

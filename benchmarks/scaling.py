@@ -1,7 +1,7 @@
 """How the cost of a pre-training step grows with the volume and with the batch: seconds, peak memory and FLOPs.
 
 The step and its floor are those of benchmarks/step.py, "default" arms: the published encoder, our decoders and losses.
-Each point has processes of its own, one in fp32 and, where the processor has units for it, one in bf16, which take
+Each point has separate processes, one in fp32 and, where the processor has units for it, one in bf16, which take
 turns; the points follow one another. Memory is the most that a process held beyond what loading the libraries took; on
 CUDA the most that was allocated.
 
@@ -27,7 +27,7 @@ Point = dict[str, Any]
 
 
 def measure(size: int, batch: int, rates: dict[str, float], settings: argparse.Namespace) -> list[Point]:
-    """Seconds, bytes, FLOPs and floor of a step, one point for each type of numbers."""
+    """Measure seconds, bytes, FLOPs and floor of a step, one point for each type of numbers."""
     types = types_for(settings.device)
     with ExitStack() as stack:
         arms = {}
@@ -50,7 +50,7 @@ def measure(size: int, batch: int, rates: dict[str, float], settings: argparse.N
 
 
 def table(title: str, points: list[Point]) -> Table:
-    """A row for each point."""
+    """Return a table with a row for each point."""
     result = Table(title, ["voxels", "batch", "type", "s", "samples/s", "GiB", "TFLOP", "times the floor"])
     for point in points:
         seconds = Spread.of(point["seconds"])
@@ -66,7 +66,7 @@ def _types(points: list[Point]) -> list[str]:
 
 
 def exponents(points: list[Point], axis: str) -> str:
-    """How seconds grow from one point to the next: the power of the voxels or of the batch."""
+    """Return how seconds grow from one point to the next: the power of the voxels or of the batch."""
     if len({point[axis] for point in points}) < 2:
         return ""
     found = []
@@ -80,7 +80,7 @@ def exponents(points: list[Point], axis: str) -> str:
 
 
 def draw(by_size: list[Point], by_batch: list[Point]) -> Figure:
-    """Seconds beside their floor, and memory, against the volume and against the batch."""
+    """Draw seconds beside their floor, and memory, against the volume and against the batch."""
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     panels = figure.subplots(2, 2, sharex="col")
     for column, (points, place, label) in enumerate(
@@ -113,7 +113,7 @@ def draw(by_size: list[Point], by_batch: list[Point]) -> Figure:
 
 
 def main() -> None:
-    """Measures along both axes and writes the result."""
+    """Measure along both axes and write the result."""
     parser = options(__doc__, rounds=3)
     parser.add_argument("--sizes", type=numbers, default=[32, 64, 96, 128], help="voxels per axis, batch of 1")
     parser.add_argument("--batches", type=numbers, default=[1, 2, 4], help="samples, at --size")

@@ -40,7 +40,7 @@ class {TRAINER}(nnUNetTrainerBDFMPretrain):
 
 
 def prepare(folder: Path, options: argparse.Namespace) -> dict[str, str]:
-    """Makes, converts and plans the cohort; the variables that all further commands need."""
+    """Make, convert and plan the cohort, and return the variables that all further commands need."""
     from bdfm_nnunet.data.demo_cohort import make_cohort
 
     make_cohort(folder / "tree", cases=6, seed=11, spacing=4.0, shape=(40, 48, 40), second_visits=1)
@@ -89,7 +89,7 @@ class Run(threading.Thread):
         self.code = -1
 
     def run(self) -> None:
-        """Starts, kills and continues."""
+        """Start, kill and continue."""
         began = time.monotonic()
         arguments = [str(DATASET), VARIANT, "0", "-tr", TRAINER, "-p", "BDFMPlans", "-device", "cpu"]
         command = [sys.executable, "-m", "bdfm_nnunet.train", *arguments]
@@ -108,18 +108,18 @@ class Run(threading.Thread):
         self.seconds = time.monotonic() - began
 
     def steps(self) -> list[tuple[int, float, float]]:
-        """(step, loss, time) in the order in which they were written; a line that the kill has cut is left out."""
+        """Return (step, loss, time) in the order in which they were written, without a line that the kill has cut."""
         if not self.log.is_file():
             return []
         lines = (line.split() for line in self.log.read_text().split("\n")[:-1])
         return [(int(step), float(loss), float(when)) for step, loss, when in lines]
 
     def curve(self) -> dict[int, float]:
-        """Step to loss, the last one where a step was done again."""
+        """Map each step to its loss, the last one if a step was repeated."""
         return {step: loss for step, loss, _ in self.steps()}
 
     def lost(self) -> list[tuple[int, float]]:
-        """For each kill that undid steps, how many, and seconds from the end of the last kept to that of the last."""
+        """Return for each kill that undid steps their number, and the seconds from the last kept step to the last."""
         steps = [(0, 0.0, self.steps()[0][2]), *self.steps()]
         found = []
         for place in range(1, len(steps)):
@@ -131,7 +131,7 @@ class Run(threading.Thread):
 
 
 def compare(pairs: list[tuple[Run, Run]], options: argparse.Namespace) -> Result:
-    """What undisturbed and killed runs have in common, and what it cost."""
+    """Compare undisturbed and killed runs, and tell what the kills cost."""
     table = Table("", ["round", "kills", "steps done again", "most after one kill", "time of the undisturbed run",
                        "time of the killed one", "largest difference of a loss", "loss of the last step"])  # fmt: skip
     result = Result(
@@ -170,7 +170,7 @@ def compare(pairs: list[tuple[Run, Run]], options: argparse.Namespace) -> Result
 
 
 def draw(quiet: Run, killed: Run) -> None:
-    """Both curves."""
+    """Draw both curves."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -190,7 +190,7 @@ def draw(quiet: Run, killed: Run) -> None:
 
 
 def main() -> int:
-    """Runs both at once; the exit code tells whether the curves are the same."""
+    """Run both at once; the exit code tells whether the curves are the same."""
     parser = harness.options(__doc__, rounds=1)
     parser.add_argument("--steps", type=int, default=1000, help="steps of each run")
     parser.add_argument("--epoch", type=int, default=100, help="steps of an epoch")

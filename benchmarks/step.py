@@ -1,7 +1,7 @@
 """One training step of the published BDFM configuration, against the published mathematics written plainly.
 
 96 voxels an axis, embedding 96, depths 2-2-6-2, windows of 7: forward, backward and AdamW on made-up images. Every arm
-lives in a process of its own, and they take turns.
+lives in a separate process, and they take turns.
 
 - "published" is benchmarks/published.py: plain window attention, spectra convolved between FFTs, and a frequency loss
   that visits one patch after the other. "bf16" is the same under autocast, where the processor has units for it.
@@ -54,7 +54,7 @@ CLIP = 12.0
 
 
 def objective(kind: str) -> MaskedImageModelling:
-    """The published encoder in "published" or "legacy" mathematics, or in our "default" ones."""
+    """Return the published encoder in "published" or "legacy" mathematics, or in our "default" ones."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = published.published_sizes()
     if kind == "default":
@@ -63,12 +63,12 @@ def objective(kind: str) -> MaskedImageModelling:
 
 
 def images_for(batch: int, size: int, device: str, channels: int = 1) -> Tensor:
-    """Made-up images."""
+    """Return made-up images."""
     return torch.rand(batch, channels, size, size, size, generator=torch.Generator().manual_seed(1)).to(device)
 
 
 def loss_function(kind: str, batch: int, size: int, device: str) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """The module of an arm, which holds the parameters, and its loss on fixed images."""
+    """Return the module of an arm, which holds the parameters, and its loss on fixed images."""
     module, images = objective(kind).to(device).train(), images_for(batch, size, device)
     mask = module.draw_mask(batch, images.shape[2:], generator=torch.Generator().manual_seed(2)).to(device)
     with torch.no_grad():
@@ -82,7 +82,7 @@ def loss_function(kind: str, batch: int, size: int, device: str) -> tuple[nn.Mod
 
 
 def serve_arm(name: str, batch: int, size: int, device: str) -> None:
-    """One training step whenever the other process asks for it."""
+    """Run one training step whenever the other process asks for it."""
     kind, precision = name.split()
     libraries = peak_memory()
     keep_freed_memory()
@@ -100,7 +100,7 @@ def serve_step(
     clip: bool,
     libraries: int,
 ) -> None:
-    """Serves forward, backward and optimiser; at the end the memory beyond the `libraries` is told."""
+    """Serve forward, backward and optimiser; at the end print the memory beyond that of the `libraries`."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def step() -> None:
@@ -120,21 +120,21 @@ def serve_step(
 
 
 def costs_of(kind: str, precision: str, batch: int, size: int) -> Costs:
-    """Counted in a real pass, as the meta device has no autocast that shows which activations are halved."""
+    """Count in a real pass, as the meta device has no autocast that shows which activations are halved."""
     device = "cpu" if precision in types_for("cpu") else "cuda"
     with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
         return count_costs(partial(objective, kind), (batch, 1, size, size, size), device=device)
 
 
 def floor_of(costs: Costs, precision: str, rates: dict[str, float]) -> tuple[int, int, float]:
-    """FLOPs, bytes that must move, and the seconds that both take at the rates measured."""
+    """Return FLOPs, bytes that must move, and the seconds that both take at the rates measured."""
     flops = (costs.forward_flops or 0) + (costs.backward_flops or 0)
     moved = BYTES_PER_PARAMETER * costs.parameters + 2 * costs.activation_bytes
     return flops, moved, flops / rates[precision] + moved / rates["bytes"]
 
 
 def profile_of(kind: str, precision: str, size: int) -> Table:
-    """Where the time of a step goes, by kind of operation; a profiled step is slower than others."""
+    """Profile where the time of a step goes, by kind of operation; a profiled step is slower than others."""
     module, loss_of = loss_function(kind, 1, size, "cpu")
 
     def step() -> None:
@@ -156,7 +156,7 @@ def profile_of(kind: str, precision: str, size: int) -> Table:
 
 
 def agreement(size: int = 32) -> float:
-    """Largest difference of a gradient between "legacy" and "published" in double precision, relative to all."""
+    """Return the largest difference of a gradient of "legacy" and "published" in double precision, relative to all."""
     module = objective("legacy").double().train()
     images = images_for(1, size, "cpu").double()
     mask = module.draw_mask(1, images.shape[2:], generator=torch.Generator().manual_seed(2))
@@ -172,7 +172,7 @@ def agreement(size: int = 32) -> float:
 
 
 def compare(script: Path, names: list[str], settings: argparse.Namespace, batch: int) -> tuple[Times, dict[str, Any]]:
-    """Times of the arms that a script serves, and what each process said at its end."""
+    """Time the arms that a script serves, and return what each process said at its end too."""
     with ExitStack() as stack:
         arms = {}
         for name in names:
@@ -193,7 +193,7 @@ def compare(script: Path, names: list[str], settings: argparse.Namespace, batch:
 
 
 def add_arm_options(parser: argparse.ArgumentParser) -> None:
-    """Options of scripts that serve arms; those that name one are for the script itself."""
+    """Add the options of scripts that serve arms; those that name one are for the script itself."""
     parser.add_argument("--size", type=int, default=96, help="voxels per axis (default: %(default)s)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--arm", help=argparse.SUPPRESS)
@@ -201,7 +201,7 @@ def add_arm_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    """Compares the arms at every batch size and writes the result."""
+    """Compare the arms at every batch size and write the result."""
     parser = options(__doc__, rounds=5)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2])
     add_arm_options(parser)
@@ -270,7 +270,7 @@ def _units(rates: dict[str, float]) -> list[tuple[float, str]]:
 
 
 def goals_of(raw: dict[str, Any], device: str) -> list[tuple[str, str, bool]]:
-    """The goals of our arms, and whether they were reached; each row names its arm.
+    """Return the goals of our arms, and whether they were reached; each row names its arm.
 
     Args:
         raw: seconds, ends and costs of the arms at one batch size, as a result holds them.

@@ -19,7 +19,7 @@ RELEASES: dict[str, Release] = {**KNOWN_RELEASES, FOLDER.name: FOLDER, BIDS.name
 
 
 def find_release(name: str) -> Release:
-    """The table entry of a release.
+    """Return the table entry of a release.
 
     Raises:
         InputError: there is none of that name.
@@ -34,7 +34,7 @@ def find_release(name: str) -> Release:
 def convert(
     release: str | Release, source: str | os.PathLike[str], *, dataset_id: int, **settings: Any
 ) -> ConversionReport:
-    """Converts the download of a release.
+    """Convert the download of a release.
 
     Args:
         release: its name, or an entry of your own.

@@ -1,4 +1,4 @@
-"""Merges converted data sets into one unlabelled pre-training data set, without copying an image."""
+"""Merging converted data sets into one unlabelled pre-training data set, without copying an image."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def make_cohort_dataset(
     channels: str = "single",
     workers: int = 1,
 ) -> CohortReport:
-    """Writes `nnUNet_raw/DatasetXXX_NAME`, whose dataset.json points at the images of other data sets.
+    """Write `nnUNet_raw/DatasetXXX_NAME`, whose dataset.json points at the images of other data sets.
 
     The training cases of each source take part. Images that are already there, voxel for voxel, are left out and named
     in the table. The only files written are brain masks, for sources that have other labels. A second run writes what
@@ -39,7 +39,7 @@ def make_cohort_dataset(
         dataset_id: nnU-Net's number of the new data set, 1 to 999.
         sources: number, name (`DatasetXXX_NAME`) or folder of converted data sets.
         name: the part of the new one's name after the number.
-        channels: `single`: every image is a case of its own, with one channel; `all`: cases stay as they are.
+        channels: `single`: every image becomes a case with one channel; `all`: cases stay as they are.
         workers: processes.
 
     Raises:

@@ -79,7 +79,7 @@ def write_mask(task: MaskTask) -> MaskTask:
 
 
 def _stamps(task: MaskTask) -> list[list[int]]:
-    """Size and time of change of all files of a task; of one that is not there, nothing."""
+    """Return size and time of change of all files of a task; nothing for a file that is missing."""
     states = (os.stat(path) if path.is_file() else None for path in (*task.images, task.target))
     return [[state.st_size, state.st_mtime_ns] if state else [] for state in states]
 

@@ -1,4 +1,4 @@
-"""What is told and written of a cohort: its summary, its tables, its manifest and dataset.json."""
+"""The report of a cohort: its summary, its tables, its manifest and dataset.json."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ LABELS = {"background": 0, "brain": 1}
 
 @dataclass(frozen=True)
 class CohortReport:
-    """What came of a merger.
+    """The result of merging data sets into a cohort.
 
     Attributes:
         folder: the new data set.
@@ -47,7 +47,7 @@ class CohortReport:
         return [row for row in self.rows if not row["duplicate"]]
 
     def summary(self) -> str:
-        """Lines for a terminal."""
+        """Return lines for a terminal."""
         kept, sources = self.kept, Counter(row["dataset"] for row in self.kept)
         patients = len({row["patient"] for row in kept})
         doubles = len(self.rows) - len(kept)

@@ -1,4 +1,4 @@
-"""The rows of a cohort: which image of which data set is which case, and which are there twice."""
+"""The rows of a cohort: which image of which data set becomes which case, and which images are duplicates."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def cohort_rows(origins: Iterable[Origin], folder: Path, *, single: bool) -> lis
 
 
 def _rows(origin: Origin, folder: Path, single: bool) -> Iterator[Row]:
-    """The rows that a source adds: one per image or one per case."""
+    """Yield the rows that a source adds: one per image or one per case."""
     for row in origin.cases.of_part(TRAIN):
         images = _images(row, origin, single)
         case = check_name(f"{origin.prefix}-{row['case']}", f"case id of {folder.name}")
@@ -49,7 +49,7 @@ def _rows(origin: Origin, folder: Path, single: bool) -> Iterator[Row]:
 
 
 def _images(row: Mapping[str, Any], origin: Origin, single: bool) -> dict[str, Path]:
-    """The image files of a case by channel, each of which is there, as is its label where that is taken over."""
+    """Return the image files of a case by channel; each exists, as does its label where that is taken over."""
     images = {role: origin.folder / path for role, path in row["targets"].items() if role != LABEL}
     if not images or not (single or set(images) == set(origin.channels)):
         raise InputError(
@@ -64,7 +64,7 @@ def _images(row: Mapping[str, Any], origin: Origin, single: bool) -> dict[str, P
 
 
 def _common(row: Mapping[str, Any], origin: Origin, folder: Path, case: str, images: Mapping[str, Path]) -> Row:
-    """What the rows of one case of a source have in common."""
+    """Return what the rows of one case of a source have in common."""
     release = row.get("release") or origin.cases.scope
     label = origin.folder / row["targets"][LABEL] if origin.unlabelled else folder / "labelsTr" / f"{case}.nii.gz"
     common = {
@@ -85,7 +85,7 @@ def _common(row: Mapping[str, Any], origin: Origin, folder: Path, case: str, ima
 
 
 def _each_once(rows: Iterable[Row]) -> list[Row]:
-    """The rows, no two of which may have one case id."""
+    """Return the rows; two rows with one case id are an error."""
     known: dict[str, Row] = {}
     for row in rows:
         if same := known.get(row["case"]):
@@ -102,7 +102,7 @@ def _plain(channel: str) -> str:
 
 
 def _without_duplicates(rows: Sequence[Row]) -> list[Row]:
-    """Notes in each row which earlier case holds the same images."""
+    """Note in each row which earlier case holds the same images."""
     first: dict[tuple[str, ...], str] = {}
     noted = []
     for row in rows:

@@ -72,7 +72,7 @@ def find_origins(sources: Sequence[int | str | os.PathLike[str]], folder: Path) 
 
 
 def _usable(cases: CaseList, folder: Path) -> CaseList:
-    """The cases, each of which has all that a row of the cohort is made of."""
+    """Return the cases; one that lacks anything a row of the cohort needs is an error."""
     for row in cases.of_part(TRAIN):
         if fault := fault_of(row, _NEEDED):
             raise InputError(

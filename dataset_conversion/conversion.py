@@ -1,4 +1,4 @@
-"""Turns a download into an nnU-Net data set; the one engine for every release."""
+"""Conversion of a download to an nnU-Net data set; one engine for every release."""
 
 import logging
 import os
@@ -44,7 +44,7 @@ def convert_release(
     only: str | None = None,
     scheduler: str | None = None,
 ) -> ConversionReport:
-    """Converts a download to `nnUNet_raw/DatasetXXX_NAME`; good cases are written whatever others are like.
+    """Convert a download to `nnUNet_raw/DatasetXXX_NAME`; good cases are written even if others are refused.
 
     A second run with the same arguments does only what is missing or has changed. `dataset.json` is written last, so
     nnU-Net cannot take an unfinished data set for a whole one.
@@ -92,7 +92,7 @@ def convert_release(
 
 
 def _release_to_convert(release: Release, channels: Sequence[str] | None, unlabelled: bool) -> Release:
-    """The release with the channels that were asked for, if it has the labels."""
+    """Return the release with the channels that were asked for; missing labels are an error."""
     if not (release.has_labels or unlabelled):
         remedy = "name its label files with --label, or " if release.is_open else ""
         raise InputError(f"{release.name} has no segmentations: {remedy}convert it with --unlabelled")
@@ -100,7 +100,7 @@ def _release_to_convert(release: Release, channels: Sequence[str] | None, unlabe
 
 
 def _folder_of(release: Release, dataset_id: int, unlabelled: bool, dry_run: bool) -> Path:
-    """The folder of the data set, which a dry run names but does not need."""
+    """Return the folder of the data set, which a dry run names but does not need."""
     name = f"Dataset{dataset_id:03d}_{release.dataset_name}{'Unlabelled' if unlabelled else ''}"
     check_name(name, "the name of the data set,")
     raw = Path(os.environ.get("nnUNet_raw", ".")) if dry_run else nnunet_folder("nnUNet_raw")
@@ -150,7 +150,7 @@ def _convert_cases(tasks: list[Task], folder: Path, workers: int, scheduler: str
 
 
 def check_number_is_free(folder: Path) -> None:
-    """Refuses a number that one of nnU-Net's folders already holds under another name.
+    """Refuse a number that one of nnU-Net's folders already holds under another name.
 
     Raises:
         InputError: the number is taken, or `folder` is something that this engine did not write.
@@ -168,7 +168,7 @@ def check_number_is_free(folder: Path) -> None:
 
 
 def _check_foreign(folder: Path, tasks: list[Task]) -> None:
-    """Refuses to mix the cases of this download with others, which nnU-Net would take for part of the data set."""
+    """Refuse to mix the cases of this download with others, which nnU-Net would take for part of the data set."""
     known = {target for task in tasks for target in (*task.targets().values(), *task.other_targets())}
     for part in PARTS:
         names = sorted(os.listdir(folder / part)) if (folder / part).is_dir() else []
@@ -181,7 +181,7 @@ def _check_foreign(folder: Path, tasks: list[Task]) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes temporary files of a run that was killed: nnU-Net would see cases in them."""
+    """Remove temporary files of a run that was killed: nnU-Net would take them for cases."""
     for part in (folder, *(folder / name for name in PARTS)):
         for name in os.listdir(part) if part.is_dir() else ():
             if is_unfinished(name):
@@ -189,7 +189,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _finish(report: ConversionReport, release: Release, unlabelled: bool) -> None:
-    """Writes the splits and, last of all, dataset.json; one without a case to train on gets neither."""
+    """Write the splits and, last of all, dataset.json; a data set without a case to train on gets neither."""
     content = dataset_json(release, len(report.training), unlabelled=unlabelled)
     _write_splits(report.folder, content["labels"])
     if report.training:
@@ -200,7 +200,7 @@ def _finish(report: ConversionReport, release: Release, unlabelled: bool) -> Non
 
 
 def _write_splits(folder: Path, labels: Mapping[str, Any]) -> None:
-    """Writes the folds; those of an earlier run stay if they still fit, for users may have added fractions."""
+    """Write the folds; those of an earlier run stay if they still fit, for users may have added fractions."""
     path = folder / "splits_final.json"
     if path.is_file() and not check_splits(folder).faults:
         return
@@ -213,7 +213,7 @@ def _write_splits(folder: Path, labels: Mapping[str, Any]) -> None:
 
 
 def dataset_json(release: Release, cases: int, *, unlabelled: bool) -> dict[str, Any]:
-    """What nnU-Net must know about the data set; no path of this machine is in it."""
+    """Return what nnU-Net must know about the data set; it holds no path of this machine."""
     labels: dict[str, Any] = {"background": 0, "brain": 1}
     order: dict[str, Any] = {}
     if not unlabelled:
@@ -242,7 +242,7 @@ def dataset_json(release: Release, cases: int, *, unlabelled: bool) -> dict[str,
 
 
 def _with_bar(tasks: list[Task], workers: int, scheduler: str | None, *, done: int) -> Iterator[CaseRecord]:
-    """Yields finished cases in any order; the bar (cases, rate, time left) starts at `done`."""
+    """Yield finished cases in any order; the bar (cases, rate, time left) starts at `done`."""
     with tqdm(total=done + len(tasks), initial=done, unit="case", desc="cases", disable=None) as bar:
         for record in do_all(tasks, do_case, workers=workers, scheduler=scheduler):
             bar.update()

@@ -21,7 +21,7 @@ CASE = "{case}"
 
 @lru_cache(maxsize=4096)
 def path_pattern(path: str, case_pattern: str) -> re.Pattern[str]:
-    """Compiles a path in which `{case}` stands for a case id, the same one wherever it stands.
+    """Compile a path in which `{case}` stands for a case id, the same one wherever it stands.
 
     Raises:
         InputError: it is no regular expression.
@@ -38,7 +38,7 @@ def path_pattern(path: str, case_pattern: str) -> re.Pattern[str]:
 
 @lru_cache(maxsize=4096)
 def literal_end(pattern: str) -> str:
-    """The letters that every match ends with: a cheap test before the expression itself is tried."""
+    """Return the letters that every match ends with: a cheap test before the expression itself is tried."""
     letters = ""
     for code, value in reversed(list(parser.parse(pattern))):
         if code is not codes.LITERAL:
@@ -49,7 +49,7 @@ def literal_end(pattern: str) -> str:
 
 @lru_cache(maxsize=4096)
 def literal_letters(pattern: str) -> int:
-    """How many letters the expression asks for as they are: of two that fit a path, the one with more tells more."""
+    """Count the letters that the expression asks for as they are: of two that fit a path, the one with more wins."""
     return len(_literals(parser.parse(pattern)))
 
 
@@ -66,7 +66,7 @@ def _literals(items: Iterable[tuple[Any, Any]]) -> str:
 
 
 def example_of(pattern: str) -> str:
-    """The shortest string that a regular expression stands for, with 0 for digits."""
+    """Return the shortest string that a regular expression matches, with 0 for digits."""
     return _example(parser.parse(pattern), {})
 
 

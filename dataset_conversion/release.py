@@ -1,4 +1,4 @@
-"""What the engine must know about one release of one data set."""
+"""The table entry of a release: all that the engine knows about one version of one data set."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Repair:
-    """A fault of the published files that is known, and what is done about it. The case becomes `repaired`.
+    """A known fault of the published files, and its repair. The case becomes `repaired`.
 
     Attributes:
         case: regular expression for the whole case id.
@@ -79,13 +79,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Release:
-    """One release: where its files lie, what its labels mean and what nnU-Net shall see.
+    """One release: where its files lie, what its labels mean and what nnU-Net gets.
 
     Attributes:
         name: as typed by users, for instance `brats2023-gli`.
         title: one line for lists.
         dataset_name: the part of the nnU-Net folder's name after `DatasetXXX_`.
-        case_pattern: regular expression of `{case}` in paths, without groups of its own that capture.
+        case_pattern: regular expression of `{case}` in paths, without capturing groups.
         patient_pattern: regular expression that finds the patient key in a case id: its groups, one after the other.
         channels: channel name to its file, in the order of the network's input channels.
         extra_channels: further channels that a user may ask for (`--channels`).
@@ -163,7 +163,7 @@ class Release:
 
     @property
     def is_open(self) -> bool:
-        """Whether it stands for data of a user's own, whose layout the user has told."""
+        """Whether it stands for a user's own data, whose layout the user has described."""
         return self.name in OPEN_RELEASES
 
     @property
@@ -177,13 +177,13 @@ class Release:
         return self.scored_regions or self.regions
 
     def sources(self) -> dict[str, tuple[Source, ...]]:
-        """Role to its file, alternatives in order of preference: channels, the label, or the masks."""
+        """Map each role to its files, alternatives in order of preference: channels, the label, or the masks."""
         channels = {name: (source,) for name, source in self.channels.items()}
         label = {LABEL: self.label} if self.label else {}
         return {**channels, **label, **{MASK + name: (source,) for name, source in self.masks.items()}}
 
     def with_channels(self, names: Sequence[str]) -> "Release":
-        """The release with these of its channels, in this order; the others become extra channels.
+        """Return the release with these of its channels, in this order; the others become extra channels.
 
         Raises:
             InputError: there is no such channel, or one is named twice.
@@ -198,51 +198,51 @@ class Release:
         return replace(self, channels=chosen, extra_channels=every)
 
     def examples(self, role: str, case: str = "") -> list[str]:
-        """A path for every alternative of a role: of a made-up case, or of `case` as far as paths hold the id."""
+        """Return a path for every alternative of a role, of `case` where paths hold the id, else of a made-up case."""
         sources = {**self.sources(), **{name: (source,) for name, source in self.extra_channels.items()}}[role]
         patterns = [path_pattern(source.path, re.escape(case) if case else self.case_pattern) for source in sources]
         return [example_of(pattern.pattern) + self.ending for pattern in patterns]
 
     def example(self, role: str, case: str = "") -> str:
-        """The first of `examples`, for messages."""
+        """Return the first of `examples`, for messages."""
         return self.examples(role, case)[0]
 
     def patient_of(self, case: str) -> str:
-        """The patient key of a case id: cases that share it are never on two sides of a split."""
+        """Return the patient key of a case id: cases that share it are never on two sides of a split."""
         key = _found(self.patient_pattern, case) or case
         return self.aliases.get(key, key)
 
     def session_of(self, case: str) -> str:
-        """The session of a case id, empty where ids do not tell."""
+        """Return the session of a case id, empty where ids do not tell."""
         return _found(self.session_pattern, case)
 
     def site_of(self, case: str) -> str:
-        """The site of a case id, empty where ids do not tell."""
+        """Return the site of a case id, empty where ids do not tell."""
         return _found(self.site_pattern, case)
 
     def repairs_of(self, case: str) -> tuple[Repair, ...]:
-        """The known faults that may concern a case."""
+        """Return the known faults that may concern a case."""
         return tuple(repair for repair in self.repairs if re.fullmatch(repair.case, case))
 
     def target_of(self, value: int) -> int:
-        """The value that nnU-Net sees for a value on the disk."""
+        """Return the value that nnU-Net sees for a value on the disk."""
         return self.label_map.get(value, value)
 
     def inverse_label_map(self) -> dict[int, int]:
-        """Value for nnU-Net to value on the disk, for every label."""
+        """Map nnU-Net's value to the value on the disk, for every label."""
         return {self.target_of(value): value for value in self.labels}
 
     def describe(self) -> str:
-        """The entry in words."""
+        """Return the entry in words."""
         return describe(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """The entry as plain JSON types; `from_dict` is its inverse."""
+        """Return the entry as plain JSON types; `from_dict` is its inverse."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: Any) -> "Release":
-        """An entry that `as_dict` wrote and a user may have changed, checked.
+        """Return the checked entry that `as_dict` wrote and a user may have changed.
 
         Raises:
             InputError: it has unknown names, values of another kind, or cannot work.
@@ -258,7 +258,7 @@ def _found(pattern: str, case: str) -> str:
 
 
 def one_label_each(labels: dict[int, str]) -> dict[str, Any]:
-    """The fields of a release whose labels are regions of their own, renumbered without gaps where there are any."""
+    """Return the fields of a release in which each label is a region, renumbered without gaps."""
     targets = {value: index for index, value in enumerate(sorted(labels), start=1)}
     return {
         "labels": labels,

@@ -12,7 +12,7 @@ INDENT = 14
 
 
 def describe(release: "Release") -> str:
-    """Layout with an example of every file, labels, regions, grid, terms and what to know, as lines of text."""
+    """Describe layout with an example of every file, labels, regions, grid, terms and notes, as lines of text."""
     lines = [f"{release.name}: {release.title}"]
     for heading, entries in _sections(release):
         for index, entry in enumerate(entries):

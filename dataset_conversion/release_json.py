@@ -1,4 +1,4 @@
-"""Table entries of a user's own: read from JSON and checked."""
+"""Table entries by users: read from JSON and checked."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ Part = TypeVar("Part", Release, Source, Repair, Table)
 
 
 def entry_from_dict(content: Any) -> Release:
-    """The entry that `Release.as_dict` wrote, also as the only one of a list, perhaps changed by hand.
+    """Return the entry that `Release.as_dict` wrote, also as the only one of a list, perhaps changed by hand.
 
     Raises:
         InputError: names that an entry does not have, values of another kind, or what `check_entry` refuses.
@@ -29,7 +29,7 @@ def entry_from_dict(content: Any) -> Release:
 
 
 def _build(kind: type[Part], content: Any, where: str) -> Part:
-    """A part of an entry from its table of names and values."""
+    """Build a part of an entry from its table of names and values."""
     if not isinstance(content, Mapping):
         raise InputError(f"{where} must be a table of names and values: see `bdfm releases NAME --json` for examples")
     known = {field.name: field for field in fields(kind)}
@@ -138,7 +138,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
 
 
 def check_entry(release: Release) -> None:
-    """Refuses an entry that cannot work.
+    """Refuse an entry that cannot work.
 
     Raises:
         InputError: a bad expression, a path that does not tell the case, no channel, a label map that is not
@@ -226,14 +226,14 @@ def _problems_of_regions(release: Release) -> Iterator[str]:
 
 
 def values_of(release: Release) -> set[int]:
-    """The values that nnU-Net sees, without background."""
+    """Return the values that nnU-Net sees, without background."""
     if release.masks:
         return set(range(1, 2 ** len(release.masks)))
     return {release.target_of(value) for value in release.labels}
 
 
 def painted(release: Release, value: int) -> int:
-    """What nnU-Net paints where it finds exactly the regions that hold `value`."""
+    """Return what nnU-Net paints where it finds exactly the regions that hold `value`."""
     order = release.regions_class_order or tuple(values[0] for values in release.regions.values() if values)
     result = 0
     for values, colour in zip(release.regions.values(), order, strict=False):

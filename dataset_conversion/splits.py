@@ -30,7 +30,7 @@ MOST_NAMES = 5
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What was written.
+    """The splits that were written.
 
     Attributes:
         files: the split files, equal to each other.
@@ -47,7 +47,7 @@ class SplitReport:
     note: str = ""
 
     def summary(self) -> str:
-        """Lines for a terminal."""
+        """Return lines for a terminal."""
         lines = [f"{len(self.rows)} folds of {self.patients} patients: {' and '.join(map(str, self.files))}"]
         lines += [f"note: {self.note}"] if self.note else []
         if self.shared:
@@ -64,7 +64,7 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class SplitCheck:
-    """What is wrong with splits that exist.
+    """The faults of existing splits.
 
     Attributes:
         files: the split files that were read.
@@ -77,7 +77,7 @@ class SplitCheck:
     faults: list[str]
 
     def summary(self) -> str:
-        """Lines for a terminal."""
+        """Return lines for a terminal."""
         names = " and ".join(map(str, self.files))
         if not self.faults:
             return f"{names}: {self.folds} folds, no patient is on two sides, every case is used"
@@ -97,7 +97,7 @@ def make_splits(
     patients: str | None = None,
     overwrite: bool = False,
 ) -> SplitReport:
-    """Writes splits_final.json and splits_table.json into a data set's raw and preprocessed folders.
+    """Write splits_final.json and splits_table.json into a data set's raw and preprocessed folders.
 
     First come the folds, then, fraction by fraction, the folds again with fewer training cases and the same validation
     cases. The training cases of a smaller fraction are among those of every larger one.
@@ -142,7 +142,7 @@ def _unknown_sites(facts: Sequence[Facts]) -> str:
 
 
 def splits_of(cases: CaseList, labels: Mapping[str, Any], *, folds: int = FOLDS, seed: int = SEED) -> list[Split]:
-    """The folds that `make_splits` writes first.
+    """Return the folds that `make_splits` writes first.
 
     Args:
         cases: of the data set.
@@ -199,7 +199,7 @@ def _counts(train: Sequence[Facts], held_out: Sequence[Facts]) -> dict[str, Any]
 
 
 def _check_before_writing(path: Path, splits: Sequence[Split], overwrite: bool) -> None:
-    """Refuses to change a fold that may have been trained; folds may be added."""
+    """Refuse to change a fold that may have been trained; folds may be added."""
     if overwrite or not os.path.lexists(path):
         return
     there = [_as_sets(split) for split in read_splits(path)]
@@ -218,7 +218,7 @@ def _as_sets(split: Mapping[str, Collection[str]]) -> tuple[set[str], set[str]]:
 
 
 def _folders(dataset: int | str | os.PathLike[str]) -> list[Path]:
-    """The folders that hold, or are to hold, the splits: raw first."""
+    """Return the folders that hold, or are to hold, the splits: raw first."""
     if isinstance(dataset, int):
         return dataset_folders(dataset)
     folder = Path(dataset)
@@ -267,7 +267,7 @@ def _facts(cases: CaseList, labels: Mapping[str, Any], *, sites: Mapping[str, st
 
 
 def _regions_on_disk(labels: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, set[int]]:
-    """Region to its values in the manifest's histograms, which are those of the release."""
+    """Map each region to its values in the manifest's histograms, which are those of the release."""
     inverse = {int(value): int(there) for value, there in content.get("inverse_labels", {}).items()}
     found: dict[str, set[int]] = {}
     for name, values in labels.items():
@@ -292,7 +292,7 @@ def _fact(row: Mapping[str, Any], group: str, regions: Mapping[str, set[int]], s
 
 
 def check_splits(dataset: int | str | os.PathLike[str], *, patients: str | None = None) -> SplitCheck:
-    """Checks splits that exist, whoever made them.
+    """Check splits that exist, whoever made them.
 
     Args:
         dataset: nnU-Net's number of the data set, or one folder.
@@ -345,7 +345,7 @@ def _faults_of(number: int, split: Split, group: Mapping[str, str]) -> list[str]
 
 
 def _faults_of_all(splits: Sequence[Split], everyone: set[str]) -> list[str]:
-    """Faults of the folds together; folds with fewer training cases must be parts of a whole one."""
+    """Return the faults of the folds together; folds with fewer training cases must be parts of a whole one."""
     sets = [_as_sets(split) for split in splits]
     whole = [number for number, (train, held_out) in enumerate(sets) if train | held_out >= everyone]
     faults = []

@@ -1,8 +1,8 @@
-"""Deals groups of cases out to parts that are alike.
+"""Stratification: dealing groups of cases out to similar parts.
 
-This is iterative stratification (Sechidis et al., ECML PKDD 2011) for groups and counts. scikit-learn's
-StratifiedGroupKFold takes one class a case: the product of regions, sizes and sites would leave most classes with one
-case, and it makes equal folds alone, not nested fractions.
+This is iterative stratification (Sechidis et al. 2011, https://doi.org/10.1007/978-3-642-23808-6_10) for groups and
+counts. scikit-learn's StratifiedGroupKFold takes one class a case: the product of regions, sizes and sites would leave
+most classes with one case, and it makes equal folds alone, not nested fractions.
 """
 
 import random
@@ -17,7 +17,7 @@ SIZE_BINS = 4
 
 @dataclass(frozen=True)
 class Facts:
-    """What a case is stratified by.
+    """The properties that a case is stratified by.
 
     Attributes:
         case: case id.
@@ -35,7 +35,7 @@ class Facts:
 
 
 class Strata:
-    """Groups with their counts of everything that parts shall have a like share of.
+    """Groups with their counts of everything that parts are to share evenly.
 
     Attributes:
         names: groups in the order of `counts`, sorted.
@@ -57,7 +57,7 @@ class Strata:
                 self.regions.setdefault(region, set()).add(row)
 
     def deal(self, chosen: Sequence[int], shares: Sequence[float], *, seed: str) -> list[list[int]]:
-        """Deals groups out to parts so that each gets its share of every feature.
+        """Deal groups out to parts so that each gets its share of every feature.
 
         The groups with the rarest features come first; each goes to the part where the squared shares, summed over
         parts and features, grow least.
@@ -89,11 +89,11 @@ class Strata:
         return [sorted(part) for part in parts]
 
     def cases(self, chosen: Sequence[int]) -> int:
-        """Number of cases in some groups."""
+        """Return the number of cases in some groups."""
         return int(self.counts[list(chosen), 0].sum())
 
     def subset(self, chosen: Sequence[int], share: float, *, seed: str) -> list[int]:
-        """A stratified part of some groups with, where there is any, at least one group with each region."""
+        """Return a stratified part of some groups, with at least one group for each region that any of them has."""
         part, rest = self.deal(chosen, (share, 1 - share), seed=seed) if share < 1 else (list(chosen), [])
         for region in sorted(self.regions, key=lambda name: (len(self.regions[name]), name)):
             holders = self.regions[region] & set(rest)
@@ -106,7 +106,7 @@ class Strata:
 
 
 def _features(facts: Sequence[Facts]) -> list[set[tuple[str, str]]]:
-    """The features of every case: regions that it has, regions that it lacks, bin of its size, site."""
+    """Return the features of every case: regions that it has, regions that it lacks, bin of its size, site."""
     regions = frozenset().union(*(fact.regions for fact in facts))
     sizes = [fact.size for fact in facts if fact.size]
     edges = np.quantile(sizes, np.linspace(0, 1, SIZE_BINS + 1)[1:-1]) if sizes else np.zeros(0)

@@ -1,4 +1,4 @@
-"""Packs predictions as a challenge wants them: the release's labels, names and grid."""
+"""Archives of predictions as a challenge wants them: the release's labels, names and grid."""
 
 import re
 import zipfile
@@ -48,7 +48,7 @@ class Member:
 
 @dataclass(frozen=True)
 class SubmissionReport:
-    """What an archive holds.
+    """The content of an archive.
 
     Attributes:
         archive: the ZIP file; the report lies beside it as JSON.
@@ -66,13 +66,13 @@ class SubmissionReport:
         return [member.case for member in self.members if set(member.labels) <= {0}]
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain JSON types."""
+        """Return the report as plain JSON types."""
         rows = [asdict(member) for member in self.members]
         members = [{**row, "labels": {str(value): count for value, count in row["labels"].items()}} for row in rows]
         return {"release": self.release, "archive": self.archive.name, "empty": self.empty, "members": members}
 
     def summary(self) -> str:
-        """One line for a terminal, a second one where predictions are empty."""
+        """Return one line for a terminal, and a second one if predictions are empty."""
         text = f"{self.archive}: {len(self.members)} segmentations for {self.release}"
         return text + (f"\nempty: {', '.join(self.empty)}" if self.empty else "")
 
@@ -88,7 +88,7 @@ class _Task:
 def make_submission(
     predictions: Path | str, *, release: Release, out: Path | str, images: Path | str | None = None, workers: int = 1
 ) -> SubmissionReport:
-    """Writes the archive that the organisers of a challenge take, or nothing where anything is wrong.
+    """Write the archive that the organisers of a challenge take, or nothing if anything is wrong.
 
     Args:
         predictions: folder of label maps, `CASE.nii.gz` or `CASE.nii`, in nnU-Net's values.
@@ -138,7 +138,7 @@ def _raise(faults: Sequence[str], predictions: Path | str) -> None:
 
 
 def _predictions_in(folder: Path, release: Release) -> tuple[dict[str, Path], list[str]]:
-    """Case id to file, and what is wrong with names."""
+    """Map case ids to files, and tell what is wrong with names."""
     found: dict[str, Path] = {}
     faults: list[str] = []
     handed_in = re.escape(release.submission_name.removesuffix(".nii.gz")).replace(r"\{case\}", "(.+)")
@@ -155,7 +155,7 @@ def _predictions_in(folder: Path, release: Release) -> tuple[dict[str, Path], li
 
 
 def _images_in(folder: Path, release: Release) -> dict[str, Path]:
-    """Case id to its first image: of an nnU-Net folder (`CASE_0000.nii.gz`) or of the download."""
+    """Map case ids to first images: of an nnU-Net folder (`CASE_0000.nii.gz`) or of the download."""
     nnunet = re.compile(rf"({release.case_pattern})_0000")
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if not release.channels or any(re.fullmatch(nnunet.pattern + r"\.nii(\.gz)?", name, re.I) for name in names):
@@ -190,7 +190,7 @@ def _write(archive: Path, tasks: list[_Task], workers: int) -> tuple[list[Member
 
 
 def _pack_case(task: _Task) -> tuple[Member, bytes] | str:
-    """The member of a case and its bytes, or what is wrong with it."""
+    """Return the archive member of a case and its bytes, or what is wrong with the case."""
     try:
         volume = read_volume(task.path, task.path.name, by_nibabel=True)
         _check_grid(volume, task)
@@ -204,7 +204,7 @@ def _pack_case(task: _Task) -> tuple[Member, bytes] | str:
 
 
 def _check_grid(volume: Volume, task: _Task) -> None:
-    """Holds a prediction against its image, else against the release's shape, spacing and origin."""
+    """Compare the grid of a prediction with its image, else with the release's shape, spacing and origin."""
     if task.image is not None:
         check_geometry(volume, read_volume(task.image, task.image.name, by_nibabel=True))
         return
@@ -224,7 +224,7 @@ def _text(values: Sequence[float]) -> str:
 
 
 def _source_values(volume: Volume, release: Release) -> np.ndarray:
-    """The label map in the release's own values, (x, y, z)."""
+    """Return the label map in the release's own values, (x, y, z)."""
     inverse = {0: 0, **release.inverse_label_map()}
     unknown = sorted(set(label_histogram(volume)) - set(inverse))
     if unknown:

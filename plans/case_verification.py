@@ -1,4 +1,4 @@
-"""Checks every training case before nnU-Net sees it.
+"""Checks of every training case before nnU-Net sees it.
 
 nnU-Net's reader turns NaN in labels into 0 and fills up a file that ends early, both in silence, and its own check
 prints what is wrong over many lines. Here each fault is one sentence with the file and the remedy.
@@ -26,7 +26,7 @@ MOST_FAULTS = 20
 
 
 def verify_dataset(raw: Path, dataset: Mapping[str, Any], cases: Mapping[str, Any], *, workers: int) -> None:
-    """Reads all images and labels of a data set in nnUNet_raw whose files are NIfTI.
+    """Read all images and labels of a data set in nnUNet_raw whose files are NIfTI.
 
     Args:
         raw: its folder.
@@ -67,7 +67,7 @@ def verify_dataset(raw: Path, dataset: Mapping[str, Any], cases: Mapping[str, An
 
 
 def _check_description(path: Path, dataset: Mapping[str, Any], cases: int) -> set[int]:
-    """Refuses a dataset.json that nnU-Net cannot use; gives the label values that files may hold."""
+    """Refuse a dataset.json that nnU-Net cannot use; return the label values that files may hold."""
     missing = [key for key in KEYS if key not in dataset]
     if missing:
         raise InputError(f"{path} does not say {', '.join(missing)}: add it, or convert the data set again")
@@ -101,7 +101,7 @@ def _check_case(
     by_nibabel: bool,
     allowed: Collection[int],
 ) -> bool:
-    """Whether the label holds foreground; InputError where a file of the case cannot be used."""
+    """Return whether the label holds foreground; InputError if a file of the case cannot be used."""
     if len(images) != channels:
         there = {path.name for path in images}
         wanted = (f"{case}_{channel:04d}{ending}" for channel in range(channels))
@@ -112,7 +112,7 @@ def _check_case(
 
 
 def _check_label(label: Volume, image: Volume, allowed: Collection[int]) -> bool:
-    """Whether it holds foreground."""
+    """Return whether it holds foreground."""
     check_grid(label, image)
     whole, broken = split_whole(label)
     values = histogram(whole)

@@ -31,7 +31,7 @@ def write_initial_checkpoint(
     configuration: str = CONFIGURATION,
     out: str | Path,
 ) -> LoadReport:
-    """Builds the network that the plans describe, loads the weights into it and writes all of it.
+    """Build the network that the plans describe, load the weights into it and write it as a checkpoint.
 
     What the weights say nothing about (the decoder, usually) is initialised from a fixed seed.
 

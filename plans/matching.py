@@ -25,7 +25,7 @@ NETWORK_OF_CLASS = {"SwinUNet": "swin", "ResidualEncoderUNet": "resenc", "PlainC
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedPlans:
-    """What a checkpoint says about the plans it was trained with.
+    """The plans that a checkpoint was trained with.
 
     Attributes:
         path: the checkpoint.
@@ -53,7 +53,7 @@ class PretrainedPlans:
 
 
 def read_pretrained_plans(path: str | Path, network: str | None = None) -> PretrainedPlans:
-    """Reads the plans out of a checkpoint.
+    """Read the plans from a checkpoint.
 
     Args:
         path: a checkpoint of one of our trainers or of nnU-Net.
@@ -101,7 +101,7 @@ _PREPROCESSING = {
 
 
 def _checked(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The plans of a checkpoint and its configuration, which can be used.
+    """Return the plans of a checkpoint and its configuration, checked.
 
     What stands in for entries that other plans are made without is only there to be checked.
     """
@@ -127,26 +127,26 @@ def _check_network(configuration: Mapping[str, Any], name: str) -> None:
 
 
 class MatchingPlanner(FixedDataPlanner):
-    """Plans the network of a checkpoint for another data set; only the batch size follows the memory target."""
+    """A planner that takes the network of a checkpoint for another data set; the batch follows the memory target."""
 
     def __init__(self, *args: Any, source: PretrainedPlans, **settings: Any) -> None:
         super().__init__(*args, overwrite_target_spacing=source.spacing, **settings)
         self.source = source
 
     def generate_data_identifier(self, configuration_name: str) -> str:
-        """A folder of its own: spacing and normalisation are the checkpoint's, not the data set's."""
+        """Return the name of a separate folder: spacing and normalisation are the checkpoint's, not the data set's."""
         return f"{self.plans_identifier}_{configuration_name}"
 
     def determine_transpose(self) -> tuple[list[int], list[int]]:
-        """The checkpoint's order of axes."""
+        """Return the checkpoint's order of axes."""
         return self.source.transpose_forward, self.source.transpose_backward
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
-        """The checkpoint's spacing."""
+        """Return the checkpoint's spacing."""
         return np.array(self.source.spacing)
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
-        """The checkpoint's normalisation, channel by channel, or for all channels where it has only one kind."""
+        """Return the checkpoint's normalisation, channel by channel, or one for all if it has only one kind."""
         schemes = self.source.configuration["normalization_schemes"]
         masked = self.source.configuration["use_mask_for_norm"]
         if len(schemes) == self.input_channels:
@@ -166,7 +166,7 @@ class MatchingPlanner(FixedDataPlanner):
         return own
 
     def choose_network(self, spacing: list[float], median_shape: list[float], voxels: float) -> dict[str, Any]:
-        """See the base class."""
+        """Choose patch size, batch size and architecture."""
         source = self.source.configuration
         chosen = {key: value for key, value in source.items() if key.startswith("resampling_fn")}
         chosen |= {"patch_size": list(source["patch_size"]), "architecture": source["architecture"]}

@@ -21,7 +21,7 @@ CONVOLUTIONAL_COPIES = 3  # weight, gradient and momentum
 def configuration_costs(
     configuration: Mapping[str, Any], *, channels: int, classes: int, flops: bool = False, name: str = "the plans file"
 ) -> "Costs":
-    """Counted costs of one sample through the network of a configuration, with deep supervision as in training."""
+    """Count the costs of one sample through the network of a configuration, with deep supervision as in training."""
     from bdfm_nnunet.networks.network_building import architecture_of, build_network
     from bdfm_nnunet.networks.network_costs import count_costs
 
@@ -36,10 +36,10 @@ def configuration_costs(
 
 
 def memory_gb(costs: "Costs", batch_size: int) -> float:
-    """Estimated GB of a training step with `batch_size` samples, from the costs of one."""
+    """Estimate the GB of a training step with `batch_size` samples, from the costs of one."""
     return MEMORY_FACTOR * (costs.state_bytes + batch_size * costs.activation_bytes) / GIB
 
 
 def largest_batch(costs: "Costs", gpu_memory: float) -> int:
-    """The most samples a step may have within `gpu_memory` GB; 0 where not even one fits."""
+    """Return the most samples a step may have within `gpu_memory` GB; 0 if not even one fits."""
     return max(math.floor((gpu_memory * GIB / MEMORY_FACTOR - costs.state_bytes) / costs.activation_bytes), 0)

@@ -53,7 +53,7 @@ class OurPlanner(ExperimentPlanner):
         kwargs: dict[str, Any],
         imported: Any,
     ) -> float:
-        """nnU-Net's own estimate, from a network without content.
+        """Return nnU-Net's estimate, from a network on the meta device.
 
         nnU-Net fills the network with random weights first, and fails where nnUNet_n_proc_DA is 0.
         """
@@ -64,12 +64,12 @@ class OurPlanner(ExperimentPlanner):
         return float(network.compute_conv_feature_map_size(patch_size))
 
     def generate_data_identifier(self, configuration_name: str) -> str:
-        """The folder of preprocessed data: shared where the data does not depend on the network."""
+        """Return the folder of preprocessed data: shared where the data does not depend on the network."""
         shared = configuration_name in ("2d", CONFIGURATION)
         return (SHARED_DATA if shared else f"{self.plans_identifier}_") + configuration_name
 
     def save_plans(self, plans: dict[str, Any]) -> None:
-        """Writes the plans with their costs, and with the variants of a plans file of the same name."""
+        """Write the plans with their costs, and with the variants of a plans file of the same name."""
         recursive_fix_for_json_export(plans)
         if CONFIGURATION not in plans["configurations"]:
             raise InputError(f"{self.dataset_name} holds flat images: bdfm plans data sets of 3-D volumes only")
@@ -132,11 +132,11 @@ class FixedDataPlanner(OurPlanner):
 
     @staticmethod
     def static_estimate_VRAM_usage(*_: Any) -> float:
-        """Nothing: nnU-Net's convolutional network is planned for the sake of the other entries alone."""
+        """Return nothing: nnU-Net's convolutional network is only planned for the sake of the other entries."""
         return 1.0
 
     def get_plans_for_configuration(self, spacing: Any, median_shape: Any, *args: Any) -> dict[str, Any]:
-        """One configuration; see nnU-Net."""
+        """Plan one configuration; see nnU-Net."""
         plan: dict[str, Any] = super().get_plans_for_configuration(spacing, median_shape, *args)
         if len(spacing) == 3:
             voxels = float(args[1])
@@ -144,7 +144,7 @@ class FixedDataPlanner(OurPlanner):
         return plan
 
     def choose_network(self, spacing: list[float], median_shape: list[float], voxels: float) -> dict[str, Any]:
-        """Patch size, batch size and architecture.
+        """Choose patch size, batch size and architecture.
 
         Args:
             spacing: millimetres per voxel and axis, transposed as the plans say.
@@ -154,6 +154,6 @@ class FixedDataPlanner(OurPlanner):
         raise NotImplementedError
 
     def save_plans(self, plans: dict[str, Any]) -> None:
-        """Writes the plans without nnU-Net's 2-D configuration."""
+        """Write the plans without nnU-Net's 2-D configuration."""
         plans["configurations"].pop("2d", None)
         super().save_plans(plans)

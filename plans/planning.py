@@ -36,7 +36,7 @@ def plan_dataset(
     workers: int | None = None,
     configurations: Sequence[str] = (CONFIGURATION,),
 ) -> Path:
-    """Extracts the fingerprint of a data set in nnUNet_raw, plans a network for it and preprocesses its images.
+    """Extract the fingerprint of a data set in nnUNet_raw, plan a network for it and preprocess its images.
 
     What is up to date is not done again. Variants in a plans file of the same name are kept and follow the new plans.
     What nnU-Net prints goes to a log file beside the plans.

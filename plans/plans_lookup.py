@@ -13,7 +13,7 @@ DEFAULT_PLANS = "BDFMPlans"
 
 
 def raw_folder(dataset_id: int) -> Path:
-    """The data set's folder in nnUNet_raw.
+    """Return the data set's folder in nnUNet_raw.
 
     Raises:
         InputError: it does not exist or has no dataset.json.
@@ -25,7 +25,7 @@ def raw_folder(dataset_id: int) -> Path:
 
 
 def plans_path(dataset_id: int, plans_name: str) -> Path:
-    """The plans file of that name, whether it exists or not.
+    """Return the path of the plans file of that name, whether it exists or not.
 
     Raises:
         InputError: the name cannot be a file's.
@@ -36,7 +36,7 @@ def plans_path(dataset_id: int, plans_name: str) -> Path:
 
 
 def read_plans(dataset_id: int, plans_name: str) -> dict[str, Any]:
-    """The content of a plans file.
+    """Read a plans file.
 
     Raises:
         InputError: it does not exist or is no plans file.

@@ -1,4 +1,4 @@
-"""A plans file in a few lines that a person can read."""
+"""A summary of a plans file in a few lines."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from bdfm_nnunet.plans.plans_lookup import CONFIGURATION
 
 
 def describe_plans(path: str | Path, configuration: str = CONFIGURATION) -> str:
-    """What a configuration plans: network, patch, stages, batch and its counted costs, one line each."""
+    """Describe a configuration: network, patch, stages, batch and counted costs, one line each."""
     plans = read_plans_file(path)
     settings = resolve_configuration(plans, configuration)
     architecture = settings.get("architecture") or {

@@ -48,7 +48,7 @@ VOXELS_PER_CASE = 200_000
 
 
 class FrugalExtractor(DatasetFingerprintExtractor):
-    """nnU-Net's extractor without 100 million draws for a handful of cases.
+    """nnU-Net's fingerprint extractor without 100 million draws for a handful of cases.
 
     nnU-Net divides that number among the cases, which takes seconds for each of few; 200,000 voxels of a case give its
     mean and percentiles as well.
@@ -60,7 +60,7 @@ class FrugalExtractor(DatasetFingerprintExtractor):
 
 
 def prepare_fingerprint(dataset_id: int, *, workers: int) -> None:
-    """Verifies the raw data set and writes its fingerprint, unless that was done and no file has changed since.
+    """Verify the raw data set and write its fingerprint, unless that was done and no file has changed since.
 
     Raises:
         InputError: a file is missing or unreadable, or images and labels do not fit each other.
@@ -91,7 +91,7 @@ def prepare_fingerprint(dataset_id: int, *, workers: int) -> None:
 
 
 def copy_manifest(dataset_id: int) -> None:
-    """Puts the manifest beside the preprocessed data, so that trainers know the patients where no raw data is.
+    """Copy the manifest beside the preprocessed data, so that trainers know the patients without the raw data.
 
     Raises:
         InputError: it cannot be written.
@@ -106,7 +106,7 @@ def copy_manifest(dataset_id: int) -> None:
 
 
 def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, workers: int) -> None:
-    """Preprocesses a configuration's data, unless that was done for the same images and the same settings.
+    """Preprocess a configuration's data, unless that was done for the same images and the same settings.
 
     nnU-Net writes into a folder of another name, which takes its place when it is complete: an interrupted run leaves
     no data that a trainer would take for all of it.
@@ -147,7 +147,7 @@ def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, worker
 
 
 def _forget(folder: Path, record: dict[str, Any], identifier: str) -> None:
-    """Drops what is known of preprocessed data before others take their place, so that a kill leaves no wrong word."""
+    """Drop the record of preprocessed data before it is replaced, so that a killed run leaves no false record."""
     rest = {name: state for name, state in record.get("data", {}).items() if name != identifier}
     write_json(folder / RECORD_FILE, record | {"data": rest})
     checksums_path(folder / identifier).unlink(missing_ok=True)
@@ -155,7 +155,7 @@ def _forget(folder: Path, record: dict[str, Any], identifier: str) -> None:
 
 @contextlib.contextmanager
 def _as_input_errors(what: str, first_remedy: str = "") -> Iterator[None]:
-    """Turns what nnU-Net raises into one sentence."""
+    """Turn what nnU-Net raises into an InputError of one sentence."""
     try:
         yield
     except InputError:
@@ -175,7 +175,7 @@ def _reason(error: Exception) -> str:
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
-    """What is up to date; nothing, where the record is damaged."""
+    """Return what is up to date; nothing if the record is damaged."""
     record = _read_or_none(folder / RECORD_FILE, {"raw?": str, "data?": {str: str}})
     return record or {}
 
@@ -195,7 +195,7 @@ def _read_or_none(path: Path, shape: Shape) -> Any:
 
 
 def _raw_state(raw: Path) -> str:
-    """A digest of dataset.json and of name, size and time of every training image and label."""
+    """Return a digest of dataset.json and of name, size and time of every training image and label."""
     files = [read_regular(raw / "dataset.json").decode("utf-8", errors="replace")]
     for case, entry in sorted(find_training_files(raw).items()):
         for path in (*entry["images"], entry["label"]):

@@ -1,4 +1,7 @@
-"""The planner for SwinUNet: patch size, stages, widths and batch size for a data set and a memory target."""
+"""The planner for SwinUNet: patch size, stages, widths and batch size for a data set and a memory target.
+
+Swin transformer: Liu et al. 2021, https://arxiv.org/abs/2103.14030.
+"""
 
 import math
 from collections.abc import Iterator
@@ -44,7 +47,7 @@ WIDTHS = (
 
 
 def architecture_of(layout: SwinLayout, width: Width) -> dict[str, Any]:
-    """The `architecture` entry of a configuration."""
+    """Return the `architecture` entry of a configuration."""
     stages = len(layout.merges) + 1
     features = [width.embedding * 2**stage for stage in range(stages)]
     return {
@@ -64,7 +67,7 @@ def architecture_of(layout: SwinLayout, width: Width) -> dict[str, Any]:
 
 
 def ladder(layouts: list[SwinLayout]) -> Iterator[tuple[SwinLayout, Width]]:
-    """Networks from the cheapest to the dearest: each step takes the next patch or, once it is earned, the next width.
+    """List networks from the cheapest to the dearest: each step takes the next patch or, once earned, the next width.
 
     Patch and width never shrink along the way, which makes plans monotone in memory.
     """
@@ -78,7 +81,7 @@ def ladder(layouts: list[SwinLayout]) -> Iterator[tuple[SwinLayout, Width]]:
 
 
 class SwinUNetPlanner(FixedDataPlanner):
-    """Plans SwinUNet: the largest patch that fits with two samples, then as many samples as fit.
+    """The planner of SwinUNet: the largest patch that fits with two samples, then as many samples as fit.
 
     More memory never gives a smaller product of patch and batch size: a batch only grows as far as two samples of the
     next larger patch. As with nnU-Net, no batch covers more than 5 % of the data set's voxels if it has more than two
@@ -86,7 +89,7 @@ class SwinUNetPlanner(FixedDataPlanner):
     """
 
     def choose_network(self, spacing: list[float], median_shape: list[float], voxels: float) -> dict[str, Any]:
-        """See the base class.
+        """Choose patch size, batch size and architecture.
 
         Raises:
             InputError: the memory is too small for the smallest network.
@@ -105,7 +108,7 @@ class SwinUNetPlanner(FixedDataPlanner):
         }
 
     def _climb(self, steps: list[tuple[SwinLayout, Width]]) -> tuple[int, Costs]:
-        """The last step up to which everything that was counted fits in memory, and its costs.
+        """Return the last step up to which everything that was counted fits in memory, and its costs.
 
         Strides first and single steps last: about a third of the steps are counted.
         """

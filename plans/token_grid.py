@@ -52,13 +52,13 @@ class _AxisOption:
 
 
 def token_patch_for(spacing: Sequence[float]) -> tuple[int, ...]:
-    """Voxels per token and axis: 4 on fine axes, 2 where the spacing is twice the finest, 1 where it is four times."""
+    """Return voxels per token and axis: 4 on fine axes, 2 where the spacing is twice the finest, 1 at four times."""
     finest = min(spacing)
     return tuple(4 if value < 2 * finest else 2 if value < 4 * finest else 1 for value in spacing)
 
 
 def layouts_for(spacing: Sequence[float], median_shape: Sequence[float]) -> list[SwinLayout]:
-    """All patch sizes worth considering for a data set, from the smallest to the largest, each inside the next.
+    """Return all patch sizes worth considering for a data set, from the smallest to the largest, each inside the next.
 
     The patch grows as a cube in space, one axis at a time and the longest axis first, until it reaches the median
     image. An axis with fewer voxels than the smallest patch is rounded up to whole tokens.
@@ -87,7 +87,7 @@ def layouts_for(spacing: Sequence[float], median_shape: Sequence[float]) -> list
 
 
 def fits_grid(size: int, steps: Sequence[int], window: int | None) -> bool:
-    """Whether one axis of a patch needs no padding in any stage.
+    """Return whether one axis of a patch needs no padding in any stage.
 
     Args:
         size: voxels on the axis.
@@ -118,14 +118,14 @@ def _layout(spacing: Sequence[float], token_patch: tuple[int, ...], options: Seq
 
 
 def _axis_options(most: int, least: int, ideal_merges: int) -> list[_AxisOption]:
-    """Token counts for one axis, rising, of at most `most` tokens, or the one of `least` tokens where none is left."""
+    """Return token counts for one axis, rising, of at most `most` tokens, or `least` tokens if none is left."""
     options = [_best_window(tokens, ideal_merges) for tokens in range(MIN_TOKENS, most + 1)]
     usable = [option for option in options if option is not None]
     return usable or [_AxisOption(tokens=least, window=max(least, min(WINDOWS)), merges=0)]
 
 
 def _best_window(tokens: int, ideal_merges: int) -> _AxisOption | None:
-    """The window that lets the axis be merged most often, the larger of equals; None where that is not enough."""
+    """Return the window that lets the axis be merged most often, the larger of equals; None if that is not enough."""
     windows = [window for window in WINDOWS if window <= max(tokens, min(WINDOWS)) and tokens % window == 0]
     options = [_AxisOption(tokens, window, min(_possible_merges(tokens, window), ideal_merges)) for window in windows]
     if not options:
@@ -146,7 +146,7 @@ def _possible_merges(tokens: int, window: int) -> int:
 def _merges(
     spacing: Sequence[float], token_patch: Sequence[int], allowed: Sequence[int]
 ) -> tuple[tuple[int, ...], ...]:
-    """Merging strides between the stages: coarse axes wait until the fine ones have caught up."""
+    """Return the merging strides between the stages: coarse axes wait until the fine ones have caught up."""
     size = [value * patch for value, patch in zip(spacing, token_patch)]
     left = list(allowed)
     merges: list[tuple[int, ...]] = []

@@ -39,7 +39,7 @@ def find_training_files(raw: Path) -> dict[str, Any]:
 
 
 def _check_left_overs(raw: Path, ending: str) -> None:
-    """nnU-Net would take such a file for an image of one more case."""
+    """Refuse left-overs of other systems, which nnU-Net would take for images of one more case."""
     for folder in (raw / "imagesTr", raw / "labelsTr"):
         for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
             if is_leftover(name) and name.endswith(ending):

@@ -33,7 +33,7 @@ def add_variant(
     base: str = CONFIGURATION,
     settings: Mapping[str, Any],
 ) -> Path:
-    """Adds a configuration to a plans file that is another one with some settings changed.
+    """Add a configuration to a plans file: another one with some settings changed.
 
     Args:
         dataset_id: number of the data set.
@@ -61,7 +61,7 @@ def add_variant(
 
 
 def derive(plans: dict[str, Any], base: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration that `settings` make of `base`, with every changed block already merged.
+    """Return the configuration that `settings` make of `base`, with every changed block already merged.
 
     nnU-Net's `inherits_from` replaces whole blocks, so a changed block holds the base's settings too.
 
@@ -90,7 +90,7 @@ def derive(plans: dict[str, Any], base: str, settings: Mapping[str, Any]) -> dic
 
 
 def renew_variants(plans: dict[str, Any], old: dict[str, Any]) -> list[str]:
-    """Brings the variants of older plans into new ones, merged with the new base; other own configurations are kept.
+    """Bring the variants of older plans into new ones, merged with the new base; keep other configurations of the user.
 
     Args:
         plans: the new plans, changed in place.

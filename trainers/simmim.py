@@ -1,4 +1,4 @@
-"""The SimMIM baseline (Xie et al. 2022, arXiv:2111.09886)."""
+"""The SimMIM baseline (Xie et al. 2022, https://arxiv.org/abs/2111.09886)."""
 
 from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.presets import TRAINER_PRESETS

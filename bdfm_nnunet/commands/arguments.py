@@ -1,4 +1,4 @@
-"""What the parsers of several subcommands share."""
+"""Arguments that the parsers of several subcommands share."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ EXIT_REFUSED = 3
 
 
 def command(commands: Any, name: str, handler: Callable[[argparse.Namespace], int], purpose: str) -> Add:
-    """Adds a subcommand and returns its `add_argument`."""
+    """Add a subcommand and return its `add_argument`."""
     parser = take_each_once(commands.add_parser(name, help=purpose, description=purpose))
     parser.set_defaults(handler=handler)
     add: Add = parser.add_argument
@@ -30,7 +30,7 @@ def take_each_once(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 class StoreOnce(argparse.Action):
-    """Stores the value of an option that may be given once: of two values neither is taken in silence."""
+    """An action for an option that may be given once: of two values neither is taken in silence."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
@@ -73,12 +73,12 @@ def options_given(settings: argparse.Namespace, names: Iterable[str]) -> list[st
 
 
 def dataset(add: Add) -> None:
-    """Adds `-d ID`."""
+    """Add `-d ID`."""
     add("-d", "--dataset", required=True, type=dataset_id, metavar="ID", help="nnU-Net data set number, 1 to 999")
 
 
 def workers(add: Add) -> None:
-    """Adds `--workers N`."""
+    """Add `--workers N`."""
     add("--workers", type=count, default=_default_workers(), metavar="N", help="processes (default: %(default)s)")
 
 
@@ -88,35 +88,35 @@ def _default_workers() -> int:
 
 
 def dataset_id(text: str) -> int:
-    """A number of nnU-Net's data sets."""
+    """Read the number of a data set of nnU-Net."""
     if not (text.isdigit() and 1 <= int(text) <= 999):
         raise argparse.ArgumentTypeError(f"a number from 1 to 999 was expected, not {text!r}")
     return int(text)
 
 
 def count(text: str) -> int:
-    """A whole number from 1 up."""
+    """Read a whole number from 1 up."""
     if not (text.isdigit() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"a whole number from 1 up was expected, not {text!r}")
     return int(text)
 
 
 def whole(text: str) -> int:
-    """A whole number from 0 up."""
+    """Read a whole number from 0 up."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"a whole number from 0 up was expected, not {text!r}")
     return int(text)
 
 
 def fold(text: str) -> str:
-    """A fold of nnU-Net's: a number or `all`."""
+    """Read a fold of nnU-Net: a number or `all`."""
     if text != "all" and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"a number or `all` was expected, not {text!r}")
     return text
 
 
 def share(text: str) -> float:
-    """A number above 0 and not above 1."""
+    """Read a number above 0 and not above 1."""
     value = positive(text)
     if value > 1:
         raise argparse.ArgumentTypeError(f"a number above 0, at most 1, was expected, not {text!r}")
@@ -124,7 +124,7 @@ def share(text: str) -> float:
 
 
 def positive(text: str) -> float:
-    """A number above 0."""
+    """Read a number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -135,7 +135,7 @@ def positive(text: str) -> float:
 
 
 def names(text: str) -> list[str]:
-    """Names between commas."""
+    """Read names between commas."""
     found = [name.strip() for name in text.split(",")]
     if not all(found):
         raise argparse.ArgumentTypeError(f"names between commas were expected, not {text!r}")
@@ -143,7 +143,7 @@ def names(text: str) -> list[str]:
 
 
 def percentages(text: str) -> list[float]:
-    """Percentages between commas, as fractions of one."""
+    """Read percentages between commas, as fractions of one."""
     try:
         values = [float(part) / 100 for part in text.split(",")]
     except ValueError:
@@ -156,7 +156,7 @@ def percentages(text: str) -> list[float]:
 
 
 def pair(text: str) -> tuple[str, str]:
-    """`NAME=VALUE`."""
+    """Read `NAME=VALUE`."""
     key, equals, value = text.partition("=")
     if not (key and equals and value):
         raise argparse.ArgumentTypeError(f"NAME=VALUE was expected, not {text!r}")
@@ -185,7 +185,7 @@ def label_names(text: str) -> list[tuple[int, str]]:
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """`KEY=VALUE` with a value that is JSON, or else a word.
+    """Read `KEY=VALUE` with a value that is JSON, or else a word.
 
     Raises:
         InputError: there is no value.

@@ -1,4 +1,4 @@
-"""What `bdfm plan` says about cost: counted for every training, measured where --calibrate asks for it."""
+"""The cost report of `bdfm plan`: counted for every training, measured if --calibrate asks for it."""
 
 import argparse
 import logging
@@ -22,7 +22,7 @@ GIB = 2**30
 
 
 def cost_options(add: Add) -> None:
-    """Adds the options."""
+    """Add the options."""
     add("-tr", "--trainer", metavar="TRAINER", help="whose cost to tell (default: pre-training and fine-tuning)")
     add(
         "--calibrate",
@@ -37,7 +37,7 @@ def cost_options(add: Add) -> None:
 
 
 def check_cost_options(settings: argparse.Namespace) -> None:
-    """Refuses options that would have no effect.
+    """Refuse options that would have no effect.
 
     Raises:
         InputError: a device, and nothing to run there.
@@ -47,7 +47,7 @@ def check_cost_options(settings: argparse.Namespace) -> None:
 
 
 def tell_costs(settings: argparse.Namespace, configuration: str) -> None:
-    """Logs what training a configuration costs, and with --calibrate how long it will take.
+    """Log what training a configuration costs, and with --calibrate how long it will take.
 
     Raises:
         InputError: there is no such trainer or device, or no preprocessed data to calibrate on.
@@ -95,7 +95,7 @@ def _counted(name: str, what: Mapping[str, Any], path: Path) -> dict[str, str]:
 
 
 def cost_rows(costs: "Costs", schedule: "Schedule") -> dict[str, str]:
-    """Names and values of what was counted for one sample, for whole steps of a schedule."""
+    """Return the names and values of what was counted for one sample, for whole steps of a schedule."""
     from bdfm_nnunet.plans.memory_targets import memory_gb
 
     batch = schedule.batch_size
@@ -130,7 +130,7 @@ def _measured(name: str, what: Mapping[str, Any], settings: argparse.Namespace) 
 
 
 def calibration_rows(found: "Calibration") -> dict[str, str]:
-    """Names and values of what was measured."""
+    """Return the names and values of what was measured."""
     step, validation, hours, schedule = found.step, found.validation, found.hours, found.schedule
     unit, units = ("hours", 1) if hours.mean >= 1 else ("minutes", 60)
     mean, low, high = (units * value for value in (hours.mean, hours.low, hours.high))

@@ -32,7 +32,7 @@ MOST_REASONS = 20
 
 
 def add_commands(commands: Any) -> None:
-    """Adds the parsers."""
+    """Add the parsers."""
     add = command(commands, "releases", releases, "list the data-set releases that can be converted")
     add("name", nargs="?", metavar="NAME", help="show this release in full")
     add("--json", action="store_true", help="print the table as JSON")
@@ -49,7 +49,7 @@ def add_commands(commands: Any) -> None:
         "--channels",
         choices=("single", "all"),
         default="single",
-        help="single: every modality is a case of its own; all: cases keep their channels (default: %(default)s)",
+        help="single: every modality becomes a case; all: cases keep their channels (default: %(default)s)",
     )
     workers(add)
 
@@ -76,7 +76,7 @@ def add_commands(commands: Any) -> None:
 
 
 def releases(settings: argparse.Namespace) -> int:
-    """Lists the releases that can be converted, or shows one."""
+    """List the releases that can be converted, or show one."""
     from bdfm_nnunet.dataset_conversion import RELEASES, find_release
 
     chosen = list(RELEASES.values()) if settings.name is None else [find_release(settings.name)]
@@ -144,7 +144,7 @@ def _convert_options(add: Add) -> None:
 
 
 def convert(settings: argparse.Namespace) -> int:
-    """Converts a release to an nnU-Net data set."""
+    """Convert a release to an nnU-Net data set."""
     from bdfm_nnunet import dataset_conversion
     from bdfm_nnunet.allocator import keep_freed_memory
 
@@ -176,7 +176,7 @@ def convert(settings: argparse.Namespace) -> int:
 
 
 def _own_entry(settings: argparse.Namespace) -> "Release | None":
-    """The table entry that the options describe; None where the release's own is meant."""
+    """Return the table entry that the options describe; None if the release's own is meant."""
     options = {
         "--image": settings.image, "--label": settings.label, "--labels": settings.labels,
         "--patient": settings.patient, "--name": settings.name,
@@ -229,7 +229,7 @@ def _label_options(settings: argparse.Namespace) -> dict[str, Any]:
 
 
 def cohort(settings: argparse.Namespace) -> int:
-    """Merges converted data sets into one for pre-training."""
+    """Merge converted data sets into one for pre-training."""
     from bdfm_nnunet.dataset_conversion.cohort import make_cohort_dataset
 
     report = make_cohort_dataset(
@@ -264,7 +264,7 @@ def _splits_options(add: Add) -> None:
 
 
 def _check_alone(settings: argparse.Namespace) -> None:
-    """Refuses options that change splits beside the one that looks at them."""
+    """Refuse options that change splits beside --check, which only reads them."""
     others = options_given(settings, ("folds", "fractions", "seed", "sites"))
     others += ["--overwrite"] if settings.overwrite else []
     if others:
@@ -272,7 +272,7 @@ def _check_alone(settings: argparse.Namespace) -> None:
 
 
 def splits(settings: argparse.Namespace) -> int:
-    """Makes or checks splits_final.json."""
+    """Make or check splits_final.json."""
     from bdfm_nnunet.dataset_conversion.splits import check_splits, make_splits
 
     if settings.check:
@@ -297,7 +297,7 @@ def splits(settings: argparse.Namespace) -> int:
 
 
 def exposure(settings: argparse.Namespace) -> int:
-    """Reports which cases of a data set a checkpoint has seen."""
+    """Report which cases of a data set a checkpoint has seen."""
     from bdfm_nnunet.exposure import exposure_report
     from bdfm_nnunet.files import write_json
 
@@ -310,7 +310,7 @@ def exposure(settings: argparse.Namespace) -> int:
 
 
 def submit(settings: argparse.Namespace) -> int:
-    """Packs predictions for a challenge."""
+    """Pack predictions for a challenge."""
     from bdfm_nnunet.dataset_conversion.submission import make_submission
 
     report = make_submission(
@@ -325,7 +325,7 @@ def submit(settings: argparse.Namespace) -> int:
 
 
 def _form(settings: argparse.Namespace) -> "Release":
-    """The release of the challenge; for a data set of one's own plain names and the source's label values."""
+    """Return the release of the challenge; for a user's own data set, plain names and the source's label values."""
     from bdfm_nnunet.dataset_conversion import Release, find_release
 
     target = scored_target(settings)

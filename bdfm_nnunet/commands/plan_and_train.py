@@ -13,7 +13,7 @@ from bdfm_nnunet.nnunet_folders import nnunet_folder, trainer_search_path
 
 
 def add_commands(commands: Any) -> None:
-    """Adds the parsers."""
+    """Add the parsers."""
     _plan_options(command(commands, "plan", plan, "plan and preprocess a data set, or add a variant to its plans"))
 
     add = command(commands, "weights", weights, "write weights as a checkpoint for nnU-Net's -pretrained_weights")
@@ -29,7 +29,7 @@ def add_commands(commands: Any) -> None:
 
 
 def env(settings: argparse.Namespace) -> int:
-    """Prints the line that lets stock nnU-Net commands find the trainers."""
+    """Print the line that lets stock nnU-Net commands find the trainers."""
     value = re.sub(r'(["\\$`])', r"\\\1", trainer_search_path())
     print(f'export nnUNet_extTrainer="{value}"')
     return 0
@@ -53,7 +53,7 @@ def _plan_options(add: Add) -> None:
 
 
 def plan(settings: argparse.Namespace) -> int:
-    """Plans and preprocesses a data set, or adds a variant to its plans, and tells what training will cost."""
+    """Plan and preprocess a data set, or add a variant to its plans, and tell what training will cost."""
     check_cost_options(settings)
     if settings.variant is None:
         if settings.set or settings.base is not None:
@@ -101,7 +101,7 @@ def _plan_dataset(settings: argparse.Namespace) -> None:
 
 
 def weights(settings: argparse.Namespace) -> int:
-    """Writes pre-trained weights as a checkpoint that nnU-Net's own -pretrained_weights takes."""
+    """Write pre-trained weights as a checkpoint that nnU-Net's own -pretrained_weights takes."""
     nnunet_folder("nnUNet_preprocessed")
     from bdfm_nnunet.plans import write_initial_checkpoint
 
@@ -119,7 +119,7 @@ def weights(settings: argparse.Namespace) -> int:
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Trains with nnUNetv2_train's arguments, on one process or several; see `bdfm_nnunet.train`."""
+    """Train with nnUNetv2_train's arguments, on one process or several; see `bdfm_nnunet.train`."""
     from bdfm_nnunet.train import main
 
     return main(arguments)

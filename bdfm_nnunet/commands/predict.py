@@ -20,7 +20,7 @@ _SWITCHES = (
 
 
 def add_commands(commands: Any) -> None:
-    """Adds the parser; what it shows under `--help` is made by `predict`."""
+    """Add the parser; what it shows under `--help` is made by `predict`."""
     commands.add_parser("predict", help=PURPOSE, description=PURPOSE, add_help=False)
 
 
@@ -77,7 +77,7 @@ def nnunet_parser(from_folder: bool) -> argparse.ArgumentParser:
 
 
 def predict(arguments: Sequence[str]) -> int:
-    """Runs nnU-Net's prediction command with our predictor."""
+    """Run nnU-Net's prediction command with our predictor."""
     parser = our_parser()
     ours, rest = parser.parse_known_args(list(arguments))
     if {"-h", "--help"} & set(rest):
@@ -89,7 +89,7 @@ def predict(arguments: Sequence[str]) -> int:
 
 
 def _check(arguments: Sequence[str]) -> None:
-    """Sees that nnU-Net's command can take its options; those that it alone knows are left to it."""
+    """Check that nnU-Net's command can take its options; those that it alone knows are left to it."""
     from_folder = "-m" in arguments
     given, _ = nnunet_parser(from_folder).parse_known_args(list(arguments))
     if from_folder:

@@ -15,7 +15,7 @@ VERSIONS = ("whole", "lesionwise-2023", "lesionwise-2024", "panoptic-2026")
 
 
 def add_commands(commands: Any) -> None:
-    """Adds the parsers."""
+    """Add the parsers."""
     add = command(commands, "evaluate", evaluate, "score predictions per region and case, as a named metric version")
     _folders(add)
     scored_set(add)
@@ -56,7 +56,7 @@ def _task(add: Any) -> None:
 
 
 def scored_set(add: Any) -> None:
-    """Adds the three ways to say whose labels and regions are meant."""
+    """Add the three ways to say whose labels and regions are meant."""
     add("--release", metavar="NAME", help="a release, see `bdfm releases`")
     add("-d", "--dataset", type=dataset_id, metavar="ID", help="a data set of nnU-Net, by its dataset.json")
     add("--dataset-json", type=Path, metavar="FILE", help="any data set, by this dataset.json")
@@ -108,7 +108,7 @@ def _dataset_json(number: int) -> Path:
 
 
 def _source_values(folder: Path) -> dict[int, int]:
-    """Label values to those of the source's own files, from the manifest of `bdfm convert` where there is one."""
+    """Map label values to those of the source's files, from the manifest of `bdfm convert` if there is one."""
     from bdfm_nnunet.files import read_json
     from bdfm_nnunet.patients import MANIFEST
 
@@ -119,7 +119,7 @@ def _source_values(folder: Path) -> dict[int, int]:
 
 
 def _patient_of(settings: argparse.Namespace) -> Callable[[str], str]:
-    """Case id to the name of its patient, as the release or the data set's manifest tells it."""
+    """Map case ids to patients, as the release or the data set's manifest tells them."""
     if settings.release is not None:
         from bdfm_nnunet.dataset_conversion import find_release
 
@@ -138,7 +138,7 @@ def _patient_of(settings: argparse.Namespace) -> Callable[[str], str]:
 
 
 def evaluate(settings: argparse.Namespace) -> int:
-    """Scores a folder of predictions against a folder of references."""
+    """Score a folder of predictions against a folder of references."""
     from bdfm_nnunet.evaluation import evaluate_folders
 
     target = scored_target(settings)
@@ -167,7 +167,7 @@ def evaluate(settings: argparse.Namespace) -> int:
 
 
 def tune(settings: argparse.Namespace) -> int:
-    """Searches rules and writes them."""
+    """Search rules and write them."""
     from bdfm_nnunet.evaluation.tuning import tune
 
     target = scored_target(settings)
@@ -188,7 +188,7 @@ def tune(settings: argparse.Namespace) -> int:
 
 
 def apply(settings: argparse.Namespace) -> int:
-    """Applies rules to a folder."""
+    """Apply rules to a folder."""
     from bdfm_nnunet.evaluation.postprocessing import apply_folder
 
     print(apply_folder(settings.prediction, settings.rules, settings.out, workers=settings.workers).summary())

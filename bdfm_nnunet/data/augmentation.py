@@ -1,4 +1,4 @@
-"""Augmentation of crops. What is drawn at random is one function, the arithmetic another, so that each can be replayed.
+"""Augmentation of crops. Random draws and arithmetic are separate functions, so that each can be replayed.
 
 Mirroring is carried out on the training device, where it costs nothing; rotation and scaling by whoever reads a crop,
 which then reads just the box of voxels that the turned crop needs.
@@ -18,7 +18,7 @@ Matrix = npt.NDArray[np.float64]
 
 
 def mirrored(images: Tensor, flips: Tensor) -> Tensor:
-    """Reverses axes of images.
+    """Reverse axes of images.
 
     Args:
         images: (B, C, *spatial), on any device.
@@ -51,7 +51,7 @@ class RandomAffine:
     scaling: tuple[float, float] = (0.7, 1.4)
 
     def draw(self, rng: np.random.Generator) -> Matrix | None:
-        """A matrix (3, 3) from voxels of the crop to voxels of the volume, both from the centre; None for neither."""
+        """Draw a matrix (3, 3) from voxels of the crop to voxels of the volume, both from the centre, or None."""
         turned, scaled = rng.random(2) < (self.p_rotation, self.p_scaling)
         if not (turned or scaled):
             return None
@@ -71,7 +71,7 @@ def _rotation(axis: int, angle: float) -> Matrix:
 
 
 def source_size(matrix: Matrix, patch_size: Sequence[int]) -> tuple[int, ...]:
-    """Voxels of the box about a crop's centre from which `resampled` makes the crop.
+    """Return the voxels of the box about a crop's centre from which `resampled` makes the crop.
 
     The box has its centre where the crop has it: sizes are both even or both odd.
     """
@@ -81,7 +81,7 @@ def source_size(matrix: Matrix, patch_size: Sequence[int]) -> tuple[int, ...]:
 
 
 def resampled(source: Tensor, matrix: Matrix, patch_size: Sequence[int]) -> Tensor:
-    """A crop read by trilinear interpolation out of the box about its centre.
+    """Read a crop by trilinear interpolation from the box about its centre.
 
     Args:
         source: (C, *source_size(matrix, patch_size)).

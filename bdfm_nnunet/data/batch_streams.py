@@ -30,10 +30,10 @@ _LOCKS_OF_A_LOADER, _LOCKS_OF_A_WORKER = 16 * 4096, 4 * 4096  # bytes; each lock
 
 
 class BatchSource(Protocol):
-    """What nnU-Net's loaders and `UnlabelledCrops` have in common."""
+    """The interface that nnU-Net's loaders and `UnlabelledCrops` share."""
 
     def generate_train_batch(self) -> Batch:
-        """One batch from the global random states."""
+        """Draw one batch from the global random states."""
         ...
 
 
@@ -43,17 +43,17 @@ class FillsBuffers(BatchSource, Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of every batch's "data"."""
+        """Shape of every batch's "data"."""
         ...
 
     def fill(self, data: Tensor) -> Batch:
-        """Writes one batch from the global random states into `data`, float32; returns all but the data."""
+        """Write one batch from the global random states into `data`, float32, and return all but the data."""
         ...
 
 
 @contextmanager
 def seeded(*keys: int) -> Iterator[None]:
-    """Sets the random states of Python, NumPy and torch on the CPU from whole numbers; gives the old ones back."""
+    """Set the random states of Python, NumPy and torch on the CPU from whole numbers; restore the old ones."""
     # nnU-Net's loaders and augmentations draw from the global states, so these are what must be set
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
     _reseed(torch.default_generator, *keys)
@@ -66,7 +66,7 @@ def seeded(*keys: int) -> Iterator[None]:
 
 
 def reseed(*keys: int) -> None:
-    """Sets Python's, NumPy's and torch's random state (the GPU's too) from whole numbers."""
+    """Set Python's, NumPy's and torch's random state (the GPU's too) from whole numbers."""
     _reseed(torch, *keys)
 
 
@@ -107,10 +107,10 @@ class ReproducibleBatches(Dataset[Batch | InputError]):
 def batches(
     source: BatchSource, *keys: int, numbers: Sequence[int], workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
-    """Yields the batches with the given numbers in order, prepared ahead by worker processes.
+    """Yield the batches with the given numbers in order, prepared ahead by worker processes.
 
     Images of a source that fills buffers come through a ring of shared memory that is used again and again: passing
-    every batch in memory of its own costs as much time as reading it.
+    every batch in separate memory costs as much time as reading it.
 
     Args:
         source: where batches come from.
@@ -148,7 +148,7 @@ def batches(
 
 
 def _shared_slots(source: BatchSource, workers: int) -> Tensor | None:
-    """A slot for every batch that is on its way and one for the batch that is taken out meanwhile."""
+    """Return a slot for every batch that is on its way and one for the batch that is taken out meanwhile."""
     locks = _LOCKS_OF_A_LOADER + workers * _LOCKS_OF_A_WORKER
     if not isinstance(source, FillsBuffers):
         _check_shared_memory(locks, workers)
@@ -179,7 +179,7 @@ def _size(count: int) -> str:
 
 
 def _shared(batch: Batch) -> Batch:
-    """Moves the tensors of a worker's batch to shared memory; left to PyTorch, one that finds no room is lost."""
+    """Move the tensors of a worker's batch to shared memory; left to PyTorch, one that finds no room is lost."""
     if get_worker_info() is None:
         return batch
     tensors = list(_tensors(batch))
@@ -234,7 +234,7 @@ def _watched(loaded: Any, context: LoaderContext | None) -> Iterator[Any]:
 
 
 def _give_up(loaded: Any) -> None:
-    """Lets go of a loader without its own farewell, which would wait for locks that a killed process may hold."""
+    """Let go of a loader without its own shutdown, which would wait for locks that a killed process may hold."""
     if getattr(loaded, "_worker_pids_set", False):
         signal_handling._remove_worker_pids(id(loaded))  # else a later loader at this address would be refused
         loaded._worker_pids_set = False

@@ -59,7 +59,7 @@ class CheckedCases(PlainBlosc2Cases):
 
 
 def checked(kind: type[nnUNetBaseDataset]) -> type[nnUNetBaseDataset]:
-    """Return the class that reads what `kind` reads, as data and with checks where there are any."""
+    """Return the class that reads what `kind` reads, as data and with checks if there are checksums."""
     return CheckedCases if kind in (nnUNetDatasetBlosc2, PlainBlosc2Cases) else as_data(kind)
 
 

@@ -34,7 +34,7 @@ class UnlabelledCrops:
         single_channel: one randomly chosen modality of a case is a sample; else all channels together are.
         oversample_foreground: share of crops that are centred on a labelled voxel (of the brain, in unlabelled sets).
         affine: rotates and scales crops.
-        mirror: draws for each crop the axes along which `bdfm_nnunet.data.augmentation.mirrored` shall reverse it.
+        mirror: draws for each crop the axes along which `bdfm_nnunet.data.augmentation.mirrored` reverses it.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class UnlabelledCrops:
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Of a batch's "data": (B, C, *patch)."""
+        """Shape of a batch's "data": (B, C, *patch)."""
         if self.single_channel:
             return (self.batch_size, 1, *self.patch_size)
         key = self.dataset.identifiers[0]
@@ -67,12 +67,12 @@ class UnlabelledCrops:
         return (self.batch_size, channels, *self.patch_size)
 
     def generate_train_batch(self) -> Batch:
-        """A batch: "data" (B, C, *patch) as float32, and what `fill` gives."""
+        """Return a batch: "data" (B, C, *patch) as float32, and what `fill` gives."""
         data = torch.empty(self.shape)
         return {"data": data, **self.fill(data)}
 
     def fill(self, data: Tensor) -> Batch:
-        """Draws a batch from torch's global random state and reads it into `data`.
+        """Draw a batch from torch's global random state and read it into `data`.
 
         Args:
             data: (B, C, *patch), float32 on the CPU; may be shared with another process.
@@ -109,7 +109,7 @@ class UnlabelledCrops:
             out[...] = resampled(torch.from_numpy(source), matrix, self.patch_size).numpy()
 
     def _corner(self, key: str, shape: Sequence[int], rng: np.random.Generator) -> list[int]:
-        """First voxel of a crop; where the volume is smaller than the crop, it lies in the crop's middle."""
+        """Return the first voxel of a crop; a volume smaller than the crop lies in the crop's middle."""
         spare = [size - patch for size, patch in zip(shape, self.patch_size, strict=True)]
         centred = rng.random() < self.oversample_foreground
         filled = [voxels for voxels in _class_locations(self.dataset, key).values() if len(voxels)] if centred else []
@@ -123,7 +123,7 @@ class UnlabelledCrops:
 
 
 def open_images(dataset: nnUNetBaseDataset, key: str) -> Any:
-    """The images of a case, (C, *spatial), not read yet; neither its labels nor its properties are opened."""
+    """Open the images of a case, (C, *spatial), without reading them; labels and properties stay closed."""
     if not isinstance(dataset, nnUNetDatasetBlosc2):
         return dataset.load_case(key)[0]
     if isinstance(dataset, CheckedCases):
@@ -134,14 +134,14 @@ def open_images(dataset: nnUNetBaseDataset, key: str) -> Any:
 
 
 def _class_locations(dataset: nnUNetBaseDataset, key: str) -> dict[Any, npt.NDArray[Any]]:
-    """Voxels per class, each (N, 1 + axes)."""
+    """Return the voxels per class, each (N, 1 + axes)."""
     if isinstance(dataset, CheckedCases):
         dataset.verify(key, PROPERTIES)
     return read_properties(dataset.source_folder, key).get("class_locations") or {}
 
 
 def read_crop(images: Any, channels: slice, start: Sequence[int], *, out: npt.NDArray[np.float32]) -> None:
-    """Reads one crop, touching nothing else.
+    """Read one crop, touching nothing else.
 
     Args:
         images: an array (C, *spatial), on disk or in memory.

@@ -31,7 +31,7 @@ Labels: 1 necrotic core, 2 oedema, 3 enhancing tumour.
 
 
 def demo_grid(spacing: float | Sequence[float] = 2.0, shape: Sequence[int] | None = None) -> Grid:
-    """The grid of a cohort: spacing in mm, by default over the field of view of BraTS (240 x 240 x 155 mm)."""
+    """Return the grid of a cohort: spacing in mm, by default over the field of view of BraTS (240 x 240 x 155 mm)."""
     steps = (spacing,) * 3 if isinstance(spacing, (int, float)) else tuple(spacing)
     if len(steps) != 3 or not all(0.5 <= step <= 10 for step in steps):
         raise InputError(f"spacing={spacing} cannot be used: give one or three numbers between 0.5 and 10 mm")
@@ -42,7 +42,7 @@ def demo_grid(spacing: float | Sequence[float] = 2.0, shape: Sequence[int] | Non
 
 
 def _follow_up(subject: Subject, rng: np.random.Generator) -> Subject:
-    """The same patient later: larger lesions, another scan."""
+    """Return the same patient later: larger lesions, another scan."""
     lesions = tuple(
         replace(lesion, core_mm=lesion.core_mm * 1.2, rim_mm=lesion.rim_mm * 1.2) for lesion in subject.lesions
     )
@@ -52,9 +52,9 @@ def _follow_up(subject: Subject, rng: np.random.Generator) -> Subject:
 def draw_cohort(
     *, cases: int, seed: int, second_visits: int = 0, first_patient: int = 0
 ) -> Iterator[tuple[str, Subject]]:
-    """Draws case names and subjects; the first `second_visits` patients have two scans, which count as two cases.
+    """Draw case names and subjects; the first `second_visits` patients have two scans, which count as two cases.
 
-    Patient n has a random stream of its own made of `seed` and n: a larger cohort repeats the smaller one, and cohorts
+    Patient n has a separate random stream made of `seed` and n: a larger cohort repeats the smaller one, and cohorts
     of one seed with other patient numbers have other patients.
     """
     if cases < 1 or not 0 <= second_visits <= cases // 2:
@@ -102,7 +102,7 @@ def make_cohort(
     workers: int = 0,
     progress: bool | None = None,
 ) -> list[Path]:
-    """Writes a made-up cohort, the same one for the same arguments.
+    """Write a made-up cohort, the same one for the same arguments.
 
     Args:
         out: folder of the cohort; holds one folder per case, README.txt and cohort.json.

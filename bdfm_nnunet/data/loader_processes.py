@@ -21,9 +21,9 @@ _CAUSES = {
 
 
 class _Launch(popen_fork.Popen):
-    """Starts a process to which the signals that schedulers send to a whole job never get through.
+    """The start of a process which never gets the signals that schedulers send to a whole job.
 
-    PyTorch's workers set handlers of their own when they start, over those they were forked with, so ignoring is not
+    PyTorch's workers set their own handlers when they start, over those they were forked with, so ignoring is not
     enough.
     """
 
@@ -32,7 +32,7 @@ class _Launch(popen_fork.Popen):
             super()._launch(process_obj)  # type: ignore[misc]
 
     def terminate(self) -> None:
-        """SIGTERM would not get through either."""
+        """Kill the process: SIGTERM would not get through either."""
         self.kill()
 
 
@@ -104,7 +104,7 @@ class LoaderContext(context.BaseContext):
 
 
 def loader_context() -> LoaderContext | None:
-    """Return a context of its own for a loader; None where the system's default must do."""
+    """Return a separate context for a loader; None where the system's default must do."""
     return LoaderContext() if sys.platform == "linux" else None
 
 

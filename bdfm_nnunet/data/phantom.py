@@ -64,7 +64,7 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Subject:
-    """Everything random about one scan.
+    """The random parameters of one scan.
 
     Attributes:
         linear: 3x3 matrix and `shift` (mm) that lead from the subject to the template.
@@ -99,7 +99,7 @@ class Grid:
     spacing: tuple[float, float, float]
 
     def axes(self) -> list[Field]:
-        """Coordinates of the voxel centres along each axis, in mm from the centre."""
+        """Return the coordinates of the voxel centres along each axis, in mm from the centre."""
         return [((np.arange(n) - (n - 1) / 2) * step).astype(np.float32) for n, step in zip(self.shape, self.spacing)]
 
 
@@ -116,7 +116,7 @@ def _rotation(angles: NDArray[np.float64]) -> Field:
 
 
 def draw_lesion(rng: np.random.Generator) -> Lesion:
-    """Draws one lesion: seven in ten with necrosis and rim, the others without the one or the other."""
+    """Draw one lesion: seven in ten with necrosis and rim, the others without the one or the other."""
     core = float(rng.uniform(9.0, 20.0))
     kind = rng.choice(["rim", "no enhancement", "no necrosis"], p=[0.7, 0.15, 0.15])
     rim = {"rim": float(rng.uniform(0.25, 0.5)) * core, "no enhancement": 0.0, "no necrosis": core}[str(kind)]
@@ -133,7 +133,7 @@ def draw_lesion(rng: np.random.Generator) -> Lesion:
 
 
 def draw_subject(rng: np.random.Generator) -> Subject:
-    """Draws one subject with one or two lesions."""
+    """Draw one subject with one or two lesions."""
     scales = np.diag(rng.uniform(0.94, 1.05, 3))
     warp = np.clip(rng.normal(0, 4.5, (3, *_lattice_shape(_WARP_STEP))), -0.4 * _WARP_STEP, 0.4 * _WARP_STEP)
     levels = {
@@ -156,7 +156,7 @@ def draw_subject(rng: np.random.Generator) -> Subject:
 
 @lru_cache(maxsize=1)
 def _template() -> Field:
-    """T1, white, grey and fluid fractions of the template, (4, 197, 233, 189), at 1 mm, axes to the left, back, top."""
+    """Load T1, white, grey and fluid fractions of the template, (4, 197, 233, 189), 1 mm, axes to left, back, top."""
     package = importlib.util.find_spec("nilearn")
     if package is None or not package.submodule_search_locations:
         raise InputError("nilearn is not installed but its brain template is needed: run `pip install nilearn`")
@@ -176,13 +176,13 @@ def _template() -> Field:
 
 @lru_cache(maxsize=2)
 def smoothed_template(spacing: tuple[float, float, float]) -> Field:
-    """The template without what a grid of this spacing cannot show."""
+    """Return the template without what a grid of this spacing cannot show."""
     sigma = [0.4 * step if step > 1 else 0.0 for step in spacing]
     return np.stack([ndimage.gaussian_filter(volume, sigma) for volume in _template()])
 
 
 def _spline_basis(coordinates: Field, step: float, extent: float, count: int) -> Field:
-    """(len(coordinates), count) weights of uniform cubic B-splines with knots every `step` mm."""
+    """Return (len(coordinates), count) weights of uniform cubic B-splines with knots every `step` mm."""
     position = np.clip((coordinates + extent / 2) / step, 0, count - 3.001) + 1
     distance = np.abs(position[:, None] - np.arange(count)[None])
     near = 2 / 3 - distance**2 + distance**3 / 2
@@ -191,14 +191,14 @@ def _spline_basis(coordinates: Field, step: float, extent: float, count: int) ->
 
 
 def _smooth_field(lattice: Field, step: float, axes: Sequence[Field]) -> Field:
-    """Evaluates a lattice of spline weights (x, y, z) at all voxels of a grid."""
+    """Evaluate a lattice of spline weights (x, y, z) at all voxels of a grid."""
     weights = [_spline_basis(a, step, e, n) for a, e, n in zip(axes, FIELD_OF_VIEW, lattice.shape)]
     field: Field = np.einsum("ijk,ai,bj,ck->abc", lattice, *weights, optimize=True)
     return field
 
 
 def _anatomy(subject: Subject, grid: Grid) -> Field:
-    """T1 and tissue fractions of the subject's healthy brain on the grid, (4, x, y, z)."""
+    """Return T1 and tissue fractions of the subject's healthy brain on the grid, (4, x, y, z)."""
     axes = grid.axes()
     points = np.stack(np.meshgrid(*axes, indexing="ij"))
     points = np.tensordot(subject.linear, points, axes=1) + subject.shift[:, None, None, None]
@@ -210,7 +210,7 @@ def _anatomy(subject: Subject, grid: Grid) -> Field:
 
 
 def _centre_of(lesion: Lesion, tissue: Field, grid: Grid) -> Field:
-    """Millimetre position of a lesion: in white matter, if possible a core's radius away from the brain's edge."""
+    """Draw the position of a lesion in mm: in white matter, if possible a core's radius away from the brain's edge."""
     brain = tissue[1:].sum(axis=0) > 0.5
     depth = ndimage.distance_transform_edt(brain, sampling=grid.spacing)
     deep = depth > min(lesion.core_mm, 0.6 * depth.max())
@@ -222,7 +222,7 @@ def _centre_of(lesion: Lesion, tissue: Field, grid: Grid) -> Field:
 
 
 def _paint(lesion: Lesion, tissue: Field, grid: Grid) -> NDArray[np.uint8]:
-    """Labels of one lesion on the grid: oedema follows white matter and spares fluid, the core does neither."""
+    """Paint one lesion on the grid: oedema follows white matter and spares fluid, the core does neither."""
     axes = grid.axes()
     centre = _centre_of(lesion, tissue, grid)
     offsets = np.stack(np.meshgrid(*[axis - c for axis, c in zip(axes, centre)], indexing="ij"))
@@ -244,7 +244,7 @@ def _paint(lesion: Lesion, tissue: Field, grid: Grid) -> NDArray[np.uint8]:
 
 
 def paint_lesions(subject: Subject, tissue: Field, grid: Grid) -> NDArray[np.uint8]:
-    """Labels of all lesions of a subject; where two meet, enhancing wins over necrosis, necrosis over oedema."""
+    """Paint all lesions of a subject; where two meet, enhancing wins over necrosis, necrosis over oedema."""
     rank = np.array([0, 2, 1, 3], dtype=np.uint8)
     labels = np.zeros(grid.shape, dtype=np.uint8)
     for lesion in subject.lesions:
@@ -254,7 +254,7 @@ def paint_lesions(subject: Subject, tissue: Field, grid: Grid) -> NDArray[np.uin
 
 
 def _tissue_weights(tissue: Field, labels: NDArray[np.uint8]) -> Field:
-    """Shares of white, grey, fluid, necrosis, oedema, enhancing tissue: (6, x, y, z), adding up to 1 in the brain."""
+    """Return shares of white, grey, fluid, necrosis, oedema, enhancing tissue: (6, x, y, z), sum 1 in the brain."""
     total = np.maximum(tissue[1:].sum(axis=0), 1e-3)
     lesions = np.stack(
         [ndimage.gaussian_filter((labels == value).astype(np.float32), 0.5) for value in (NECROSIS, OEDEMA, ENHANCING)]
@@ -264,7 +264,7 @@ def _tissue_weights(tissue: Field, labels: NDArray[np.uint8]) -> Field:
 
 
 def render(subject: Subject, grid: Grid) -> tuple[dict[str, NDArray[np.int16]], NDArray[np.uint8]]:
-    """Renders a subject.
+    """Render a subject.
 
     Returns:
         The four contrasts, int16 with a background of exactly 0 and a brain of at least 1, and the labels (1 necrosis,

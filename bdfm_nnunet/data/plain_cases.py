@@ -37,7 +37,7 @@ def _are_properties(properties: Any) -> bool:
 
 
 def _are_locations(locations: Any) -> bool:
-    """Whether these are voxels per class, (N, 1 + axes) each, or there are none."""
+    """Return whether these are voxels per class, (N, 1 + axes) each, or there are none."""
     if locations is None:
         return True
     return isinstance(locations, dict) and all(
@@ -66,7 +66,7 @@ class PlainBlosc2Cases(nnUNetDatasetBlosc2):
         )
 
     def open_array(self, folder: str, name: str) -> Any:
-        """An array (C, *spatial), not read yet."""
+        """Open an array (C, *spatial) without reading it."""
         path = os.path.join(folder, f"{name}.b2nd")
         # one thread: the other cores have workers of their own
         return blosc2.open(urlpath=path, mode="r", dparams={"nthreads": 1}, **self.mmap_kwargs)
@@ -88,7 +88,7 @@ class PlainNumpyCases(nnUNetDatasetNumpy):
 
 
 def _unpacked(folder: str, case: str, name: str, ending: str | None = None) -> Any:
-    """The array of an archive, or the file that nnU-Net has unpacked it to."""
+    """Return the array of an archive, or of the file that nnU-Net has unpacked it to."""
     ending = ("_seg" if name == "seg" else "") if ending is None else ending
     unpacked = os.path.join(folder, f"{case}{ending}.npy")
     if os.path.isfile(unpacked):

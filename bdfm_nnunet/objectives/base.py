@@ -1,4 +1,4 @@
-"""The seam between pre-training and what it trains for."""
+"""The interface between pre-training and its objective."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Monitored:
-    """What an objective says of validation crops.
+    """The scores of an objective on validation crops.
 
     Attributes:
         values: "loss", its terms and the objective's monitors, scalars by name.
@@ -47,7 +47,7 @@ class Objective(nn.Module):
     from a generator that depends on seed and step alone, and give each process its samples of it; a training therefore
     does not depend on the number of processes or loader workers. The result of `forward` is what is minimised.
 
-    A new objective is a subclass in a file of its own, a `Pretraining` task that names it, and a trainer that names
+    A new objective is a subclass in a new file, a `Pretraining` task that names it, and a trainer that names
     the task.
 
     Args:
@@ -80,7 +80,7 @@ class Objective(nn.Module):
 
     @property
     def monitors(self) -> tuple[str, ...]:
-        """Names of what is watched on validation crops beside the loss: what the panels show."""
+        """Names of the scores on validation crops beside the loss, which the panels of progress show."""
         return tuple(name for panel in self.panels.values() for name in panel.values())
 
     def draw(self, batch: int, spatial: Sequence[int], *, generator: torch.Generator) -> dict[str, Tensor]:

@@ -21,14 +21,14 @@ from bdfm_nnunet.networks.recomputing import recomputed
 
 
 class FrequencyBlock(nn.Module):
-    """Convolves the real and the imaginary part of an image's spectrum with kernels of size 3, beside a shortcut.
+    """A convolution of the real and the imaginary part of an image's spectrum, kernels of size 3, with a shortcut.
 
     With circular padding no transform is needed. The real part of a spectrum belongs to the image's even part, i times
     the imaginary part to its odd part, and convolving a periodic spectrum is a product with a field m in space:
     the block adds m_r (x(n) + x(-n)) / 2 + m_i (x(n) - x(-n)) / 2.
 
     Args:
-        channels: channels of the images, each with kernels of its own.
+        channels: channels of the images, each with separate kernels.
         axes: spatial axes.
         padding: of the spectrum: "circular", or "zero" as published, which treats its borders as an end.
         output: "real" adds the real part and puts a GELU before the filter, the only non-linearity; "magnitude" adds
@@ -58,7 +58,7 @@ class FrequencyBlock(nn.Module):
             self.register_parameter("bias", None)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, *spatial) to the same shape."""
+        """Map (B, C, *spatial) to the same shape."""
         if self.output == "real":
             # computed again in the backward pass: six images would be kept for a few milliseconds
             return recomputed(self._add_real_part, images, preserve_rng_state=False)
@@ -66,7 +66,7 @@ class FrequencyBlock(nn.Module):
         return images + torch.complex(*parts).abs()
 
     def _add_real_part(self, images: Tensor) -> Tensor:
-        """The images and the real part of the image of their filtered spectrum."""
+        """Add to the images the real part of the image of their filtered spectrum."""
         signal = functional.gelu(images)
         if self.padding == "zero":
             return images + self._in_spectrum(signal)[0]
@@ -74,11 +74,11 @@ class FrequencyBlock(nn.Module):
         return torch.addcmul(torch.addcmul(images, own, signal), across, reflect(signal, signal.ndim - 2))
 
     def _of_signal_and_mirror(self) -> Tensor:
-        """Kernels of what x(n) and x(-n) are multiplied with, (2, C, *3): half the sum and half the difference."""
+        """Return the kernels (2, C, *3) for x(n) and x(-n): half the sum and half the difference."""
         return torch.stack([self.kernels[0] + self.kernels[1], self.kernels[0] - self.kernels[1]]) / 2
 
     def _in_space(self, signal: Tensor) -> tuple[Tensor, Tensor]:
-        """Real and imaginary part of the image of the filtered spectrum."""
+        """Return the real and the imaginary part of the image of the filtered spectrum."""
         spatial = signal.shape[2:]
         mirrored = reflect(signal, len(spatial))
         fields = spectral_multiplier(self._of_signal_and_mirror(), spatial)
@@ -91,7 +91,7 @@ class FrequencyBlock(nn.Module):
         return real + offsets[0] * impulse, imaginary + offsets[1] * impulse
 
     def _in_spectrum(self, signal: Tensor) -> tuple[Tensor, Tensor]:
-        """The same with a spectrum that ends at its borders: one that is padded with zeros and periodic after that.
+        """Do the same with a spectrum that ends at its borders: padded with zeros, and periodic after that.
 
         The padded spectrum is filtered as in `_in_space`, which takes two more transforms but no convolution.
         """
@@ -141,7 +141,7 @@ class FrequencyDecoder(nn.Module):
         self.norm = None if norm_patch is None else nn.LayerNorm(math.prod(norm_patch))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, *spatial) to the same shape; in single precision at least, as spectra do not survive half."""
+        """Map (B, C, *spatial) to the same shape, in single precision at least, as half precision ruins spectra."""
         with full_precision(images.device):
             images = at_least_single(images)
             for block in self.blocks:

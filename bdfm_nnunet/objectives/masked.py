@@ -1,4 +1,8 @@
-"""Masked image modelling: BDFM and, with other settings, SimMIM."""
+"""Masked image modelling: BDFM and, with other settings, SimMIM.
+
+SimMIM: Xie et al. 2022, https://arxiv.org/abs/2111.09886. The frequency decoder is scored by the focal frequency loss:
+Jiang et al. 2021, https://arxiv.org/abs/2012.12821.
+"""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -77,7 +81,7 @@ class MaskedImageModelling(Objective):
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """The pixel decoder's loss and, where there is one, the frequency decoder's."""
+        """The pixel decoder's loss and, if it has one, the frequency decoder's."""
         return ("pixel",) if self.frequency_decoder is None else ("pixel", "frequency")
 
     def draw(self, batch: int, spatial: Sequence[int], *, generator: torch.Generator) -> dict[str, Tensor]:
@@ -92,7 +96,7 @@ class MaskedImageModelling(Objective):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """A mask (B, *grid) for images of `spatial` voxels, True = masked."""
+        """Draw a mask (B, *grid) for images of `spatial` voxels, True = masked."""
         return block_mask(
             batch,
             self.grid(spatial),
@@ -103,7 +107,7 @@ class MaskedImageModelling(Objective):
         )
 
     def grid(self, spatial: Sequence[int]) -> tuple[int, ...]:
-        """Patches per axis of an image.
+        """Return the patches per axis of an image.
 
         Raises:
             ValueError: the image is no whole number of patches, or of the encoder's coarsest positions.
@@ -114,7 +118,7 @@ class MaskedImageModelling(Objective):
         return tuple(size // part for size, part in zip(spatial, self.patch_size, strict=True))
 
     def reconstruct(self, images: Tensor, *, mask: Tensor) -> dict[str, Tensor]:
-        """Rebuilds masked images.
+        """Rebuild masked images.
 
         Args:
             images: (B, C, *spatial).
@@ -133,7 +137,7 @@ class MaskedImageModelling(Objective):
         return {"pixel": pixel, "frequency": self.frequency_decoder(start)}
 
     def losses(self, images: Tensor, rebuilt: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """Scores a reconstruction: "loss" to minimise and its terms "pixel" and "frequency"."""
+        """Score a reconstruction: "loss" to minimise and its terms "pixel" and "frequency"."""
         settings = self.settings
         pixel = masked_mse(rebuilt["pixel"], images, mask)
         terms = {"loss": settings.pixel_weight * pixel, "pixel": pixel}
@@ -150,7 +154,7 @@ class MaskedImageModelling(Objective):
         return terms
 
     def frequency_target(self, images: Tensor) -> Tensor:
-        """What the frequency decoder should give: the image, or the image with each patch normalised."""
+        """Return the target of the frequency decoder: the image, or the image with each patch normalised."""
         if self.settings.frequency_target == "raw":
             return images
         patches = patchify(at_least_single(images), self.patch_size)
@@ -161,7 +165,7 @@ class MaskedImageModelling(Objective):
     def forward(  # type: ignore[override]
         self, images: Tensor, *, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """One evaluation of the objective.
+        """Evaluate the objective once.
 
         Args:
             images: (B, C, *spatial), each axis a multiple of the patch and of the encoder's total stride.
@@ -200,7 +204,7 @@ class MaskedImageModelling(Objective):
 
 
 def _scores(prediction: Tensor, images: Tensor, voxels: Tensor) -> dict[str, Tensor]:
-    """PSNR and SSIM on the masked voxels, and those of filling with the mean, means over the samples."""
+    """Return PSNR and SSIM on the masked voxels, and those of filling with the mean, averaged over the samples."""
     if images.device.type == "mps":  # has no 3-D average pooling
         prediction, images, voxels = prediction.cpu(), images.cpu(), voxels.cpu()
     filled = metrics.fill_with_mean(images, voxels)

@@ -1,4 +1,4 @@
-"""Decoders from an encoder's features to voxels, light on purpose: what is learned should sit in the encoder."""
+"""Decoders from an encoder's features to voxels, light on purpose, so that the encoder learns."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _QUIET = 0.02
 
 
 class Expand(nn.Module):
-    """Turns each position into a patch: a transposed convolution whose stride is its kernel, in any number of axes.
+    """An expansion of each position to a patch: a transposed convolution with stride = kernel, in any number of axes.
 
     Args:
         in_channels: channels of the features.
@@ -31,7 +31,7 @@ class Expand(nn.Module):
         nn.init.trunc_normal_(self.weight, std=in_channels**-0.5 if std is None else std)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C_in, *grid) to (B, C_out, *grid times stride)."""
+        """Map (B, C_in, *grid) to (B, C_out, *grid times stride)."""
         batch, _, *grid = features.shape
         patches = functional.linear(features.movedim(1, -1), self.weight.flatten(1).T)
         voxels = unpatchify(patches.reshape(batch, -1, self.weight.shape[1], *self.stride), grid)
@@ -57,14 +57,14 @@ class FinalDecoder(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Features, finest first, to (B, out_channels, *spatial)."""
+        """Map features, finest first, to (B, out_channels, *spatial)."""
         return self.project(self.expand(features[-1]))
 
 
 class PyramidDecoder(nn.Module):
-    """Joins the features of all stages from the coarsest up, then expands to voxels.
+    """A decoder that joins the features of all stages from the coarsest up, then expands to voxels.
 
-    Stages finer than 32 voxels a position take no part of their own (convolutional encoders have them): at full
+    Stages finer than 32 voxels a position take no part (convolutional encoders have them): at full
     resolution a decoder would cost more than the encoder.
 
     Args:
@@ -90,7 +90,7 @@ class PyramidDecoder(nn.Module):
         self.project = Expand(hidden, out_channels, strides[self.finest], std=_QUIET)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Features (B, C_i, *spatial_i), finest first, to (B, out_channels, *spatial)."""
+        """Map features (B, C_i, *spatial_i), finest first, to (B, out_channels, *spatial)."""
         joined: Tensor | None = None
         for level in reversed(range(len(self.laterals))):
             lateral = self.laterals[level](features[self.finest + level].movedim(1, -1))

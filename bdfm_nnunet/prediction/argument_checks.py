@@ -1,4 +1,4 @@
-"""What a user may have got wrong, found before hours of prediction."""
+"""Checks of the arguments of a prediction, before hours of it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from bdfm_nnunet.errors import InputError
 
 
 def check_dataset(name: str) -> None:
-    """Sees that nnU-Net knows a data set by its number or name.
+    """Check that nnU-Net knows a data set by its number or name.
 
     Raises:
         InputError: none or several have this number, or it is no number.
@@ -24,7 +24,7 @@ def check_dataset(name: str) -> None:
 
 
 def check_model(folder: Path, folds: Sequence[int | str], checkpoint: str) -> None:
-    """Sees that a folder is a trained model's and has the checkpoint of every fold.
+    """Check that a folder is a trained model's and has the checkpoint of every fold.
 
     Raises:
         InputError: it is not, or has not.

@@ -59,7 +59,7 @@ def _cases_in(folder: Path, ending: str) -> list[list[str]]:
 
 
 def _check_channels(files: Sequence[str], wanted: ImagesWanted) -> None:
-    """Every channel must be there once; in formats other than NIfTI one file may hold several, such as colours."""
+    """Check that every channel is there once; in formats other than NIfTI one file may hold several (colours)."""
     count, ending = len(wanted.channels), wanted.ending
     numbers = [file.removesuffix(ending)[-5:] for file in files]
     whole = numbers == [f"_{channel:04d}" for channel in range(len(files))]
@@ -115,7 +115,7 @@ def _fault_of(files: Sequence[str], previous: str | None, *, wanted: ImagesWante
 def _check_nifti(
     files: Sequence[Path], previous: str | None, wanted: ImagesWanted
 ) -> tuple[Sequence[int], Sequence[float]]:
-    """Voxels and millimetres along z, y, x."""
+    """Check a NIfTI file, and return its voxels and millimetres along z, y, x."""
     first = read_channels(files, by_nibabel=wanted.by_nibabel, flat=wanted.flat, again=AGAIN)
     if previous is not None:
         check_grid(read_whole(Path(previous), by_nibabel=wanted.by_nibabel, again="predict it again"), first)

@@ -32,14 +32,14 @@ Item = dict[str, Any]
 
 
 def workers(count: int, device: torch.device, *, only_threads: bool = False) -> Executor:
-    """An executor of at least one worker."""
+    """Return an executor of at least one worker."""
     if device.type == "cpu" or only_threads:
         return ThreadPoolExecutor(max(1, count))
     return ProcessPoolExecutor(max(1, count), mp_context=get_context("spawn"))
 
 
 def preprocess_ahead(cases: Iterable[Sequence[Any]], pool: Executor, *, ahead: int) -> Iterator[Item]:
-    """Preprocesses cases in order while those before are predicted.
+    """Preprocess cases in order while those before are predicted.
 
     Args:
         cases: arguments of `preprocess_case`.
@@ -68,7 +68,7 @@ def preprocess_case(
     dataset_json: dict[str, Any],
     verbose: bool,
 ) -> Item:
-    """Reads and preprocesses one case; the segmentation of a cascade's previous stage becomes channels.
+    """Read and preprocess one case; the segmentation of a cascade's previous stage becomes channels.
 
     Returns:
         nnU-Net's item with "data" as an fp32 array.
@@ -99,7 +99,7 @@ def export_case(
     *,
     again: str = "run the command again with --continue_prediction",
 ) -> Any:
-    """Turns logits into a segmentation on the grid of the images, and writes it.
+    """Turn logits into a segmentation on the grid of the images, and write it.
 
     The files are written under temporary names: `--continue_prediction` never takes a torn one for whole.
 
@@ -150,7 +150,7 @@ def export_case(
 
 
 def _check_written(path: Path, plans_manager: Any) -> None:
-    """Sees that a segmentation is whole on the disk: on a full one SimpleITK's writer may end early in silence."""
+    """Check that a segmentation is whole on the disk: on a full disk SimpleITK's writer may end early in silence."""
     if not path.name.endswith(NIFTI):
         return
     by_nibabel = plans_manager.plans.get("image_reader_writer") != "SimpleITKIO"

@@ -1,4 +1,4 @@
-"""What a trained model reads: channels, format, and the spacing that images are brought to."""
+"""The images that a trained model reads: channels, format, and the spacing that they are resampled to."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from bdfm_nnunet.nnunet_files import channels_of, outputs_of
 
 @dataclass(frozen=True)
 class ImagesWanted:
-    """What a model reads.
+    """The images that a model reads.
 
     Attributes:
         channels: names of its channels.

@@ -1,4 +1,4 @@
-"""In which type a network predicts, and what makes it fast on a CPU."""
+"""Precision of inference: the type in which a network predicts, and what makes it fast on a CPU."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def autocast_type(precision: str, device: str) -> torch.dtype | None:
-    """The type of matrix products and convolutions, or None for full precision throughout.
+    """Return the type of matrix products and convolutions, or None for full precision throughout.
 
     Args:
         precision: one of `PRECISIONS`. "auto" is nnU-Net's fp16 on CUDA, bf16 on a CPU that multiplies it natively, and
@@ -27,7 +27,7 @@ def autocast_type(precision: str, device: str) -> torch.dtype | None:
 
 
 def to_channels_last(network: nn.Module, axes: int) -> None:
-    """Lets a convolutional network run with the channels innermost in memory, as reduced precision is fast on CPUs.
+    """Let a convolutional network run with the channels innermost in memory, which makes bf16 fast on CPUs.
 
     PyTorch's instance normalisation copies to the other layout, and its average pooling has no bf16. Both are replaced
     by other operators with the same result. Parameters keep their names, so weights can be loaded before and after.
@@ -48,7 +48,7 @@ def to_channels_last(network: nn.Module, axes: int) -> None:
 
 
 def keep_logits_exact(network: nn.Module) -> None:
-    """Lets the layers that give the logits compute in fp32 under autocast on a CPU.
+    """Let the layers that give the logits compute in fp32 under autocast on a CPU.
 
     Mirrored copies and overlapping windows are averaged: logits of +5 and -5 leave a small difference, and bf16 rounds
     either of them by up to 0.01. The layers are those that nnU-Net's decoders call `seg_layers`, as ours do.
@@ -74,7 +74,7 @@ def _same_in_channels_last(module: nn.Module) -> nn.Module:
 
 
 def _exact_kernel(module: nn.AvgPool2d | nn.AvgPool3d) -> tuple[int, ...] | None:
-    """Its kernel if it pools disjoint blocks, with a share for each voxel that bf16 can hold."""
+    """Return its kernel if it pools disjoint blocks and bf16 can hold the share of each voxel."""
     axes = 2 if isinstance(module, nn.AvgPool2d) else 3
     kernel, stride, padding = (_per_axis(value, axes) for value in (module.kernel_size, module.stride, module.padding))
     power_of_two = all(size & (size - 1) == 0 for size in kernel)
@@ -99,7 +99,7 @@ class _InstanceNorm(nn.Module):
         self.eps = norm.eps
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, *spatial) to the same shape."""
+        """Map (B, C, *spatial) to the same shape."""
         images = [
             functional.batch_norm(image, None, None, self.weight, self.bias, True, 0.0, self.eps)
             for image in features.split(1)
@@ -108,14 +108,14 @@ class _InstanceNorm(nn.Module):
 
 
 class _AveragePooling(nn.Module):
-    """Average pooling as a convolution of each channel by itself."""
+    """Average pooling as a depthwise convolution."""
 
     def __init__(self, kernel: tuple[int, ...]) -> None:
         super().__init__()
         self.kernel = kernel
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, *spatial) to (B, C, *spatial / kernel), the rest left out."""
+        """Map (B, C, *spatial) to (B, C, *spatial / kernel), leaving out the rest."""
         channels = features.shape[1]
         shares = features.new_ones((channels, 1, *self.kernel))
         convolve = functional.conv3d if len(self.kernel) == 3 else functional.conv2d

@@ -35,7 +35,7 @@ _BUILT_FROM_PLANS = ("nnUNetTrainer", *FINETUNINGS)
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What nnU-Net's predictor is initialised with.
+    """The parts that nnU-Net's predictor is initialised with.
 
     Attributes:
         network: with the weights of the first fold.
@@ -137,7 +137,7 @@ def _mirroring_of(checkpoint: Checkpoint, axes: int) -> tuple[int, ...] | None:
 
 
 def _check_agreement(folder: Path, settings: Mapping[str, Any], dataset: Mapping[str, Any], manager: Any) -> None:
-    """Refuses plans and dataset.json that contradict each other."""
+    """Refuse plans and dataset.json that contradict each other."""
     schemes, channels = settings["normalization_schemes"], channels_of(dataset)
     if len(schemes) != len(channels) or len(settings["use_mask_for_norm"]) != len(channels):
         raise InputError(
@@ -154,7 +154,7 @@ def _check_agreement(folder: Path, settings: Mapping[str, Any], dataset: Mapping
 
 
 def _check_classes(path: Path, manager: Any, configuration: Any) -> None:
-    """Sees that nnU-Net finds what the plans name; the names are known to be plain words."""
+    """Check that nnU-Net finds what the plans name; the names are known to be plain words."""
     folder = join(nnunetv2.__path__[0], "preprocessing", "normalization")
     home = "nnunetv2.preprocessing.normalization"
     wanted: dict[str, Callable[[], Any]] = {
@@ -215,7 +215,7 @@ def _build(
 
 
 def check_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
-    """See that a checkpoint has every weight of a network, in its shape, and no other.
+    """Check that a checkpoint has every weight of a network, in its shape, and no other.
 
     Raises:
         InputError: it has not.

@@ -19,7 +19,7 @@ _CHANNEL = len("_0000")
 
 @dataclass(frozen=True)
 class _Image:
-    """What nnU-Net's reader gives for a file: values (C, z, y, x) and properties."""
+    """A file as nnU-Net's reader gives it: values (C, z, y, x) and properties."""
 
     file: str
     values: Any
@@ -32,7 +32,7 @@ class _Image:
 
     @property
     def grid(self) -> Grid | None:
-        """Where SimpleITK has found the voxels, flat images in a plane; other readers tell nothing."""
+        """The grid that SimpleITK has found, for flat images in the plane; None with other readers."""
         place = self.properties.get("sitk_stuff")
         if place is None:
             return None
@@ -91,7 +91,7 @@ def _read(file: str, wanted: ImagesWanted, *, segmentation: bool = False) -> _Im
 
 
 def _check_spacing_file(path: Path) -> None:
-    """Sees that the voxel size beside TIFF files is one; without that file nnU-Net says that it takes 1 mm."""
+    """Check the voxel size in the file beside TIFF files; without that file nnU-Net says that it takes 1 mm."""
     if not (path.exists() or path.is_symlink()):
         return
     spacing = read_json(path, {"spacing": [float]})["spacing"]

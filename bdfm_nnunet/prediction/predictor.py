@@ -1,4 +1,4 @@
-"""nnU-Net's predictor with another engine.
+"""nnU-Net's predictor with a faster engine.
 
 It predicts what nnU-Net's does, for any network: the same windows, weights, mirroring, folds and files. See
 docs/prediction.md for what is done differently.
@@ -54,7 +54,7 @@ _QUEUED_EXPORTS = 2  # beyond one a worker, as in nnU-Net
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What nnU-Net's command does not have.
+    """Options that nnU-Net's command does not have.
 
     Attributes:
         precision: one of `PRECISIONS`, see `autocast_type`.
@@ -96,7 +96,7 @@ class Predictor(nnunet.nnUNetPredictor):
         use_folds: Sequence[int | str] | int | str | None,
         checkpoint_name: str = "checkpoint_final.pth",
     ) -> None:
-        """Loads the model, after everything in its folder was checked.
+        """Load the model, after everything in its folder was checked.
 
         Raises:
             InputError: the folder is no model's, a fold has no such checkpoint, or something in them cannot be used.
@@ -114,7 +114,7 @@ class Predictor(nnunet.nnUNetPredictor):
         )  # fmt: skip
 
     def _check_rules(self, folder: Path, dataset: Mapping[str, Any]) -> None:
-        """The rules must fit the files of the model and know every label that it gives."""
+        """Check that the rules fit the files of the model and know every label that it gives."""
         if self.options.rules is None:
             return
         if dataset["file_ending"] not in NIFTI:
@@ -129,12 +129,12 @@ class Predictor(nnunet.nnUNetPredictor):
             )
 
     def manual_initialization(self, *args: Any, **settings: Any) -> None:
-        """Takes a model that is loaded already; its network is changed in place."""
+        """Take a model that is loaded already; its network is changed in place."""
         super().manual_initialization(*args, **settings)
         self.prepare_network()
 
     def prepare_network(self) -> None:
-        """Makes the network ready for the chosen type, and compiles it where asked to."""
+        """Make the network ready for the chosen type, and compile it if asked to."""
         compiled = isinstance(self.network, OptimizedModule)
         network = self.network._orig_mod if compiled else self.network
         if self.device.type == "cpu" and self.autocast_type is not None:
@@ -186,7 +186,7 @@ class Predictor(nnunet.nnUNetPredictor):
         return weight
 
     def _run_network(self, images: Tensor) -> Tensor:
-        """One pass, compiled where that works.
+        """Run one pass, compiled where that works.
 
         Raises:
             InputError: the network does not take patches of this size, or gives something else than logits of them.
@@ -220,7 +220,7 @@ class Predictor(nnunet.nnUNetPredictor):
         )
 
     def _windows_that_fit(self, window: Tensor) -> int:
-        """How many windows the device's free memory holds, from what one needs."""
+        """Return how many windows the device's free memory holds, from what one needs."""
         images = window[None].to(self.device)
         self._run_network(images)
         torch.cuda.synchronize(self.device)
@@ -237,7 +237,7 @@ class Predictor(nnunet.nnUNetPredictor):
 
     @wraps(nnunet.nnUNetPredictor.predict_from_files)  # nnU-Net looks at the signature
     def predict_from_files(self, *args: Any, **settings: Any) -> Any:
-        """Predicts cases as nnU-Net does, after all of their images were checked.
+        """Predict cases as nnU-Net does, after all of their images were checked.
 
         Raises:
             InputError: an image cannot be used, and then nothing is predicted; or the results cannot be written.
@@ -259,7 +259,7 @@ class Predictor(nnunet.nnUNetPredictor):
         overwrite: bool = True,
         folder_with_segs_from_prev_stage: str | None = None,
     ) -> Any:
-        """The same without any further process."""
+        """Predict files without any further process."""
         self.only_threads = True
         predict: Callable[..., Any] = self.predict_from_files
         return predict(
@@ -306,7 +306,7 @@ class Predictor(nnunet.nnUNetPredictor):
         save_probabilities: bool = False,
         num_processes_segmentation_export: int = nnunet.default_num_processes,
     ) -> list[Any]:
-        """Predicts the cases of an iterator and exports each beside the next one.
+        """Predict the cases of an iterator, exporting each one beside the next.
 
         Args:
             data_iterator: gives items with "data", "ofile" and "data_properties".
@@ -337,18 +337,18 @@ class Predictor(nnunet.nnUNetPredictor):
 
 
 def _save_json(content: Any, file: str, indent: int = 4, sort_keys: bool = True) -> None:
-    """nnU-Net's function of that name, for whole files alone."""
+    """Write a file whole or not at all; it takes the place of nnU-Net's function of that name."""
     with write_atomically(file) as temporary:
         temporary.write_text(json.dumps(content, sort_keys=sort_keys, indent=indent), encoding="utf-8")
 
 
 def windows_that_fit(free: int, needed: int) -> int:
-    """Windows for one pass, from 1 to `MOST_WINDOWS`, given the free memory and what one window needs."""
+    """Return windows for one pass, from 1 to `MOST_WINDOWS`, given the free memory and what one window needs."""
     return max(1, min(MOST_WINDOWS, int(MEMORY_SHARE * free / max(needed, 1))))
 
 
 def _loaded(data: Tensor | str) -> Tensor:
-    """The data; nnU-Net's iterators may give a file to read and remove."""
+    """Return the data; nnU-Net's iterators may give a file to read and remove."""
     if not isinstance(data, str):
         return data
     array = np.load(data)

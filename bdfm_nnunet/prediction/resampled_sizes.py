@@ -14,7 +14,7 @@ MANY = 8
 
 
 def check_resampled_size(file: str, size: Sequence[int], spacing: Sequence[float], wanted: ImagesWanted) -> None:
-    """Refuse an image of which resampling makes nothing, or more than the memory of this machine.
+    """Refuse an image that resampling would make empty, or larger than the memory of this machine.
 
     Args:
         file: the first of the case, for messages.
@@ -47,7 +47,7 @@ def check_resampled_size(file: str, size: Sequence[int], spacing: Sequence[float
 
 
 def _least_memory(before: int, after: int, wanted: ImagesWanted) -> int:
-    """Bytes that nnU-Net needs at least: for image and logits together, and for logits and probabilities."""
+    """Return the bytes that nnU-Net needs at least: for image and logits together, and for logits and probabilities."""
     image = IMAGE_BYTES * len(wanted.channels)
     logits = LOGIT_BYTES * wanted.classes * after
     return max(image * (before + after), image * after + logits, logits + PROBABILITY_BYTES * wanted.classes * before)

@@ -1,4 +1,4 @@
-"""Sliding windows over one volume: which must be computed, in what batches, and how their answers are joined.
+"""Sliding windows over one volume: which are computed, in what batches, and how their logits are joined.
 
 The sums are those of nnU-Net: each window's logits times a weight, over the sum of the weights, in half precision. What
 differs is how the logits of the windows come about. Windows that hold nothing but background look the same, so they
@@ -23,16 +23,16 @@ Predict = Callable[[Tensor], Tensor]
 
 
 class Progress(Protocol):
-    """What is told of finished windows; tqdm's bars are such."""
+    """The interface of a progress bar over windows, such as tqdm's."""
 
     def update(self, n: int, /) -> Any:
-        """`n` more windows are done."""
+        """Count `n` more windows as done."""
 
 
 def group_alike(volume: Tensor, windows: Sequence[Window]) -> list[list[Window]]:
-    """Groups of windows with the same content: those in which every channel is constant, by its values.
+    """Group windows with the same content: those in which every channel is constant, by its values.
 
-    Every other window is a group of its own. Groups are in the order of their first windows.
+    Every other window is a group alone. Groups are in the order of their first windows.
     """
     groups: dict[int | tuple[float, ...], list[Window]] = {}
     for number, window in enumerate(windows):
@@ -47,7 +47,7 @@ def _constant_values(content: Tensor) -> tuple[float, ...] | None:
 
 
 def mirrorings(axes: Sequence[int] | None) -> list[tuple[int, ...]]:
-    """The axes (of a batch) that are mirrored in each copy of a window: none at first, then as nnU-Net orders them.
+    """Return the axes (of a batch) to mirror in each copy of a window: none at first, then as nnU-Net orders them.
 
     Args:
         axes: spatial axes that may be mirrored, the first being 0.
@@ -72,7 +72,7 @@ def mean_over_mirrorings(predict: Predict, images: Tensor, copies: Sequence[tupl
 
 
 class Batches:
-    """Runs a network on as many images at once as it is told to, or as the memory holds.
+    """A runner of a network on as many images at once as it is told to, or as the memory holds.
 
     Args:
         network: images to logits.
@@ -84,7 +84,7 @@ class Batches:
         self.limit = limit
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, C, *patch) to (B, K, *patch)."""
+        """Map (B, C, *patch) to (B, K, *patch)."""
         answers: list[Tensor] = []
         start = 0
         while start < len(images):
@@ -112,7 +112,7 @@ def join_windows(
     device: torch.device,
     progress: Progress,
 ) -> Tensor:
-    """Weighted mean of the logits of all windows, (K, *spatial) in half precision where the volume lies.
+    """Average the weighted logits of all windows, (K, *spatial) in half precision where the volume lies.
 
     Args:
         volume: (C, *spatial).

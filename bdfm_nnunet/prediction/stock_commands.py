@@ -11,7 +11,7 @@ from bdfm_nnunet.prediction.predictor import Options, Predictor
 
 
 def run_command(arguments: Sequence[str], options: Options) -> None:
-    """Runs nnUNetv2_predict, or nnUNetv2_predict_from_modelfolder where there is an -m, with this predictor.
+    """Run nnUNetv2_predict, or with -m nnUNetv2_predict_from_modelfolder, with this predictor.
 
     Args:
         arguments: of nnU-Net's command.

@@ -1,1 +1,1 @@
-"""What a training learns: one file per task. The trainer knows none of them."""
+"""Tasks: what a training learns, one file each. The trainer knows none of them."""

@@ -1,4 +1,4 @@
-"""Pre-training without labels: crops of preprocessed cases for any objective, and what is told of its progress."""
+"""Pre-training without labels: crops of preprocessed cases for any objective, and reports of its progress."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -33,7 +33,7 @@ _TRAINING, _VALIDATION = 10, 11
 class Pretraining(Task):
     """Pre-training of the encoder that the plans describe, by an objective.
 
-    By default every modality of a case is a sample of its own and the encoder reads one channel; fine-tuning adapts it
+    By default every modality of a case is one sample and the encoder reads one channel; fine-tuning adapts it
     to any number. After each epoch the objective looks at the same crops with the same draws. The fold's folder gets
     progress.png, pictures and pretraining_summary.json.
 

@@ -1,4 +1,4 @@
-"""Segmentation with nnU-Net's loss, augmentation and validation, from pre-trained weights or from chance."""
+"""Segmentation with nnU-Net's loss, augmentation and validation, from pre-trained or random weights."""
 
 import os
 from functools import cached_property, partial
@@ -38,7 +38,7 @@ class LabelledCrops(nnUNetDataLoader):
 
 
 class Segmentation(Task):
-    """nnU-Net's segmentation, started from a pre-trained encoder where one is named.
+    """nnU-Net's segmentation, started from a pre-trained encoder if one is named.
 
     The weights are those that the environment variable BDFM_WEIGHTS names ("none" for no file), else those of the plans
     ("finetuning": {"weights": ...}), or a whole checkpoint that nnU-Net's -pretrained_weights names; with none of them,
@@ -136,7 +136,7 @@ class Segmentation(Task):
             trainer.print_to_log_file(warning)
 
     def labels_changed(self, sentence: str) -> None:
-        """Refuse a new training, as it would learn from other labels; one that goes on keeps to its own."""
+        """Refuse a new training, as it would learn from other labels; one that continues keeps its labels."""
         if not self.trainer.resumed:
             raise InputError(sentence)
         super().labels_changed(sentence)

@@ -1,4 +1,4 @@
-"""The seam between a training and what it learns."""
+"""The interface between a training and the task that it learns."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,10 +10,10 @@ from bdfm_nnunet.data.batch_streams import Batch, BatchSource
 
 
 class Task:
-    """What a training learns: its network, its batches, its loss, and what a validation says of it.
+    """A task that a training learns: its network, its batches, its loss, and the scores of a validation.
 
     A trainer has one task and asks it for everything that depends on what is learnt; epochs, steps, processes,
-    checkpoints and signals are the trainer's own. A new task is a subclass in a file of its own, and a trainer that
+    checkpoints and signals are the trainer's own. A new task is a subclass in a new file, and a trainer that
     names it:
 
         class nnUNetTrainerMine(Trainer):

@@ -1,1 +1,1 @@
-"""What keeps long trainings on many processes together: shares, agreement, signals, clocks. Only torch is needed."""
+"""Training: one subclass of nnU-Net's trainer, and the plain objects that it is made of."""

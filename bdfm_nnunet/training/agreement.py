@@ -1,4 +1,4 @@
-"""What all processes of a training must have alike, and what a training is given: checked before it begins."""
+"""Checks before a training begins: what it is given, and that all processes have the same."""
 
 import hashlib
 import inspect

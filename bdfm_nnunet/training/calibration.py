@@ -1,4 +1,4 @@
-"""What a training will take on this machine, from a few of its steps."""
+"""Calibration: how long a training will take on this machine, from a few of its steps."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ BATCHES_BESIDES = 8
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and where it lies in 19 of 20 cases."""
+    """A mean and its 95 % interval."""
 
     mean: float
     low: float
@@ -34,14 +34,14 @@ class Interval:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Interval":
-        """The mean of some measurements, and percentiles of the means of 2,000 samples drawn from them."""
+        """Return the mean of some measurements, and percentiles of the means of 2,000 samples drawn from them."""
         data = np.asarray(values, dtype=float)
         draws = np.random.default_rng(0).choice(data, (2000, len(data))).mean(1)
         low, high = np.percentile(draws, [2.5, 97.5])
         return cls(float(data.mean()), float(low), float(high))
 
     def at_least(self, bound: float) -> "Interval":
-        """The interval without what lies below the bound."""
+        """Return the interval without what lies below the bound."""
         return Interval(*(max(value, bound) for value in (self.mean, self.low, self.high)))
 
 
@@ -98,7 +98,7 @@ class Calibration:
 
 
 def find_device(name: str | None = None) -> torch.device:
-    """The device of that name, or the fastest one of this machine.
+    """Return the device of that name, or the fastest one of this machine.
 
     Raises:
         InputError: this machine has no such device.
@@ -116,7 +116,7 @@ def find_device(name: str | None = None) -> torch.device:
 
 @contextmanager
 def threads_of_training(device: torch.device) -> Iterator[None]:
-    """As many threads as nnU-Net's training command gives torch for this device."""
+    """Give torch as many threads as nnU-Net's training command does for this device."""
     before = torch.get_num_threads()
     if device.type in ("cpu", "cuda"):
         torch.set_num_threads((os.cpu_count() or 1) if device.type == "cpu" else 1)
@@ -127,10 +127,10 @@ def threads_of_training(device: torch.device) -> Iterator[None]:
 
 
 def calibrate(trainer: nnUNetTrainer, *, steps: int = 20) -> Calibration:
-    """Trains for some steps and validates some batches, on the preprocessed data and as a training would.
+    """Train for some steps and validate some batches, on the preprocessed data and as a training would.
 
     Args:
-        trainer: a new trainer, which is of no use afterwards.
+        trainer: a new trainer; do not reuse it.
         steps: how many are timed, after a few that are not.
     """
     schedule = schedule_of(trainer)
@@ -171,12 +171,12 @@ def calibrate(trainer: nnUNetTrainer, *, steps: int = 20) -> Calibration:
 
 
 def _on_host(terms: dict[str, Any]) -> dict[str, float]:
-    """The losses as numbers, so that the step is over."""
+    """Return the losses as numbers, which waits for the end of the step."""
     return {name: float(term) for name, term in terms.items()}
 
 
 def _step(loader: Iterator[Any], work: Callable[[Any], object]) -> tuple[float, float]:
-    """Seconds until the batch was there, and until all was done: a step ends with a number from the device."""
+    """Time a step until the batch was there, and until all was done: it ends with a number from the device."""
     start = perf_counter()
     batch = next(loader)
     waited = perf_counter() - start
@@ -185,7 +185,7 @@ def _step(loader: Iterator[Any], work: Callable[[Any], object]) -> tuple[float, 
 
 
 def _loading(loader: Iterator[Any], *, ready: int, batches: int) -> float:
-    """Seconds in which the loader gives one batch, those that lie ready aside."""
+    """Return the seconds in which the loader prepares one batch, those that lie ready aside."""
     for _ in range(ready):
         next(loader)
     start = perf_counter()

@@ -1,4 +1,4 @@
-"""nnU-Net's validation of whole cases, in processes whose death is noticed and which write whole files or none."""
+"""nnU-Net's validation of whole cases; the death of a worker is noticed, and files are written whole or not at all."""
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,7 +72,7 @@ class ValidationPool:
         return [self] * self._workers
 
     def is_alive(self) -> bool:
-        """True, or an error of what is finished."""
+        """Return True, or raise the error of a task that is finished."""
         for results in self._results:
             if results.ready():
                 results.get()

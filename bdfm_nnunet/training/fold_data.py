@@ -1,4 +1,4 @@
-"""The cases of one fold: which they are, whether they can be trained on, and what a checkpoint tells of them."""
+"""The data of one fold: its cases, whether they can be trained on, its batches, and what a checkpoint tells of it."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -22,7 +22,7 @@ _TRAINING, _VALIDATION = 2, 3
 
 
 class FoldData:
-    """The cases that a trainer trains on and holds out.
+    """The cases that a trainer trains on and holds out, and their batches.
 
     Args:
         trainer: whose data set, fold and log these are.
@@ -38,7 +38,7 @@ class FoldData:
 
     @property
     def raw_folder(self) -> Path | None:
-        """The data set in nnUNet_raw, where it is on this machine."""
+        """The data set in nnUNet_raw, if it is on this machine."""
         return raw_folder_of(self._trainer.plans_manager.dataset_name)
 
     @property

@@ -17,12 +17,12 @@ Batch = dict[str, Any]
 
 
 def length(batch: Batch) -> int:
-    """Samples in a batch."""
+    """Return the number of samples in a batch."""
     return len(batch["data"])
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """Cuts a batch into `parts` micro-batches of nearly equal size, in order.
+    """Cut a batch into `parts` micro-batches of nearly equal size, in order.
 
     What has an entry per sample is cut (tensors, names, and the tensors of a list or table, such as targets at several
     resolutions or what an objective has drawn); all else goes into every part.
@@ -67,7 +67,7 @@ def add_gradients(
     world: int = 1,
     backward: Callable[[Tensor], None] = Tensor.backward,
 ) -> dict[str, Tensor]:
-    """Adds the gradient of the mean loss over the joined batch of all processes to the parameters.
+    """Add the gradient of the mean loss over the joined batch of all processes to the parameters.
 
     Each micro-batch counts by its number of samples, so uneven shares give what the joined batch would, as long as the
     loss is a mean in which every sample has the same weight. Processes only talk in the last micro-batch.

@@ -22,7 +22,7 @@ class Heartbeat:
     """The signs of life of one process, and its watch over those of the others.
 
     Args:
-        store: a connection of its own to where the processes have met.
+        store: a separate connection to where the processes have met.
         rank: number of this process.
         count: how many there are.
         interval: seconds between two signs.
@@ -50,13 +50,13 @@ class Heartbeat:
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._talk, self._watch)]
 
     def start(self) -> None:
-        """Begin; at the end of the process the others are told that it ended of itself."""
+        """Begin; at the end of the process tell the others that it ended normally."""
         for thread in self._threads:
             thread.start()
         atexit.register(self.stop)
 
     def stop(self) -> None:
-        """Say that this process needs nobody any more."""
+        """Tell the others that this process ends normally."""
         self._over.set()
         self._threads[0].join(self._interval)
 

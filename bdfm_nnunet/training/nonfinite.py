@@ -1,4 +1,4 @@
-"""Losses come to the host one step late, so that nobody waits for the GPU, and each is looked at."""
+"""Losses that are not finite: each is checked one step late on the host, so that nobody waits for the GPU."""
 
 import math
 from collections import deque
@@ -33,7 +33,7 @@ class LossWatch:
         self._coming: deque[_Step] = deque()
 
     def put(self, number: int, keys: Sequence[str], terms: Mapping[str, Tensor]) -> None:
-        """Takes the terms of a step, scalars on any device, and looks at those of the step before."""
+        """Take the terms of a step, scalars on any device, and check those of the step before."""
         values = torch.stack([term.detach().float().reshape(()) for term in terms.values()])
         arrived = None
         if values.is_cuda:
@@ -45,7 +45,7 @@ class LossWatch:
             self._look()
 
     def settle(self) -> None:
-        """Waits for all that was put."""
+        """Check all that was put."""
         while self._coming:
             self._look()
 

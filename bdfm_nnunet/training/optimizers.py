@@ -13,7 +13,7 @@ Named = Iterator[tuple[str, nn.Parameter]]
 
 
 def parameter_groups(parts: Mapping[str, tuple[Named, float]], *, weight_decay: float) -> list[dict[str, object]]:
-    """Groups for an optimiser, two for each part: matrices and kernels decay, biases, norms and bias tables do not.
+    """Return groups for an optimiser, two for each part: kernels decay, biases, norms and bias tables do not.
 
     Args:
         parts: name -> (named parameters, learning rate). A parameter counts in the first part that has it.
@@ -41,7 +41,7 @@ def parameter_groups(parts: Mapping[str, tuple[Named, float]], *, weight_decay: 
 def network_optimizer(
     network: nn.Module, kind: Literal["adamw", "sgd"], *, rate: float, encoder_rate: float, weight_decay: float
 ) -> Optimizer:
-    """Return the optimiser of a network whose encoder has a rate of its own.
+    """Return the optimiser of a network whose encoder has a separate learning rate.
 
     Args:
         network: compiled, joined with other processes, or plain.
@@ -59,7 +59,7 @@ def network_optimizer(
 
 
 def build_optimizer(kind: Literal["adamw", "sgd"], groups: list[dict[str, object]]) -> Optimizer:
-    """AdamW, or SGD with the Nesterov momentum of nnU-Net; all parameters in one pass where the device can."""
+    """Return AdamW, or SGD with nnU-Net's Nesterov momentum; all parameters in one pass where the device can."""
     devices = {parameter.device.type for group in groups for parameter in cast(list[nn.Parameter], group["params"])}
     fused = devices <= {"cpu", "cuda"}
     if kind == "adamw":
@@ -86,13 +86,13 @@ class WarmupSchedule:
         self.decay = decay
 
     def factor(self, epoch: float) -> float:
-        """The rate after `epoch` epochs (whole or not), relative to its peak."""
+        """Return the rate after `epoch` epochs (whole or not), relative to its peak."""
         if epoch < self.warmup_epochs:
             return epoch / self.warmup_epochs
         share = min((epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9), 1.0)
         return (1 - share) ** 0.9 if self.decay == "poly" else 0.5 * (1 + math.cos(math.pi * share))
 
     def step(self, epoch: float) -> None:
-        """Sets the rates."""
+        """Set the rates."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * self.factor(epoch)

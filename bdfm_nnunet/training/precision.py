@@ -1,4 +1,4 @@
-"""In which type a training computes, and the scaling of gradients that fp16 needs."""
+"""Precision of training: the type in which it computes, and the scaling of gradients that fp16 needs."""
 
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
@@ -12,7 +12,7 @@ from bdfm_nnunet.number_types import multiplies_bf16, type_named
 
 
 def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type to which `precision` lets the device drop, or None for full precision."""
+    """Return the type to which `precision` lets the device drop, or None for full precision."""
     if precision == "auto":
         if device.type != "cuda":
             return None

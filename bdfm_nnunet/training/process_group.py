@@ -16,12 +16,12 @@ _PATIENCE = timedelta(minutes=10)  # for a process that lives but never comes to
 
 
 def shares(total: int, parts: int) -> list[int]:
-    """`total` in `parts` whole numbers that differ by one at most, the larger ones first."""
+    """Return `total` in `parts` whole numbers that differ by one at most, the larger ones first."""
     return [total // parts + (part < total % parts) for part in range(parts)]
 
 
 def device_of_process(kind: str) -> torch.device:
-    """The device of this process: on CUDA the one that LOCAL_RANK counts to, whatever the rank among all machines.
+    """Return the device of this process: on CUDA the one with the number LOCAL_RANK, whatever the rank.
 
     Raises:
         InputError: this machine has fewer GPUs than processes.
@@ -49,7 +49,7 @@ class ProcessGroup:
 
     What one of them wants (to save, to stop), all learn at the same step. The answer to `exchange` is that of the call
     before, so nobody waits for the slowest; whatever is still wanted then must be said again each time. Messages go
-    through a group of their own on the CPU and never stop a GPU.
+    through a separate group on the CPU and never stop a GPU.
 
     Attributes:
         rank: number of this process among all machines.
@@ -72,7 +72,7 @@ class ProcessGroup:
         return slice(start, start + sizes[self.rank])
 
     def exchange(self, wanted: Iterable[str]) -> set[str]:
-        """What any process wanted at the call before; a process that is alone hears itself at once."""
+        """Return what any process wanted at the call before; a process that is alone hears itself at once."""
         wanted = set(wanted)
         if self._group is None:
             return wanted
@@ -81,7 +81,7 @@ class ProcessGroup:
         return heard
 
     def settle(self, wanted: Iterable[str]) -> set[str]:
-        """What any process wants now; waits for all of them and drops what was said before."""
+        """Wait for all processes and return what any of them wants now; what was said before is dropped."""
         wanted = set(wanted)
         if self._group is None:
             return wanted
@@ -90,7 +90,7 @@ class ProcessGroup:
         return self._hear()
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes in the order of their ranks, on every process."""
+        """Return the values of all processes in the order of their ranks, on every process."""
         if self._group is None:
             return [value]
         values: list[Any] = [None] * self.count
@@ -116,14 +116,14 @@ class ProcessGroup:
                     )
 
     def mean(self, values: Sequence[Any], *, weight: float = 1.0) -> float:
-        """Mean of the values of all processes, NaN left out, each process with its weight (its share of the batch)."""
+        """Average the values of all processes, NaN left out, each process with its weight (its share of the batch)."""
         means = self.gather((float(np.nanmean(values)), weight))
         known = [(mean, weight) for mean, weight in means if not np.isnan(mean)]
         total = sum(weight for _, weight in known)
         return sum(mean * (weight / total) for mean, weight in known) if known else float("nan")
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self._group is not None:
             distributed.barrier(group=self._group)
 

@@ -1,4 +1,4 @@
-"""What a training takes from the data set in nnUNet_raw: splits, manifest, and whether labels have changed since."""
+"""The data set in nnUNet_raw as a training needs it: splits, manifest, and whether labels have changed since."""
 
 import os
 import shutil

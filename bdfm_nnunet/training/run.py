@@ -1,4 +1,4 @@
-"""The epochs of a training: stopped at any step, and taken up there bit for bit."""
+"""The run of a training: its epochs, stopped at any step and resumed there bit for bit."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +33,7 @@ _TAKEN = "another training is at work in {}: wait for it to end, or train anothe
 
 
 class Run:
-    """The way of a trainer from its current epoch, or the step in it that was loaded, to the last.
+    """The run of a trainer from its current epoch, or from the step in it that was loaded, to the last.
 
     Everything random inside an epoch must come from torch's random states, which checkpoints hold, or from numbers
     alone. Only hooks of nnU-Net's trainer and a few of ours are called (`reseed_epoch`, `saver`, `processes`), so any
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def steps_done(self) -> int:
-        """Steps before the next one, as the loaded checkpoint tells."""
+        """Steps done before the next one, as the loaded checkpoint tells."""
         done = self.midway["iteration"] if self.midway else 0
         return int(self.trainer.current_epoch * self.trainer.num_iterations_per_epoch + done)
 
@@ -198,7 +198,7 @@ class Run:
         return {BROKEN} if self._losses.broken else set()
 
     def _attend(self) -> None:
-        """After each step: do what any process wants, all of them at the same step."""
+        """Do after each step what any process wants, all processes at the same step."""
         processes = self.trainer.processes
         heard = processes.exchange(self._broken | self._signals.wanted | self._clock.tick())
         if not heard:
@@ -270,7 +270,7 @@ class Run:
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor]:
-    """What dropping paths draws from."""
+    """Return the random states that stochastic depth draws from."""
     states = {"cpu": torch.get_rng_state()}
     return states if device.type == "cpu" else states | {device.type: getattr(torch, device.type).get_rng_state()}
 

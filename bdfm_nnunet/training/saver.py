@@ -18,7 +18,7 @@ _PLACE = {"iteration": int, "processes": [{"random": dict, "outputs": [dict]}]}
 
 
 class Saver:
-    """Writes and reads the checkpoints in one folder.
+    """The writer and reader of the checkpoints in one folder.
 
     Args:
         folder: of the fold.

@@ -1,4 +1,4 @@
-"""When a training saves, and when and how it ends before its time.
+"""Signals and time limits: when a training saves, and when and how it ends early.
 
 Exit codes: 75 (EX_TEMPFAIL, "try again later") for a training that was told to stop or whose time is up, 130 after
 Ctrl-C. Both have saved, and `--c` continues. torchrun starts anew whatever ends with another code than 0 and tells
@@ -27,7 +27,7 @@ _IMPATIENT_SECONDS = 1.0
 
 
 class TrainingPaused(SystemExit):
-    """A training that has ended before its time; a `SystemExit` so that commands which know nothing of it end well."""
+    """A training that has ended early; a `SystemExit` so that commands which know nothing of it end cleanly."""
 
     def __init__(self, message: str, reasons: set[str]) -> None:
         code = INTERRUPTED if CTRL_C in reasons else PAUSED
@@ -36,12 +36,12 @@ class TrainingPaused(SystemExit):
 
 
 def under_torchrun() -> bool:
-    """Whether torchrun has started this process."""
+    """Return whether torchrun has started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 class StopSignals:
-    """Remembers SIGTERM, SIGUSR1 and SIGINT inside a `with` block instead of ending the process.
+    """A context that remembers SIGTERM, SIGUSR1 and SIGINT instead of ending the process.
 
     Loader processes that are forked inside the block ignore these signals: schedulers send them to all processes of a
     job, and the training could not end its step without its loaders. A second Ctrl-C ends the process at once.
@@ -57,7 +57,7 @@ class StopSignals:
         self._first = 0.0
 
     def __enter__(self) -> "StopSignals":
-        """Starts to listen, where Python allows it: in the main thread."""
+        """Start to listen, where Python allows it: in the main thread."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._remember) for number in _SIGNALS}
         return self
@@ -65,7 +65,7 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Gives the signals back to whoever had them."""
+        """Restore the former handlers of the signals."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -82,7 +82,7 @@ class StopSignals:
 
 @contextmanager
 def ending_at_signals(message: str) -> Iterator[None]:
-    """Let SIGTERM, SIGUSR1 and SIGINT end a block at once; for work that is begun anew afterwards.
+    """Let SIGTERM, SIGUSR1 and SIGINT end a block at once; for work that is started again afterwards.
 
     Args:
         message: of the `TrainingPaused` that they raise.
@@ -105,7 +105,7 @@ def ending_at_signals(message: str) -> Iterator[None]:
 
 
 class Clock:
-    """Says when a checkpoint is due and when the time is up, early enough to save.
+    """A clock that tells when a checkpoint is due and when the time is up, early enough to save.
 
     Args:
         interval_minutes: between two checkpoints; `None` for never.
@@ -124,7 +124,7 @@ class Clock:
         self._longest_save = 0.0
 
     def tick(self) -> set[str]:
-        """To be called after each step: `SAVE` or `TIME_UP`, where it is time for that."""
+        """Return `SAVE` or `TIME_UP` if it is time for that; to be called after each step."""
         now = time.monotonic()
         self._steps.append(now - self._last)
         self._last = now
@@ -137,6 +137,6 @@ class Clock:
         return wanted
 
     def saved(self, seconds: float) -> None:
-        """A checkpoint was written, or tried to, which took so long."""
+        """Note how long a checkpoint took to write, whether it was written or not."""
         self._longest_save = max(self._longest_save, seconds)
         self._saved = self._last = time.monotonic()

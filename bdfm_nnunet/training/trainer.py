@@ -122,7 +122,7 @@ class Trainer(nnUNetTrainer):
 
     @property
     def share(self) -> slice:
-        """Which samples of the whole batch are this process's."""
+        """The samples of the whole batch that are this process's."""
         return self.processes.share(self.whole_batch)
 
     def _set_batch_size_and_oversample(self) -> None:
@@ -196,7 +196,7 @@ class Trainer(nnUNetTrainer):
         return "adamw" if encoder_of(self.network).is_transformer else "sgd"
 
     def configure_optimizers(self) -> tuple[Optimizer, WarmupSchedule]:
-        """Return the optimiser, the encoder in groups of its own, and the schedule."""
+        """Return the optimiser, with separate groups for the encoder, and the schedule."""
         kind = self.optimizer_kind
         self.initial_lr = self.training.initial_lr or self.task.rates[kind]
         decay = self.training.weight_decay
@@ -219,7 +219,7 @@ class Trainer(nnUNetTrainer):
 
     @property
     def dataset_class(self) -> Any:
-        """How preprocessed cases are read."""
+        """The class that reads preprocessed cases."""
         return self._dataset_class
 
     @dataset_class.setter

@@ -1,4 +1,4 @@
-"""A trainer of any name, for a look at what it would do."""
+"""A trainer of any name on trial, to see what it would do."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ def borrowed_trainer(
     dataset: Mapping[str, Any],
     device: torch.device | None = None,
 ) -> Iterator[nnUNetTrainer]:
-    """A trainer of all cases, from scratch, that leaves no trace: what it writes and prints is gone afterwards.
+    """Yield a trainer of all cases, from scratch, that leaves no trace: what it writes and prints is removed.
 
     Args:
         name: the trainer, as after `-tr`.
@@ -76,7 +76,7 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 def count_training(trainer: nnUNetTrainer) -> Costs:
-    """Counted costs of a step with one sample: of what the trainer trains, by its optimiser."""
+    """Count the costs of a step with one sample: of what the trainer trains, by its optimiser."""
     channels = determine_num_input_channels(trainer.plans_manager, trainer.configuration_manager, trainer.dataset_json)
 
     def build() -> nn.Module:
@@ -95,7 +95,7 @@ def count_training(trainer: nnUNetTrainer) -> Costs:
 
 
 def schedule_of(trainer: nnUNetTrainer) -> Schedule:
-    """The schedule that a trainer will follow."""
+    """Return the schedule that a trainer will follow."""
     return Schedule(
         epochs=trainer.num_epochs,
         iterations=trainer.num_iterations_per_epoch,

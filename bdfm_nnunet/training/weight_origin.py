@@ -1,4 +1,4 @@
-"""Where the first weights of a training come from, whichever way they came in, and what they have seen."""
+"""The origin of a training's first weights, whichever way they came in, and the cases they have seen."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from bdfm_nnunet.networks.encoders import unwrap
 
 
 class WeightOrigin:
-    """What the starting weights of a training have seen, and what the training itself adds.
+    """The cases that the starting weights of a training have seen, and those that the training itself adds.
 
     nnU-Net's `-pretrained_weights` gives a trainer's network to a function that fills it, and so may any program. The
     weights are therefore compared with those that the seed gave; what was loaded meanwhile tells where they come from.
@@ -83,6 +83,6 @@ class WeightOrigin:
 
 
 def _sums(network: nn.Module) -> Tensor:
-    """A number for each tensor of the network, which other weights would not have."""
+    """Return a number for each tensor of the network, which other weights would not have."""
     values = unwrap(network).state_dict().values()
     return torch.stack([value.detach().cpu().double().sum() for value in values])  # MPS has no double

@@ -28,7 +28,7 @@ def bids_release(
     labels: Mapping[int, str] | None = None,
     name: str = "BIDS",
 ) -> Release:
-    """An entry for a BIDS data set, raw data and optionally masks, from its derivatives or else beside the images.
+    """Return an entry for a BIDS data set: images, and optionally masks from its derivatives or beside the images.
 
     With one suffix every file is a case, whatever its entities. With several a case is a subject's session, and must
     have one file of each; entities before a suffix choose among files: `acq-mprage_T1w`. A mask belongs to the one
@@ -78,7 +78,7 @@ def bids_release(
 
 
 def _file(suffix: str, alone: bool) -> str:
-    """The expression of a file's name; where the id does not hold the entities, any may stand around the wanted."""
+    """Return the expression of a file's name; where the id holds no entities, any may stand around the wanted ones."""
     *wanted, last = suffix.split("_")
     if not _WORD.fullmatch(last) or not all(map(_ENTITY.fullmatch, wanted)):
         raise InputError(
@@ -89,7 +89,7 @@ def _file(suffix: str, alone: bool) -> str:
 
 
 def _masks(label: str, suffixes: Sequence[str]) -> tuple[Source, ...]:
-    """Where masks lie: among the derivatives, or else in the raw data."""
+    """Return where masks lie: among the derivatives, or else in the raw data."""
     *wanted, last = label.split("_")
     if not _WORD.fullmatch(last) or not all(_ENTITY.fullmatch(part) or _WORD.fullmatch(part) for part in wanted):
         raise InputError(

@@ -36,7 +36,7 @@ def folder_release(
     patient: str | None = None,
     name: str = "Folder",
 ) -> Release:
-    """An entry for files that follow a pattern.
+    """Return an entry for files that follow a pattern.
 
     Patterns are whole paths inside the download with an ending or without: `*` stands for anything but a slash, `**/`
     for any folders or none, `{case}` for the case id.
@@ -76,7 +76,7 @@ def folder_release(
 
 
 def _check_apart(channels: Mapping[str, Source], label: str | None) -> None:
-    """Refuses one pattern for two things: a file would be two channels, or image and label."""
+    """Refuse one pattern for two things: a file would be two channels, or image and label."""
     seen: dict[str, str] = {}
     named = {f"channel {name}": source.path for name, source in channels.items()}
     for what, path in {**named, **({} if label is None else {"the label": expression_of(label)})}.items():
@@ -86,7 +86,7 @@ def _check_apart(channels: Mapping[str, Source], label: str | None) -> None:
 
 
 def expression_of(pattern: str) -> str:
-    """The regular expression for a pattern in the style of a shell, without the file ending.
+    """Return the regular expression for a pattern in the style of a shell, without the file ending.
 
     Raises:
         InputError: `{case}` is not in it.

@@ -1,4 +1,4 @@
-"""Goes through the folders of a download and keeps account of what it does not look into."""
+"""A walk through the folders of a download, which notes what it does not look into."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ class Walk:
         source: the download.
         leave_out: a folder that is not looked into.
         junk: left-overs of operating systems, relative paths.
-        hidden: folders whose names begin with a dot, which programs use for stores of their own (`.git`, `.datalad`).
+        hidden: folders whose names begin with a dot, which programs use for their own stores (`.git`, `.datalad`).
         like_volumes: folders that are named like a volume.
         lost: links without an ending of a volume whose targets are not there.
     """
@@ -98,7 +98,7 @@ def identity(path: str | Path) -> tuple[int, int]:
 
 
 def _pairs_once(names: list[str]) -> list[str]:
-    """Leaves out the header of an Analyze or NIfTI pair, which its image stands for."""
+    """Leave out the header of an Analyze or NIfTI pair, which its image stands for."""
     images = {name[:-4] for name in names if name.lower().endswith(".img")}
     return [name for name in names if not (name.lower().endswith(".hdr") and name[:-4] in images)]
 

@@ -1,4 +1,4 @@
-"""Holds the volumes of a case against each other, and tells by their values whether they are known."""
+"""Comparison of the volumes of a case: their grids, and hashes of their values."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ SHORT = np.iinfo(np.int16)
 
 
 def check_geometry(volume: Volume, reference: Volume) -> None:
-    """Refuses a volume whose voxels do not lie where those of the reference do."""
+    """Refuse a volume whose voxels do not lie where those of the reference do."""
     what = difference(volume.grid, reference.grid)
     if what == "shape":
         raise Refusal(
@@ -38,7 +38,7 @@ def _times(values: Sequence[float]) -> str:
 
 
 def hash_of_values(volume: Volume) -> str:
-    """SHA-256 of shape (x, y, z) and voxel values, x fastest, axes towards LPS.
+    """Return the SHA-256 of shape (x, y, z) and voxel values, x fastest, axes towards LPS.
 
     Scaling is applied first and the values are taken in single precision, so it is the same however the file is
     compressed, typed, scaled or oriented. They enter as little-endian int16 if that holds each of them exactly, which
@@ -55,7 +55,7 @@ def hash_of_values(volume: Volume) -> str:
 
 
 def _is_short(plane: np.ndarray) -> bool:
-    """Whether all values, in single precision, are whole numbers of 16 bits."""
+    """Return whether all values, in single precision, are whole numbers of 16 bits."""
     if np.can_cast(plane.dtype, np.int16):
         return True
     if plane.dtype.kind == "f":

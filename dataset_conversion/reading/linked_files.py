@@ -1,4 +1,4 @@
-"""One file that several paths of a download lead to, by links, counts once."""
+"""Files of a download that several paths lead to, by links, and that count once."""
 
 import os
 from collections import defaultdict
@@ -49,7 +49,7 @@ def _each_once(source: Path, paths: Iterable[str]) -> list[str]:
 
 
 def _doubles(source: Path, cases: "Mapping[str, FoundCase]") -> dict[str, str]:
-    """Case to the case that has the same files."""
+    """Map each case to the case that has the same files."""
     groups: dict[object, list[str]] = defaultdict(list)
     for case, content in cases.items():
         if content.files and not content.test:
@@ -74,7 +74,7 @@ def _is_link(source: Path, content: "FoundCase") -> bool:
 
 
 def _identity(source: Path, path: str) -> tuple[int, int] | None:
-    """What tells the file from others; None for a link that leads nowhere."""
+    """Return device and inode of the file; None for a link that leads nowhere."""
     try:
         return identity(os.path.join(source, path))
     except OSError:

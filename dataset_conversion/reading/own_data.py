@@ -1,4 +1,4 @@
-"""What every data set of a user's own needs: its labels as `--labels` names them, its name, its terms."""
+"""Entry fields that every data set of a user needs: its labels as `--labels` names them, its name, its terms."""
 
 import re
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def own_labels(label: str | None, labels: Mapping[int, str] | None) -> dict[str,
 
 
 def _is_background(value: int, meaning: str) -> bool:
-    """Whether a label is the background, which need not be named."""
+    """Return whether a label is the background, which need not be named."""
     zero, called = value == 0, meaning.strip().casefold() == "background"
     if zero != called:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What tables in a download say about its cases: ids elsewhere, sites."""
+"""Tables in a download that give ids used elsewhere, or sites, for its cases."""
 
 import re
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ SITE_COLUMNS = ("site", "site_id", "center", "centre", "scanner_site", "hospital
 def add_what_tables_say(
     source: Path, release: Release, paths: list[str], cases: "Mapping[str, FoundCase]", notes: list[str]
 ) -> None:
-    """Fills in aliases and sites; a table that cannot be used becomes a note.
+    """Fill in aliases and sites; a table that cannot be used becomes a note.
 
     Args:
         source: the download.
@@ -46,7 +46,7 @@ def add_what_tables_say(
 
 
 def _read(path: Path, name: str, table: Table, keys: "Mapping[str, list[FoundCase]]") -> int:
-    """Takes over the rows of one table; returns how many were of use."""
+    """Take over the rows of one table, and return how many were used."""
     rows = read_table(path, name)
     header = {cell: index for index, cell in enumerate(rows[0])} if rows else {}
     ids = next((header[column] for column in table.id if column in header), None)

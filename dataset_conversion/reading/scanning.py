@@ -1,4 +1,4 @@
-"""Finds the files of a release in a download."""
+"""Finding the files of a release in a download."""
 
 import re
 from collections import defaultdict
@@ -23,7 +23,7 @@ NO_MASKS = (
 
 @dataclass
 class FoundCase:
-    """What was found of one case.
+    """The files found for one case.
 
     Attributes:
         files: role to paths relative to the download; more than one path is a clash. A case whose folder is there
@@ -45,7 +45,7 @@ class FoundCase:
 
 @dataclass
 class Scan:
-    """What lies in a download.
+    """The content of a download.
 
     Attributes:
         cases: case id to what was found of it, in the order of ids.
@@ -61,7 +61,7 @@ class Scan:
 
 
 def scan(source: Path, release: Release, *, only: str | None = None, leave_out: Path | None = None) -> Scan:
-    """Walks `source`, nested in any way, and sorts its files by case and role; reads none but the release's tables.
+    """Walk `source`, nested in any way, and sort its files by case and role; only the release's tables are read.
 
     Links are followed, each folder and file counts once; folders whose names begin with a dot are not looked into.
 
@@ -114,11 +114,11 @@ def _chosen(cases: list[str], only: str | None) -> list[str]:
 
 @dataclass(frozen=True)
 class _Slot:
-    """One expression and what a file that matches it is good for.
+    """One expression and the role of a file that matches it.
 
     Attributes:
         pattern: of paths without ending.
-        end: letters that such a path ends with.
+        end: letters that a matching path ends with.
         letters: number of letters that the expression holds as they are.
         roles: roles with the rank of this alternative; several for the channels of a 4-D file.
         repair: the repair whose stand-in this is.
@@ -132,7 +132,7 @@ class _Slot:
 
 
 class _Sorter:
-    """Sorts one path after the other, then settles which of the alternatives each case has."""
+    """A sorter of paths that settles, once it has seen all, which of the alternatives each case has."""
 
     def __init__(self, release: Release, source_name: str) -> None:
         self.release = release
@@ -149,12 +149,12 @@ class _Sorter:
         self._unread: dict[str, list[str]] = {}
 
     def take_folder(self, path: str) -> None:
-        """A folder named like a case makes it a case, so that one with all files missing is not passed over."""
+        """Make a folder that is named like a case a case, so that one with all files missing is not passed over."""
         if self._folder is not None and (match := self._folder.fullmatch(path)):
             self.found.cases.setdefault(self._case(match), FoundCase())
 
     def take(self, path: str) -> None:
-        """Puts a file where it belongs."""
+        """Put a file where it belongs."""
         stem = without_ending(path)
         if stem is None:
             self._take_other(path)
@@ -195,7 +195,7 @@ class _Sorter:
         return self.release.case_name.format_map(groups).replace("/", "_")
 
     def finish(self) -> Scan:
-        """Settles alternatives, replacements, stand-ins and the cases that were published without labels."""
+        """Settle alternatives, replacements, stand-ins and the cases that were published without labels."""
         self._match_masks()
         alternatives = self.release.sources()
         for (case, role), ranked in self._ranked.items():
@@ -212,7 +212,7 @@ class _Sorter:
         return self.found
 
     def _match_masks(self) -> None:
-        """Gives masks to the cases whose entities they have."""
+        """Give masks to the cases whose entities they have."""
         if not self._masks and self.release.by_entities and self.release.label:
             self.found.notes.append(NO_MASKS)
         found, doubtful, alone = match_masks(self._masks, list(self.found.cases))
@@ -267,7 +267,7 @@ class _Sorter:
 
 
 def _slots_of(release: Release) -> list[_Slot]:
-    """Roles by expression in the order in which they are tried: own files, then stand-ins."""
+    """Return the roles by expression in the order in which they are tried: own files, then stand-ins."""
     roles: dict[str, list[tuple[str, int]]] = {}
     for role, alternatives in release.sources().items():
         for rank, source in enumerate(alternatives):

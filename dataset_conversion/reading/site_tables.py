@@ -1,4 +1,4 @@
-"""A table of a user's own that tells where cases were scanned."""
+"""A table by the user that tells where cases were scanned."""
 
 import os
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def read_sites(path: str | os.PathLike[str]) -> dict[str, str]:
 def _column(
     header: Sequence[str], names: Sequence[str], path: str | os.PathLike[str], *, beside: int | None = None
 ) -> int | None:
-    """The column with the first of the names."""
+    """Return the column with the first of the names."""
     at = [index for index, cell in enumerate(header) if cell in names and index != beside]
     at = [index for index in at if header[index] == next(name for name in names if name in header)] or at
     if len(at) > 1:

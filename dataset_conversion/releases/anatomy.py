@@ -95,7 +95,7 @@ _TRACTS = ("OR_left", "OR_right", "CST_left", "CST_right")
 
 
 def bits(names: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Regions of masks that may overlap: structure i has every value in which bit i is set."""
+    """Return the regions of masks that may overlap: structure i has every value in which bit i is set."""
     return {
         name: tuple(
             sorted(

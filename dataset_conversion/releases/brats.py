@@ -67,7 +67,7 @@ def _until2021(year: int, case_pattern: str, **fields: Any) -> Release:
 
 
 def _with_site(prefix: str) -> dict[str, str]:
-    """Ids that begin with the institution and end with a running number that is no part of the patient's name."""
+    """Return patterns of ids that begin with the institution and end with a number that is not part of the patient."""
     return {
         "case_pattern": rf"{prefix}_[A-Za-z0-9]+_[A-Za-z0-9]+_\d+",
         "patient_pattern": rf"^({prefix}_.+)_\d+$",
@@ -76,7 +76,7 @@ def _with_site(prefix: str) -> dict[str, str]:
 
 
 def _mapping(path: str, year: int, *, site: tuple[str, ...] = ()) -> Table:
-    """The organisers' table of the ids that a case had in other years."""
+    """Return the organisers' table of the ids that a case had in other years."""
     years = (2023, 2021, 2020, 2019, 2018, 2017)
     names = [form.format(every) for form in ("BraTS{}", "BraTS_{}_subject_ID") for every in years]
     own = tuple(name for name in names if str(year) in name)

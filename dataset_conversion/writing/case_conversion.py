@@ -1,4 +1,4 @@
-"""Checks one case and writes it."""
+"""Checking and writing of one case."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from bdfm_nnunet.safe_names import fault_of_name
 
 
 def do_case(task: Task) -> CaseRecord:
-    """Checks a case and, if it is good and this is no dry run, writes it; a refused one leaves no file.
+    """Check a case and, if it is good and this is no dry run, write it; a refused case leaves no file.
 
     Raises:
         InputError: the data set cannot be written.
@@ -49,7 +49,7 @@ def _remove(task: Task, targets: set[str]) -> None:
 
 
 def _read(task: Task, record: CaseRecord) -> dict[str, Volume]:
-    """The volumes of a case by role; a file that has several of them is read once."""
+    """Read the volumes of a case by role; a file that has several of them is read once."""
     plain = next((repair for repair in task.release.repairs_of(task.case) if repair.plain), None)
     found: dict[str, Volume] = {}
     for name in dict.fromkeys(record.sources.values()):
@@ -62,7 +62,7 @@ def _read(task: Task, record: CaseRecord) -> dict[str, Volume]:
 
 
 def _check(task: Task, record: CaseRecord, volumes: dict[str, Volume]) -> None:
-    """Compares the volumes with one another and with the release, and fills in the row."""
+    """Compare the volumes with one another and with the release, and fill in the row."""
     reference = next(iter(volumes.values()))
     record.shape, record.spacing = reference.shape, reference.spacing
     record.orientation = reference.grid.orientation
@@ -80,7 +80,7 @@ def _check(task: Task, record: CaseRecord, volumes: dict[str, Volume]) -> None:
 
 
 def _note_equal_channels(task: Task, record: CaseRecord) -> None:
-    """Channels with the same values are most likely one scan that was taken for two."""
+    """Note channels with the same values: most likely one scan was taken for two."""
     holders: dict[str, list[str]] = {}
     for role, digest in record.sha256.items():
         if role in task.release.channels:
@@ -107,7 +107,7 @@ def _note_what_is_special(task: Task, record: CaseRecord, volumes: dict[str, Vol
 
 
 def _label(task: Task, record: CaseRecord, volumes: dict[str, Volume]) -> np.ndarray | None:
-    """The label map to be written; None where there is none or its file stays as it is."""
+    """Return the label map to be written; None if there is none or its file stays as it is."""
     if task.part == TEST:
         return None
     roles = task.label_roles()

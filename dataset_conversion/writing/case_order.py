@@ -1,4 +1,4 @@
-"""All that a worker process needs to do one case."""
+"""The order to convert one case: all that a worker process needs for it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from bdfm_nnunet.safe_names import fault_of_name
 
 @dataclass(frozen=True)
 class Task:
-    """One case to be done.
+    """One case to be converted.
 
     Attributes:
         release: the table entry.
@@ -40,39 +40,39 @@ class Task:
         return TEST if self.found.test and not self.unlabelled else TRAIN
 
     def label_roles(self) -> list[str]:
-        """The label file or the mask files that the case must have."""
+        """Return the roles of the label file or the mask files that the case must have."""
         if self.unlabelled or self.part == TEST:
             return []
         return [MASK + name for name in self.release.masks] or [LABEL]
 
     def roles(self) -> list[str]:
-        """The files that the case must have."""
+        """Return the roles of the files that the case must have."""
         return [*self.release.channels, *self.label_roles()]
 
     def optional(self) -> set[str]:
-        """Channels that a repair of the release allows to be missing or empty."""
+        """Return channels that a repair of the release allows to be missing or empty."""
         return {role for repair in self.release.repairs_of(self.case) for role in repair.missing}
 
     def index_of(self, role: str) -> int | None:
-        """Which volume of a 4-D file has the role."""
+        """Return which volume of a 4-D file has the role."""
         alternatives = self.release.sources()[role]
         kind = self.found.kinds.get(role, "")
         return next((source for source in alternatives if source.kind == kind), alternatives[0]).volume
 
     def targets(self) -> dict[str, str]:
-        """Role to path inside the data set."""
+        """Map each role to its path inside the data set."""
         ending = "Ts" if self.part == TEST else "Tr"
         images = {role: f"images{ending}/{self.case}_{i:04d}.nii.gz" for i, role in enumerate(self.release.channels)}
         return images if self.part == TEST else {**images, LABEL: f"labelsTr/{self.case}.nii.gz"}
 
     def other_targets(self) -> set[str]:
-        """Paths at which an earlier run may have put the case when it belonged to the other part."""
+        """Return the paths at which an earlier run may have put the case when it belonged to the other part."""
         other = "Tr" if self.part == TEST else "Ts"
         images = {f"images{other}/{self.case}_{i:04d}.nii.gz" for i in range(len(self.release.channels))}
         return images | {f"labels{other}/{self.case}.nii.gz"}
 
     def sources(self) -> dict[str, str]:
-        """The one file of every role; a channel that may be missing and is has none.
+        """Return the one file of every role; a channel that may be missing and is missing has none.
 
         Raises:
             Refusal: the case id cannot be the name of a file, a file is missing, or there are two of one role.
@@ -110,7 +110,7 @@ class Task:
         return Refusal(f"{names} of {self.case} {'is' if len(roles) == 1 else 'are'} missing: {remedy}")
 
     def new_record(self) -> CaseRecord:
-        """The row of the case as far as its id and the scan tell it."""
+        """Return the row of the case as far as its id and the scan tell it."""
         release, found = self.release, self.found
         return CaseRecord(
             case=self.case,

@@ -9,7 +9,7 @@ TRAIN, TEST = "train", "test"
 
 @dataclass
 class CaseRecord:
-    """What became of a case.
+    """The result of converting a case.
 
     Attributes:
         case: case id.
@@ -48,16 +48,16 @@ class CaseRecord:
     orientation: str = ""
 
     def add_repair(self, what: str) -> None:
-        """Notes a repair: the row becomes `repaired`, and its reason names every repair once."""
+        """Note a repair: the row becomes `repaired`, and its reason names every repair once."""
         self.status = REPAIRED
         if what not in self.reason.split("; "):
             self.reason = f"{self.reason}; {what}" if self.reason else what
 
     def as_dict(self) -> dict[str, Any]:
-        """The row as plain JSON types."""
+        """Return the row as plain JSON types."""
         return {**asdict(self), "labels": {str(value): count for value, count in self.labels.items()}}
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> "CaseRecord":
-        """The inverse of `as_dict`."""
+        """Return the row that `as_dict` gave."""
         return cls(**{**row, "labels": {int(value): count for value, count in row["labels"].items()}})

@@ -1,4 +1,4 @@
-"""Puts files into the nnU-Net data set: copied, linked or written anew, always whole or not at all."""
+"""Placing files in the nnU-Net data set: copied, linked or written anew, always whole or not at all."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ MOST_AT_ONCE = 1 << 30
 
 
 def place(source: Path, target: Path, *, link: str) -> None:
-    """Puts an unchanged `.nii.gz` file at `target`.
+    """Put an unchanged `.nii.gz` file at `target`.
 
     Raises:
         InputError: `target` cannot be written, or cannot be linked to `source`.
@@ -35,7 +35,7 @@ def place(source: Path, target: Path, *, link: str) -> None:
 
 @contextmanager
 def _whole(target: Path) -> Iterator[Path]:
-    """Yields a temporary path that takes the place of `target` at the end.
+    """Yield a temporary path that replaces `target` at the end.
 
     Unlike `write_atomically` it does not wait for the disk, five times a case: should the power fail, the journal's
     sizes tell which files to write again.
@@ -53,7 +53,7 @@ def _whole(target: Path) -> Iterator[Path]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Lets the file system share the blocks where it can, and the kernel copy them where it cannot."""
+    """Let the file system share the blocks where it can, and the kernel copy them where it cannot."""
     if hasattr(os, "copy_file_range"):
         try:
             with source.open("rb") as there, target.open("wb") as here:
@@ -78,7 +78,7 @@ def _hard_link(source: Path, temporary: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file of the data set if it is there.
+    """Remove a file of the data set if it is there.
 
     Raises:
         InputError: it cannot be removed.
@@ -90,11 +90,11 @@ def remove(path: Path) -> None:
 
 
 def write_volume(header: Any, stored: np.ndarray, target: Path) -> None:
-    """Writes one volume as `.nii.gz`.
+    """Write one volume as `.nii.gz`.
 
     Args:
         header: of a single NIfTI-1 file with the type, size, scaling and position of the volume.
-        stored: values as they shall stand in the file, (x, y, z).
+        stored: values as stored in the file, (x, y, z).
         target: path of the file.
 
     Raises:
@@ -105,7 +105,7 @@ def write_volume(header: Any, stored: np.ndarray, target: Path) -> None:
 
 
 def write_values(values: np.ndarray, target: Path, *, like: Any) -> None:
-    """Writes values without scaling, (x, y, z), on the grid of the header `like`.
+    """Write values without scaling, (x, y, z), on the grid of the header `like`.
 
     Raises:
         InputError: `target` cannot be written.

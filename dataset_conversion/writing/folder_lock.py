@@ -1,4 +1,4 @@
-"""Keeps two conversions from writing into one folder at the same time."""
+"""A lock that keeps two conversions from writing into one folder at the same time."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -9,7 +9,7 @@ NAME = ".conversion.lock"
 
 
 def only_writer(folder: Path) -> AbstractContextManager[None]:
-    """Makes `folder` and holds its lock inside a `with` block.
+    """Make `folder` and hold its lock inside a `with` block.
 
     Raises:
         InputError: another process holds it, or the folder cannot be written.

@@ -1,4 +1,4 @@
-"""The voxels that count where nobody has drawn labels."""
+"""Foreground of unlabelled images: the voxels that count where nobody has drawn labels."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ FILLED = 0.9
 
 
 def foreground_mask(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """The head or brain on images of one grid, (x, y, z), as booleans.
+    """Find the head or brain on images of one grid, (x, y, z), as booleans.
 
     Where the background is zero, as in skull-stripped releases, it is whatever is not zero in any of the images;
     elsewhere the largest piece of the first image above Otsu's threshold, without holes.
@@ -20,7 +20,7 @@ def foreground_mask(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def nonzero_mask(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Voxels that are not zero in any of the images."""
+    """Return the voxels that are not zero in any of the images."""
     mask = arrays[0] != 0
     for array in arrays[1:]:
         mask |= array != 0
@@ -28,7 +28,7 @@ def nonzero_mask(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def background_is_zero(nonzero: np.ndarray) -> bool:
-    """Whether zeros can be the background, by the share of voxels that are not zero."""
+    """Return whether zeros can be the background, by the share of voxels that are not zero."""
     return bool(np.count_nonzero(nonzero) <= FILLED * nonzero.size)
 
 

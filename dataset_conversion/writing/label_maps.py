@@ -1,4 +1,4 @@
-"""What a case's label map becomes: mapped values, the bits of separate masks, or the foreground."""
+"""The label map written for a case: mapped values, the bits of separate masks, or the foreground."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from bdfm_nnunet.images.volumes import Volume
 
 
 def mapped_label(release: Release, volume: Volume, record: CaseRecord) -> np.ndarray | None:
-    """The label map that nnU-Net shall see, (x, y, z); None where the file has it already.
+    """Return the label map for nnU-Net, (x, y, z); None if the file holds it already.
 
     Fills in the label values and repairs of the row.
 
@@ -68,7 +68,7 @@ def _look_up(values: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
 
 
 def bits_of_masks(masks: Mapping[str, Volume], record: CaseRecord) -> np.ndarray:
-    """A label map, (x, y, z), in which bit i stands for the i-th mask.
+    """Return a label map, (x, y, z), in which bit i stands for the i-th mask.
 
     Raises:
         Refusal: a mask has more than one value beside zero.
@@ -89,7 +89,7 @@ def bits_of_masks(masks: Mapping[str, Volume], record: CaseRecord) -> np.ndarray
 
 
 def foreground_label(channels: Mapping[str, Volume], record: CaseRecord) -> np.ndarray:
-    """The brain or head as label 1, (x, y, z)."""
+    """Return the brain or head as label 1, (x, y, z)."""
     arrays = [volume.array for volume in channels.values()]
     if not background_is_zero(nonzero_mask(arrays)):
         record.notes.append(

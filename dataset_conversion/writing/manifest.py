@@ -1,4 +1,4 @@
-"""The table of everything done and everything refused."""
+"""The manifest: a table of everything converted and everything refused."""
 
 import json
 from collections import Counter
@@ -20,7 +20,7 @@ MOST_NAMES = 50
 
 @dataclass
 class ConversionReport:
-    """What came of a conversion.
+    """The result of a conversion.
 
     Attributes:
         folder: the nnU-Net data set (of a dry run: the one that would be written).
@@ -56,13 +56,13 @@ class ConversionReport:
         return [record for record in self.records if record.status == REFUSED]
 
     def counts(self) -> dict[str, int]:
-        """Number of cases by status, of junk files and of unused volumes."""
+        """Return the number of cases by status, of junk files and of unused volumes."""
         statuses = Counter(record.status for record in self.records)
         cases = {status: statuses[status] for status in (OK, REPAIRED, REFUSED)}
         return {**cases, "junk": len(self.junk), "unused": len(self.unused)}
 
     def summary(self) -> str:
-        """One line for a terminal."""
+        """Return one line for a terminal."""
         counts = self.counts()
         cases = ", ".join(f"{counts[status]} {status}" for status in (OK, REPAIRED, REFUSED))
         passed = f"{counts['junk']} junk files passed over, {counts['unused']} volumes not used"
@@ -70,7 +70,7 @@ class ConversionReport:
 
 
 def write_manifest(report: ConversionReport, release: Release, *, source: Path, unlabelled: bool) -> None:
-    """Writes both forms of the manifest.
+    """Write the manifest as JSON and as a table.
 
     Raises:
         InputError: the files cannot be written.
@@ -99,5 +99,5 @@ def write_manifest(report: ConversionReport, release: Release, *, source: Path, 
 
 
 def _cell(value: Any) -> str:
-    """Tables and lists are JSON in their cell, empty ones an empty cell."""
+    """Write tables and lists as JSON in their cell, empty ones as an empty cell."""
     return value if isinstance(value, str) else json.dumps(value) if value else ""

@@ -1,4 +1,4 @@
-"""Remembers finished cases, so that a second run does only what is missing or has changed."""
+"""A log of finished cases, so that a second run does only what is missing or has changed."""
 
 import hashlib
 import json
@@ -70,7 +70,7 @@ class Journal:
         return {entry["row"]["case"]: entry for entry in lines[1:] if "row" in entry and _is_record(entry["row"])}
 
     def finished(self, task: Task) -> CaseRecord | None:
-        """The row of a case that needs nothing more, else None. Refused cases are always looked at again."""
+        """Return the row of a case that needs nothing more, else None. Refused cases are always checked again."""
         entry = self._lines.get(task.case)
         if entry is None or entry["row"]["status"] == REFUSED:
             return None
@@ -85,14 +85,14 @@ class Journal:
         return replace(record, patient=new.patient, session=new.session, site=new.site, aliases=new.aliases)
 
     def begin(self, kept: set[str]) -> None:
-        """Writes the file anew with the lines of the cases that stay as they are."""
+        """Write the file anew with the lines of the cases that stay as they are."""
         self._lines = {case: entry for case, entry in self._lines.items() if case in kept}
         with write_atomically(self.path) as temporary:
             lines = [self.header, *self._lines.values()]
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
     def add(self, task: Task, record: CaseRecord) -> None:
-        """Notes a case whose files are all in place.
+        """Note a case whose files are all in place.
 
         Raises:
             InputError: the journal cannot be written, or a file that a worker wrote is not there.

@@ -1,4 +1,4 @@
-"""Does many tasks: here, in processes of this machine, or on a Dask cluster."""
+"""Running many tasks: in this process, in processes of this machine, or on a Dask cluster."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -15,7 +15,7 @@ REMEDY = "run the same command again with fewer --workers, it continues where it
 def do_all(
     tasks: Sequence[Task], function: Callable[[Task], Result], *, workers: int = 1, scheduler: str | None = None
 ) -> Iterator[Result]:
-    """Yields `function(task)` of every task, in the order in which they are finished.
+    """Yield `function(task)` of every task, in the order in which they are finished.
 
     Args:
         tasks: each can be pickled.
