@@ -23,7 +23,7 @@ from torch import multiprocessing as mp
 
 from bdfm_nnunet.networks import SwinUNet, encoder_of
 from bdfm_nnunet.objectives.masked import MaskedImageModelling
-from bdfm_nnunet.training.gradients import add_gradients, joined
+from bdfm_nnunet.training.gradients import add_gradients, distributed_network
 from bdfm_nnunet.training.process_group import shares
 from harness import FIGURES, Result, Spread, Table, machine, numbers, options, parse, prose
 
@@ -55,7 +55,7 @@ def work(rank: int, world: int, folder: str, settings: dict[str, Any]) -> None:
     model = objective()
     images = torch.randn(settings["batch"], 1, *(settings["size"],) * 3)
     mask = model.draw_mask(len(images), images.shape[2:])
-    whole = joined(model, CPU) if world > 1 else model
+    whole = distributed_network(model, CPU) if world > 1 else model
     arms = {"together": True, "alone": False} if world > 1 else {"together": True}
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
     for number in range(-1, settings["steps"]):

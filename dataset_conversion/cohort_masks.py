@@ -12,7 +12,7 @@ from tqdm import tqdm
 from bdfm_nnunet.dataset_conversion.writing.file_placement import remove, write_values
 from bdfm_nnunet.dataset_conversion.writing.foreground import foreground_mask
 from bdfm_nnunet.dataset_conversion.writing.resume_log import json_lines
-from bdfm_nnunet.dataset_conversion.writing.scheduling import do_all
+from bdfm_nnunet.dataset_conversion.writing.scheduling import run_all
 from bdfm_nnunet.errors import InputError, Refusal
 from bdfm_nnunet.files import cannot_write, write_atomically
 from bdfm_nnunet.images.volumes import read_volume
@@ -55,7 +55,7 @@ def write_masks(rows: Sequence[dict[str, Any]], folder: Path, workers: int) -> N
         temporary.write_text("\n".join(json.dumps(line) for line in done.items()), encoding="utf-8")
     todo = [task for label, task in tasks.items() if label not in done]
     with tqdm(total=len(tasks), initial=len(tasks) - len(todo), unit="case", desc="masks", disable=None) as bar:
-        for task in do_all(todo, write_mask, workers=workers):
+        for task in run_all(todo, write_mask, workers=workers):
             _add_to_journal(folder / JOURNAL, os.path.relpath(task.target, folder), _stamps(task))
             bar.update()
     for path in (folder / "labelsTr").glob("*"):

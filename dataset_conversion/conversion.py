@@ -11,14 +11,14 @@ from tqdm import tqdm
 from bdfm_nnunet.dataset_conversion.reading.scanning import scan
 from bdfm_nnunet.dataset_conversion.release import Release
 from bdfm_nnunet.dataset_conversion.splits import check_splits, splits_of
-from bdfm_nnunet.dataset_conversion.writing.case_conversion import do_case
-from bdfm_nnunet.dataset_conversion.writing.case_order import Task
+from bdfm_nnunet.dataset_conversion.writing.case_conversion import convert_case
+from bdfm_nnunet.dataset_conversion.writing.case_order import CaseOrder
 from bdfm_nnunet.dataset_conversion.writing.case_record import CaseRecord
 from bdfm_nnunet.dataset_conversion.writing.file_placement import LINKS, remove
 from bdfm_nnunet.dataset_conversion.writing.folder_lock import only_writer
 from bdfm_nnunet.dataset_conversion.writing.manifest import ConversionReport, write_manifest
-from bdfm_nnunet.dataset_conversion.writing.resume_log import Journal
-from bdfm_nnunet.dataset_conversion.writing.scheduling import do_all
+from bdfm_nnunet.dataset_conversion.writing.resume_log import ResumeLog
+from bdfm_nnunet.dataset_conversion.writing.scheduling import run_all
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import is_unfinished, write_json
 from bdfm_nnunet.leftovers import is_leftover
@@ -73,7 +73,7 @@ def convert_release(
     source = Path(source).absolute()
     found = scan(source, release, only=only, leave_out=folder)
     tasks = [
-        Task(release, case, content, source, folder.absolute(), unlabelled, link, dry_run)
+        CaseOrder(release, case, content, source, folder.absolute(), unlabelled, link, dry_run)
         for case, content in found.cases.items()
     ]
     report = ConversionReport(
@@ -131,19 +131,19 @@ def _check_settings(dataset_id: int, link: str, workers: int, dry_run: bool, man
 # -------------------------------------------------------------------------------------------- writing the data set
 
 
-def _convert_cases(tasks: list[Task], folder: Path, workers: int, scheduler: str | None) -> list[CaseRecord]:
+def _convert_cases(tasks: list[CaseOrder], folder: Path, workers: int, scheduler: str | None) -> list[CaseRecord]:
     first = tasks[0]
-    journal = Journal(folder, release=first.release, unlabelled=first.unlabelled, link=first.link)
+    resume_log = ResumeLog(folder, release=first.release, unlabelled=first.unlabelled, link=first.link)
     _check_foreign(folder, tasks)
-    finished = {task.case: record for task in tasks if (record := journal.finished(task))}
+    finished = {task.case: record for task in tasks if (record := resume_log.finished(task))}
     todo = {task.case: task for task in tasks if task.case not in finished}
     if todo:
         remove(folder / "dataset.json")
     _sweep(folder)
-    journal.begin(set(finished))
+    resume_log.begin(set(finished))
     records = list(finished.values())
     for record in _with_bar(list(todo.values()), workers, scheduler, done=len(finished)):
-        journal.add(todo[record.case], record)
+        resume_log.add(todo[record.case], record)
         records.append(record)
     assert len(records) == len(tasks)
     return records
@@ -167,7 +167,7 @@ def check_number_is_free(folder: Path) -> None:
         raise InputError(f"{folder} was not written by bdfm convert: choose another number with -d, or remove it first")
 
 
-def _check_foreign(folder: Path, tasks: list[Task]) -> None:
+def _check_foreign(folder: Path, tasks: list[CaseOrder]) -> None:
     """Refuse to mix the cases of this download with others, which nnU-Net would take for part of the data set."""
     known = {target for task in tasks for target in (*task.targets().values(), *task.other_targets())}
     for part in PARTS:
@@ -241,9 +241,9 @@ def dataset_json(release: Release, cases: int, *, unlabelled: bool) -> dict[str,
 # ------------------------------------------------------------------------------------------------------ progress
 
 
-def _with_bar(tasks: list[Task], workers: int, scheduler: str | None, *, done: int) -> Iterator[CaseRecord]:
+def _with_bar(tasks: list[CaseOrder], workers: int, scheduler: str | None, *, done: int) -> Iterator[CaseRecord]:
     """Yield finished cases in any order; the bar (cases, rate, time left) starts at `done`."""
     with tqdm(total=done + len(tasks), initial=done, unit="case", desc="cases", disable=None) as bar:
-        for record in do_all(tasks, do_case, workers=workers, scheduler=scheduler):
+        for record in run_all(tasks, convert_case, workers=workers, scheduler=scheduler):
             bar.update()
             yield record

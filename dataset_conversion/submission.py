@@ -14,7 +14,7 @@ from tqdm import tqdm
 from bdfm_nnunet.dataset_conversion.reading.geometry import check_geometry
 from bdfm_nnunet.dataset_conversion.reading.scanning import scan
 from bdfm_nnunet.dataset_conversion.release import Release
-from bdfm_nnunet.dataset_conversion.writing.scheduling import do_all
+from bdfm_nnunet.dataset_conversion.writing.scheduling import run_all
 from bdfm_nnunet.errors import InputError, Refusal
 from bdfm_nnunet.files import write_atomically, write_json
 from bdfm_nnunet.images.case_folders import list_cases
@@ -176,7 +176,7 @@ def _write(archive: Path, tasks: list[_Task], workers: int) -> tuple[list[Member
     packed: dict[str, tuple[Member, bytes]] = {}
     faults: list[str] = []
     for result in tqdm(
-        do_all(tasks, _pack_case, workers=workers), total=len(tasks), desc="submission", unit="case", disable=None
+        run_all(tasks, _pack_case, workers=workers), total=len(tasks), desc="submission", unit="case", disable=None
     ):
         if isinstance(result, str):
             faults.append(result)

@@ -46,7 +46,7 @@ def check_cost_options(settings: argparse.Namespace) -> None:
         raise InputError("--device needs --calibrate: costs are counted without any device")
 
 
-def tell_costs(settings: argparse.Namespace, configuration: str) -> None:
+def log_costs(settings: argparse.Namespace, configuration: str) -> None:
     """Log what training a configuration costs, and with --calibrate how long it will take.
 
     Raises:
@@ -88,9 +88,9 @@ def _counted(name: str, what: Mapping[str, Any], path: Path) -> dict[str, str]:
     if name in (*TRAINER_PRESETS, *FINETUNINGS):  # without nnU-Net, whose trainers take many seconds to import
         configuration = resolve_configuration(what["plans"], what["configuration"])
         return cost_rows(*count_by_name(name, configuration, what["dataset"], plans=path))
-    from bdfm_nnunet.training.trial_trainer import borrowed_trainer, count_training, schedule_of
+    from bdfm_nnunet.training.trial_trainer import count_training, schedule_of, trial_trainer
 
-    with borrowed_trainer(name, **what) as trainer:
+    with trial_trainer(name, **what) as trainer:
         return cost_rows(count_training(trainer), schedule_of(trainer))
 
 
@@ -119,11 +119,11 @@ def _table(columns: Mapping[str, Mapping[str, str]]) -> str:
 
 def _measured(name: str, what: Mapping[str, Any], settings: argparse.Namespace) -> str:
     from bdfm_nnunet.training.calibration import calibrate, find_device, threads_of_training
-    from bdfm_nnunet.training.trial_trainer import borrowed_trainer
+    from bdfm_nnunet.training.trial_trainer import trial_trainer
 
     device = find_device(settings.device)
     logger.info("calibrating %s with %d steps on %s", name, settings.calibrate, device)
-    with threads_of_training(device), borrowed_trainer(name, device=device, **what) as trainer:
+    with threads_of_training(device), trial_trainer(name, device=device, **what) as trainer:
         rows = calibration_rows(calibrate(trainer, steps=settings.calibrate))
     width = max(len(row) for row in rows)
     return "\n".join(f"{row:<{width}}  {value}" for row, value in rows.items())

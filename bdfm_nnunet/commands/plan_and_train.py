@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.commands.arguments import Add, SwitchOnce, assignment, command, dataset, each_once, positive, workers
-from bdfm_nnunet.commands.cost_report import check_cost_options, cost_options, tell_costs
+from bdfm_nnunet.commands.cost_report import check_cost_options, cost_options, log_costs
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.nnunet_folders import nnunet_folder, trainer_search_path
 
@@ -61,7 +61,7 @@ def plan(settings: argparse.Namespace) -> int:
         _plan_dataset(settings)
     else:
         _plan_variant(settings)
-    tell_costs(settings, settings.variant or "3d_fullres")
+    log_costs(settings, settings.variant or "3d_fullres")
     return 0
 
 

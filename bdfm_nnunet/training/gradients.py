@@ -21,7 +21,7 @@ def length(batch: Batch) -> int:
     return len(batch["data"])
 
 
-def split(batch: Batch, parts: int) -> list[Batch]:
+def micro_batches(batch: Batch, parts: int) -> list[Batch]:
     """Cut a batch into `parts` micro-batches of nearly equal size, in order.
 
     What has an entry per sample is cut (tensors, names, and the tensors of a list or table, such as targets at several
@@ -45,7 +45,7 @@ def _cut(value: Any, piece: slice, count: int) -> Any:
     return value[piece] if per_sample else value
 
 
-def joined(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+def distributed_network(network: nn.Module, device: torch.device) -> DistributedDataParallel:
     """Return the network of one process as a part of all, on CUDA with batch statistics of all processes.
 
     Buffers must be constant, or kept equal by their owners, as the mask token is.

@@ -22,7 +22,7 @@ from bdfm_nnunet.tasks.task import Task
 from bdfm_nnunet.training.agreement import agree_on_arguments, agree_on_data, check_plans_and_dataset
 from bdfm_nnunet.training.compiling import Compiler, uncompiled
 from bdfm_nnunet.training.fold_data import FoldData
-from bdfm_nnunet.training.gradients import add_gradients, joined, split
+from bdfm_nnunet.training.gradients import add_gradients, distributed_network, micro_batches
 from bdfm_nnunet.training.optimizers import WarmupSchedule, network_optimizer
 from bdfm_nnunet.training.precision import Precision, autocast_type
 from bdfm_nnunet.training.process_group import ProcessGroup, device_of_process
@@ -111,7 +111,7 @@ class Trainer(nnUNetTrainer):
 
     def _join_processes(self) -> None:
         """Join the network with those of the other processes, and hold their data against one another."""
-        self.network = joined(self.network, self.device)
+        self.network = distributed_network(self.network, self.device)
         self.loss = self._build_loss()
         agree_on_data(self)
 
@@ -283,7 +283,7 @@ class Trainer(nnUNetTrainer):
         """
         self.run.iteration += 1
         self.lr_scheduler.step(self.current_epoch + self.run.iteration / self.num_iterations_per_epoch)
-        parts = split(self.task.prepare(batch), self.training.accumulate)
+        parts = micro_batches(self.task.prepare(batch), self.training.accumulate)
         try:
             terms = self._differentiate(parts)
         except TorchDynamoException as error:

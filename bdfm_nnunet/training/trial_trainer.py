@@ -23,7 +23,7 @@ from bdfm_nnunet.training_costs import count_step
 
 
 @contextlib.contextmanager
-def borrowed_trainer(
+def trial_trainer(
     name: str,
     *,
     plans: Mapping[str, Any],

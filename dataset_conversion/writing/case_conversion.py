@@ -6,9 +6,9 @@ import numpy as np
 
 from bdfm_nnunet.dataset_conversion.reading.geometry import check_geometry, hash_of_values
 from bdfm_nnunet.dataset_conversion.release import LABEL
-from bdfm_nnunet.dataset_conversion.writing.case_order import Task
+from bdfm_nnunet.dataset_conversion.writing.case_order import CaseOrder
 from bdfm_nnunet.dataset_conversion.writing.case_record import REFUSED, TEST, CaseRecord
-from bdfm_nnunet.dataset_conversion.writing.file_placement import place, remove, write_values, write_volume
+from bdfm_nnunet.dataset_conversion.writing.file_placement import place_file, remove, write_values, write_volume
 from bdfm_nnunet.dataset_conversion.writing.label_maps import bits_of_masks, foreground_label, mapped_label
 from bdfm_nnunet.errors import Refusal
 from bdfm_nnunet.images.intensities import check_contrast, is_empty
@@ -16,7 +16,7 @@ from bdfm_nnunet.images.volumes import Volume, read_volumes
 from bdfm_nnunet.safe_names import fault_of_name
 
 
-def do_case(task: Task) -> CaseRecord:
+def convert_case(task: CaseOrder) -> CaseRecord:
     """Check a case and, if it is good and this is no dry run, write it; a refused case leaves no file.
 
     Raises:
@@ -40,7 +40,7 @@ def do_case(task: Task) -> CaseRecord:
     return record
 
 
-def _remove(task: Task, targets: set[str]) -> None:
+def _remove(task: CaseOrder, targets: set[str]) -> None:
     for target in targets:
         remove(task.folder / target)
 
@@ -48,7 +48,7 @@ def _remove(task: Task, targets: set[str]) -> None:
 # ---------------------------------------------------------------------------------------------------- checking
 
 
-def _read(task: Task, record: CaseRecord) -> dict[str, Volume]:
+def _read(task: CaseOrder, record: CaseRecord) -> dict[str, Volume]:
     """Read the volumes of a case by role; a file that has several of them is read once."""
     plain = next((repair for repair in task.release.repairs_of(task.case) if repair.plain), None)
     found: dict[str, Volume] = {}
@@ -61,7 +61,7 @@ def _read(task: Task, record: CaseRecord) -> dict[str, Volume]:
     return {role: found[role] for role in record.sources}
 
 
-def _check(task: Task, record: CaseRecord, volumes: dict[str, Volume]) -> None:
+def _check(task: CaseOrder, record: CaseRecord, volumes: dict[str, Volume]) -> None:
     """Compare the volumes with one another and with the release, and fill in the row."""
     reference = next(iter(volumes.values()))
     record.shape, record.spacing = reference.shape, reference.spacing
@@ -79,7 +79,7 @@ def _check(task: Task, record: CaseRecord, volumes: dict[str, Volume]) -> None:
     _note_what_is_special(task, record, volumes)
 
 
-def _note_equal_channels(task: Task, record: CaseRecord) -> None:
+def _note_equal_channels(task: CaseOrder, record: CaseRecord) -> None:
     """Note channels with the same values: most likely one scan was taken for two."""
     holders: dict[str, list[str]] = {}
     for role, digest in record.sha256.items():
@@ -88,7 +88,7 @@ def _note_equal_channels(task: Task, record: CaseRecord) -> None:
     record.notes += [f"{' and '.join(roles)} hold the same values" for roles in holders.values() if len(roles) > 1]
 
 
-def _note_what_is_special(task: Task, record: CaseRecord, volumes: dict[str, Volume]) -> None:
+def _note_what_is_special(task: CaseOrder, record: CaseRecord, volumes: dict[str, Volume]) -> None:
     for sentence in task.found.repaired:
         record.add_repair(sentence)
     for repair in task.release.repairs_of(task.case):
@@ -106,7 +106,7 @@ def _note_what_is_special(task: Task, record: CaseRecord, volumes: dict[str, Vol
         record.notes.append(f"the origin is not the release's ({', '.join(f'{mm:g}' for mm in release.origin)})")
 
 
-def _label(task: Task, record: CaseRecord, volumes: dict[str, Volume]) -> np.ndarray | None:
+def _label(task: CaseOrder, record: CaseRecord, volumes: dict[str, Volume]) -> np.ndarray | None:
     """Return the label map to be written; None if there is none or its file stays as it is."""
     if task.part == TEST:
         return None
@@ -121,7 +121,7 @@ def _label(task: Task, record: CaseRecord, volumes: dict[str, Volume]) -> np.nda
 # ----------------------------------------------------------------------------------------------------- writing
 
 
-def _write(task: Task, record: CaseRecord, volumes: dict[str, Volume], label: np.ndarray | None) -> None:
+def _write(task: CaseOrder, record: CaseRecord, volumes: dict[str, Volume], label: np.ndarray | None) -> None:
     first = next(iter(volumes.values()))
     for role, name in record.targets.items():
         target = task.folder / name
@@ -136,6 +136,6 @@ def _write(task: Task, record: CaseRecord, volumes: dict[str, Volume], label: np
 
 def _put(volume: Volume, source: Path, target: Path, link: str) -> None:
     if volume.as_it_is:
-        place(source, target, link=link)
+        place_file(source, target, link=link)
     else:
         write_volume(volume.header, volume.stored, target)

@@ -11,7 +11,7 @@ from bdfm_nnunet.safe_names import fault_of_name
 
 
 @dataclass(frozen=True)
-class Task:
+class CaseOrder:
     """One case to be converted.
 
     Attributes:

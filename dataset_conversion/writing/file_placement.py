@@ -18,7 +18,7 @@ LINKS = ("copy", "hard", "sym")
 MOST_AT_ONCE = 1 << 30
 
 
-def place(source: Path, target: Path, *, link: str) -> None:
+def place_file(source: Path, target: Path, *, link: str) -> None:
     """Put an unchanged `.nii.gz` file at `target`.
 
     Raises:
@@ -37,7 +37,7 @@ def place(source: Path, target: Path, *, link: str) -> None:
 def _whole(target: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `target` at the end.
 
-    Unlike `write_atomically` it does not wait for the disk, five times a case: should the power fail, the journal's
+    Unlike `write_atomically` it does not wait for the disk, five times a case: should the power fail, the resume log's
     sizes tell which files to write again.
     """
     temporary = unfinished(target)

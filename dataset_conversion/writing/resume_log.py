@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.dataset_conversion.release import Release
-from bdfm_nnunet.dataset_conversion.writing.case_order import Task
+from bdfm_nnunet.dataset_conversion.writing.case_order import CaseOrder
 from bdfm_nnunet.dataset_conversion.writing.case_record import REFUSED, CaseRecord
 from bdfm_nnunet.errors import InputError, Refusal
 from bdfm_nnunet.files import cannot_write, parse_json, read_regular, write_atomically
@@ -36,7 +36,7 @@ _ROW = {
 }
 
 
-class Journal:
+class ResumeLog:
     """One line per finished case, written after its files; a line torn by a crash is not read.
 
     A line holds the row of the manifest and, for every source and target, size and time of change. A case is finished
@@ -69,7 +69,7 @@ class Journal:
             return {}
         return {entry["row"]["case"]: entry for entry in lines[1:] if "row" in entry and _is_record(entry["row"])}
 
-    def finished(self, task: Task) -> CaseRecord | None:
+    def finished(self, task: CaseOrder) -> CaseRecord | None:
         """Return the row of a case that needs nothing more, else None. Refused cases are always checked again."""
         entry = self._lines.get(task.case)
         if entry is None or entry["row"]["status"] == REFUSED:
@@ -91,11 +91,11 @@ class Journal:
             lines = [self.header, *self._lines.values()]
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
-    def add(self, task: Task, record: CaseRecord) -> None:
+    def add(self, task: CaseOrder, record: CaseRecord) -> None:
         """Note a case whose files are all in place.
 
         Raises:
-            InputError: the journal cannot be written, or a file that a worker wrote is not there.
+            InputError: the resume log cannot be written, or a file that a worker wrote is not there.
         """
         stamps = _stamps(task, record)
         for name, stamp in stamps.items():
@@ -127,10 +127,10 @@ def is_whole(text: str) -> bool:
 
 
 def json_lines(path: Path, shape: Shape) -> Iterator[Any]:
-    """Yield what the lines of a journal stand for; those that a crash has torn or of another shape are left out.
+    """Yield what the lines of a resume log stand for; those that a crash has torn or of another shape are left out.
 
     Args:
-        path: the journal; it need not be there.
+        path: the resume log; it need not be there.
         shape: of a line, as in `bdfm_nnunet.json_shapes`.
 
     Raises:
@@ -146,7 +146,7 @@ def json_lines(path: Path, shape: Shape) -> Iterator[Any]:
         yield content
 
 
-def _stamps(task: Task, record: CaseRecord) -> dict[str, list[int] | None]:
+def _stamps(task: CaseOrder, record: CaseRecord) -> dict[str, list[int] | None]:
     sources = {f"source {name}": task.source / name for name in record.sources.values()}
     targets = {TARGET + name: task.folder / name for name in record.targets.values()}
     return {name: _stamp(path) for name, path in {**sources, **targets}.items()}

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 REMEDY = "run the same command again with fewer --workers, it continues where it stopped"
 
 
-def do_all(
+def run_all(
     tasks: Sequence[Task], function: Callable[[Task], Result], *, workers: int = 1, scheduler: str | None = None
 ) -> Iterator[Result]:
     """Yield `function(task)` of every task, in the order in which they are finished.

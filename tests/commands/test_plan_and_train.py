@@ -14,7 +14,7 @@ from tests.commands.stand_ins import Calls
 def told(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """The configurations whose cost was asked for."""
     calls = Calls()
-    monkeypatch.setattr(plan_and_train, "tell_costs", calls)
+    monkeypatch.setattr(plan_and_train, "log_costs", calls)
     return calls
 
 

@@ -25,7 +25,7 @@ import os, signal, sys
 from bdfm_nnunet.dataset_conversion import convert
 from bdfm_nnunet.dataset_conversion.writing import case_conversion
 
-place, placed = case_conversion.place, []
+place, placed = case_conversion.place_file, []
 
 def dying(*args, **settings):
     place(*args, **settings)
@@ -34,7 +34,7 @@ def dying(*args, **settings):
         args[1].with_name(f".{{os.getpid()}}.partial.{{args[1].name}}").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
 
-case_conversion.place = dying
+case_conversion.place_file = dying
 convert("brats2023-gli", sys.argv[1], dataset_id=501)
 """
 
@@ -42,11 +42,11 @@ convert("brats2023-gli", sys.argv[1], dataset_id=501)
 def _count_cases(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
 
-    def counting(task: case_order.Task) -> case_record.CaseRecord:
+    def counting(task: case_order.CaseOrder) -> case_record.CaseRecord:
         done.append(task.case)
-        return case_conversion.do_case(task)
+        return case_conversion.convert_case(task)
 
-    monkeypatch.setattr(conversion, "do_case", counting)
+    monkeypatch.setattr(conversion, "convert_case", counting)
     return done
 
 
@@ -149,12 +149,12 @@ def test_a_file_that_a_worker_wrote_elsewhere(tree: Any, raw: Path, monkeypatch:
     """As on a cluster whose machines do not share the folder."""
     case = tree.add(0)
 
-    def elsewhere(task: case_order.Task) -> case_record.CaseRecord:
-        record = case_conversion.do_case(task)
+    def elsewhere(task: case_order.CaseOrder) -> case_record.CaseRecord:
+        record = case_conversion.convert_case(task)
         (task.folder / record.targets["t2w"]).unlink()
         return record
 
-    monkeypatch.setattr(conversion, "do_case", elsewhere)
+    monkeypatch.setattr(conversion, "convert_case", elsewhere)
     with pytest.raises(InputError, match=rf"{case}_0002.nii.gz was written by a worker but is not there"):
         convert(GLI, tree.root, dataset_id=501)
     assert not (raw / "Dataset501_BraTS2023GLI/dataset.json").exists()

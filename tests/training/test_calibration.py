@@ -15,7 +15,7 @@ from bdfm_nnunet.cost_records import Schedule
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.training import calibration
 from bdfm_nnunet.training.calibration import Calibration, Interval, calibrate, find_device, threads_of_training
-from bdfm_nnunet.training.trial_trainer import borrowed_trainer
+from bdfm_nnunet.training.trial_trainer import trial_trainer
 from tests.conftest import Prepared
 from tests.training.test_trial_trainer import what
 
@@ -111,7 +111,7 @@ def test_calibration_trains_on_the_preprocessed_data_and_leaves_nothing(
     arguments = what(prepared, "calibration")
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
     capsys.readouterr()
-    with borrowed_trainer(name, **arguments) as trainer:
+    with trial_trainer(name, **arguments) as trainer:
         found = calibrate(trainer, steps=2)
     assert found.schedule.steps == (6 if name != "nnUNetTrainer" else 250_000)
     assert len(found.steps) == 2 and min(found.steps) > 0

@@ -12,7 +12,7 @@ from torch import multiprocessing as mp
 from bdfm_nnunet.networks import encoder_of
 from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.settings import PretrainingSettings
-from bdfm_nnunet.training.gradients import add_gradients, joined, split
+from bdfm_nnunet.training.gradients import add_gradients, distributed_network, micro_batches
 from bdfm_nnunet.training.process_group import shares
 from tests.networks.zoo import network
 
@@ -43,7 +43,7 @@ def _train(rank: int, world: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting{world}", rank=rank, world_size=world)
     results: dict[str, Any] = {}
     for accumulate in ACCUMULATE:
-        wrapped = joined(_objective(), torch.device("cpu"))
+        wrapped = distributed_network(_objective(), torch.device("cpu"))
         mine = _of(rank, world)
         # the token starts from the whole share before it is cut, so that all arms start alike
         wrapped.module.reconstruct(mine["data"], mask=mine["mask"])
@@ -51,7 +51,7 @@ def _train(rank: int, world: int, folder: str) -> None:
         def losses_of(part: dict[str, Any], model: Any = wrapped) -> dict[str, torch.Tensor]:
             return model(part["data"], mask=part["mask"])
 
-        add_gradients(wrapped, split(mine, accumulate), losses_of, samples=SAMPLES, world=world)
+        add_gradients(wrapped, micro_batches(mine, accumulate), losses_of, samples=SAMPLES, world=world)
         gradients = {name: p.grad.clone() for name, p in wrapped.module.named_parameters()}
         results[str(accumulate)] = {"token": wrapped.module.mask_token.value.detach(), "gradients": gradients}
     torch.save(results, f"{folder}/{world}_{rank}.pt")
@@ -80,7 +80,7 @@ def test_micro_batches_of_one_process(parts: int) -> None:
     expected["loss"].backward()
     gradients = {name: p.grad.clone() for name, p in alone.named_parameters()}
     alone.zero_grad()
-    pieces = split(batch, parts)
+    pieces = micro_batches(batch, parts)
     terms = add_gradients(alone, pieces, lambda part: alone(part["data"], mask=part["mask"]), samples=SAMPLES)
     assert len(pieces) == parts and terms.keys() == expected.keys()
     for name, term in expected.items():
@@ -97,9 +97,9 @@ def test_split_cuts_what_has_an_entry_per_sample() -> None:
         "weights": np.arange(5),
         "patch": (1, 2, 3),
     }
-    first, second = split(batch, 2)
+    first, second = micro_batches(batch, 2)
     assert [first["keys"], second["keys"]] == [["a", "b", "c"], ["d", "e"]]
     assert torch.equal(torch.cat([first["data"], second["data"]]), batch["data"])
     assert [part.tolist() for part in second["target"]] == [[3, 4], [[6, 7], [8, 9]]]
     assert second["weights"].tolist() == [3, 4] and first["patch"] == second["patch"] == (1, 2, 3)
-    assert split(batch, 1) == [batch]
+    assert micro_batches(batch, 1) == [batch]

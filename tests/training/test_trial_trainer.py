@@ -16,14 +16,14 @@ from bdfm_nnunet.plans import add_variant
 from bdfm_nnunet.plans.memory_targets import configuration_costs
 from bdfm_nnunet.plans.plans_lookup import read_plans
 from bdfm_nnunet.presets import TRAINER_PRESETS
-from bdfm_nnunet.training.trial_trainer import borrowed_trainer, count_training, schedule_of
+from bdfm_nnunet.training.trial_trainer import count_training, schedule_of, trial_trainer
 from bdfm_nnunet.training_costs import FINETUNINGS, count_by_name
 from tests.conftest import Prepared
 from tests.training.trainings import SHORT
 
 
 def what(prepared: Prepared, variant: str, **settings: Any) -> dict[str, Any]:
-    """The arguments of `borrowed_trainer` for a variant of the labelled data set."""
+    """The arguments of `trial_trainer` for a variant of the labelled data set."""
     add_variant(prepared.labelled, plans_name=prepared.plans, variant=variant, settings=SHORT | settings)
     dataset = json.loads((prepared.folder("nnUNet_preprocessed", prepared.labelled) / "dataset.json").read_text())
     plans = read_plans(prepared.labelled, prepared.plans)
@@ -34,9 +34,9 @@ def what(prepared: Prepared, variant: str, **settings: Any) -> dict[str, Any]:
     ("name", "copies"), [("nnUNetTrainerBDFMPretrain", 4), ("nnUNetTrainerBDFM", 4), ("nnUNetTrainer", 3)]
 )
 def test_parameters_are_those_of_the_network_that_is_trained(prepared: Prepared, name: str, copies: int) -> None:
-    with borrowed_trainer(name, **what(prepared, "count")) as trainer:
+    with trial_trainer(name, **what(prepared, "count")) as trainer:
         costs = count_training(trainer)
-    with borrowed_trainer(name, **what(prepared, "count")) as trainer:
+    with trial_trainer(name, **what(prepared, "count")) as trainer:
         trainer.initialize()
         assert trainer.network is not None
         numbers = sum(p.numel() for p in trainer.network.parameters() if p.requires_grad)
@@ -60,7 +60,7 @@ def test_costs_from_the_plans_alone_are_those_of_the_trainer(
     prepared: Prepared, name: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     arguments = what(prepared, "count", **settings)
-    with borrowed_trainer(name, **arguments) as trainer:
+    with trial_trainer(name, **arguments) as trainer:
         expected = count_training(trainer), schedule_of(trainer)
     configuration = resolve_configuration(arguments["plans"], "count")
     for _ in range(2):  # the second time from the file
@@ -73,7 +73,7 @@ def test_every_trainer_of_ours_can_be_counted_without_nnunet() -> None:
 
 def test_segmentation_costs_are_those_that_the_planner_counts(prepared: Prepared) -> None:
     arguments = what(prepared, "count")
-    with borrowed_trainer("nnUNetTrainerBDFM", **arguments) as trainer:
+    with trial_trainer("nnUNetTrainerBDFM", **arguments) as trainer:
         costs = count_training(trainer)
     configuration = arguments["plans"]["configurations"]["3d_fullres"]
     assert costs == configuration_costs(configuration, channels=4, classes=3, flops=True)
@@ -81,7 +81,7 @@ def test_segmentation_costs_are_those_that_the_planner_counts(prepared: Prepared
 
 def test_optimiser_and_channels_change_the_count(prepared: Prepared) -> None:
     def counted(**settings: Any) -> Any:
-        with borrowed_trainer("nnUNetTrainerBDFMPretrain", **what(prepared, "count", **settings)) as trainer:
+        with trial_trainer("nnUNetTrainerBDFMPretrain", **what(prepared, "count", **settings)) as trainer:
             return count_training(trainer)
 
     single, joint = counted(), counted(**{"pretraining.channels": "all"})
@@ -93,7 +93,7 @@ def test_optimiser_and_channels_change_the_count(prepared: Prepared) -> None:
 
 
 def test_schedule_is_read_from_the_plans_and_multiplied(prepared: Prepared) -> None:
-    with borrowed_trainer("nnUNetTrainerBDFM", **what(prepared, "count", batch_size=3)) as trainer:
+    with trial_trainer("nnUNetTrainerBDFM", **what(prepared, "count", batch_size=3)) as trainer:
         schedule = schedule_of(trainer)
     assert schedule == Schedule(epochs=2, iterations=3, val_iterations=2, batch_size=3)
     assert (schedule.steps, schedule.samples_per_epoch, schedule.samples) == (6, 9, 18)
@@ -109,7 +109,7 @@ def test_a_borrowed_trainer_leaves_no_trace(
     arguments = what(prepared, "count")
     before = json.dumps(arguments)
     environment = dict(os.environ)
-    with borrowed_trainer("nnUNetTrainerBDFM", **arguments) as trainer:
+    with trial_trainer("nnUNetTrainerBDFM", **arguments) as trainer:
         folder = Path(trainer.output_folder)
         assert folder.is_dir() and results not in folder.parents
     assert not folder.exists()
@@ -122,7 +122,7 @@ def test_a_borrowed_trainer_leaves_no_trace(
 def test_results_folder_need_not_be_set(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("nnUNet_results")
     monkeypatch.delenv("nnUNet_raw")
-    with borrowed_trainer("nnUNetTrainerBDFM", **what(prepared, "count"), device=torch.device("cpu")) as trainer:
+    with trial_trainer("nnUNetTrainerBDFM", **what(prepared, "count"), device=torch.device("cpu")) as trainer:
         assert trainer.device.type == "cpu"
     assert "nnUNet_results" not in os.environ
 
@@ -130,6 +130,6 @@ def test_results_folder_need_not_be_set(prepared: Prepared, monkeypatch: pytest.
 def test_an_unknown_trainer_is_named(prepared: Prepared) -> None:
     with (
         pytest.raises(InputError, match="-tr nnUNetTrainerNothing does not exist"),
-        borrowed_trainer("nnUNetTrainerNothing", **what(prepared, "count")),
+        trial_trainer("nnUNetTrainerNothing", **what(prepared, "count")),
     ):
         pass

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bdfm_nnunet.dataset_conversion import convert
-from bdfm_nnunet.dataset_conversion.writing.scheduling import do_all
+from bdfm_nnunet.dataset_conversion.writing.scheduling import run_all
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
 
@@ -17,31 +17,31 @@ GLI = "brats2023-gli"
 
 
 def test_nothing_to_do() -> None:
-    assert list(do_all([], abs, workers=4)) == []
+    assert list(run_all([], abs, workers=4)) == []
 
 
 def test_one_after_the_other() -> None:
-    assert list(do_all([-1, 2, -3], abs)) == [1, 2, 3]
+    assert list(run_all([-1, 2, -3], abs)) == [1, 2, 3]
 
 
 def test_in_processes() -> None:
-    assert sorted(do_all(list(range(-9, 0)), abs, workers=2)) == list(range(1, 10))
+    assert sorted(run_all(list(range(-9, 0)), abs, workers=2)) == list(range(1, 10))
 
 
 def test_errors_of_a_task_come_through() -> None:
     with pytest.raises(FileNotFoundError):
-        list(do_all(["/nowhere/at/all", "/nowhere/either"], os.stat, workers=2))
+        list(run_all(["/nowhere/at/all", "/nowhere/either"], os.stat, workers=2))
 
 
 def test_a_worker_that_the_system_ends() -> None:
     with pytest.raises(InputError, match=r"fewer --workers, it continues where it stopped"):
-        list(do_all([9, 9], os._exit, workers=2))
+        list(run_all([9, 9], os._exit, workers=2))
 
 
 def test_cluster_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(InputError, match=r'pip install "bdfm-nnunet\[cluster\]"'):
-        list(do_all([1], abs, scheduler="tcp://127.0.0.1:1"))
+        list(run_all([1], abs, scheduler="tcp://127.0.0.1:1"))
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://somewhere"])
@@ -51,7 +51,7 @@ def test_scheduler_that_is_not_there(address: str) -> None:
 
     quick = dask.config.set({"distributed.comm.timeouts.connect": "0.2s"})
     with quick, pytest.raises(InputError, match=rf"Dask scheduler {address} cannot be reached"):
-        list(do_all([1], abs, scheduler=address))
+        list(run_all([1], abs, scheduler=address))
 
 
 def _die_once(marker: Path) -> str:
@@ -91,9 +91,9 @@ def test_a_cluster_gives_the_manifest_of_a_serial_run(tree: Any, raw: Path, clus
 def test_workers_that_die(tmp_path: Path, cluster: Any) -> None:
     address = cluster.scheduler_address
     markers = [tmp_path / "first", tmp_path / "second"]
-    assert sorted(do_all(markers, _die_once, scheduler=address)) == ["first", "second"]
+    assert sorted(run_all(markers, _die_once, scheduler=address)) == ["first", "second"]
     with pytest.raises(InputError, match="died over and over"):
-        list(do_all([1], os._exit, scheduler=address))
+        list(run_all([1], os._exit, scheduler=address))
     import distributed
 
     with distributed.Client(address, set_as_default=False) as client:
@@ -106,7 +106,7 @@ def test_a_scheduler_that_is_lost(tmp_path: Path, cluster: Any) -> None:
 
     address = cluster.scheduler_address
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
-        results = do_all([0.01] + [30.0] * 3, time.sleep, scheduler=address)
+        results = run_all([0.01] + [30.0] * 3, time.sleep, scheduler=address)
         assert next(results) is None
         cluster.close()
         with pytest.raises(InputError, match="cannot be reached"):
