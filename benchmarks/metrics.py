@@ -31,13 +31,13 @@ Volume = NDArray[Any]
 
 
 def merged(mask: Volume, iterations: int) -> Volume:
-    """Number pieces so that those whose dilations touch share a number."""
+    """Label pieces so that those whose dilations touch share a number."""
     grown = ndimage.binary_dilation(mask, NEIGHBOURS, iterations=iterations)
     return np.where(mask, cc3d.connected_components(grown, connectivity=26), 0)
 
 
 def prepared(mask: Volume, task: Task, tissue: str, *, predicted: bool, mm3: float) -> Volume:
-    """Number the lesions of one side."""
+    """Label the lesions of one side."""
     rule = task.rule_for(tissue)
     if predicted and not task.joins_prediction:
         return np.asarray(cc3d.connected_components(mask, connectivity=26))

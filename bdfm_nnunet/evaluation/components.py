@@ -81,7 +81,7 @@ class Lesions:
 
     @staticmethod
     def of(mask: Mask, zones: Numbers) -> "Lesions":
-        """Number the voxels of a mask by the zones in which they lie."""
+        """Label the voxels of a mask by the zones in which they lie."""
         places = np.flatnonzero(mask)
         numbers = zones.ravel()[places].astype(np.int64)
         return Lesions(places, numbers, zones, np.arange(int(zones.max(initial=0)) + 1))

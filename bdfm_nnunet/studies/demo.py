@@ -1,7 +1,7 @@
 """`bdfm demo`: the whole way on a made-up cohort, with the commands of a real run.
 
 Cohort -> convert -> plan -> pre-train -> fine-tune from it and train from scratch with few labels -> predict ->
-evaluate -> one folder with a summary and pictures. Every step but the first and the last is a command of its own, as a
+evaluate -> one folder with a summary and pictures. Every step but the first and the last is a separate command, as a
 user would type it; `commands.sh` in the results holds them all.
 """
 
@@ -34,7 +34,7 @@ _PARTS = ("work", "logs", "figures", "scores")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """How large the demonstration is. The defaults are for two cores and ten minutes.
+    """The size of the demonstration. The defaults are for two cores and ten minutes.
 
     Attributes:
         unlabelled_cases: scans for pre-training, a fifth of them held out.
@@ -96,7 +96,7 @@ QUICK = DemoSettings(
 
 
 def run_demo(*, out: Path, settings: DemoSettings | None = None, progress: bool | None = None) -> dict[str, Any]:
-    """Runs the demonstration.
+    """Run the demonstration.
 
     Args:
         out: folder of the results; results of an earlier demonstration in it are replaced.
@@ -136,7 +136,7 @@ def _cores() -> int:
 
 
 def _prepare(out: Path) -> Path:
-    """An empty folder for the results; what an earlier demonstration left there is removed."""
+    """Make an empty folder for the results; what an earlier demonstration left there is removed."""
     out = out.absolute()
     marker = out / _MARKER
     if out.exists() and not marker.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -190,7 +190,7 @@ def _results(out: Path, method: str) -> Path:
 
 
 def _raw(out: Path, dataset_id: int) -> Path:
-    """The raw data set that `bdfm convert` makes; its name follows from the release."""
+    """Return the raw data set that `bdfm convert` makes; its name follows from the release."""
     from bdfm_nnunet.dataset_conversion import find_release
 
     name = find_release(RELEASE).dataset_name + ("Unlabelled" if dataset_id == UNLABELLED else "")
@@ -223,7 +223,7 @@ def _scores(out: Path, method: str) -> Path:
 
 
 def demo_steps(out: Path, settings: DemoSettings, *, workers: int) -> list[list[Step]]:
-    """The commands, in groups that run side by side."""
+    """Return the commands, in groups that run side by side."""
     checkpoint = _pretraining_folder(out) / "checkpoint_final.pth"
     network = ("--network", settings.network, "--gpu-memory", str(settings.gpu_memory))
     return [

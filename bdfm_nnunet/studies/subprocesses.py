@@ -1,4 +1,4 @@
-"""Runs commands one after the other or side by side, each with a log of its own, under one progress bar."""
+"""Commands in subprocesses, one after the other or side by side, each with its own log, under one progress bar."""
 
 import logging
 import os
@@ -39,13 +39,13 @@ class Step:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def as_shell(self) -> str:
-        """The command as a line for a shell."""
+        """Return the command as a line for a shell."""
         assignments = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
         return " ".join([*assignments, shlex.join(self.command)])
 
 
 def find_program(name: str) -> str:
-    """The program of that name beside the running Python, so that it belongs to the same installation.
+    """Return the program of that name beside the running Python, so that it belongs to the same installation.
 
     Raises:
         InputError: there is none.
@@ -58,7 +58,7 @@ def find_program(name: str) -> str:
 
 
 def write_script(path: Path, groups: Sequence[Sequence[Step]], *, environment: Mapping[str, str], about: str) -> None:
-    """Writes all commands as a shell script that runs them again one by one."""
+    """Write all commands as a shell script that runs them again one by one."""
     lines = ["#!/bin/sh", *[f"# {line}" for line in about.splitlines()], "set -eu"]
     lines.append(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')
     lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
@@ -76,7 +76,7 @@ def run_steps(
     threads: int,
     progress: bool | None = None,
 ) -> dict[str, float]:
-    """Runs the groups in order and the steps of a group side by side.
+    """Run the groups in order and the steps of a group side by side.
 
     Args:
         groups: the steps.
@@ -159,7 +159,7 @@ def _stop(processes: "Iterable[subprocess.Popen[bytes]]") -> None:
 
 
 def last_line(log: Path, *, tail: int = 4096) -> str:
-    """The last line of a log that is not empty; of a progress bar its last state."""
+    """Return the last line of a log that is not empty; of a progress bar its last state."""
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - tail))
         text = stream.read().decode(errors="replace").replace("\r", "\n")
