@@ -1,7 +1,7 @@
-"""Checksums of preprocessed files: written when they are made, compared when a training first opens them.
+"""Checksums of preprocessed files: written after preprocessing, compared when a training first opens a file.
 
-They lie beside the folder, in which nnU-Net allows only arrays and properties. A CRC-32 finds damage and files that
-another program has made anew; it is no protection against somebody who means harm.
+The file of checksums lies beside the folder, in which nnU-Net allows only arrays and properties. A CRC-32 finds damage
+and files that another program has rewritten; it does not protect against attacks.
 """
 
 import mmap
@@ -20,7 +20,7 @@ _SHAPE = {"files": {str: [int]}, "labels": {str: [int]}}
 
 
 def checksums_path(folder: Path) -> Path:
-    """Return where the checksums of a folder of preprocessed data lie."""
+    """Return the path of the checksums of a folder of preprocessed data."""
     return folder.with_name(f"{folder.name}_checksums.json")
 
 
@@ -28,9 +28,9 @@ def write_checksums(folder: Path, labels: Mapping[str, str | os.PathLike[str]], 
     """Write the checksums of all files in a folder of preprocessed data beside it.
 
     Args:
-        folder: of the data.
-        labels: case to the label file that it was made from, which is noted too.
-        workers: threads that read.
+        folder: folder of the data.
+        labels: case id -> label file that the case was made from; its checksum is recorded too.
+        workers: number of reading threads.
 
     Raises:
         InputError: a file cannot be read or written.
@@ -48,7 +48,7 @@ def size_and_crc(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return the number of bytes of a regular file and their CRC-32.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     size = crc = 0
     with open_regular(path) as stream:
@@ -63,11 +63,11 @@ def size_and_crc(path: str | os.PathLike[str]) -> tuple[int, int]:
 class Checksums:
     """The checksums of a folder of preprocessed data.
 
-    Each file is read whole the first time that any process asks; those that were forked later know of it.
+    Each file is read completely the first time that a process asks; processes forked later do not read it again.
 
     Args:
-        folder: of the data.
-        content: of the file beside it.
+        folder: folder of the data.
+        content: content of the file beside it.
     """
 
     def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
@@ -81,7 +81,7 @@ class Checksums:
 
     @staticmethod
     def of(folder: Path) -> "Checksums | None":
-        """Return the checksums beside a folder; None where data was not preprocessed by `bdfm plan`.
+        """Return the checksums beside a folder; None if `bdfm plan` did not preprocess the data.
 
         Raises:
             InputError: their file is damaged.
@@ -90,7 +90,7 @@ class Checksums:
         return _read(folder, path.stat().st_mtime_ns) if os.path.lexists(path) else None
 
     def verify(self, name: str) -> None:
-        """Raise InputError if the file of that name is not as it was made."""
+        """Raise InputError if the file of this name has changed since preprocessing."""
         place, path = self._places.get(name), self.folder / name
         if place is None or self._verified[place] or not os.path.lexists(path):
             return  # whoever opens a missing file says so
@@ -104,19 +104,19 @@ class Checksums:
 
     @property
     def cases(self) -> list[str]:
-        """The cases whose labels are known."""
+        """Cases with a recorded label file."""
         return list(self._content["labels"])
 
     def sizes_fit(self) -> bool:
-        """Return whether all files are there and as long as they were; their content is not read."""
+        """Return whether all files exist with their recorded sizes; their content is not read."""
         sizes = {entry.name: entry.stat().st_size for entry in os.scandir(self.folder)}
         return all(sizes.get(name) == size for name, (size, _) in self._content["files"].items())
 
     def replaced_labels(self, labels: Mapping[str, str | os.PathLike[str]]) -> Iterable[str]:
-        """Yield the cases whose label file has another content than when the data was preprocessed.
+        """Yield the cases whose label file has changed since preprocessing.
 
         Args:
-            labels: case to label file; what is not there any more is passed over.
+            labels: case id -> label file; missing files are skipped.
         """
         for case, (size, crc, time) in self._content["labels"].items():
             if case not in labels or not os.path.isfile(labels[case]):

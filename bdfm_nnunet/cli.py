@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _set_up_messages() -> None:
-    """Show what this package logs, and of other libraries the warnings that are not meant for their developers."""
+    """Show the log of this package, and other libraries' warnings except those for their developers."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("bdfm_nnunet").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def demo(settings: argparse.Namespace) -> int:
-    """Run the whole way on a made-up cohort."""
+    """Run all steps, from conversion to scores, on a made-up cohort."""
     from bdfm_nnunet.studies.demo import run_demo
 
     run_demo(out=settings.out)

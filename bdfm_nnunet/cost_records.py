@@ -1,4 +1,4 @@
-"""What a training costs, as numbers: of one step, of all steps, and kept in a file once they are counted."""
+"""Costs of a training: of one step and of all steps, kept in a file once they are counted."""
 
 import contextlib
 import hashlib
@@ -31,12 +31,12 @@ class Costs:
     """Counted costs of one training step.
 
     Attributes:
-        parameters: trainable numbers.
-        activation_bytes: storages that autograd holds when the forward pass ends, parameters and buffers excluded.
-        state_bytes: weights, gradients and optimiser state.
-        forward_flops: floating-point operations of the matrix products and convolutions (a multiply and an add are
-            two), or None where they were not counted.
-        backward_flops: those of the backward pass, with what gradient checkpointing computes again.
+        parameters: number of trainable parameters.
+        activation_bytes: bytes that autograd holds at the end of the forward pass, without parameters and buffers.
+        state_bytes: bytes of weights, gradients and optimiser state.
+        forward_flops: floating-point operations of matrix products and convolutions (a multiply and an add are two);
+            None if they were not counted.
+        backward_flops: those of the backward pass, including what gradient checkpointing recomputes.
     """
 
     parameters: int
@@ -51,10 +51,10 @@ class Schedule:
     """Length of a training.
 
     Attributes:
-        epochs: of the whole training.
-        iterations: optimiser steps in an epoch.
+        epochs: number of epochs.
+        iterations: optimiser steps per epoch.
         val_iterations: validation batches after each epoch.
-        batch_size: samples of a step.
+        batch_size: samples per step.
     """
 
     epochs: int
@@ -64,33 +64,33 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole training."""
+        """Number of optimiser steps of the whole training."""
         return self.epochs * self.iterations
 
     @property
     def samples_per_epoch(self) -> int:
-        """Samples that an epoch trains on."""
+        """Number of training samples per epoch."""
         return self.iterations * self.batch_size
 
     @property
     def samples(self) -> int:
-        """Samples that the whole training trains on."""
+        """Number of training samples of the whole training."""
         return self.epochs * self.samples_per_epoch
 
     def hours(self, *, step: float, validation: float) -> float:
-        """Length of the whole training from the seconds of a step and of a validation batch."""
+        """Return the hours of the whole training, from the seconds of a step and of a validation batch."""
         return self.epochs * (self.iterations * step + self.val_iterations * validation) / 3600
 
 
 def remembered(folder: Path, what: Any, count: Callable[[], Costs]) -> Costs:
-    """Return costs that were counted before, else count them and note them in a file of the folder.
+    """Return costs that were counted before; otherwise count them and record them in a file of the folder.
 
-    Counting imports PyTorch, which takes seconds. A file that cannot be read or written is as good as none.
+    Counting imports PyTorch, which takes seconds. A file that cannot be read or written is ignored.
 
     Args:
-        folder: of the plans.
-        what: everything that the costs follow from, as JSON knows it.
-        count: counts them.
+        folder: folder of the plans.
+        what: everything that determines the costs, in JSON types.
+        count: function that counts them.
     """
     releases = [__version__, version("torch")]
     key = hashlib.sha256(json.dumps([releases, what], sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""dataset.json and plans files, whoever wrote them: read, and checked before anything in them is used."""
+"""Reading of dataset.json and plans files; their content is checked before it is used."""
 
 import math
 import os
@@ -65,7 +65,7 @@ _CLASSES = ("preprocessor_name", "resampling_fn_data", "resampling_fn_seg", "res
 
 
 def read_dataset_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the content of a dataset.json.
+    """Read and check a dataset.json.
 
     Raises:
         InputError: as `read_json` and `check_dataset`.
@@ -74,14 +74,14 @@ def read_dataset_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def check_dataset(content: Any, name: str) -> dict[str, Any]:
-    """Return the content of a dataset.json, which can be used.
+    """Check the content of a dataset.json and return it.
 
     Args:
-        content: of the file.
-        name: how messages call it.
+        content: content of the file.
+        name: name of the file in messages.
 
     Raises:
-        InputError: it is of another shape, lacks the channels or the background, or a case's name cannot be a file's.
+        InputError: it has another shape, lacks channels or background, or has a case name that cannot be a file name.
     """
     fault = fault_of(content, DATASET)
     if not fault and not (content.get("channel_names") or content.get("modality")):
@@ -99,24 +99,29 @@ def check_dataset(content: Any, name: str) -> dict[str, Any]:
 
 
 def channels_of(dataset: Mapping[str, Any]) -> list[str]:
-    """Return the names of the channels of a dataset.json, in their order."""
+    """Return the names of the channels of a dataset.json, in their order.
+
+    Example:
+        >>> channels_of({"channel_names": {"1": "T2", "0": "T1"}})
+        ['T1', 'T2']
+    """
     names = dataset.get("channel_names") or dataset["modality"]
     return [names[key] for key in sorted(names, key=lambda key: (len(key), key))]
 
 
 def inputs_of(dataset: Mapping[str, Any], configuration: Mapping[str, Any]) -> int:
-    """Return how many channels a network reads: the images', and in a cascade one for each label before.
+    """Return the number of input channels of a network: images, and in a cascade one per label of the previous stage.
 
     Args:
         dataset: content of dataset.json.
-        configuration: of the plans, with everything that it inherits.
+        configuration: configuration of the plans with everything that it inherits.
     """
     labels = labels_of(dataset) - {0} if configuration.get("previous_stage") is not None else ()
     return len(channels_of(dataset)) + len(labels)
 
 
 def outputs_of(dataset: Mapping[str, Any]) -> int:
-    """Return how many channels a segmentation network gives, as nnU-Net counts them: classes or regions."""
+    """Return the number of output channels of a segmentation network as nnU-Net counts them: classes or regions."""
     wanted = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
     if not any(isinstance(value, (list, tuple)) and len(value) > 1 for value in dataset["labels"].values()):
         return len(set(_flat(wanted.values())))
@@ -124,7 +129,7 @@ def outputs_of(dataset: Mapping[str, Any]) -> int:
 
 
 def labels_of(dataset: Mapping[str, Any]) -> set[int]:
-    """Return the values that segmentations of a dataset.json may hold, background included."""
+    """Return the label values of a dataset.json, including the background."""
     return set(_flat(value for name, value in dataset["labels"].items() if name != "ignore"))
 
 
@@ -134,7 +139,7 @@ def _flat(values: Iterable[Any]) -> Iterator[int]:
 
 
 def read_plans_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the content of a plans file, every configuration of which can be used.
+    """Read a plans file and check every configuration.
 
     Raises:
         InputError: as `read_json` and `check_plans`.
@@ -143,14 +148,14 @@ def read_plans_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def check_plans(content: Any, name: str) -> dict[str, Any]:
-    """Return plans that can be used: shapes, names that become paths, sizes. Class names: `networks.locating`.
+    """Check the shapes, sizes and names of plans and return them; `networks.network_classes` checks class names.
 
     Args:
-        content: of a plans file, or plans that a checkpoint holds.
-        name: how messages call it.
+        content: content of a plans file, or the plans of a checkpoint.
+        name: name of the file in messages.
 
     Raises:
-        InputError: something in them cannot be used.
+        InputError: the plans cannot be used.
     """
     if fault := fault_of(content, PLANS):
         raise _no_plans(name, fault)
@@ -170,10 +175,10 @@ def check_plans(content: Any, name: str) -> dict[str, Any]:
 
 
 def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a configuration with everything it inherits, as nnU-Net resolves it (a shallow update, the nearest last).
+    """Return a configuration with everything that it inherits, resolved as in nnU-Net (a shallow update, nearest last).
 
     Raises:
-        InputError: it does not exist, or it inherits from itself.
+        InputError: the configuration does not exist, or inherits from itself.
     """
     configurations = plans["configurations"]
     chain: list[str] = []
@@ -221,7 +226,7 @@ def _check_configuration(settings: Mapping[str, Any], configuration: str, axes: 
 
 
 def _check_strides(kwargs: Mapping[str, Any], where: str, name: str) -> None:
-    """Those of every stage, an axis each or one for all."""
+    """Check the strides of every stage: one per axis, or one for all axes."""
     strides = kwargs.get("strides", [1])
     steps = [each if isinstance(each, (list, tuple)) else [each] for each in strides]
     if (

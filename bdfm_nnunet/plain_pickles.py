@@ -1,7 +1,7 @@
-"""Pickles that hold plain data: numbers, texts, lists, tables and NumPy's values, rebuilt by nothing but this file.
+"""Safe reading of pickles with plain data: numbers, texts, lists, tables and NumPy's values.
 
-NumPy's own constructors take a `dtype` with any flags, which is a way to memory that is not theirs. Here a dtype is a
-letter, a size and a byte order, and an array has as many bytes as its shape says.
+Only the code of this file rebuilds objects. NumPy's constructors accept a `dtype` with any flags, which can give access
+to foreign memory. Here a dtype is a letter, a size and a byte order, and an array has as many bytes as its shape says.
 """
 
 import io
@@ -25,10 +25,10 @@ _WIDEST = 1 << 20
 
 
 class PlainDtype:
-    """Stands for a NumPy dtype while a pickle is read.
+    """Replacement of a NumPy dtype while a pickle is read.
 
     Raises:
-        ValueError: it is none of numbers, truth values or texts.
+        ValueError: it is not a dtype of numbers, truth values or texts.
     """
 
     def __init__(self, code: Any = "", align: Any = False, copy: Any = False) -> None:
@@ -39,19 +39,19 @@ class PlainDtype:
             raise ValueError(f"texts of {self.numpy.itemsize} bytes are no plain data")
 
     def __setstate__(self, state: Any) -> None:
-        """Take the byte order alone."""
+        """Set the byte order; ignore the rest."""
         if isinstance(state, tuple) and len(state) > 1 and state[1] in _ORDERS and self.numpy.itemsize > 1:
             self.numpy = self.numpy.newbyteorder(state[1])
 
 
 class PlainArray(npt.NDArray[Any]):
-    """A NumPy array from a pickle; written again, it is an ordinary one."""
+    """A NumPy array from a pickle; pickled again, it is an ordinary array."""
 
     def __setstate__(self, state: Any) -> None:
-        """Take shape, type and bytes, which must agree.
+        """Set shape, type and bytes.
 
         Raises:
-            ValueError: they do not.
+            ValueError: they do not agree.
         """
         _, shape, dtype, fortran, raw = state if len(state) == 5 else (1, *state)
         dtype, shape, raw = _numpy(dtype), _shape(shape), _bytes(raw)
@@ -61,7 +61,7 @@ class PlainArray(npt.NDArray[Any]):
         super().__setstate__(agreed)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """See `pickle`."""
+        """Return what pickles the array as an ordinary one."""
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
 
@@ -87,19 +87,19 @@ def _bytes(raw: Any) -> bytes:
 
 
 def _array(kind: Any = None, shape: Any = (0,), code: Any = b"b") -> PlainArray:
-    """Stands for `numpy.core.multiarray._reconstruct`."""
+    """Replace `numpy.core.multiarray._reconstruct`."""
     return np.zeros(0, np.int8).view(PlainArray)
 
 
 def _array_of_buffer(buffer: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> PlainArray:
-    """Stands for `numpy.core.numeric._frombuffer`."""
+    """Replace `numpy.core.numeric._frombuffer`."""
     array = _array()
     array.__setstate__((1, shape, dtype, order == "F", buffer))
     return array
 
 
 def _scalar(dtype: Any, raw: Any = b"") -> Any:
-    """Stands for `numpy.core.multiarray.scalar`."""
+    """Replace `numpy.core.multiarray.scalar`."""
     kind, raw = _numpy(dtype), _bytes(raw)
     if len(raw) != kind.itemsize:
         raise ValueError(f"a number of type {kind} has {len(raw)} bytes")
@@ -107,12 +107,12 @@ def _scalar(dtype: Any, raw: Any = b"") -> Any:
 
 
 def _latin_1(text: Any, encoding: Any = "latin1") -> bytes:
-    """Stands for `_codecs.encode`, with which old pickles keep bytes."""
+    """Replace `_codecs.encode`, by which old pickles store bytes."""
     return str(text).encode("latin-1")
 
 
 class PlainKind:
-    """Stands for the class `numpy.ndarray` where a pickle only names it."""
+    """Replacement of the class `numpy.ndarray` where a pickle only names it."""
 
 
 NUMPY: dict[str, Any] = {
@@ -129,7 +129,7 @@ NUMPY: dict[str, Any] = {
     },
     "bdfm_nnunet.plain_pickles.PlainArray": PlainArray,
 }
-"""Full name in a pickle to what stands for it."""
+"""Full name in a pickle -> its replacement."""
 _BUILTINS: dict[str, Any] = {
     "collections.OrderedDict": OrderedDict,
     "_codecs.encode": _latin_1,
@@ -150,10 +150,15 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_plain_pickle(path: str | os.PathLike[str]) -> Any:
-    """Return the content of a pickle file that holds plain data; nothing that it names is located or run.
+    """Read a pickle file of plain data; nothing that it names is imported or run.
 
     Raises:
-        InputError: it is missing, no regular file, damaged, or holds other objects.
+        InputError: the file is missing, not a regular file or damaged, or holds other objects.
+
+    Example:
+        >>> _ = Path("case_1.pkl").write_bytes(pickle.dumps({"spacing": np.float64(1.5)}))
+        >>> float(read_plain_pickle("case_1.pkl")["spacing"])
+        1.5
     """
     content = read_regular(path)
     try:

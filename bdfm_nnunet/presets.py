@@ -1,4 +1,4 @@
-"""Named sets of pre-training settings: one table, so that no combination of options trains another method unseen."""
+"""Named sets of pre-training settings, in one table."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -23,9 +23,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "simmim": {"mask_token": "learned", "decoder": "final", "frequency_decoder": "none"},
     }
 )
-"""Preset to what it changes of the defaults of its objective's settings."""
+"""Preset -> its changes to the defaults of its objective's settings."""
 
 TRAINER_PRESETS: Mapping[str, str] = MappingProxyType(
     {"nnUNetTrainerBDFMPretrain": "bdfm", "nnUNetTrainerSimMIM": "simmim"}
 )
-"""Pre-training trainer to its preset."""
+"""Pre-training trainer -> its preset."""

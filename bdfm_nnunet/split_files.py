@@ -1,4 +1,4 @@
-"""splits_final.json, whoever wrote it: read, and checked before anything in it is used."""
+"""Reading of splits_final.json; its content is checked before it is used."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from bdfm_nnunet.safe_names import check_name
 
 SPLITS = "splits_final.json"
 Split = dict[str, list[str]]
-"""The case ids of a fold: `train` and `val`."""
+"""Case ids of a fold: `train` and `val`."""
 _SHAPE = [{"train": [str], "val": [str]}]
 
 
@@ -18,7 +18,14 @@ def read_splits(path: str | os.PathLike[str]) -> list[Split]:
     """Return the folds of a splits_final.json, at least one.
 
     Raises:
-        InputError: as `read_json`; it is no list of train and val cases, or a case's name cannot be a file's.
+        InputError: as `read_json`; or the file is not a list of train and val cases, or a case name cannot be a file
+            name.
+
+    Example:
+        >>> from bdfm_nnunet.files import write_json
+        >>> write_json("splits_final.json", [{"train": ["case_1"], "val": ["case_2"]}])
+        >>> read_splits("splits_final.json")[0]["val"]
+        ['case_2']
     """
     content = read_json(path)
     fault = fault_of(content, _SHAPE) or ("" if content else "it has no fold")

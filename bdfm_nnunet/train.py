@@ -1,7 +1,7 @@
-"""Trains on any number of processes: `torchrun ... -m bdfm_nnunet.train`, or `bdfm train` on one machine.
+"""Training on any number of processes: `torchrun ... -m bdfm_nnunet.train`, or `bdfm train` on one machine.
 
-The arguments are those of nnUNetv2_train. Exit codes: 0 done, 2 the input cannot be used, 75 paused and to be continued
-with `--c`, 130 paused by Ctrl-C; see `bdfm_nnunet.training.signals` for what torchrun makes of them.
+The arguments are those of nnUNetv2_train. Exit codes: 0 done, 2 the input cannot be used, 75 paused (continue with
+`--c`), 130 paused by Ctrl-C; `bdfm_nnunet.training.signals` says how torchrun reports them.
 """
 
 import argparse
@@ -26,7 +26,7 @@ _CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_pre
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of nnUNetv2_train's arguments and --max-hours."""
+    """Build the parser of nnUNetv2_train's arguments and --max-hours."""
     parser = argparse.ArgumentParser(
         prog="bdfm train",
         description="nnUNetv2_train with our trainers on any number of processes; every argument of it is taken.",
@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one process of a training, or with -num_gpus start several, and return the exit code."""
+    """Run one process of a training, or start several with -num_gpus, and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = build_parser().parse_args(arguments)
     if options.num_gpus > 1 and "WORLD_SIZE" not in os.environ:
@@ -72,14 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _start_processes(count: int, arguments: Sequence[str]) -> None:
-    """Turn this process into torchrun."""
+    """Replace this process by torchrun."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *command, "-m", "bdfm_nnunet.train", *arguments])
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Check what can be known before anything is loaded."""
+    """Check everything that can be checked before anything is loaded."""
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         nnunet_folder(variable)
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -125,7 +125,7 @@ def _process_group(device: str, store: list[Any]) -> Iterator[None]:
 
 
 def _tell(sentence: str, store: Sequence[Any]) -> None:
-    """Print an error; of the processes of a machine only the first that meets one does."""
+    """Print an error; of the processes of a machine, only the first one with an error prints it."""
     try:
         first = not store or store[0].add(f"bdfm_errors_{socket.gethostname()}", 1) == 1
     except RuntimeError:
@@ -180,7 +180,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _trainer(options: argparse.Namespace) -> Any:
-    """Make a trainer from the arguments in nnU-Net's own way."""
+    """Make a trainer from the arguments as nnU-Net does."""
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
@@ -213,7 +213,7 @@ def _trainer(options: argparse.Namespace) -> Any:
 
 
 def _check_files(options: argparse.Namespace) -> None:
-    """Check plans and dataset.json, for nnU-Net's own trainers too."""
+    """Check plans and dataset.json, for stock nnU-Net trainers too."""
     from bdfm_nnunet.networks.network_classes import check_network_classes
 
     check_name(options.p, "-p")
@@ -234,7 +234,7 @@ def _check_files(options: argparse.Namespace) -> None:
 
 
 def _load(trainer: Any, options: argparse.Namespace) -> None:
-    """Load what the run starts from: the last checkpoint, nothing, or weights."""
+    """Load the start of the run: the last checkpoint, nothing, or weights."""
     from nnunetv2.run.run_training import maybe_load_checkpoint
 
     if options.val:
@@ -264,7 +264,7 @@ def _load(trainer: Any, options: argparse.Namespace) -> None:
 
 
 def _agreed(trainer: Any, choose: Any) -> Any:
-    """Call `choose` on rank 0 alone and return its answer on all processes."""
+    """Call `choose` on rank 0 and return its answer on all processes."""
     peers = getattr(trainer, "processes", None)
     if peers is None or peers.count == 1:
         return choose
@@ -272,10 +272,10 @@ def _agreed(trainer: Any, choose: Any) -> Any:
 
 
 def _checkpoint_to_continue(trainer: Any, asked: bool) -> Path | None:
-    """Return the checkpoint from which this process continues, if it is to continue.
+    """Return the checkpoint to continue from, if any.
 
-    That is so with `--c`, and when torchrun has started all processes anew after one was lost. Then only checkpoints of
-    this very run count, which are younger than the marker that its first start has left.
+    A run continues with `--c`, and when torchrun has restarted all processes after one was lost. After a restart only
+    checkpoints of the same run count: those younger than the marker that its first start has left.
     """
     folder = Path(trainer.output_folder)
     marker = folder / _MARKER
@@ -292,12 +292,12 @@ def _checkpoint_to_continue(trainer: Any, asked: bool) -> Path | None:
 
 
 def _was_restarted() -> bool:
-    """Return whether torchrun has counted a restart; it counts none when machines join or leave."""
+    """Return whether torchrun has counted a restart; machines that join or leave do not count."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def _last_of(folder: Path, *, since: float = 0.0) -> Path | None:
-    """Return the checkpoint of the latest step: nnU-Net's order, but no final one of an earlier run."""
+    """Return the most advanced checkpoint, in nnU-Net's order, without final ones of earlier runs."""
     times = {name: (folder / name).stat().st_mtime for name in _CHECKPOINTS if (folder / name).is_file()}
     final, latest = _CHECKPOINTS[:2]
     if times.get(latest, 0) > times.get(final, float("inf")):

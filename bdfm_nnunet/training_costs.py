@@ -1,4 +1,4 @@
-"""What a training of ours will cost, from the plans alone; PyTorch is imported where that is not known already."""
+"""Costs of a training with our trainers, from the plans alone; PyTorch is imported only for costs not yet recorded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -25,16 +25,16 @@ _WITHOUT_COSTS = {"training", "pretraining", "finetuning", "costs", "variant_set
 def count_by_name(
     trainer: str, configuration: Mapping[str, Any], dataset: Mapping[str, Any], *, plans: Path
 ) -> tuple[Costs, Schedule]:
-    """Count a step of one sample with a trainer of this package, and how many there will be.
+    """Count the costs of a step of one sample with a trainer of this package, and the number of steps.
 
     Args:
-        trainer: one of `TRAINER_PRESETS` or `FINETUNINGS`.
-        configuration: of the plans, with everything that it inherits.
+        trainer: a trainer in `TRAINER_PRESETS` or `FINETUNINGS`.
+        configuration: configuration of the plans with everything that it inherits.
         dataset: content of dataset.json.
-        plans: the plans file; counted costs are noted beside it.
+        plans: plans file; counted costs are recorded beside it.
 
     Raises:
-        InputError: the configuration has settings that the trainer refuses, or describes no network.
+        InputError: the configuration has settings that the trainer refuses, or does not describe a network.
     """
     check_blocks(configuration)
     training: TrainingSettings = read_block(configuration, "training")
@@ -90,13 +90,13 @@ def _network(
 
 
 def count_step(network: "nn.Module", channels: int, patch_size: Sequence[int], *, optimizer: str) -> Costs:
-    """Count a step with one sample.
+    """Count the costs of a step of one sample.
 
-    Of the loss only what is part of the network counts, as it is in pre-training.
+    The loss counts only if it is part of the network, as in pre-training.
 
     Args:
-        network: on the meta device.
-        channels: of the images; an objective reads as many as it was made for.
+        network: network on the meta device.
+        channels: channels of the images; an objective has as many as it was made for.
         patch_size: voxels per axis.
         optimizer: "adamw" or "sgd".
     """

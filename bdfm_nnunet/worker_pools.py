@@ -1,4 +1,4 @@
-"""Processes of this machine that share the work on many cases and end with their parent."""
+"""Worker processes that share the work on many cases and end with their parent."""
 
 import multiprocessing
 import os
@@ -31,17 +31,21 @@ def run_in_processes(
     ordered: bool = False,
     remedy: str = FEWER,
 ) -> Iterator[Result]:
-    """Yield `function(task)` of every task; with one worker (or none) everything happens in this process.
+    """Yield `function(task)` for every task; with at most one worker everything runs in this process.
 
     Args:
-        tasks: each can be pickled.
-        function: of a module that the workers can import.
-        workers: processes.
-        ordered: whether results come in the order of the tasks; otherwise as they are finished.
-        remedy: what to do where the system ended a worker.
+        tasks: tasks that can be pickled.
+        function: function of a module that the workers can import.
+        workers: number of processes.
+        ordered: whether to yield results in the order of the tasks; otherwise in the order in which they finish.
+        remedy: remedy in the message if the system ends a worker.
 
     Raises:
-        InputError: the system ended a worker, or whatever `function` raises.
+        InputError: the system ended a worker, or `function` raised it.
+
+    Example:
+        >>> list(run_in_processes([1, 2, 3], str, workers=0))
+        ['1', '2', '3']
     """
     workers = min(workers, len(tasks))
     if workers <= 1:
@@ -70,7 +74,7 @@ def _in_order(tasks: Sequence[Task], function: Callable[[Task], Result], workers
 
 @contextmanager
 def worker_pool(workers: int, *, remedy: str = FEWER) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool of new processes, each on one processor, which end with this one however it ends.
+    """Yield a pool of new processes with one thread each; they end with this process in any case.
 
     Raises:
         InputError: the system ended a worker.
@@ -85,14 +89,14 @@ def worker_pool(workers: int, *, remedy: str = FEWER) -> Iterator[ProcessPoolExe
 
 
 def ended_by_system(workers: int, remedy: str) -> InputError:
-    """Say that a worker is gone."""
+    """Return the error of a worker that the system ended."""
     return InputError(
         f"the system ended one of the {workers} worker processes, most likely for want of memory: {remedy}"
     )
 
 
 def start_worker() -> None:
-    """Prepare a worker: the parent answers to Ctrl-C, its death ends the worker, which keeps to one processor."""
+    """Prepare a worker: ignore Ctrl-C, which the parent handles, end with the parent, and use one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     keep_freed_memory()
@@ -101,7 +105,7 @@ def start_worker() -> None:
 
 
 def end_with_parent() -> None:
-    """Let this process, which multiprocessing has started, end as soon as its parent is gone."""
+    """Let this process, started by multiprocessing, end as soon as its parent has ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -118,9 +122,9 @@ def end_with_parent() -> None:
 
 @contextmanager
 def holding_back_signals() -> Iterator[None]:
-    """Keep the signals that schedulers send to a whole job from processes started inside this block, for good.
+    """Permanently block the signals that schedulers send to a whole job in processes started inside this block.
 
-    A mask is inherited and holds from the first instruction on, whatever handlers a library sets.
+    A signal mask is inherited and holds from the first instruction on, whatever handlers a library sets.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -133,7 +137,7 @@ def holding_back_signals() -> Iterator[None]:
 
 
 def _start_tracker() -> None:
-    """Start multiprocessing's tracker in time: whoever starts it lets signals through again, and SIGUSR1 ends it."""
+    """Start multiprocessing's resource tracker early: starting it unblocks signals, and SIGUSR1 would end it."""
     if os.name == "posix":
         with holding_back_signals():
             resource_tracker.ensure_running()
@@ -146,15 +150,15 @@ class _SteadyProcess(context.SpawnProcess):
             super().start()
 
     def terminate(self) -> None:
-        """SIGTERM would not get through."""
+        """Kill the process, which blocks SIGTERM."""
         self.kill()
 
 
 class SteadyContext(context.SpawnContext):
-    """A multiprocessing context whose processes outlast the signals that a scheduler sends to a whole job.
+    """A multiprocessing context whose processes survive the signals that a scheduler sends to a whole job.
 
     Attributes:
-        processes: those that were made.
+        processes: processes that were made.
     """
 
     def __init__(self) -> None:
@@ -163,12 +167,12 @@ class SteadyContext(context.SpawnContext):
         self.processes: list[process.BaseProcess] = []
 
     def Process(self, *args: Any, **settings: Any) -> process.BaseProcess:  # type: ignore[override]
-        """Make a process, to be started by whoever asks."""
+        """Make a process without starting it."""
         self.processes.append(_SteadyProcess(*args, **settings))
         return self.processes[-1]
 
     def end(self) -> None:
-        """End all processes at once, wherever they are."""
+        """Kill all processes at once."""
         for each in self.processes:
             if each.is_alive():
                 each.kill()

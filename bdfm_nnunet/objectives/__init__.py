@@ -1,4 +1,4 @@
-"""Pre-training objectives: one file each, around a view of any encoder."""
+"""Pre-training objectives, one file each, for any encoder."""
 
 from bdfm_nnunet.objectives.masked import MaskedImageModelling
 

@@ -1,4 +1,4 @@
-"""The interface between pre-training and its objective."""
+"""Base class of pre-training objectives."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from bdfm_nnunet.settings import CropSettings
 
 @dataclass(frozen=True)
 class Picture:
-    """Images of one sample, side by side.
+    """Images of one sample to draw side by side.
 
     Attributes:
-        original: (*spatial), drawn first.
-        shown: name to image (*spatial), drawn after it.
-        mask: boolean (*spatial), True = hidden from the encoder; None where nothing is.
+        original: (*spatial), the first image.
+        shown: name -> image (*spatial), the next images.
+        mask: boolean (*spatial), True = hidden from the encoder; None if nothing is hidden.
     """
 
     original: Tensor
@@ -29,11 +29,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Monitored:
-    """The scores of an objective on validation crops.
+    """Scores of validation crops.
 
     Attributes:
         values: "loss", its terms and the objective's monitors, scalars by name.
-        picture: of the first sample, where the objective has one to show.
+        picture: picture of the first sample; None if the objective has none.
     """
 
     values: Mapping[str, Tensor]
@@ -41,23 +41,23 @@ class Monitored:
 
 
 class Objective(nn.Module):
-    """A pre-training objective around the view of an encoder.
+    """A pre-training objective for any encoder.
 
-    Trainers know no objective. They draw everything random through `draw`, for the whole batch of all processes and
-    from a generator that depends on seed and step alone, and give each process its samples of it; a training therefore
-    does not depend on the number of processes or loader workers. The result of `forward` is what is minimised.
+    Trainers do not know objectives. They draw everything random through `draw`, for the whole batch of all processes
+    and from a generator that depends only on seed and step, and give each process its samples. A training therefore
+    does not depend on the number of processes or loader workers. Training minimises the "loss" of `forward`.
 
-    A new objective is a subclass in a new file, a `Pretraining` task that names it, and a trainer that names
+    A new objective needs a subclass in a separate file, a `Pretraining` task that names it, and a trainer that names
     the task.
 
     Args:
-        view: the encoder to pre-train, see `encoder_of`.
-        settings: of `settings_class`; by default its defaults.
+        view: encoder to pre-train, see `encoder_of`.
+        settings: instance of `settings_class`; by default its defaults.
 
     Attributes:
-        settings_class: the settings that the plans' "pretraining" block may name.
+        settings_class: settings that the plans' "pretraining" block may name.
         panels: title of a figure's panel -> label of a curve -> name of a monitor, for progress.png.
-        encoder: the module of the view; its weights are "encoder." in checkpoints, where fine-tuning looks for them.
+        encoder: module of the view; its weights are "encoder." in checkpoints, where fine-tuning looks for them.
     """
 
     settings_class: ClassVar[type[CropSettings]] = CropSettings
@@ -75,24 +75,24 @@ class Objective(nn.Module):
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Names of the terms of the loss, the loss itself aside."""
+        """Names of the terms of the loss, without "loss"."""
         return ()
 
     @property
     def monitors(self) -> tuple[str, ...]:
-        """Names of the scores on validation crops beside the loss, which the panels of progress show."""
+        """Names of the scores of validation crops, apart from the loss, that the panels show."""
         return tuple(name for panel in self.panels.values() for name in panel.values())
 
     def draw(self, batch: int, spatial: Sequence[int], *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw everything random of one step.
 
         Args:
-            batch: samples, of all processes together.
-            spatial: voxels per axis of each.
-            generator: the one source of randomness.
+            batch: number of samples of all processes together.
+            spatial: voxels per axis of a sample.
+            generator: the only source of randomness.
 
         Returns:
-            Tensors (batch, ...) by the names under which `forward` and `monitor` take them.
+            Name -> tensor (batch, ...), as `forward` and `monitor` expect them.
         """
         return {}
 
@@ -101,14 +101,14 @@ class Objective(nn.Module):
 
         Args:
             images: (B, C, *spatial).
-            drawn: what `draw` gave for these samples.
+            drawn: result of `draw` for these samples.
         """
         raise NotImplementedError(f"{type(self).__name__} must say what it minimises: override forward")
 
     def monitor(self, images: Tensor, **drawn: Tensor) -> Monitored:
-        """Score validation crops, the same with the same draws in every epoch; by default loss and terms alone."""
+        """Score validation crops, which are the same with the same draws in every epoch; by default loss and terms."""
         return Monitored(self(images, **drawn))
 
     def verdict(self, latest: Mapping[str, float]) -> str:
-        """Say in one sentence what the last validation showed; an empty one for nothing."""
+        """Return a sentence on the last validation; empty for none."""
         return ""

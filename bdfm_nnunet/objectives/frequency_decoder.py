@@ -21,19 +21,19 @@ from bdfm_nnunet.networks.recomputing import recomputed
 
 
 class FrequencyBlock(nn.Module):
-    """A convolution of the real and the imaginary part of an image's spectrum, kernels of size 3, with a shortcut.
+    """Convolution of the real and the imaginary part of an image's spectrum with kernels of size 3, with a shortcut.
 
-    With circular padding no transform is needed. The real part of a spectrum belongs to the image's even part, i times
-    the imaginary part to its odd part, and convolving a periodic spectrum is a product with a field m in space:
-    the block adds m_r (x(n) + x(-n)) / 2 + m_i (x(n) - x(-n)) / 2.
+    Circular padding needs no transform. The real part of a spectrum belongs to the image's even part, i times the
+    imaginary part to its odd part, and convolving a periodic spectrum is a product with a field m in space: the block
+    adds m_r (x(n) + x(-n)) / 2 + m_i (x(n) - x(-n)) / 2.
 
     Args:
         channels: channels of the images, each with separate kernels.
-        axes: spatial axes.
-        padding: of the spectrum: "circular", or "zero" as published, which treats its borders as an end.
-        output: "real" adds the real part and puts a GELU before the filter, the only non-linearity; "magnitude" adds
-            the absolute value, as published, which can only ever add light. Published kernels also have a bias; with
-            "real" there is none: it would be an impulse at the first voxel.
+        axes: number of spatial axes.
+        padding: padding of the spectrum: "circular", or "zero" as published, as if the spectrum ended at its borders.
+        output: "real" adds the real part and applies a GELU before the filter, the only non-linearity; "magnitude"
+            adds the absolute value, as published, which can only add intensity. Published kernels also have a bias;
+            "real" has none, because it would be an impulse at the first voxel.
     """
 
     bias: Tensor | None
@@ -66,7 +66,7 @@ class FrequencyBlock(nn.Module):
         return images + torch.complex(*parts).abs()
 
     def _add_real_part(self, images: Tensor) -> Tensor:
-        """Add to the images the real part of the image of their filtered spectrum."""
+        """Return the images plus the real part of the image of their filtered spectrum."""
         signal = functional.gelu(images)
         if self.padding == "zero":
             return images + self._in_spectrum(signal)[0]
@@ -74,11 +74,11 @@ class FrequencyBlock(nn.Module):
         return torch.addcmul(torch.addcmul(images, own, signal), across, reflect(signal, signal.ndim - 2))
 
     def _of_signal_and_mirror(self) -> Tensor:
-        """Return the kernels (2, C, *3) for x(n) and x(-n): half the sum and half the difference."""
+        """Return the kernels of the factors of x(n) and x(-n), (2, C, *3): half the sum and half the difference."""
         return torch.stack([self.kernels[0] + self.kernels[1], self.kernels[0] - self.kernels[1]]) / 2
 
     def _in_space(self, signal: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the real and the imaginary part of the image of the filtered spectrum."""
+        """Return real and imaginary part of the image of the filtered spectrum."""
         spatial = signal.shape[2:]
         mirrored = reflect(signal, len(spatial))
         fields = spectral_multiplier(self._of_signal_and_mirror(), spatial)
@@ -91,9 +91,9 @@ class FrequencyBlock(nn.Module):
         return real + offsets[0] * impulse, imaginary + offsets[1] * impulse
 
     def _in_spectrum(self, signal: Tensor) -> tuple[Tensor, Tensor]:
-        """Do the same with a spectrum that ends at its borders: padded with zeros, and periodic after that.
+        """Return the same for a spectrum that ends at its borders: padded with zeros, and periodic beyond.
 
-        The padded spectrum is filtered as in `_in_space`, which takes two more transforms but no convolution.
+        The padded spectrum is filtered as in `_in_space`, which needs two more transforms but no convolution.
         """
         spatial = signal.shape[2:]
         dims = tuple(range(2, signal.ndim))
@@ -110,17 +110,17 @@ class FrequencyBlock(nn.Module):
 
 
 class FrequencyDecoder(nn.Module):
-    """A row of frequency blocks, with an optional LayerNorm over each patch of the result.
+    """Sequence of frequency blocks, with an optional LayerNorm over each patch of the result.
 
     Args:
         channels: channels of the images.
-        axes: spatial axes.
+        axes: number of spatial axes.
         blocks: number of blocks.
         padding: see `FrequencyBlock`.
         output: see `FrequencyBlock`.
-        norm_patch: voxels per axis of the patches that are normalised at the end, or None for no normalisation. It
-            gives every patch the same mean and contrast, so it suits patch-normalised targets; BDFM published it with
-            raw ones.
+        norm_patch: voxels per axis of the patches to normalise at the end; None for no normalisation. Normalisation
+            gives every patch the same mean and contrast, so it suits patch-normalised targets; BDFM's code uses it
+            with raw ones.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class FrequencyDecoder(nn.Module):
         self.norm = None if norm_patch is None else nn.LayerNorm(math.prod(norm_patch))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map (B, C, *spatial) to the same shape, in single precision at least, as half precision ruins spectra."""
+        """Map (B, C, *spatial) to the same shape, in single precision at least: half precision ruins spectra."""
         with full_precision(images.device):
             images = at_least_single(images)
             for block in self.blocks:

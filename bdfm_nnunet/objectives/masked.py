@@ -24,15 +24,27 @@ from bdfm_nnunet.step_checks import check_masks
 
 
 class MaskedImageModelling(Objective):
-    """BDFM: hide patches, encode what is left, rebuild the image in space and in frequency.
+    """BDFM: mask patches, encode the image, reconstruct it in space and in frequency.
 
-    The pixel decoder is scored by the squared error on masked voxels, the frequency decoder by the focal frequency
-    loss on masked patches. `PretrainingSettings.published()` gives the model as its authors coded it, and the settings
-    of SimMIM (Xie et al. 2022) its simplest form.
+    The loss of the pixel decoder is the squared error on masked voxels, that of the frequency decoder the focal
+    frequency loss (https://arxiv.org/abs/2012.12821) on masked patches. `PretrainingSettings.published()` is the model
+    as its authors coded it; the preset "simmim" is SimMIM (Xie et al. 2022, https://arxiv.org/abs/2111.09886).
 
     Args:
-        view: the encoder to pre-train, see `encoder_of`.
-        settings: everything else.
+        view: encoder to pre-train, see `encoder_of`.
+        settings: all other settings.
+
+    Example:
+        >>> from bdfm_nnunet.networks.encoders import encoder_of
+        >>> from bdfm_nnunet.networks.swin_unet import SwinUNet
+        >>> network = SwinUNet(
+        ...     1, 2, strides=((1, 1, 1), (4, 4, 4), (2, 2, 2)), features_per_stage=(8, 24, 48), depths=(2, 2),
+        ...     num_heads=(2, 4), window_size=(4, 4, 4),
+        ... )
+        >>> objective = MaskedImageModelling(encoder_of(network))
+        >>> losses = objective(torch.rand(2, 1, 32, 32, 32), generator=torch.Generator().manual_seed(0))
+        >>> sorted(losses)
+        ['frequency', 'loss', 'pixel']
     """
 
     settings_class = PretrainingSettings
@@ -76,12 +88,12 @@ class MaskedImageModelling(Objective):
 
     @classmethod
     def check(cls, configuration: Mapping[str, Any], settings: PretrainingSettings) -> None:
-        """Raise InputError where patches and blocks of the masks do not fit the crops or the network."""
+        """Raise InputError if patches and blocks of the masks do not fit the crops or the network."""
         check_masks(configuration, settings)
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """The pixel decoder's loss and, if it has one, the frequency decoder's."""
+        """Names of the losses of the pixel decoder and, if present, the frequency decoder."""
         return ("pixel",) if self.frequency_decoder is None else ("pixel", "frequency")
 
     def draw(self, batch: int, spatial: Sequence[int], *, generator: torch.Generator) -> dict[str, Tensor]:
@@ -110,7 +122,7 @@ class MaskedImageModelling(Objective):
         """Return the patches per axis of an image.
 
         Raises:
-            ValueError: the image is no whole number of patches, or of the encoder's coarsest positions.
+            ValueError: the image is not a multiple of the patch or of the encoder's total stride.
         """
         for step in (self.patch_size, self.view.strides[-1]):
             if any(size % part for size, part in zip(spatial, step, strict=True)):
@@ -118,14 +130,14 @@ class MaskedImageModelling(Objective):
         return tuple(size // part for size, part in zip(spatial, self.patch_size, strict=True))
 
     def reconstruct(self, images: Tensor, *, mask: Tensor) -> dict[str, Tensor]:
-        """Rebuild masked images.
+        """Reconstruct masked images.
 
         Args:
             images: (B, C, *spatial).
             mask: boolean (B, *grid), True = masked.
 
         Returns:
-            "pixel" and, unless the frequency decoder is left out, "frequency": (B, C, *spatial) each.
+            "pixel" and, with a frequency decoder, "frequency": (B, C, *spatial) each.
         """
         self.grid(images.shape[2:])
         decoded = self.pixel_decoder(self.view.features(images, mask, self.mask_token, patch_size=self.patch_size))
@@ -137,7 +149,7 @@ class MaskedImageModelling(Objective):
         return {"pixel": pixel, "frequency": self.frequency_decoder(start)}
 
     def losses(self, images: Tensor, rebuilt: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """Score a reconstruction: "loss" to minimise and its terms "pixel" and "frequency"."""
+        """Return the "loss" of a reconstruction and its terms "pixel" and "frequency"."""
         settings = self.settings
         pixel = masked_mse(rebuilt["pixel"], images, mask)
         terms = {"loss": settings.pixel_weight * pixel, "pixel": pixel}
@@ -165,12 +177,12 @@ class MaskedImageModelling(Objective):
     def forward(  # type: ignore[override]
         self, images: Tensor, *, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """Evaluate the objective once.
+        """Compute the losses of a batch.
 
         Args:
             images: (B, C, *spatial), each axis a multiple of the patch and of the encoder's total stride.
-            mask: boolean (B, *grid), True = masked; drawn anew if not given.
-            generator: where a new mask comes from.
+            mask: boolean (B, *grid), True = masked; drawn if not given.
+            generator: random generator of a drawn mask.
 
         Returns:
             "loss" and its unweighted terms "pixel" and "frequency", scalars.
@@ -195,7 +207,7 @@ class MaskedImageModelling(Objective):
             return Monitored(terms | _scores(rebuilt["pixel"].float(), images, voxels), picture)
 
     def verdict(self, latest: Mapping[str, float]) -> str:
-        """Say how well held-out crops were rebuilt."""
+        """Return a sentence on the reconstruction of held-out crops."""
         return (
             f"Reconstruction of held-out crops: PSNR {latest['psnr']:.2f} dB on masked voxels, "
             f"{latest['psnr_mean_fill']:.2f} dB for filling with the mean; SSIM {latest['ssim']:.3f} against "
@@ -204,7 +216,7 @@ class MaskedImageModelling(Objective):
 
 
 def _scores(prediction: Tensor, images: Tensor, voxels: Tensor) -> dict[str, Tensor]:
-    """Return PSNR and SSIM on the masked voxels, and those of filling with the mean, averaged over the samples."""
+    """Return PSNR and SSIM on the masked voxels, and those of a fill with the mean, averaged over the samples."""
     if images.device.type == "mps":  # has no 3-D average pooling
         prediction, images, voxels = prediction.cpu(), images.cpu(), voxels.cpu()
     filled = metrics.fill_with_mean(images, voxels)

@@ -1,4 +1,4 @@
-"""Decoders from an encoder's features to voxels, light on purpose, so that the encoder learns."""
+"""Light decoders from an encoder's features to voxels; a small decoder leaves the learning to the encoder."""
 
 import math
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ _QUIET = 0.02
 
 
 class Expand(nn.Module):
-    """An expansion of each position to a patch: a transposed convolution with stride = kernel, in any number of axes.
+    """Expansion of each position to a patch: a transposed convolution whose stride is its kernel size.
 
     Args:
         in_channels: channels of the features.
         out_channels: channels of the patches.
         stride: voxels per axis of a patch.
-        std: of the first weights; by default what keeps the variance.
+        std: standard deviation of the initial weights; by default it preserves the variance.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: Sequence[int], *, std: float | None = None) -> None:
@@ -42,10 +42,10 @@ class FinalDecoder(nn.Module):
     """The published pixel decoder: two expansions from the encoder's last features.
 
     Args:
-        channels: of the last features.
-        stride: voxels per axis between their neighbours.
+        channels: channels of the last features.
+        stride: stride of the last features in voxels per axis.
         hidden: channels between the two expansions.
-        out_channels: channels of the result.
+        out_channels: channels of the output.
     """
 
     def __init__(self, channels: int, stride: Sequence[int], hidden: int, out_channels: int) -> None:
@@ -62,16 +62,16 @@ class FinalDecoder(nn.Module):
 
 
 class PyramidDecoder(nn.Module):
-    """A decoder that joins the features of all stages from the coarsest up, then expands to voxels.
+    """Decoder that joins the features of all stages from the coarsest up, then expands them to voxels.
 
-    Stages finer than 32 voxels a position take no part (convolutional encoders have them): at full
-    resolution a decoder would cost more than the encoder.
+    It leaves out stages finer than 32 voxels per position, which convolutional encoders have: at full resolution a
+    decoder would cost more than the encoder.
 
     Args:
-        channels: of the features, finest first.
-        strides: voxels per axis between neighbours of each feature.
+        channels: channels of the features, finest first.
+        strides: stride of each feature in voxels per axis.
         hidden: channels of the joined features.
-        out_channels: channels of the result.
+        out_channels: channels of the output.
     """
 
     def __init__(
