@@ -35,3 +35,8 @@ def type_named(precision: str, device: str) -> torch.dtype | None:
     if precision == "bf16" and device in ("cpu", "cuda") and not multiplies_bf16(device):
         logger.warning("this %s has no units for bf16, which will be slow: fp32 is the faster choice", device)
     return _BY_NAME[precision]
+
+
+def name_of(kind: torch.dtype | None) -> str:
+    """Return how settings name an autocast type."""
+    return next(name for name, each in _BY_NAME.items() if each is kind)

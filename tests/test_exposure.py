@@ -268,6 +268,16 @@ def test_chain_of_trainings_is_kept() -> None:
     assert Exposure.of(None, kind="bdfm_reference").then(second).runs[0] == PUBLIC_BDFM
 
 
+def test_counted_runs_name_numbers_in_the_place_of_cases() -> None:
+    lists = {"case": ["a", "b"], "patient": ["a", "b"]}
+    seen = Exposure(({"dataset": "D", "train": lists, "val": {"case": []}}, {"dataset": "E"}), "more may be known")
+    assert seen.counted() == {
+        "runs": [{"dataset": "D", "train": 2, "val": 0}, {"dataset": "E"}],
+        "note": "more may be known",
+    }
+    assert seen.runs[0]["train"] == lists and Exposure().counted() == {"runs": [], "note": None}
+
+
 def test_cases_that_the_manifest_does_not_know_are_kept_by_id() -> None:
     run = describe_run(_cases([row("a-b", "P-a", aliases=["x"])]), train=["a-b", "new"], val=["other"])
     assert run["train"]["case"] == ["a-b", "new"] and run["train"]["patient"] == ["P-a", "new"]

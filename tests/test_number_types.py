@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bdfm_nnunet import number_types
-from bdfm_nnunet.number_types import multiplies_bf16, type_named
+from bdfm_nnunet.number_types import multiplies_bf16, name_of, type_named
 
 ROOT = Path(__file__).parents[1]
 FEATURES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -59,3 +59,8 @@ def test_no_autocast_of_the_library_names_a_type() -> None:
         if keyword.arg == "dtype"
     }
     assert types == {"self.autocast_type"}
+
+
+def test_names_and_types_belong_together() -> None:
+    assert [name_of(type_named(name, "cuda")) for name in ("fp32", "fp16")] == ["fp32", "fp16"]
+    assert name_of(torch.bfloat16) == "bf16"

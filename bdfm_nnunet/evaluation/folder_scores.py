@@ -25,6 +25,7 @@ from bdfm_nnunet.evaluation.pairing import (
 from bdfm_nnunet.evaluation.score_summary import summarise
 from bdfm_nnunet.evaluation.score_tables import table_paths, write_tables
 from bdfm_nnunet.evaluation.voxelwise import BRATS_MISSING_DISTANCE
+from bdfm_nnunet.results import RunResult, versions_of
 from bdfm_nnunet.worker_pools import run_in_processes
 
 logger = logging.getLogger(__name__)
@@ -196,10 +197,11 @@ def evaluate_folders(
         progress: whether to show a progress bar; by default only on a terminal.
 
     Returns:
-        The content of the JSON file: "metrics", "definition", "parameters", "summary" per region and measure (mean,
-        95 % bootstrap interval over cases, median, number of cases and of undefined scores), "cases" with their scores,
-        their lesions if the metric version has them and notes on their headers if there are any, the "missing" cases
-        that were scored without a prediction, and the cases "not_scored".
+        The content of the JSON file, a `bdfm_nnunet.results.RunResult` as plain types. Its scores are "metrics",
+        "definition", "parameters", "summary" per region and measure (mean, 95 % bootstrap interval over cases, median,
+        number of cases and of undefined scores), "cases" with their scores, their lesions if the metric version has
+        them and notes on their headers if there are any, the "missing" cases that were scored without a prediction,
+        and the cases "not_scored".
 
     Raises:
         InputError: a prediction is missing or has no reference, lies on another grid, holds an unknown label value or
@@ -221,7 +223,7 @@ def evaluate_folders(
     pairs = _pairs(Path(reference), Path(prediction), metrics, allow_missing, only_predicted)
     jobs = [_Job(case, here, there, wanted, chosen, ignore) for case, here, there in _to_score(pairs, allow_missing)]
     rows = _score_all(jobs, workers, progress)
-    result: dict[str, Any] = _none_for_nan(
+    scores: dict[str, Any] = _none_for_nan(
         {
             "release": release,
             **_told_of(chosen, wanted, seed),
@@ -230,9 +232,19 @@ def evaluate_folders(
             "cases": rows,
         }
     )
+    settings = {
+        "reference": str(reference),
+        "prediction": str(prediction),
+        "task": task,
+        "ignore": ignore,
+        "allow_missing": allow_missing,
+        "only_predicted": only_predicted,
+    }
+    # without its duration, so that the same folders give the same file
+    result = RunResult(kind="evaluation", settings=settings, scores=scores, versions=versions_of("numpy", "scipy"))
     if out is not None:
         write_tables(Path(out), result)
-    return result
+    return result.as_dict()
 
 
 def _score_all(jobs: Sequence[_Job], workers: int, progress: bool | None) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import write_json
+from bdfm_nnunet.results import RunResult, write_result
 from bdfm_nnunet.table_files import write_table
 
 
@@ -24,24 +24,26 @@ def table_paths(path: Path) -> tuple[Path, Path]:
     return path, path.with_suffix(".csv")
 
 
-def write_tables(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a result of `evaluate_folders` as JSON, and as CSV under the same name with the ending .csv.
+def write_tables(path: Path, result: RunResult) -> None:
+    """Write an evaluation as JSON, and its scores as CSV under the same name with the ending .csv.
 
     Example:
-        >>> from bdfm_nnunet.evaluation import evaluate_folders
-        >>> result = evaluate_folders("labels", "predictions", regions={"WT": (1, 2, 3)}, release="brats2023-gli")
-        >>> write_tables(Path("scores.json"), result)
+        >>> cases = [{"case": "BraTS-GLI-00001-000", "regions": {"WT": {"dice": 1.0}}}]
+        >>> scores = {"release": "brats2023-gli", "metrics": "whole", "cases": cases}
+        >>> write_tables(Path("scores.json"), RunResult(kind="evaluation", scores=scores))
         >>> print(Path("scores.csv").read_text().splitlines()[1])
-        brats2023-gli,whole,BraTS-GLI-00001-000,WT,1.0,0.0,512.0,512.0
+        brats2023-gli,whole,BraTS-GLI-00001-000,WT,1.0
     """
     json_path, csv_path = table_paths(path)
-    write_json(json_path, result)
-    measures = list(next(iter(result["cases"][0]["regions"].values())))
+    write_result(json_path, result)
+    assert result.scores is not None
+    found = result.scores
+    measures = list(next(iter(found["cases"][0]["regions"].values())))
     rows: list[list[Any]] = [["release", "metrics", "case", "region", *measures]]
-    for row in result["cases"]:
+    for row in found["cases"]:
         for region, scores in row["regions"].items():
             values = [scores[measure] for measure in measures]
-            rows.append([result["release"], result["metrics"], row["case"], region, *values])
+            rows.append([found["release"], found["metrics"], row["case"], region, *values])
     write_table(csv_path, rows)
 
 
@@ -69,7 +71,8 @@ def comparison_table(results: Mapping[str, Mapping[str, Any]], measures: Sequenc
     """Return a Markdown table of several results: one line per region, one column per measure and result.
 
     Args:
-        results: name of a method -> its result of `evaluate_folders`, all with the same regions.
+        results: name of a method -> its scores, as `evaluate_folders` returns them or a `RunResult` holds them, all
+            with the same regions.
         measures: names of scores; distances, which end in `_mm`, are shown with one digit.
 
     Example:

@@ -110,6 +110,14 @@ class Exposure:
         """Return the plain types that a checkpoint stores."""
         return {"format": FORMAT, "runs": list(self.runs)}
 
+    def counted(self) -> dict[str, Any]:
+        """Return the runs with the number of their cases in the place of the lists, which checkpoints hold."""
+        runs = [
+            {**run, **{part: len(run[part].get("case", ())) for part in ("train", "val") if part in run}}
+            for run in self.runs
+        ]
+        return {"runs": runs, "note": self.note or None}
+
     @property
     def releases(self) -> dict[str, set[str]]:
         """Release name -> names of the releases that share scans with it."""

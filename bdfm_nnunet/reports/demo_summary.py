@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.score_summary import summarise
 from bdfm_nnunet.evaluation.score_tables import comparison_table, interval_text
-from bdfm_nnunet.files import read_json, write_atomically, write_json
+from bdfm_nnunet.files import write_atomically
 from bdfm_nnunet.images.volumes import read_volume
 from bdfm_nnunet.reports.figures import save_figure, scores_figure, segmentation_figure
+from bdfm_nnunet.results import Cost, RunResult, read_result, versions_of, write_result
 
 NOTICE = (
     "The brains are one template, warped; the contrasts and **all lesions are synthetic**. A few steps on a few "
@@ -50,7 +51,7 @@ class DemoFiles:
 def write_summary(
     files: DemoFiles, *, settings: Mapping[str, Any], seconds: Mapping[str, float], started: float
 ) -> dict[str, Any]:
-    """Writes summary.json, summary.md and figures/ from what the steps left.
+    """Write summary.json, summary.md and figures/ from the results that the steps left.
 
     Args:
         files: where that is.
@@ -62,32 +63,41 @@ def write_summary(
         What summary.json holds.
     """
     pretraining = _pretraining_numbers(files.pretraining / "pretraining_summary.json")
-    results = {method: read_json(path) for method, path in files.scores.items()}
+    results = {method: _scores(path) for method, path in files.scores.items()}
     figures = _draw(files, results)
-    summary = {
+    total = round(time.monotonic() - started, 1)
+    told = {
         "notice": NOTICE.replace("**", ""),
         "pretraining": pretraining,
         "segmentation": {method: result["summary"] for method, result in results.items()},
         "difference": differences(results),
         "metrics": next(iter(results.values()))["metrics"],
         "test_cases": len(next(iter(results.values()))["cases"]),
-        "settings": dict(settings),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "total_seconds": round(time.monotonic() - started, 1),
+        "total_seconds": total,
         "figures": figures,
     }
-    write_json(files.out / "summary.json", summary)
+    versions = versions_of("nnunetv2", "torch", "numpy", "scipy")
+    result = RunResult(kind="demo", settings=settings, cost=Cost(seconds=total), versions=versions, extra=told)
+    write_result(files.out / "summary.json", result)
+    summary = result.as_dict()
     with write_atomically(files.out / "summary.md") as temporary:
         temporary.write_text(summary_text(summary, results), encoding="utf-8")
     return summary
 
 
 def _pretraining_numbers(path: Path) -> dict[str, float]:
-    content = read_json(path)
-    missing = [name for name in _PRETRAINING_NUMBERS if name not in content]
+    content = read_result(path, kind="pretraining").extra
+    missing = [name for name in _PRETRAINING_NUMBERS if not isinstance(content.get(name), (int, float))]
     if missing:
         raise InputError(f"{path} lacks {', '.join(missing)}: run the pre-training of this version again")
     return {name: float(content[name]) for name in _PRETRAINING_NUMBERS}
+
+
+def _scores(path: Path) -> Mapping[str, Any]:
+    scores = read_result(path, kind="evaluation").scores
+    assert scores is not None
+    return scores
 
 
 def differences(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

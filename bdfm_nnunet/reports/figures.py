@@ -181,7 +181,7 @@ def scores_figure(
     """Bars of the mean score per region and method, with the bootstrap interval and a dot per case.
 
     Args:
-        results: name of a method -> its result of `bdfm_nnunet.evaluation.evaluate_folders`, all over the same regions.
+        results: name of a method -> its scores, as in `bdfm_nnunet.results.RunResult`, all over the same regions.
         measure: the score to show, "dice" or "hd95_mm".
         ylabel: name and unit of the score.
         title: heading.

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
 from bdfm_nnunet.data.batch_streams import Batch, BatchSource
 from bdfm_nnunet.data.crops import UnlabelledCrops
-from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import write_json
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.objectives.base import Objective, Picture
 from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.presets import PRESETS
 from bdfm_nnunet.reports.figures import progress_figure, reconstruction_figure, save_figure
 from bdfm_nnunet.settings import CropSettings, read_block
+from bdfm_nnunet.tasks.run_summary import curves_of, only_warned
 from bdfm_nnunet.tasks.task import Task
 
 # numbers that keep what is drawn for training and validation apart from other random streams
@@ -45,6 +44,8 @@ class Pretraining(Task):
     rates = MappingProxyType({"adamw": 2e-4, "sgd": 1e-2})
     decay = "cosine"
     deep_supervision = False
+    kind = "pretraining"
+    summary_file = "pretraining_summary.json"
     objective_class: ClassVar[type[Objective]] = MaskedImageModelling
     preset: ClassVar[str] = "bdfm"
 
@@ -183,7 +184,8 @@ class Pretraining(Task):
         if done % trainer.save_every == 0 and done != trainer.num_epochs:
             trainer.save_checkpoint(str(self._folder / "checkpoint_latest.pth"))
         if trainer.local_rank == 0:
-            self._try_reports()
+            with only_warned(trainer, "new reports"):
+                self._write_reports()
 
     # --- reports ------------------------------------------------------------------------------------------------
 
@@ -191,29 +193,13 @@ class Pretraining(Task):
     def _folder(self) -> Path:
         return Path(self.trainer.output_folder)
 
-    @property
-    def _curves(self) -> dict[str, list[float]]:
-        """One value an epoch, by name."""
-        log = self.trainer.logger.local_logger.my_fantastic_logging
-        curves = {name: [float(v) for v in values] for name, values in log.items() if values and "dice" not in name}
-        starts, ends = curves.pop("epoch_start_timestamps", []), curves.pop("epoch_end_timestamps", [])
-        curves["seconds"] = [end - start for start, end in zip(starts, ends, strict=False)]
-        return curves
-
     def _latest(self) -> dict[str, float]:
-        return {name: values[-1] for name, values in self._curves.items() if values}
-
-    def _try_reports(self) -> None:
-        try:
-            self._write_reports()
-        except (InputError, OSError) as error:  # no reason to lose a training
-            self.trainer.print_to_log_file(f"WARNING: training goes on without new reports: {error}")
+        return {name: values[-1] for name, values in curves_of(self.trainer).items() if values}
 
     def _write_reports(self) -> None:
-        curves, epoch = self._curves, self.trainer.current_epoch
+        curves, epoch = curves_of(self.trainer), self.trainer.current_epoch
         figure = progress_figure(self._panels(curves), title=type(self.trainer).__name__)
         save_figure(figure, self._folder / "progress.png")
-        write_json(self._folder / "pretraining_summary.json", self._summary(curves))
         due = (epoch + 1) % self.settings.picture_every == 0
         if due or epoch in (0, self.trainer.num_epochs - 1):
             self._write_picture()
@@ -231,14 +217,17 @@ class Pretraining(Task):
             "epoch duration [s]": {"epoch": curves["seconds"]},
         }
 
-    def _summary(self, curves: Mapping[str, list[float]]) -> dict[str, Any]:
+    def blocks(self) -> dict[str, Any]:
+        """Return the "pretraining" block."""
+        return {"pretraining": self.settings}
+
+    def headline(self, curves: Mapping[str, list[float]]) -> dict[str, Any]:
+        """Return the first and last loss and the last monitors."""
         return {
-            "trainer": type(self.trainer).__name__,
             "epochs_done": len(curves["train_losses"]),
             "loss_first": curves["train_losses"][0],
             "loss_last": curves["train_losses"][-1],
             **{name: curves[name][-1] for name in self.objective.monitors},
-            "curves": curves,
         }
 
     def _write_picture(self) -> None:

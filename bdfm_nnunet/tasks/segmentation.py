@@ -45,6 +45,8 @@ class Segmentation(Task):
     training starts from scratch and says so. Loss, augmentation, deep supervision and validation are nnU-Net's.
     """
 
+    kind = "segmentation"
+
     @cached_property
     def finetuning(self) -> FinetuningSettings:
         """The configuration's "finetuning" block."""
@@ -210,6 +212,10 @@ class Segmentation(Task):
         except OSError as error:
             trainer.print_to_log_file(f"WARNING: training goes on without a new progress.png: {error}")
         trainer.current_epoch = epoch
+
+    def blocks(self) -> dict[str, Any]:
+        """Return the "finetuning" block."""
+        return {"finetuning": self.finetuning}
 
     def final_validation(self, *, save_probabilities: bool = False) -> None:
         """Predict and score the validation cases, as nnU-Net does."""

@@ -26,6 +26,8 @@ class Task:
         weight_decays: by optimiser.
         decay: how the rate falls after the warm-up.
         deep_supervision: whether the network gives outputs at several resolutions in training.
+        kind: of the results, see `bdfm_nnunet.results.RunResult`.
+        summary_file: their name in the fold's folder.
     """
 
     epochs: ClassVar[int] = 1000
@@ -33,6 +35,8 @@ class Task:
     weight_decays: ClassVar[Mapping[str, float]] = MappingProxyType({"adamw": 0.05, "sgd": 3e-5})
     decay: ClassVar[Literal["poly", "cosine"]] = "poly"
     deep_supervision: ClassVar[bool] = True
+    kind: ClassVar[str] = "training"
+    summary_file: ClassVar[str] = "training_summary.json"
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
@@ -108,8 +112,16 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} must log its scores: override end_validation")
 
     def end_epoch(self) -> None:
-        """Tell of an epoch, write its checkpoints and figures; the trainer counts the epoch afterwards."""
+        """Tell of an epoch, write its checkpoints and figures; then the trainer writes the summary and counts it."""
         raise NotImplementedError(f"{type(self).__name__} must end an epoch: override end_epoch")
+
+    def blocks(self) -> dict[str, Any]:
+        """Return the settings that the task has read from the configuration, by the block's name, for the summary."""
+        return {}
+
+    def headline(self, curves: Mapping[str, list[float]]) -> dict[str, Any]:
+        """Return entries that the summary has beside those of every training, from the curves so far."""
+        return {}
 
     def final_validation(self, *, save_probabilities: bool = False) -> None:
         """Validate the finished training, as nnU-Net does after the last epoch."""

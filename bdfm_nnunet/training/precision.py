@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from bdfm_nnunet.number_types import multiplies_bf16, type_named
+from bdfm_nnunet.number_types import multiplies_bf16, name_of, type_named
 
 
 def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
@@ -33,6 +33,11 @@ class Precision:
         self.autocast_type = kind
         self.device = device
         self.scaler = scaler if kind is torch.float16 and device.type == "cuda" else None
+
+    @property
+    def name(self) -> str:
+        """How settings name the type: "fp32", "bf16" or "fp16"."""
+        return name_of(self.autocast_type)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which the network runs."""

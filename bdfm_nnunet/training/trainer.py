@@ -18,6 +18,7 @@ from bdfm_nnunet.files import cannot_write
 from bdfm_nnunet.networks.encoders import encoder_of
 from bdfm_nnunet.settings import TrainingSettings, read_block
 from bdfm_nnunet.step_checks import check_shares
+from bdfm_nnunet.tasks.run_summary import write_run_summary
 from bdfm_nnunet.tasks.task import Task
 from bdfm_nnunet.training.agreement import agree_on_arguments, agree_on_data, check_plans_and_dataset
 from bdfm_nnunet.training.compiling import Compiler, uncompiled
@@ -333,6 +334,8 @@ class Trainer(nnUNetTrainer):
     def on_epoch_end(self) -> None:
         """Write what belongs to an epoch, and count it."""
         self.task.end_epoch()
+        if self.local_rank == 0:
+            write_run_summary(self)
         self.current_epoch += 1
 
     def on_train_end(self) -> None:

@@ -1,7 +1,9 @@
 """The summary says what the steps left, in numbers and in words."""
 
 import json
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +11,11 @@ import pytest
 from bdfm_nnunet.data.demo_cohort import make_cohort
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation import evaluate_folders
-from bdfm_nnunet.files import write_json
 from bdfm_nnunet.reports.demo_summary import DemoFiles, differences, write_summary
 from bdfm_nnunet.reports.figures import progress_figure, save_figure
+from bdfm_nnunet.results import RunResult, read_result, write_result
 
+OLD = Path(__file__).parents[1] / "results" / "old"
 REGIONS = {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing_tumor": (3,)}
 NUMBERS = {
     "loss_first": 2.0,
@@ -40,7 +43,7 @@ def files(tmp_path):
     for name, path in scores.items():
         evaluate_folders(folders["reference"], folders[name], regions=REGIONS, release="made-up", out=path)
     pretraining = tmp_path / "fold_0"
-    write_json(pretraining / "pretraining_summary.json", NUMBERS)
+    write_result(pretraining / "pretraining_summary.json", RunResult(kind="pretraining", extra=NUMBERS))
     for name in ("progress.png", "reconstructions/epoch_0001.png", "reconstructions/epoch_0002.png"):
         save_figure(progress_figure({name: {"a": [1.0]}}), pretraining / name)
     return DemoFiles(
@@ -105,9 +108,27 @@ def test_missing_pictures_of_the_trainer_are_left_out(files):
 
 
 def test_incomplete_numbers_of_the_trainer_are_an_error(files):
-    write_json(files.pretraining / "pretraining_summary.json", {"psnr": 1.0})
+    path = files.pretraining / "pretraining_summary.json"
+    write_result(path, RunResult(kind="pretraining", extra={"psnr": 1.0}))
     with pytest.raises(InputError, match=r"pretraining_summary\.json lacks loss_first, loss_last"):
         write(files)
+
+
+def test_an_old_pretraining_is_shown_and_another_result_in_its_place_refused(files):
+    path = files.pretraining / "pretraining_summary.json"
+    shutil.copyfile(OLD / "pretraining_summary.json", path)
+    assert write(files)["pretraining"]["psnr"] == 12.04022741317749
+    shutil.copyfile(OLD / "scores.json", path)
+    with pytest.raises(InputError, match=r"pretraining_summary\.json is the result of kind 'evaluation', expected"):
+        write(files)
+
+
+def test_the_summary_is_a_result_itself(files):
+    summary = write(files)
+    found = read_result(files.out / "summary.json", kind="demo")
+    assert found.as_dict() == json.loads(json.dumps(summary))
+    assert found.cost.seconds == summary["total_seconds"] and found.versions["torch"]
+    assert found.extra["figures"] == summary["figures"] and found.settings == {"seed": 1}
 
 
 def test_difference_is_taken_case_by_case():

@@ -1,0 +1,113 @@
+"""The summary that every training writes at the end of each epoch, whatever it learns."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.results import Cost, RunResult, versions_of, write_result
+
+_DICE_OF_REGIONS = "dice_per_class_or_region"
+
+
+def curves_of(trainer: Any) -> dict[str, list[float]]:
+    """Return what a trainer has logged, by name: one value an epoch.
+
+    nnU-Net's list of pseudo Dices becomes a curve for each label or region (`pseudo_dice_NAME`), its two time stamps
+    become the duration of each epoch (`seconds`).
+    """
+    log = {name: values for name, values in trainer.logger.local_logger.my_fantastic_logging.items() if values}
+    dices = log.pop(_DICE_OF_REGIONS, [])
+    starts, ends = log.pop("epoch_start_timestamps", []), log.pop("epoch_end_timestamps", [])
+    curves = {name: [float(value) for value in values] for name, values in log.items()}
+    for name, values in zip(_scored_names(trainer), zip(*dices)):
+        curves[f"pseudo_dice_{name}"] = [float(value) for value in values]
+    curves["seconds"] = [float(end - start) for start, end in zip(starts, ends, strict=False)]
+    return curves
+
+
+def _scored_names(trainer: Any) -> list[str]:
+    """Names of the labels or regions in the order in which nnU-Net scores them."""
+    labels = trainer.label_manager
+    by_value = {_key(value): name for name, value in trainer.dataset_json["labels"].items()}
+    scored = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    return [by_value.get(_key(value), str(value)) for value in scored]
+
+
+def _key(value: Any) -> tuple[int, ...]:
+    return tuple(map(int, value)) if isinstance(value, (list, tuple)) else (int(value),)
+
+
+def run_result(trainer: Any) -> RunResult:
+    """Return what a training has come to so far."""
+    curves = curves_of(trainer)
+    return RunResult(
+        kind=trainer.task.kind,
+        trainer=type(trainer).__name__,
+        settings=_settings_of(trainer),
+        curves=curves,
+        exposure=trainer.data.exposure.counted(),
+        cost=Cost(
+            seconds=sum(curves["seconds"]),
+            epochs=len(curves["seconds"]),
+            steps=len(curves["seconds"]) * trainer.num_iterations_per_epoch,
+            parameters=sum(each.numel() for each in trainer.network.parameters() if each.requires_grad),
+        ),
+        versions=versions_of("nnunetv2", "torch", "numpy"),
+        extra=trainer.task.headline(curves),
+    )
+
+
+def _settings_of(trainer: Any) -> dict[str, Any]:
+    """How a training is set; rates and lengths that the plans leave open are those that were taken."""
+    training = replace(
+        trainer.training,
+        epochs=trainer.num_epochs,
+        initial_lr=trainer.initial_lr,
+        weight_decay=trainer.weight_decay,
+        warmup_epochs=getattr(trainer.lr_scheduler, "warmup_epochs", None),
+        optimizer=trainer.optimizer_kind,
+        precision=trainer.precision.name,
+    )
+    return {
+        "dataset": trainer.plans_manager.dataset_name,
+        "plans": trainer.plans_manager.plans_name,
+        "configuration": trainer.configuration_name,
+        "fold": trainer.fold,
+        "weights": _weights(trainer.origin.started_from),
+        "device": trainer.device.type,
+        "processes": trainer.processes.count,
+        "training": asdict(training),
+        **{name: asdict(block) for name, block in trainer.task.blocks().items()},
+    }
+
+
+def _weights(started_from: Mapping[str, str]) -> dict[str, str | None] | None:
+    """File and digest of the first weights, which are null where they came in on an unknown way; None from scratch."""
+    if not started_from:
+        return None
+    digest = started_from.get("sha256")
+    return {"name": started_from["name"] if digest else None, "sha256": digest}
+
+
+def write_run_summary(trainer: Any) -> None:
+    """Write the summary of a training into the fold's folder; that it cannot be written is a warning."""
+    path = Path(trainer.output_folder) / trainer.task.summary_file
+    with only_warned(trainer, f"a new {path.name}"):
+        write_result(path, run_result(trainer))
+
+
+@contextmanager
+def only_warned(trainer: Any, wanted: str) -> Iterator[None]:
+    """Make it a warning that a report cannot be written, which is no reason to lose a training.
+
+    Args:
+        trainer: whose log is told.
+        wanted: the report, for the sentence.
+    """
+    try:
+        yield
+    except (InputError, OSError) as error:
+        trainer.print_to_log_file(f"WARNING: training goes on without {wanted}: {error}")
