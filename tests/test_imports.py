@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"evaluation", "images", "results"},
     "reports": {"reports", "evaluation", "images", "results"},
     "plans": {"plans", "networks", "checkpoints", "exposure", "patients", "images", "cost_records"},
-    "tasks": {"tasks", "objectives", "networks", "checkpoints", "data", "exposure", "reports", "results"},
+    "tasks": {"tasks", "objectives", "networks", "checkpoints", "data", "exposure", "reports", "results", "evaluation"},
     "trainers": {"trainers", "training", "tasks", "objectives"},
     "dataset_conversion": {"dataset_conversion", "patients", "images"},
     "nnunet_plugin": {"trainers", "checkpoints"},

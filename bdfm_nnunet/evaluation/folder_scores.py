@@ -1,8 +1,7 @@
 """Scores of a folder of predictions against a folder of references, by case and region."""
 
 import logging
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from bdfm_nnunet.evaluation.pairing import (
     pair_cases,
     read_segmentation,
 )
-from bdfm_nnunet.evaluation.score_summary import summarise
+from bdfm_nnunet.evaluation.score_summary import INTERVAL, none_for_nan, summaries_of
 from bdfm_nnunet.evaluation.score_tables import table_paths, write_tables
 from bdfm_nnunet.evaluation.voxelwise import BRATS_MISSING_DISTANCE
 from bdfm_nnunet.results import RunResult, versions_of
@@ -138,24 +137,6 @@ def without_ignored(
     )
 
 
-def _summaries(rows: Sequence[Mapping[str, Any]], regions: Iterable[str], seed: int) -> dict[str, Any]:
-    summaries: dict[str, Any] = {}
-    for name in regions:
-        scored = [row["regions"][name] for row in rows]
-        measures = [measure for measure in scored[0] if not measure.endswith("_mm3")]
-        summaries[name] = {m: summarise([s[m] for s in scored], seed=seed).as_dict() for m in measures}
-    return summaries
-
-
-def _none_for_nan(value: Any) -> Any:
-    """Replace NaN, which JSON does not have, by None."""
-    if isinstance(value, Mapping):
-        return {key: _none_for_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_none_for_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def evaluate_folders(
     reference: Path | str,
     prediction: Path | str,
@@ -223,12 +204,12 @@ def evaluate_folders(
     pairs = _pairs(Path(reference), Path(prediction), metrics, allow_missing, only_predicted)
     jobs = [_Job(case, here, there, wanted, chosen, ignore) for case, here, there in _to_score(pairs, allow_missing)]
     rows = _score_all(jobs, workers, progress)
-    scores: dict[str, Any] = _none_for_nan(
+    scores: dict[str, Any] = none_for_nan(
         {
             "release": release,
             **_told_of(chosen, wanted, seed),
             **_left_out(pairs, jobs, only_predicted),
-            "summary": _summaries(rows, wanted, seed),
+            "summary": summaries_of(rows, wanted, seed),
             "cases": rows,
         }
     )
@@ -263,7 +244,7 @@ def _told_of(chosen: Chosen, regions: Regions, seed: int) -> dict[str, Any]:
         "definition": METRICS[chosen.version].definition,
         "parameters": chosen.parameters,
         "regions": {name: list(values) for name, values in regions.items()},
-        "interval": "95 % percentile bootstrap of the mean over cases",
+        "interval": INTERVAL,
         "seed": seed,
     }
 

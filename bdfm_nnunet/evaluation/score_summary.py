@@ -1,10 +1,15 @@
 """Means of scores over cases, with their uncertainty."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+INTERVAL = "95 % percentile bootstrap of the mean over cases"
+"""The interval of `summarise`, in words."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,41 @@ def summarise(scores: Sequence[float], *, seed: int = 0, level: float = 0.95, re
     means = values[rng.integers(values.size, size=(resamples, values.size))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Summary(float(values.mean()), float(low), float(high), float(np.median(values)), int(values.size), undefined)
+
+
+def summaries_of(rows: Sequence[Mapping[str, Any]], regions: Iterable[str], seed: int) -> dict[str, Any]:
+    """Return the summary of each region and measure; volumes, which end in `_mm3`, are no scores.
+
+    Args:
+        rows: of each case "regions", by name the scores by measure.
+        regions: names of those to summarise.
+        seed: of the resampling.
+
+    Example:
+        >>> rows = [{"case": name, "regions": {"WT": {"dice": score}}} for name, score in (("a", 0.5), ("b", 0.75))]
+        >>> summaries_of(rows, ["WT"], 0)["WT"]["dice"]["mean"]
+        0.625
+    """
+    summaries: dict[str, Any] = {}
+    for name in regions:
+        scored = [row["regions"][name] for row in rows]
+        measures = [measure for measure in scored[0] if not measure.endswith("_mm3")]
+        summaries[name] = {m: summarise([s[m] for s in scored], seed=seed).as_dict() for m in measures}
+    return summaries
+
+
+def none_for_nan(value: Any) -> Any:
+    """Return nested plain data with None for NaN, which JSON does not have.
+
+    Example:
+        >>> none_for_nan({"dice": [0.5, float("nan")]})
+        {'dice': [0.5, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: none_for_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [none_for_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def summarise_change(

@@ -184,7 +184,7 @@ class Pretraining(Task):
         if done % trainer.save_every == 0 and done != trainer.num_epochs:
             trainer.save_checkpoint(str(self._folder / "checkpoint_latest.pth"))
         if trainer.local_rank == 0:
-            with only_warned(trainer, "new reports"):
+            with only_warned(trainer, "training goes on without new reports"):
                 self._write_reports()
 
     # --- reports ------------------------------------------------------------------------------------------------

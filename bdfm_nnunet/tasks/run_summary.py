@@ -1,13 +1,13 @@
 """The summary that every training writes at the end of each epoch, whatever it learns."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.results import Cost, RunResult, versions_of, write_result
+from bdfm_nnunet.results import Cost, RunResult, read_result, versions_of, write_result
 
 _DICE_OF_REGIONS = "dice_per_class_or_region"
 
@@ -22,18 +22,18 @@ def curves_of(trainer: Any) -> dict[str, list[float]]:
     dices = log.pop(_DICE_OF_REGIONS, [])
     starts, ends = log.pop("epoch_start_timestamps", []), log.pop("epoch_end_timestamps", [])
     curves = {name: [float(value) for value in values] for name, values in log.items()}
-    for name, values in zip(_scored_names(trainer), zip(*dices)):
+    for name, values in zip(scored_regions(trainer), zip(*dices)):
         curves[f"pseudo_dice_{name}"] = [float(value) for value in values]
     curves["seconds"] = [float(end - start) for start, end in zip(starts, ends, strict=False)]
     return curves
 
 
-def _scored_names(trainer: Any) -> list[str]:
-    """Names of the labels or regions in the order in which nnU-Net scores them."""
+def scored_regions(trainer: Any) -> dict[str, tuple[int, ...]]:
+    """Return names and label values of the labels or regions that nnU-Net scores, in its order."""
     labels = trainer.label_manager
     by_value = {_key(value): name for name, value in trainer.dataset_json["labels"].items()}
-    scored = labels.foreground_regions if labels.has_regions else labels.foreground_labels
-    return [by_value.get(_key(value), str(value)) for value in scored]
+    scored = map(_key, labels.foreground_regions if labels.has_regions else labels.foreground_labels)
+    return {by_value.get(values, str(values)): values for values in scored}
 
 
 def _key(value: Any) -> tuple[int, ...]:
@@ -94,20 +94,37 @@ def _weights(started_from: Mapping[str, str]) -> dict[str, str | None] | None:
 
 def write_run_summary(trainer: Any) -> None:
     """Write the summary of a training into the fold's folder; that it cannot be written is a warning."""
-    path = Path(trainer.output_folder) / trainer.task.summary_file
-    with only_warned(trainer, f"a new {path.name}"):
+    path = _summary_path(trainer)
+    with only_warned(trainer, f"training goes on without a new {path.name}"):
         write_result(path, run_result(trainer))
 
 
+def write_scores(trainer: Any, scores_of: Callable[[], Mapping[str, Any]]) -> None:
+    """Write the scores of a finished training into its summary, whose curves stay; a fault is a warning.
+
+    Args:
+        trainer: whose summary it is.
+        scores_of: reads them, in the form of `RunResult.scores`.
+    """
+    path = _summary_path(trainer)
+    with only_warned(trainer, f"the scores of the validation are not in {path.name}"):
+        found = read_result(path, kind=trainer.task.kind) if path.is_file() else run_result(trainer)
+        write_result(path, replace(found, scores=scores_of()))
+
+
+def _summary_path(trainer: Any) -> Path:
+    return Path(trainer.output_folder) / trainer.task.summary_file
+
+
 @contextmanager
-def only_warned(trainer: Any, wanted: str) -> Iterator[None]:
+def only_warned(trainer: Any, otherwise: str) -> Iterator[None]:
     """Make it a warning that a report cannot be written, which is no reason to lose a training.
 
     Args:
         trainer: whose log is told.
-        wanted: the report, for the sentence.
+        otherwise: what follows, for the sentence.
     """
     try:
         yield
     except (InputError, OSError) as error:
-        trainer.print_to_log_file(f"WARNING: training goes on without {wanted}: {error}")
+        trainer.print_to_log_file(f"WARNING: {otherwise}: {error}")

@@ -2,6 +2,7 @@
 
 import os
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
@@ -12,8 +13,10 @@ from bdfm_nnunet.checkpoints import load_pretrained
 from bdfm_nnunet.data.batch_streams import Batch, BatchSource
 from bdfm_nnunet.data.checked_cases import DAMAGE, CheckedCases
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.nnunet_scores import read_nnunet_scores
 from bdfm_nnunet.exposure import compare, parts_of
 from bdfm_nnunet.settings import WEIGHTS_VARIABLE, FinetuningSettings, read_block
+from bdfm_nnunet.tasks.run_summary import scored_regions, write_scores
 from bdfm_nnunet.tasks.task import Task
 
 
@@ -218,6 +221,17 @@ class Segmentation(Task):
         return {"finetuning": self.finetuning}
 
     def final_validation(self, *, save_probabilities: bool = False) -> None:
-        """Predict and score the validation cases, as nnU-Net does."""
+        """Predict and score the validation cases, as nnU-Net does; the scores go into training_summary.json too."""
         trainer = self.trainer
         trainer.run.validate_finished(partial(nnUNetTrainer.perform_actual_validation, trainer, save_probabilities))
+        if trainer.local_rank == 0:
+            write_scores(trainer, self._scores)
+
+    def _scores(self) -> dict[str, Any]:
+        trainer = self.trainer
+        return read_nnunet_scores(
+            Path(trainer.output_folder) / "validation" / "summary.json",
+            regions=scored_regions(trainer),
+            dataset=trainer.plans_manager.dataset_name,
+            file_ending=trainer.dataset_json["file_ending"],
+        )

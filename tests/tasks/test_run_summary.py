@@ -2,6 +2,8 @@
 
 import errno
 import json
+import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from bdfm_nnunet.results import RunResult, read_result
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
-from tests.conftest import Prepared
+from tests.conftest import Prepared, threads_for_spawn
 from tests.training.trainings import checkpoint, curves, make_trainer, pretrained_encoder
 
 
@@ -143,3 +145,42 @@ def test_pretraining_tells_the_same(prepared: Prepared) -> None:
     assert found.settings["pretraining"]["mask_ratio"] == 0.5 and "finetuning" not in found.settings
     assert found.curves is not None and found.curves.keys() == {*curves(trainer), "seconds"}
     assert found.extra["loss_first"] == found.curves["train_losses"][0]
+
+
+def _one_step(prepared: Prepared, variant: str) -> Any:
+    trainer = _segmentation(prepared, variant, **{"training.epochs": 1, "training.iterations_per_epoch": 1})
+    trainer.run_training()
+    return trainer
+
+
+def test_the_final_validation_adds_its_scores(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = _one_step(prepared, "validated")
+    assert _result(trainer).scores is None
+    trainer.inference_allowed_mirroring_axes = None  # eight times as fast
+    monkeypatch.setattr(multiprocessing, "get_context", threads_for_spawn)
+    trainer.run.validate_finished = lambda validate: validate()  # without worker processes
+    trainer.perform_actual_validation()
+    found = _result(trainer)
+    theirs = json.loads((Path(trainer.output_folder) / "validation" / "summary.json").read_text())
+    assert found.scores is not None and found.curves is not None and len(found.curves["train_losses"]) == 1
+    assert sorted(row["case"] for row in found.scores["cases"]) == sorted(trainer.do_split()[1])
+    names = [name for name in trainer.dataset_json["labels"] if name != "background"]
+    assert list(found.scores["summary"]) == names
+    for name, key in zip(names, theirs["mean"]):
+        assert found.scores["summary"][name]["dice"]["mean"] == pytest.approx(theirs["mean"][key]["Dice"])
+
+
+def test_validating_an_earlier_checkpoint_leaves_the_curves(prepared: Prepared) -> None:
+    trainer = _one_step(prepared, "earlier")
+    before = _result(trainer)
+    for values in trainer.logger.local_logger.my_fantastic_logging.values():
+        values.clear()  # as of checkpoint_best.pth, which was written before
+    case = {"case": "a", "regions": {"core": {"dice": 0.5}}}
+    scores = {"metrics": "nnunet", "summary": {"core": {"dice": dict.fromkeys(("mean", "low", "high"), 0.5)}}}
+    trainer.task._scores = lambda: scores | {"cases": [case]}
+    trainer.run.validate_finished = lambda validate: None
+    trainer.perform_actual_validation()
+    assert _result(trainer) == replace(before, scores=scores | {"cases": [case]})
+    (Path(trainer.output_folder) / "training_summary.json").write_text("{")
+    trainer.perform_actual_validation()
+    assert "WARNING: the scores of the validation are not in training_summary.json: " in _log(trainer)
