@@ -35,6 +35,15 @@ def read_nnunet_scores(
 
     Raises:
         InputError: the file is missing or of another shape, or lacks one of the regions.
+
+    Example:
+        >>> from bdfm_nnunet.files import write_json
+        >>> case = {"prediction_file": "validation/case_1.nii.gz", "metrics": {"(1, 2, 3)": {"Dice": 0.8, "IoU": 0.7}}}
+        >>> write_json("summary.json", {"metric_per_case": [case]})
+        >>> regions = {"whole_tumor": (1, 2, 3)}
+        >>> scores = read_nnunet_scores(Path("summary.json"), regions=regions, dataset="D", file_ending=".nii.gz")
+        >>> scores["cases"]
+        [{'case': 'case_1', 'regions': {'whole_tumor': {'dice': 0.8, 'iou': 0.7}}}]
     """
     rows = [
         {

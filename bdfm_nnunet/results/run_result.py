@@ -1,4 +1,4 @@
-"""What a run leaves in one JSON file, whoever ran: a training, an evaluation or the demonstration.
+"""The JSON file with the result of a run: of a training, an evaluation or the demonstration.
 
 The file is one table. The names of the schema stand beside the entries of `scores` and `extra`, which keep the names
 that they had before there was a schema, so that programs which read them go on working. Whatever is unknown, or is no
@@ -51,13 +51,17 @@ _OLD_MARKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a run took; null where it was not measured.
+    """Time and size of a run; None where they were not measured.
 
     Attributes:
         seconds: of a training, of all its epochs together; of the demonstration, of everything.
         epochs: that were finished.
         steps: optimiser steps in them.
         parameters: trainable numbers of the network.
+
+    Example:
+        >>> Cost(seconds=7200.0, epochs=2, steps=500)
+        Cost(seconds=7200.0, epochs=2, steps=500, parameters=None)
     """
 
     seconds: float | None = None
@@ -68,11 +72,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """A run and what came out of it.
-
-    >>> result = RunResult(kind="segmentation", curves={"train_losses": [0.9, 0.4]}, cost=Cost(epochs=2))
-    >>> result.as_dict()["cost"]["epochs"]
-    2
+    """A run and its results; None for what is unknown or no part of its kind.
 
     Attributes:
         kind: "evaluation", "demo", or the task of a training ("pretraining", "segmentation").
@@ -83,10 +83,15 @@ class RunResult:
         scores: per case and region, in the form of `bdfm_nnunet.evaluation.evaluate_folders`: version of the metric,
             "summary" by region and measure, "cases". Entries of `SCORE_ENTRIES`.
         exposure: the trainings behind the weights, the oldest first, each with the numbers of its cases.
-        cost: what it took.
+        cost: time and size.
         versions: of the software, by name.
         extra: entries that runs of this kind alone have.
         schema: of the file that was read; 0 for one from before the schema.
+
+    Example:
+        >>> result = RunResult(kind="segmentation", curves={"train_losses": [0.9, 0.4]}, cost=Cost(epochs=2))
+        >>> result.as_dict()["cost"]["epochs"]
+        2
     """
 
     kind: str
@@ -123,7 +128,12 @@ class RunResult:
 
 
 def versions_of(*packages: str) -> dict[str, str | None]:
-    """Return the versions of Python, of this package and of those named; None for one that is not installed."""
+    """Return the versions of Python, of this package and of those named; None for one that is not installed.
+
+    Example:
+        >>> sorted(versions_of("numpy")), versions_of("no-such-package")["no-such-package"]
+        (['bdfm-nnunet', 'numpy', 'python'], None)
+    """
     found: dict[str, str | None] = {"python": platform.python_version(), "bdfm-nnunet": __version__}
     for package in packages:
         try:
@@ -138,6 +148,13 @@ def write_result(path: Path, result: RunResult) -> None:
 
     Raises:
         InputError: it cannot be written.
+
+    Example:
+        >>> write_result(Path("training_summary.json"), RunResult(kind="segmentation", trainer="nnUNetTrainerBDFM"))
+        >>> print(Path("training_summary.json").read_text()[:43])
+        {
+          "schema": 1,
+          "kind": "segmentation",
     """
     write_json(path, result.as_dict())
 
@@ -152,6 +169,11 @@ def read_result(path: Path, *, kind: str | None = None) -> RunResult:
 
     Raises:
         InputError: it is missing, no result, one of another kind, or one of a newer schema.
+
+    Example:
+        >>> write_result(Path("result.json"), RunResult(kind="pretraining", curves={"psnr": [20.5, 21.0]}))
+        >>> read_result(Path("result.json"), kind="pretraining").curves
+        {'psnr': [20.5, 21.0]}
     """
     content = read_json(path, _SHAPE)
     schema = content.get("schema", 0)

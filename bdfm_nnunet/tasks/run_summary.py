@@ -13,7 +13,7 @@ _DICE_OF_REGIONS = "dice_per_class_or_region"
 
 
 def curves_of(trainer: Any) -> dict[str, list[float]]:
-    """Return what a trainer has logged, by name: one value an epoch.
+    """Return the curves that a trainer has logged: name to one value an epoch.
 
     nnU-Net's list of pseudo Dices becomes a curve for each label or region (`pseudo_dice_NAME`), its two time stamps
     become the duration of each epoch (`seconds`).
@@ -41,7 +41,7 @@ def _key(value: Any) -> tuple[int, ...]:
 
 
 def run_result(trainer: Any) -> RunResult:
-    """Return what a training has come to so far."""
+    """Return the result of a training so far."""
     curves = curves_of(trainer)
     return RunResult(
         kind=trainer.task.kind,
@@ -61,7 +61,7 @@ def run_result(trainer: Any) -> RunResult:
 
 
 def _settings_of(trainer: Any) -> dict[str, Any]:
-    """How a training is set; rates and lengths that the plans leave open are those that were taken."""
+    """Settings of a training, with the rates and lengths that it uses where the plans leave them open."""
     training = replace(
         trainer.training,
         epochs=trainer.num_epochs,
