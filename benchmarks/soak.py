@@ -34,7 +34,7 @@ class {TRAINER}(nnUNetTrainerBDFMPretrain):
     def train_step(self, batch):
         terms = super().train_step(batch)
         with open(os.environ["SOAK_LOG"], "a") as stream:
-            stream.write(f"{{self._step_number}} {{float(terms['loss'])!r}} {{time.time()}}\\n")
+            stream.write(f"{{self.run.step_number}} {{float(terms['loss'])!r}} {{time.time()}}\\n")
         return terms
 """
 
