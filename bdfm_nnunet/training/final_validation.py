@@ -14,7 +14,6 @@ from torch import Tensor
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write, is_full, is_unfinished
-from bdfm_nnunet.prediction.case_workers import export_case
 from bdfm_nnunet.worker_pools import SteadyContext, ended_by_system, start_worker
 
 AGAIN = "validate again with --val, the training is finished"
@@ -113,6 +112,8 @@ def careful_validation(folder: Path) -> Iterator[None]:
     Raises:
         InputError: the system has ended a worker, or the disk is full.
     """
+    from bdfm_nnunet.prediction.case_workers import export_case  # nnU-Net, which runs of other trainers do without
+
     pools = SimpleNamespace(get_context=lambda method=None: SimpleNamespace(Pool=ValidationPool))
     export = partial(export_case, again=AGAIN)
     with (

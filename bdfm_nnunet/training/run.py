@@ -37,19 +37,24 @@ class Run:
 
     Everything random inside an epoch must come from torch's random states, which checkpoints hold, or from numbers
     alone. Only hooks of nnU-Net's trainer and a few of ours are called (`reseed_epoch`, `saver`, `processes`), so any
-    object that has them can be run.
+    object that has them can be run, without nnU-Net too. `on_train_epoch_start` must call `start_epoch`, a checkpoint
+    must hold `midway`, and who loads one must give it back.
 
     Args:
         trainer: what is run.
+        checkpoint_minutes: minutes between two writings of checkpoint_latest.pth; None for none within an epoch.
         max_hours: the run saves and ends before it has taken so long; None for no limit.
 
     Attributes:
-        iteration: steps done in the current epoch.
+        iteration: steps begun in the current epoch.
         midway: while a checkpoint is written or was loaded in the middle of an epoch, its place; else None.
     """
 
-    def __init__(self, trainer: Any, *, max_hours: float | None) -> None:
+    def __init__(
+        self, trainer: Any, *, checkpoint_minutes: float | None = None, max_hours: float | None = None
+    ) -> None:
         self.trainer = trainer
+        self.checkpoint_minutes = checkpoint_minutes
         self.max_hours = max_hours
         self.iteration = 0
         self.midway: dict[str, Any] | None = None
@@ -80,7 +85,7 @@ class Run:
         trainer = self.trainer
         with self._only_run(), StopSignals() as self._signals:
             self._start()
-            minutes = None if trainer.disable_checkpointing else trainer.training.checkpoint_minutes
+            minutes = None if trainer.disable_checkpointing else self.checkpoint_minutes
             self._clock = Clock(interval_minutes=minutes, max_hours=self.max_hours, started=self._started)
             while trainer.current_epoch < trainer.num_epochs:
                 self._train_epoch()
@@ -135,11 +140,6 @@ class Run:
             disable=None if trainer.local_rank == 0 else True,  # None: only where somebody watches
         )
 
-    def show_step(self) -> None:
-        """Move the progress bar on."""
-        if self._bar is not None:
-            self._bar.update()
-
     def saved(self, seconds: float) -> None:
         """Note that checkpoint_latest.pth was written, or tried to, which took so long."""
         self._clock.saved(seconds)
@@ -171,7 +171,10 @@ class Run:
         self._go_on_midway()
         for _ in range(self.iteration, trainer.num_iterations_per_epoch):
             batch = next(trainer.dataloader_train)
+            self.iteration += 1
             terms = trainer.train_step(batch)
+            if self._bar is not None:
+                self._bar.update()
             self._losses.put(self.step_number, batch.get("keys", ()), terms)
             self._attend()
         self._losses.settle()

@@ -87,7 +87,7 @@ class Trainer(nnUNetTrainer):
         self.processes = ProcessGroup(WISHES)
         agree_on_arguments(self)
         self.task = self.task_class(self)
-        self.run = Run(self, max_hours=self.training.max_hours)
+        self.run = Run(self, checkpoint_minutes=self.training.checkpoint_minutes, max_hours=self.training.max_hours)
         self.saver = Saver(Path(self.output_folder), self.print_to_log_file)
         self.origin = WeightOrigin()
         self.precision = Precision(autocast_type(self.training.precision, self.device), self.device, self.grad_scaler)
@@ -282,7 +282,6 @@ class Trainer(nnUNetTrainer):
         Returns:
             The loss, its terms and the norm of the gradient, scalars on the device.
         """
-        self.run.iteration += 1
         self.lr_scheduler.step(self.current_epoch + self.run.iteration / self.num_iterations_per_epoch)
         parts = micro_batches(self.task.prepare(batch), self.training.accumulate)
         try:
@@ -293,7 +292,6 @@ class Trainer(nnUNetTrainer):
             self.loss = self._build_loss()
             terms = self._differentiate(parts)
         norm = self.precision.descend(self.optimizer, clip=self.training.gradient_clip)
-        self.run.show_step()
         # a scaler skips steps whose gradients overflow, which is no fault
         return terms if self.grad_scaler is not None else terms | {"gradient_norm": norm}
 
