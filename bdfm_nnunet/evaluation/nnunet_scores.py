@@ -72,7 +72,7 @@ def read_nnunet_scores(
 def _regions_of(
     metrics: Mapping[str, Any], regions: Mapping[str, Sequence[int]], path: Path
 ) -> dict[str, dict[str, float]]:
-    """The scores of a case by name; nnU-Net names a label "3" and a region "(1, 2, 3)"."""
+    """Return the scores of a case by name; nnU-Net names a label "3" and a region "(1, 2, 3)"."""
     found = {tuple(map(int, re.findall(r"\d+", key))): scores for key, scores in metrics.items()}
     missing = [name for name, values in regions.items() if tuple(values) not in found]
     if missing:

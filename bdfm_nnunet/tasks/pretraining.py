@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
-from time import time
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -18,11 +16,10 @@ from bdfm_nnunet.data.batch_streams import Batch, BatchSource
 from bdfm_nnunet.data.crops import UnlabelledCrops
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.objectives.base import Objective, Picture
-from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.presets import PRESETS
 from bdfm_nnunet.reports.figures import progress_figure, reconstruction_figure, save_figure
 from bdfm_nnunet.settings import CropSettings, read_block
-from bdfm_nnunet.tasks.run_summary import curves_of, only_warned
+from bdfm_nnunet.tasks.run_summary import only_warned
 from bdfm_nnunet.tasks.task import Task
 
 # numbers that keep what is drawn for training and validation apart from other random streams
@@ -37,8 +34,8 @@ class Pretraining(Task):
     progress.png, pictures and pretraining_summary.json.
 
     Attributes:
-        objective_class: what is minimised.
-        preset: its settings where the plans are silent, a name in `PRESETS`.
+        objective_class: what is minimised; subclasses name it.
+        preset: its settings where the plans are silent, a name in `PRESETS`; None for the objective's defaults.
     """
 
     rates = MappingProxyType({"adamw": 2e-4, "sgd": 1e-2})
@@ -46,8 +43,8 @@ class Pretraining(Task):
     deep_supervision = False
     kind = "pretraining"
     summary_file = "pretraining_summary.json"
-    objective_class: ClassVar[type[Objective]] = MaskedImageModelling
-    preset: ClassVar[str] = "bdfm"
+    objective_class: ClassVar[type[Objective]]
+    preset: ClassVar[str | None] = None
 
     def __init__(self, trainer: Any) -> None:
         super().__init__(trainer)
@@ -62,7 +59,8 @@ class Pretraining(Task):
     @classmethod
     def _settings(cls, configuration_manager: Any) -> Any:
         kind = cls.objective_class.settings_class
-        return read_block(configuration_manager.configuration, "pretraining", kind=kind, **PRESETS[cls.preset])
+        preset = PRESETS[cls.preset] if cls.preset else {}
+        return read_block(configuration_manager.configuration, "pretraining", kind=kind, **preset)
 
     def check(self) -> None:
         """Raise InputError unless the objective's settings fit the crops and the network."""
@@ -141,7 +139,7 @@ class Pretraining(Task):
     def end_training_epoch(self, outputs: list[dict[str, Any]]) -> None:
         """Log the means of the terms."""
         for name in self.objective.terms:
-            self._log(f"train_{name}", self.trainer.mean_of(outputs, name))
+            self.log(f"train_{name}", self.trainer.mean_of(outputs, name))
 
     def start_validation(self) -> None:
         """Start at the first of the fixed crops."""
@@ -162,44 +160,26 @@ class Pretraining(Task):
     def end_validation(self, outputs: list[dict[str, Any]]) -> None:
         """Log the loss, its terms and the monitors."""
         trainer = self.trainer
-        trainer.logger.log("val_losses", trainer.mean_of(outputs, "loss"), trainer.current_epoch)
+        self.log("val_losses", trainer.mean_of(outputs, "loss"))
         for name in self.objective.terms:
-            self._log(f"val_{name}", trainer.mean_of(outputs, name))
+            self.log(f"val_{name}", trainer.mean_of(outputs, name))
         for name in self.objective.monitors:
-            self._log(name, trainer.mean_of(outputs, name))
-
-    def _log(self, name: str, value: float) -> None:
-        logger = self.trainer.logger
-        logger.local_logger.my_fantastic_logging.setdefault(name, [])
-        logger.log(name, value, self.trainer.current_epoch)
+            self.log(name, trainer.mean_of(outputs, name))
 
     def end_epoch(self) -> None:
         """Write the log, the checkpoints and the pictures."""
+        super().end_epoch()
         trainer = self.trainer
-        trainer.logger.log("epoch_end_timestamps", time(), trainer.current_epoch)
-        latest = self._latest()
-        trainer.print_to_log_file(", ".join(f"{name} {value:.4f}" for name, value in latest.items()))
-        trainer.save_if_best(-latest["val_losses"])  # a loss is best where it is smallest
-        done = trainer.current_epoch + 1
-        if done % trainer.save_every == 0 and done != trainer.num_epochs:
-            trainer.save_checkpoint(str(self._folder / "checkpoint_latest.pth"))
         if trainer.local_rank == 0:
             with only_warned(trainer, "training goes on without new reports"):
                 self._write_reports()
 
     # --- reports ------------------------------------------------------------------------------------------------
 
-    @property
-    def _folder(self) -> Path:
-        return Path(self.trainer.output_folder)
-
-    def _latest(self) -> dict[str, float]:
-        return {name: values[-1] for name, values in curves_of(self.trainer).items() if values}
-
     def _write_reports(self) -> None:
-        curves, epoch = curves_of(self.trainer), self.trainer.current_epoch
+        curves, epoch = self.curves, self.trainer.current_epoch
         figure = progress_figure(self._panels(curves), title=type(self.trainer).__name__)
-        save_figure(figure, self._folder / "progress.png")
+        save_figure(figure, self.folder / "progress.png")
         due = (epoch + 1) % self.settings.picture_every == 0
         if due or epoch in (0, self.trainer.num_epochs - 1):
             self._write_picture()
@@ -238,9 +218,9 @@ class Pretraining(Task):
         shown = {name: image.float().cpu().numpy() for name, image in picture.shown.items()}
         mask = None if picture.mask is None else picture.mask.cpu().numpy()
         figure = reconstruction_figure(original, original, shown, mask=mask, title=f"epoch {epoch}")
-        save_figure(figure, self._folder / "reconstructions" / f"epoch_{epoch:04d}.png")
+        save_figure(figure, self.folder / "reconstructions" / f"epoch_{epoch:04d}.png")
 
     def final_validation(self, *, save_probabilities: bool = False) -> None:
         """Tell what the last epoch's validation showed; there is nothing else to predict."""
-        if self.trainer.local_rank == 0 and (sentence := self.objective.verdict(self._latest())):
+        if self.trainer.local_rank == 0 and (sentence := self.objective.verdict(self.latest)):
             self.trainer.print_to_log_file(sentence)

@@ -1,7 +1,6 @@
 """Segmentation with nnU-Net's loss, augmentation and validation, from pre-trained or random weights."""
 
-import os
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,12 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
-from bdfm_nnunet.checkpoints import load_pretrained
 from bdfm_nnunet.data.batch_streams import Batch, BatchSource
 from bdfm_nnunet.data.checked_cases import DAMAGE, CheckedCases
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.nnunet_scores import read_nnunet_scores
-from bdfm_nnunet.exposure import compare, parts_of
-from bdfm_nnunet.settings import WEIGHTS_VARIABLE, FinetuningSettings, read_block
+from bdfm_nnunet.tasks.finetuning import Finetuning
 from bdfm_nnunet.tasks.run_summary import scored_regions, write_scores
-from bdfm_nnunet.tasks.task import Task
 
 
 class LabelledCrops(nnUNetDataLoader):
@@ -40,22 +36,10 @@ class LabelledCrops(nnUNetDataLoader):
         return batch
 
 
-class Segmentation(Task):
-    """nnU-Net's segmentation, started from a pre-trained encoder if one is named.
-
-    The weights are those that the environment variable BDFM_WEIGHTS names ("none" for no file), else those of the plans
-    ("finetuning": {"weights": ...}), or a whole checkpoint that nnU-Net's -pretrained_weights names; with none of them,
-    training starts from scratch and says so. Loss, augmentation, deep supervision and validation are nnU-Net's.
-    """
+class Segmentation(Finetuning):
+    """nnU-Net's segmentation: loss, augmentation, deep supervision and validation are its own."""
 
     kind = "segmentation"
-
-    @cached_property
-    def finetuning(self) -> FinetuningSettings:
-        """The configuration's "finetuning" block."""
-        configuration = self.trainer.configuration_manager.configuration
-        settings: FinetuningSettings = read_block(configuration, "finetuning")
-        return settings
 
     @classmethod
     def build_network(
@@ -83,62 +67,9 @@ class Segmentation(Task):
             )
         return nnUNetTrainer._build_loss(trainer)
 
-    @property
-    def encoder_lr_factor(self) -> float:
-        """Learning rate of the encoder, relative to that of the rest."""
-        return self.finetuning.encoder_lr_factor
-
     def set_deep_supervision(self, enabled: bool) -> None:
         """Switch nnU-Net's network."""
         nnUNetTrainer.set_deep_supervision_enabled(self.trainer, enabled)
-
-    # --- weights ------------------------------------------------------------------------------------------------
-
-    def load_weights(self) -> None:
-        """Load the pre-trained weights that are named, and tell which held-out cases they have seen.
-
-        Raises:
-            InputError: they cannot be used, or weights have come in twice.
-        """
-        origin, tell = self.trainer.origin, self.trainer.print_to_log_file
-        named = os.environ.get(WEIGHTS_VARIABLE, "")
-        path = named or self.finetuning.weights
-        if not path or path.lower() == "none":
-            path = ""
-        if origin.started_from and path:
-            source = WEIGHTS_VARIABLE if named else "the plans' finetuning.weights"
-            raise InputError(
-                f"weights have come in twice, {origin.started_from['name']} by -pretrained_weights and {path} by "
-                f"{source}: leave the option out, or set {WEIGHTS_VARIABLE}=none"
-            )
-        if origin.started_from:
-            self._warn_of_cases_seen(origin.started_from["name"])
-            return
-        if not path:
-            tell(f"Training from scratch: neither {WEIGHTS_VARIABLE} nor the plans name weights.")
-            return
-        digest = None if named else self.finetuning.weights_sha256
-        report = load_pretrained(self.trainer.network, path, min_match=self.finetuning.min_match, sha256=digest)
-        tell(report)
-        origin.take(report)
-        self._warn_of_cases_seen(report.path.name)
-
-    def _warn_of_cases_seen(self, name: str) -> None:
-        """Say which validation and test cases the weights know already."""
-        trainer, seen = self.trainer, self.trainer.origin.ancestors
-        if seen.note:
-            trainer.print_to_log_file(f"{seen.note}, so nobody can tell whether it has seen the test cases.")
-            return
-        cases = trainer.data.cases
-        if trainer.fold == "all":
-            trainer.print_to_log_file(
-                "Fold `all` has no validation cases of its own, so only test cases in imagesTs are compared with those "
-                "that the weights have seen; `bdfm exposure` compares all."
-            )
-        train, val = trainer.do_split() if trainer.fold != "all" else ([], [])
-        report = compare(seen, cases, parts_of(cases, train, val), checkpoint=name)
-        if warning := report.warning():
-            trainer.print_to_log_file(warning)
 
     def labels_changed(self, sentence: str) -> None:
         """Refuse a new training, as it would learn from other labels; one that continues keeps its labels."""
@@ -215,10 +146,6 @@ class Segmentation(Task):
         except OSError as error:
             trainer.print_to_log_file(f"WARNING: training goes on without a new progress.png: {error}")
         trainer.current_epoch = epoch
-
-    def blocks(self) -> dict[str, Any]:
-        """Return the "finetuning" block."""
-        return {"finetuning": self.finetuning}
 
     def final_validation(self, *, save_probabilities: bool = False) -> None:
         """Predict and score the validation cases, as nnU-Net does; the scores go into training_summary.json too."""

@@ -1,12 +1,15 @@
 """The interface between a training and the task that it learns."""
 
 from collections.abc import Mapping
+from pathlib import Path
+from time import time
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from bdfm_nnunet.data.batch_streams import Batch, BatchSource
+from bdfm_nnunet.tasks.run_summary import curves_of
 
 
 class Task:
@@ -104,16 +107,30 @@ class Task:
         """Prepare for the validation batches of an epoch; the network is in evaluation mode."""
 
     def validation_step(self, batch: Batch) -> dict[str, Any]:
-        """Return loss and scores of one validation batch, by name, as arrays."""
-        raise NotImplementedError(f"{type(self).__name__} must score a batch: override validation_step")
+        """Return loss and scores of one validation batch, by name, as arrays; by default what `losses` gives."""
+        with self.trainer.autocast():
+            found = self.losses(batch)
+        return {name: value.float().cpu().numpy() for name, value in found.items()}
 
     def end_validation(self, outputs: list[dict[str, Any]]) -> None:
-        """Log loss ("val_losses") and scores of an epoch's validation."""
-        raise NotImplementedError(f"{type(self).__name__} must log its scores: override end_validation")
+        """Log loss ("val_losses") and scores of an epoch's validation; by default the means over its batches."""
+        for name in outputs[0]:
+            self.log("val_losses" if name == "loss" else name, self.trainer.mean_of(outputs, name))
+
+    @property
+    def score(self) -> float:
+        """Score of the last validation, larger is better, which chooses checkpoint_best.pth; by default -loss."""
+        return -self.latest["val_losses"]
 
     def end_epoch(self) -> None:
-        """Tell of an epoch, write its checkpoints and figures; then the trainer writes the summary and counts it."""
-        raise NotImplementedError(f"{type(self).__name__} must end an epoch: override end_epoch")
+        """Tell of an epoch and write its checkpoints; then the trainer writes the summary and counts the epoch."""
+        trainer = self.trainer
+        trainer.logger.log("epoch_end_timestamps", time(), trainer.current_epoch)
+        trainer.print_to_log_file(", ".join(f"{name} {value:.4f}" for name, value in self.latest.items()))
+        trainer.save_if_best(self.score)
+        done = trainer.current_epoch + 1
+        if done % trainer.save_every == 0 and done != trainer.num_epochs:
+            trainer.save_checkpoint(str(self.folder / "checkpoint_latest.pth"))
 
     def blocks(self) -> dict[str, Any]:
         """Return the settings that the task has read from the configuration, by the block's name, for the summary."""
@@ -125,3 +142,26 @@ class Task:
 
     def final_validation(self, *, save_probabilities: bool = False) -> None:
         """Validate the finished training, as nnU-Net does after the last epoch."""
+
+    # --- what was logged ----------------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        """Where the fold's results lie."""
+        return Path(self.trainer.output_folder)
+
+    def log(self, name: str, value: float) -> None:
+        """Log a value of the current epoch; nnU-Net's logger only takes the names that it knows."""
+        logger = self.trainer.logger
+        logger.local_logger.my_fantastic_logging.setdefault(name, [])
+        logger.log(name, value, self.trainer.current_epoch)
+
+    @property
+    def curves(self) -> dict[str, list[float]]:
+        """What was logged, one value an epoch, by name, and the seconds of each epoch."""
+        return curves_of(self.trainer)
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """The last value of each curve."""
+        return {name: values[-1] for name, values in self.curves.items() if values}

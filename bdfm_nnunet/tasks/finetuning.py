@@ -1,0 +1,82 @@
+"""What every task on labelled data shares: the weights that it starts from, and how fast they learn."""
+
+import os
+from functools import cached_property
+from typing import Any
+
+from bdfm_nnunet.checkpoints import load_pretrained
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.exposure import compare, parts_of
+from bdfm_nnunet.settings import WEIGHTS_VARIABLE, FinetuningSettings, read_block
+from bdfm_nnunet.tasks.task import Task
+
+
+class Finetuning(Task):
+    """A task that starts from a pre-trained encoder if one is named.
+
+    The weights are those that the environment variable BDFM_WEIGHTS names ("none" for no file), else those of the plans
+    ("finetuning": {"weights": ...}), or a whole checkpoint that nnU-Net's -pretrained_weights names; with none of them,
+    training starts from scratch and says so.
+    """
+
+    @cached_property
+    def finetuning(self) -> FinetuningSettings:
+        """The configuration's "finetuning" block."""
+        configuration = self.trainer.configuration_manager.configuration
+        settings: FinetuningSettings = read_block(configuration, "finetuning")
+        return settings
+
+    @property
+    def encoder_lr_factor(self) -> float:
+        """Learning rate of the encoder, relative to that of the rest."""
+        return self.finetuning.encoder_lr_factor
+
+    def load_weights(self) -> None:
+        """Load the pre-trained weights that are named, and tell which held-out cases they have seen.
+
+        Raises:
+            InputError: they cannot be used, or weights have come in twice.
+        """
+        origin, tell = self.trainer.origin, self.trainer.print_to_log_file
+        named = os.environ.get(WEIGHTS_VARIABLE, "")
+        path = named or self.finetuning.weights
+        if not path or path.lower() == "none":
+            path = ""
+        if origin.started_from and path:
+            source = WEIGHTS_VARIABLE if named else "the plans' finetuning.weights"
+            raise InputError(
+                f"weights have come in twice, {origin.started_from['name']} by -pretrained_weights and {path} by "
+                f"{source}: leave the option out, or set {WEIGHTS_VARIABLE}=none"
+            )
+        if origin.started_from:
+            self._warn_of_cases_seen(origin.started_from["name"])
+            return
+        if not path:
+            tell(f"Training from scratch: neither {WEIGHTS_VARIABLE} nor the plans name weights.")
+            return
+        digest = None if named else self.finetuning.weights_sha256
+        report = load_pretrained(self.trainer.network, path, min_match=self.finetuning.min_match, sha256=digest)
+        tell(report)
+        origin.take(report)
+        self._warn_of_cases_seen(report.path.name)
+
+    def _warn_of_cases_seen(self, name: str) -> None:
+        """Say which validation and test cases the weights know already."""
+        trainer, seen = self.trainer, self.trainer.origin.ancestors
+        if seen.note:
+            trainer.print_to_log_file(f"{seen.note}, so nobody can tell whether it has seen the test cases.")
+            return
+        cases = trainer.data.cases
+        if trainer.fold == "all":
+            trainer.print_to_log_file(
+                "Fold `all` has no validation cases of its own, so only test cases in imagesTs are compared with those "
+                "that the weights have seen; `bdfm exposure` compares all."
+            )
+        train, val = trainer.do_split() if trainer.fold != "all" else ([], [])
+        report = compare(seen, cases, parts_of(cases, train, val), checkpoint=name)
+        if warning := report.warning():
+            trainer.print_to_log_file(warning)
+
+    def blocks(self) -> dict[str, Any]:
+        """Return the "finetuning" block."""
+        return {"finetuning": self.finetuning}
