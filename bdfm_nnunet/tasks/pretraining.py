@@ -40,7 +40,6 @@ class Pretraining(Task):
 
     rates = MappingProxyType({"adamw": 2e-4, "sgd": 1e-2})
     decay = "cosine"
-    deep_supervision = False
     kind = "pretraining"
     summary_file = "pretraining_summary.json"
     objective_class: ClassVar[type[Objective]]

@@ -40,6 +40,7 @@ class Segmentation(Finetuning):
     """nnU-Net's segmentation: loss, augmentation, deep supervision and validation are its own."""
 
     kind = "segmentation"
+    deep_supervision = True
 
     @classmethod
     def build_network(

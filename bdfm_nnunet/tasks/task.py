@@ -37,7 +37,7 @@ class Task:
     rates: ClassVar[Mapping[str, float]] = MappingProxyType({"adamw": 1e-4, "sgd": 1e-3})
     weight_decays: ClassVar[Mapping[str, float]] = MappingProxyType({"adamw": 0.05, "sgd": 3e-5})
     decay: ClassVar[Literal["poly", "cosine"]] = "poly"
-    deep_supervision: ClassVar[bool] = True
+    deep_supervision: ClassVar[bool] = False
     kind: ClassVar[str] = "training"
     summary_file: ClassVar[str] = "training_summary.json"
 

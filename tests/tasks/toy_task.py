@@ -24,8 +24,6 @@ class Regressor(nn.Module):
 
 
 class CaseMean(Finetuning):
-    deep_supervision = False
-
     @classmethod
     def build_network(cls, configuration_manager: Any, *, input_channels: int, **rest: Any) -> nn.Module:
         return Regressor(
