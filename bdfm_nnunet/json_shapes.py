@@ -3,7 +3,8 @@
 A shape is a type (`str`, `int`, `float`, `bool`, `dict`, `list`), `None`, a tuple of shapes of which one must fit,
 `[shape]` for a list of any length, `{"name": shape, "name?": shape}` for a table with these entries (those with a
 question mark may be missing; further entries are allowed), `{str: shape}` for a table with any names, or `Anything`.
-`float` accepts whole numbers too; `int` and `float` accept neither NaN nor infinity nor truth values.
+`float` accepts whole numbers too; `int` and `float` accept neither NaN nor infinity nor truth values, and no whole
+number beyond all floating ones.
 """
 
 import math
@@ -39,7 +40,7 @@ def _fault_of_table(content: Mapping[Any, Any], shape: Mapping[Any, Shape], wher
     if str in shape:
         wrong = next((key for key in content if not isinstance(key, str)), None)
         if wrong is not None:
-            return f"{where or 'it'} has the name {wrong!r}, expected a text"
+            return f"{where or 'it'} has the name {_shown(wrong)}, expected a text"
         return next(filter(None, (fault_of(content[key], shape[str], _at(where, key)) for key in content)), "")
     for key, each in shape.items():
         name = key.removesuffix("?")
@@ -68,9 +69,12 @@ def _described(shape: Shape) -> str:
 
 
 def _expected(content: Any, wanted: str, where: str) -> str:
-    found = "null" if content is None else repr(content)
-    found = found if len(found) <= 60 else f"a {type(content).__name__}"
-    return f"{where or 'it'} is {found}, expected {wanted}"
+    return f"{where or 'it'} is {_shown(content)}, expected {wanted}"
+
+
+def _shown(content: Any) -> str:
+    found = "a huge number" if _is_huge(content) else "null" if content is None else repr(content)
+    return found if len(found) <= 60 else f"a {type(content).__name__}"
 
 
 def _fits(content: Any, kind: Any) -> bool:
@@ -84,5 +88,12 @@ def _fits(content: Any, kind: Any) -> bool:
         return isinstance(content, (list, tuple))
     if kind in (int, float):
         allowed = (int,) if kind is int else (int, float)
-        return isinstance(content, allowed) and not isinstance(content, bool) and math.isfinite(content)
+        if not isinstance(content, allowed) or isinstance(content, bool) or _is_huge(content):
+            return False
+        return math.isfinite(content)
     return isinstance(content, kind)
+
+
+def _is_huge(content: Any) -> bool:
+    """Whether this is a whole number beyond all floating numbers, which Python may not even print."""
+    return isinstance(content, int) and content.bit_length() > 1023
