@@ -152,7 +152,7 @@ def _first_line(error: Exception) -> str:
 def _train(options: argparse.Namespace) -> int:
     import torch
 
-    from bdfm_nnunet.checkpoints.checkpoint_reading import loading_as_data
+    from bdfm_nnunet.checkpoints.nnunet_loading import loading_as_data
     from bdfm_nnunet.data.plain_cases import as_data
 
     if options.device == "cpu":

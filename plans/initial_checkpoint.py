@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from bdfm_nnunet.checkpoints import LoadReport, load_pretrained
-from bdfm_nnunet.checkpoints.checkpoint_reading import EXPOSURE
 from bdfm_nnunet.checkpoints.checkpoint_writing import write_checkpoint
+from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE
 from bdfm_nnunet.exposure import Exposure
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.nnunet_files import inputs_of, outputs_of, read_dataset_json, resolve_configuration
@@ -61,7 +61,7 @@ def write_initial_checkpoint(
         "inference_allowed_mirroring_axes": tuple(range(len(resolved["patch_size"]))),
         "bdfm_source": {"path": str(report.path), "sha256": report.sha256, "encoder_share": report.encoder_share},
     }
-    exposure = Exposure.of(report.exposure, kind=report.kind)
+    exposure = Exposure.of(report.exposure)
     if exposure.runs:
         content[EXPOSURE] = exposure.as_dict()
     write_checkpoint(content, out)

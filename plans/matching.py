@@ -5,11 +5,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from bdfm_nnunet.checkpoints.checkpoint_reading import Checkpoint, read_checkpoint
+from bdfm_nnunet.checkpoints import Checkpoint, read_checkpoint
+from bdfm_nnunet.checkpoints.readers import ExpectedImages
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.networks.network_classes import check_network_classes
@@ -32,24 +33,14 @@ class PretrainedPlans:
         sha256: of its bytes.
         network: "swin", "resenc" or "plain".
         configuration: the configuration it was trained with, inheritance resolved.
-        transpose_forward: order of the image axes during training.
-        transpose_backward: the order back.
+        images: order of the axes, spacing and normalisation of the images it was trained on.
     """
 
     path: Path
     sha256: str
     network: str
     configuration: dict[str, Any]
-    transpose_forward: list[int]
-    transpose_backward: list[int]
-
-    @property
-    def spacing(self) -> list[float]:
-        """Target spacing in the axis order of the images as they are read."""
-        spacing = [0.0] * len(self.transpose_forward)
-        for place, axis in enumerate(self.transpose_forward):
-            spacing[axis] = float(self.configuration["spacing"][place])
-        return spacing
+    images: ExpectedImages
 
 
 def read_pretrained_plans(path: str | Path, network: str | None = None) -> PretrainedPlans:
@@ -69,14 +60,14 @@ def read_pretrained_plans(path: str | Path, network: str | None = None) -> Pretr
             f"{path} holds no plans, so no plans can match it: run `bdfm plan` without --weights and name the file in "
             f"the environment variable BDFM_WEIGHTS when you train"
         )
-    plans, configuration = _checked(checkpoint)
+    configuration = _checked(checkpoint)
     class_name = configuration.get("architecture", {}).get("network_class_name", "none").rsplit(".", 1)[-1]
     kind = NETWORK_OF_CLASS.get(class_name)
     if kind is None:
         raise InputError(f"{path} is of a network {class_name}, expected one of {', '.join(NETWORK_OF_CLASS)}")
     if network is not None and network != kind:
         raise InputError(f"{path} is of a {kind} network, not {network}: leave --network out or choose other weights")
-    if len(configuration["patch_size"]) != 3:
+    if len(configuration["patch_size"]) != 3 or checkpoint.images is None:
         raise InputError(f"{path} is of a 2-D network: choose weights of a 3-D configuration")
     _check_network(configuration, f"the plans in {path}")
     return PretrainedPlans(
@@ -84,8 +75,7 @@ def read_pretrained_plans(path: str | Path, network: str | None = None) -> Pretr
         sha256=checkpoint.sha256,
         network=kind,
         configuration=configuration,
-        transpose_forward=list(plans["transpose_forward"]),
-        transpose_backward=list(plans["transpose_backward"]),
+        images=checkpoint.images,
     )
 
 
@@ -100,8 +90,8 @@ _PREPROCESSING = {
 }
 
 
-def _checked(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the plans of a checkpoint and its configuration, checked.
+def _checked(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the configuration of a checkpoint, checked like the rest of its plans.
 
     What stands in for entries that other plans are made without is only there to be checked.
     """
@@ -112,8 +102,8 @@ def _checked(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
         raise InputError(f"{name} cannot be used ({fault}): choose other weights, or plan without --weights")
     configuration = resolve_configuration(plans, chosen)
     alone = _PREPROCESSING | {key: value for key, value in configuration.items() if key != "inherits_from"}
-    checked = check_plans(_NAMES | plans | {"configurations": {"3d_fullres": alone}}, name)
-    return checked, configuration
+    check_plans(_NAMES | plans | {"configurations": {"3d_fullres": alone}}, name)
+    return configuration
 
 
 def _check_network(configuration: Mapping[str, Any], name: str) -> None:
@@ -130,7 +120,7 @@ class MatchingPlanner(FixedDataPlanner):
     """A planner that takes the network of a checkpoint for another data set; the batch follows the memory target."""
 
     def __init__(self, *args: Any, source: PretrainedPlans, **settings: Any) -> None:
-        super().__init__(*args, overwrite_target_spacing=source.spacing, **settings)
+        super().__init__(*args, overwrite_target_spacing=list(source.images.spacing), **settings)
         self.source = source
 
     def generate_data_identifier(self, configuration_name: str) -> str:
@@ -139,18 +129,19 @@ class MatchingPlanner(FixedDataPlanner):
 
     def determine_transpose(self) -> tuple[list[int], list[int]]:
         """Return the checkpoint's order of axes."""
-        return self.source.transpose_forward, self.source.transpose_backward
+        forward = list(self.source.images.axes)
+        return forward, [forward.index(axis) for axis in range(len(forward))]
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
         """Return the checkpoint's spacing."""
-        return np.array(self.source.spacing)
+        return np.array(self.source.images.spacing)
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
         """Return the checkpoint's normalisation, channel by channel, or one for all if it has only one kind."""
-        schemes = self.source.configuration["normalization_schemes"]
-        masked = self.source.configuration["use_mask_for_norm"]
+        images = self.source.images
+        schemes, masked = list(images.normalisation), cast(list[bool], list(images.masked))  # nnU-Net's None counts too
         if len(schemes) == self.input_channels:
-            return list(schemes), list(masked)
+            return schemes, masked
         if len(set(zip(schemes, masked))) == 1:
             return [schemes[0]] * self.input_channels, [masked[0]] * self.input_channels
         own: tuple[list[str], list[bool]] = super().determine_normalization_scheme_and_whether_mask_is_used_for_norm()

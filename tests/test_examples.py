@@ -18,7 +18,9 @@ import pytest
 
 from tests.test_imports import MODULES
 
-PARTS_WITH_EXAMPLES = ("losses", "masking", "metrics", "frequency", "evaluation", "exposure", "results")
+PARTS_WITH_EXAMPLES = (
+    "losses", "masking", "metrics", "frequency", "evaluation", "exposure", "results", "checkpoints",
+)  # fmt: skip
 """Modules, or packages with all of their modules, in which every public function and class has an example."""
 
 WITHOUT_EXAMPLE: set[str] = set()

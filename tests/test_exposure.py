@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from bdfm_nnunet.checkpoints.checkpoint_reading import EXPOSURE, read_checkpoint
+from bdfm_nnunet.checkpoints import read_checkpoint
+from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE
+from bdfm_nnunet.checkpoints.readers.public_bdfm_reader import PublicBdfmReader
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import PUBLIC_BDFM, Exposure, ExposureReport, compare, describe_run, exposure_report, parts_of
 from bdfm_nnunet.patients import CaseList, groups
@@ -265,7 +267,8 @@ def test_chain_of_trainings_is_kept() -> None:
     assert set(_found(found)) == {"a-b", "c-d"}
     unknown = Exposure.of(None, named="x.pth").then(second)
     assert unknown.runs[0]["ancestors"] == "x.pth says nothing about the cases it was trained on"
-    assert Exposure.of(None, kind="bdfm_reference").then(second).runs[0] == PUBLIC_BDFM
+    public = PublicBdfmReader().origin({}).exposure
+    assert Exposure.of(public).then(second).runs[0] == PUBLIC_BDFM
 
 
 def test_counted_runs_name_numbers_in_the_place_of_cases() -> None:

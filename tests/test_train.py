@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bdfm_nnunet import cli, train
-from bdfm_nnunet.checkpoints.checkpoint_reading import read_checkpoint
+from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.training.signals import TrainingPaused
 from tests.conftest import Prepared
 from tests.training.trainings import SHORT
@@ -199,10 +199,10 @@ def test_pretrained_weights_are_loaded_as_data(
 
 
 def test_the_plug_in_closes_the_doors_of_stock_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bdfm_nnunet.checkpoints import checkpoint_reading
+    from bdfm_nnunet.checkpoints import nnunet_loading
 
     monkeypatch.setattr(torch, "load", torch.load)  # put back afterwards
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     sys.modules.pop("bdfm_nnunet.nnunet_plugin.bdfm_nnunet_trainers", None)
     importlib.import_module("bdfm_nnunet.nnunet_plugin.bdfm_nnunet_trainers")
-    assert torch.load is checkpoint_reading._load_as_data_instead
+    assert torch.load is nnunet_loading._load_as_data_instead

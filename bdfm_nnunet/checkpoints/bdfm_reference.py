@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from bdfm_nnunet.checkpoints.adapting import cubic_window
-from bdfm_nnunet.checkpoints.checkpoint_reading import read_checkpoint
-from bdfm_nnunet.checkpoints.sources import translate
+from bdfm_nnunet.checkpoints.checkpoint_reading import Checkpoint, read_checkpoint
+from bdfm_nnunet.checkpoints.readers.public_bdfm_reader import PublicBdfmReader
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.encoders import encoder_of
 from bdfm_nnunet.networks.swin import SwinEncoder
@@ -19,26 +19,53 @@ _MERGING = (1, 2, 2)
 
 
 def load_bdfm_reference(path: str | Path) -> MaskedImageModelling:
-    """The objective of a checkpoint of the public BDFM code, in its published form and in eval mode.
+    """Load the model of the public BDFM code, in its published form and in eval mode.
 
     Its images are (B, 1, D, H, W) in the model's order, depth first: the public code permutes volumes loaded as
     (W, H, D) by (0, 1, 4, 2, 3).
 
+    Args:
+        path: a checkpoint of the public BDFM code.
+
+    Returns:
+        The objective with encoder, mask token and both decoders.
+
     Raises:
         InputError: the file is no checkpoint of the public BDFM code.
+
+    Example:
+        A file with the names of the public code, of a model far smaller than the published one:
+
+        >>> block, frequency = "encoder.layers.0.blocks.0", "frequency_decoder.blocks.0"
+        >>> shapes = {"encoder.patch_embed.proj": (4, 1, 2, 2, 2), "encoder.norm": (4,), f"{block}.norm1": (4,),
+        ...           f"{block}.attn.qkv": (12, 4), f"{block}.attn.proj": (4, 4), f"{block}.norm2": (4,),
+        ...           f"{block}.mlp.fc1": (16, 4), f"{block}.mlp.fc2": (4, 16), "conv3d_transpose": (4, 4, 2, 2, 2),
+        ...           f"{frequency}.realconv1": (1, 1, 3, 3, 3), f"{frequency}.imagconv1": (1, 1, 3, 3, 3),
+        ...           "frequency_decoder.final_norm": (8,)}
+        >>> weights = {f"{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
+        >>> weights |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
+        >>> weights |= {f"{block}.attn.relative_position_bias_table": torch.zeros(27, 1),
+        ...             "conv3d_transpose_1.weight": torch.zeros(4, 1, 1, 1, 1),
+        ...             "conv3d_transpose_1.bias": torch.zeros(1), "mask_token": torch.zeros(1, 1, 4)}
+        >>> torch.save({"state_dict": weights}, "bdfm.pt")
+        >>> objective = load_bdfm_reference("bdfm.pt")
+        >>> objective.training, objective.encoder.patch_embed.weight.shape
+        (False, torch.Size([4, 1, 2, 2, 2]))
     """
     checkpoint = read_checkpoint(path)
-    if checkpoint.kind != "bdfm_reference":
+    if not isinstance(checkpoint.reader, PublicBdfmReader):
         raise InputError(f"{path} is no checkpoint of the public BDFM code: load it with load_pretrained instead")
-    weights, _ = translate(checkpoint.weights)
+    return _built(checkpoint, path).eval()
+
+
+def _built(checkpoint: Checkpoint, path: str | Path) -> MaskedImageModelling:
     try:
-        objective = _objective_for(weights)
+        return _objective_for({**checkpoint.renamed.weights})
     except InputError:
         raise
     except Exception as error:  # sizes are read off tensors that may be missing, empty or of another shape
         reason = ([line.strip() for line in str(error).splitlines()[:2]] or [""])[-1] or type(error).__name__
         raise InputError(f"{path} is no complete BDFM checkpoint ({reason}): copy it anew") from None
-    return objective.eval()
 
 
 def _objective_for(weights: dict[str, Tensor]) -> MaskedImageModelling:

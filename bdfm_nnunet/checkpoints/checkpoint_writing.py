@@ -1,4 +1,4 @@
-"""Writing checkpoints: there is always a whole one, the new or the one before."""
+"""Writing of checkpoints: a whole one is always there, the new or the one before."""
 
 import os
 from pathlib import Path
@@ -20,13 +20,19 @@ def write_checkpoint(
     """Save a checkpoint with `torch.save`, whole or not at all.
 
     Args:
-        content: what it holds.
-        path: the file; one that is there stays until the new one is on the disk.
-        previous: the name that this older file keeps, if any.
-        again: what to do once the disk takes more.
+        content: of the checkpoint.
+        path: the file; an older one of this name stays until the new one is on the disk.
+        previous: another name under which the older file is kept; None: it is replaced.
+        again: advice for the error, after "free some space there and".
 
     Raises:
         InputError: it cannot be written.
+
+    Example:
+        >>> write_checkpoint({"epoch": 1}, "latest.pth")
+        >>> write_checkpoint({"epoch": 2}, "latest.pth", previous=Path("previous.pth"))
+        >>> torch.load("latest.pth"), torch.load("previous.pth")
+        ({'epoch': 2}, {'epoch': 1})
     """
     path = Path(path)
     with write_atomically(path, again=again) as temporary:
@@ -42,7 +48,14 @@ def write_checkpoint(
 
 
 def keep_before(path: Path, previous: Path) -> None:
-    """Gives the checkpoint at `path` the name `previous` too, so that it outlives the new one that takes its place."""
+    """Give the checkpoint at `path` the name `previous` too, so that it outlives the one that replaces it.
+
+    Example:
+        >>> _ = Path("latest.pth").write_bytes(b"first")
+        >>> keep_before(Path("latest.pth"), Path("previous.pth"))
+        >>> Path("previous.pth").read_bytes()
+        b'first'
+    """
     if not path.is_file():
         return
     link = unfinished(previous, "link")

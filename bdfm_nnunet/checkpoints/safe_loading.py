@@ -1,133 +1,25 @@
-"""Reading checkpoints from outside: the one door, through which nothing but data comes."""
+"""Files from outside loaded as plain data: nothing that they name is located, called or run."""
 
 import os
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
 
-from bdfm_nnunet.checkpoints.soundness import fault_of_structure, fault_of_weights
+from bdfm_nnunet.checkpoints.soundness import fault_of_structure
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import cannot_read, memory_bytes, open_regular, sha256_of
+from bdfm_nnunet.files import cannot_read, memory_bytes, open_regular
 from bdfm_nnunet.plain_pickles import NUMPY
 
-Kind = Literal["nnunet", "bdfm_reference", "weights"]
-EXPOSURE = "bdfm_exposure"
-"""The entry in which our checkpoints tell which cases they were trained on."""
-PROGRESS = "bdfm_progress"
-"""The entry in which a checkpoint from the middle of an epoch tells where that was."""
+torch_load = torch.load
+"""PyTorch's function, whatever `nnunet_loading` puts in its place."""
 
-# keys under which common training codes keep the weights, most specific first
-_CONTAINERS = ("network_weights", "state_dict", "model_state_dict", "model", "teacher", "student")
-# put in front of names by DDP and torch.compile
-_WRAPPERS = ("module.", "_orig_mod.")
 _REFUSED = re.compile(r"(?:GLOBAL|function|new object for|but got) (?:<\w+ ')?([\w.]+)")
-_torch_load = torch.load
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The weights of a file and what it says about where they come from.
-
-    Attributes:
-        path: the file.
-        weights: tensors by name, without the prefixes of DDP and torch.compile; real, finite and dense.
-        kind: "nnunet" (ours are such too), "bdfm_reference" (the public BDFM code) or plain "weights".
-        plans: what the file gives as nnU-Net's plans of the training, not checked (see `nnunet_files.check_plans`).
-        configuration: the configuration of those plans.
-        trainer: class name of the trainer.
-        exposure: what the file tells of the cases it was trained on, as it stands there; None where it tells nothing.
-        progress: where in an epoch our trainers have written it; None at an epoch's end.
-        mirroring: what the file gives as the image axes that prediction may mirror, not checked.
-    """
-
-    path: Path
-    weights: dict[str, Tensor]
-    kind: Kind
-    plans: dict[str, Any] | None = None
-    configuration: str | None = None
-    trainer: str | None = None
-    exposure: Any = None
-    progress: Any = None
-    mirroring: Any = None
-
-    @cached_property
-    def sha256(self) -> str:
-        """Digest of the file, 64 hexadecimal digits."""
-        return sha256_of(self.path)
-
-
-def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read the weights of a PyTorch or safetensors file and what it says about them.
-
-    Entries beside the weights that are not of the expected kind count as missing.
-
-    Raises:
-        InputError: as `load_as_data`, or the file holds no weights that a network could use.
-    """
-    path = Path(path)
-    return _checkpoint(path, load_as_data(path))
-
-
-def _checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
-    weights = _weights_of(content)
-    if not weights:
-        raise InputError(f"{path} holds no named tensors: give a checkpoint with the weights of a network")
-    if fault := fault_of_weights(weights):
-        raise InputError(f"{path} cannot be used as weights: {fault}; give another checkpoint, or save it anew")
-    unwrapped = {_unwrapped(name): value.detach() for name, value in weights.items()}
-    if len(unwrapped) < len(weights):
-        raise InputError(f"{path} holds the same weights with and without prefixes: give a checkpoint of one network")
-    arguments = content.get("init_args") if "network_weights" in content else None
-    arguments = arguments if isinstance(arguments, Mapping) else {}
-    trainer = content.get("trainer_name")
-    return Checkpoint(
-        path=path.resolve(),
-        weights=unwrapped,
-        kind=_kind_of(content, weights),
-        plans=_of_kind(arguments.get("plans"), dict),
-        configuration=_of_kind(arguments.get("configuration"), str),
-        trainer=trainer if isinstance(trainer, str) and trainer.isidentifier() else None,
-        exposure=content.get(EXPOSURE),
-        progress=content.get(PROGRESS),
-        mirroring=content.get("inference_allowed_mirroring_axes"),
-    )
-
-
-def _of_kind(value: Any, kind: type) -> Any:
-    return value if isinstance(value, kind) else None
-
-
-def _weights_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    for key in _CONTAINERS:
-        if isinstance(content.get(key), Mapping):
-            return _weights_of(content[key])
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
-
-
-def _unwrapped(name: str) -> str:
-    while name.startswith(_WRAPPERS):
-        name = name.split(".", 1)[1]
-    return name.replace("._orig_mod.", ".")
-
-
-def _kind_of(content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Kind:
-    names = {_unwrapped(name) for name in weights}
-    if {"conv3d_transpose_1.weight", "encoder.patch_embed.proj.weight"} <= names:
-        return "bdfm_reference"
-    return "nnunet" if "network_weights" in content else "weights"
-
-
-# ------------------------------------------------------------------------------------------------------ the one door
 
 
 def load_as_data(path: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -143,14 +35,26 @@ def load_as_data(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
     Raises:
         InputError: there is no such file, it is cut off or damaged, it is no checkpoint, or it holds other objects.
+
+    Example:
+        >>> torch.save({"epoch": 3, "state_dict": {"weight": torch.zeros(2)}}, "a.pth")
+        >>> load_as_data("a.pth")
+        {'epoch': 3, 'state_dict': {'weight': tensor([0., 0.])}}
     """
-    content = _any_data(Path(path))
+    content = any_data(Path(path))
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, expected a checkpoint with named tensors")
     return content
 
 
-def _any_data(path: Path) -> Any:
+def any_data(path: Path) -> Any:
+    """Return the content of a file, a table of names or anything else; see `load_as_data`.
+
+    Example:
+        >>> torch.save([1, 2], "a.pth")
+        >>> any_data(Path("a.pth"))
+        [1, 2]
+    """
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > memory_bytes():
@@ -209,7 +113,7 @@ def _unpickled(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd bytes in what is no checkpoint
-            return _torch_load(path, map_location="cpu", weights_only=True)
+            return torch_load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             named = _REFUSED.search(str(error))
@@ -227,50 +131,3 @@ def _unpickled(path: Path) -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-_loaded: list[Checkpoint] = []
-
-
-def checkpoints_loaded() -> list[Checkpoint]:
-    """Return what nnU-Net has loaded through the door in this process, without weights, the latest last."""
-    return list(_loaded)
-
-
-def close_other_doors() -> None:
-    """Let nnU-Net load checkpoints as data alone from now on in this process; see `loading_as_data`."""
-    torch.load = _load_as_data_instead
-
-
-@contextmanager
-def loading_as_data() -> Iterator[None]:
-    """Inside this context nnU-Net loads checkpoints as data alone, by `load_as_data`.
-
-    nnU-Net calls `torch.load(path, weights_only=False)` in its predictor, for `-pretrained_weights` and to continue a
-    training, which runs whatever code the file holds. Here such calls give the same content, on the CPU, or raise an
-    InputError; weights that are no finite real numbers are refused too. Calls with weights_only=True, or with an open
-    file, stay what they are.
-
-    >>> with loading_as_data():  # doctest: +SKIP
-    ...     predictor.initialize_from_trained_model_folder(folder, folds, "checkpoint_final.pth")
-    """
-    before = torch.load
-    close_other_doors()
-    try:
-        yield
-    finally:
-        torch.load = before
-
-
-def _load_as_data_instead(f: Any, *arguments: Any, weights_only: bool | None = None, **options: Any) -> Any:
-    """Stands for `torch.load`."""
-    if weights_only is not False or not isinstance(f, (str, os.PathLike)):
-        return _torch_load(f, *arguments, weights_only=weights_only, **options)
-    content = _any_data(Path(f))
-    if not isinstance(content, Mapping):  # no checkpoint, and somebody else's business
-        return content
-    if "network_weights" not in content:
-        raise InputError(f"{f} is no checkpoint of nnU-Net (it has no entry network_weights): see `bdfm weights`")
-    checkpoint = _checkpoint(Path(f), content)
-    _loaded.append(replace(checkpoint, weights={}))
-    return content

@@ -23,6 +23,11 @@ def fault_of_structure(content: Any, size: int) -> str:
     Args:
         content: what was unpickled.
         size: bytes of the file, or of what its archive unpacks to.
+
+    Example:
+        >>> (content := {})["me"] = content
+        >>> fault_of_structure(content, 1000)
+        'a dict in it holds itself'
     """
     lengths: dict[int, int] = {}
     open_ones: list[tuple[Any, Iterator[Any]]] = [(content, _parts(content))]
@@ -83,6 +88,12 @@ def fault_of_weights(weights: Mapping[Any, Tensor]) -> str:
 
     Weights are real, finite, dense and floating; whole numbers and truth values are only taken for buffers whose names
     say that they count or point at something.
+
+    Example:
+        >>> fault_of_weights({"weight": torch.zeros(2), "num_batches_tracked": torch.tensor(3)})
+        ''
+        >>> fault_of_weights({"weight": torch.tensor([1.0, float("nan")])})
+        'weight holds values that are not finite (NaN or infinity)'
     """
     seen: set[tuple[Any, ...]] = set()
     storages: dict[int, int] = {}

@@ -1,6 +1,6 @@
 """The record of the cases that a checkpoint has seen, as our trainers write it into the file.
 
-A checkpoint holds plain types under `checkpoints.checkpoint_reading.EXPOSURE`: `{"format": 1, "runs": [...]}`, the
+A checkpoint holds plain types under `nnunet_reader.EXPOSURE`: `{"format": 1, "runs": [...]}`, the
 oldest training first. A run names its data set, releases and licences. It lists the cases that changed the weights
 ("train") and those that only chose checkpoint_best ("val") in columns: case, patient, release, aliases, sha256 (of the
 voxel values of each image).
@@ -10,35 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bdfm_nnunet.checkpoints.checkpoint_reading import Checkpoint
+from bdfm_nnunet.checkpoints import Checkpoint
+from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE_FORMAT
 from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.patients import CaseList, image_hashes
 
-FORMAT = 1
 COLUMNS = ("case", "patient", "release", "aliases", "sha256")
-
-PUBLIC_BDFM: dict[str, Any] = {
-    "dataset": "BD-15k",
-    "note": "the public BDFM checkpoint lists no cases: what its authors' lists name counts as seen, whole",
-    "whole": {
-        **{
-            f"brats2023-{task}": "all training and validation cases are in the lists of the public code"
-            for task in ("gli", "men", "met", "ped", "ssa")
-        },
-        "msd-brain-tumour": "inferred: the list called UPENN-GBM names the 750 cases of this release (BraTS 2016/17)",
-        **dict.fromkeys(
-            ("atlas-r2", "isles2022", "l2r-oasis", "brainptm2021", "mrbrains13"),
-            "the authors' figure of the data counts all its scans",
-        ),
-    },
-    "perhaps": {"upenn-gbm": "the authors' figure of the data counts it, but their list of it names other cases"},
-    "releases": {
-        "brats2023-gli": {"licence": "", "overlaps": ["brats2021", "brats2025-gli-pre"]},
-        "msd-brain-tumour": {"licence": "", "overlaps": ["brats2018", "brats2019", "brats2020", "brats2021"]},
-    },
-}
-"""The known training data of the weights that BDFM's authors released, in the form of a run."""
-
 
 _COLUMNS = {"case": [str], "patient": [str], "release": [str], "aliases": [[str]], "sha256": [[str]]}
 _STORED = {
@@ -73,7 +50,8 @@ class Exposure:
     Example:
         >>> Exposure.of(None, named="weights.pth").note
         'weights.pth says nothing about the cases it was trained on'
-        >>> "brats2023-gli" in Exposure.of(None, kind="bdfm_reference").releases
+        >>> from bdfm_nnunet.exposure import PUBLIC_BDFM
+        >>> "brats2023-gli" in Exposure((PUBLIC_BDFM,)).releases
         True
     """
 
@@ -81,16 +59,13 @@ class Exposure:
     note: str = ""
 
     @classmethod
-    def of(cls, stored: Any, *, kind: str = "", named: str = "the checkpoint") -> "Exposure":
-        """Read a checkpoint's record; for weights of the public BDFM code, return `PUBLIC_BDFM`.
+    def of(cls, stored: Any, *, named: str = "the checkpoint") -> "Exposure":
+        """Read a checkpoint's record.
 
         Args:
             stored: the checkpoint's entry; None if it has none.
-            kind: kind of the checkpoint, see `Checkpoint`.
             named: name of the checkpoint in messages.
         """
-        if stored is None and kind == "bdfm_reference":
-            return cls((PUBLIC_BDFM,))
         if stored is None:
             return cls(note=f"{named} says nothing about the cases it was trained on")
         if not _is_record(stored):
@@ -100,7 +75,7 @@ class Exposure:
     @classmethod
     def of_checkpoint(cls, checkpoint: Checkpoint) -> "Exposure":
         """Return the exposure of a checkpoint."""
-        return cls.of(checkpoint.exposure, kind=checkpoint.kind, named=str(checkpoint.path))
+        return cls.of(checkpoint.exposure, named=str(checkpoint.path))
 
     def then(self, run: Mapping[str, Any]) -> "Exposure":
         """Return the exposure after one more training that started from these weights."""
@@ -108,7 +83,7 @@ class Exposure:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plain types that a checkpoint stores."""
-        return {"format": FORMAT, "runs": list(self.runs)}
+        return {"format": EXPOSURE_FORMAT, "runs": list(self.runs)}
 
     def counted(self) -> dict[str, Any]:
         """Return the runs with the number of their cases in the place of the lists, which checkpoints hold."""
@@ -131,7 +106,7 @@ class Exposure:
 
 
 def _is_record(stored: Any) -> bool:
-    if not isinstance(stored, Mapping) or stored.get("format") != FORMAT or fault_of(stored, _STORED):
+    if not isinstance(stored, Mapping) or stored.get("format") != EXPOSURE_FORMAT or fault_of(stored, _STORED):
         return False
     columns = (run[part].values() for run in stored["runs"] for part in ("train", "val") if part in run)
     return all(len({len(column) for column in each}) == 1 for each in columns) and _is_printable(stored["runs"])

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bdfm_nnunet.checkpoints.checkpoint_reading import read_checkpoint
+from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure.exposure_record import COLUMNS, Exposure
 from bdfm_nnunet.nnunet_folders import dataset_folders

@@ -5,7 +5,7 @@ installed package and are only passed on here. The file's name must not be that 
 nnU-Net shows errors about its input in one line, and loads checkpoints as data alone.
 """
 
-from bdfm_nnunet.checkpoints.checkpoint_reading import close_other_doors
+from bdfm_nnunet.checkpoints.nnunet_loading import close_other_doors
 from bdfm_nnunet.errors import show_as_one_line
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
 

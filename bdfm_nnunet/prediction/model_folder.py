@@ -14,7 +14,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
-from bdfm_nnunet.checkpoints.checkpoint_reading import Checkpoint, read_checkpoint
+from bdfm_nnunet.checkpoints import Checkpoint, read_checkpoint
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.network_building import architecture_of, build_network
 from bdfm_nnunet.networks.network_classes import check_network_classes

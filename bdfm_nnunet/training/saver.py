@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bdfm_nnunet.checkpoints.checkpoint_reading import EXPOSURE, PROGRESS, Checkpoint, read_checkpoint
+from bdfm_nnunet.checkpoints import Checkpoint, read_checkpoint
 from bdfm_nnunet.checkpoints.checkpoint_writing import write_checkpoint
+from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE, PROGRESS
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.networks.encoders import unwrap

@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.optim import Optimizer
 
-from bdfm_nnunet.checkpoints.checkpoint_reading import loading_as_data
+from bdfm_nnunet.checkpoints.nnunet_loading import loading_as_data
 from bdfm_nnunet.data.batch_streams import Batch, reseed, seeded
 from bdfm_nnunet.data.checked_cases import checked
 from bdfm_nnunet.files import cannot_write

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bdfm_nnunet.checkpoints import LoadReport
-from bdfm_nnunet.checkpoints.checkpoint_reading import checkpoints_loaded
+from bdfm_nnunet.checkpoints.nnunet_loading import checkpoints_loaded
 from bdfm_nnunet.exposure import Exposure
 from bdfm_nnunet.networks.encoders import unwrap
 
@@ -49,7 +49,7 @@ class WeightOrigin:
         if len(loaded) == 1:
             name = loaded[0].path.name
             self.started_from = {"name": name, "sha256": loaded[0].sha256}
-            self.ancestors = Exposure.of(loaded[0].exposure, kind=loaded[0].kind, named=name)
+            self.ancestors = Exposure.of(loaded[0].exposure, named=name)
         else:
             self.started_from = {"name": "unknown"}
             self.ancestors = Exposure(note="the network was given weights whose origin is unknown")
@@ -58,7 +58,7 @@ class WeightOrigin:
     def take(self, report: LoadReport) -> None:
         """Note what the weights have seen that the training has loaded itself."""
         self.started_from = {"name": report.path.name, "sha256": report.sha256}
-        self.ancestors = Exposure.of(report.exposure, kind=report.kind, named=report.path.name)
+        self.ancestors = Exposure.of(report.exposure, named=report.path.name)
 
     def with_run(self, run: dict[str, Any]) -> Exposure:
         """Return what the weights will have seen after a run, which may go on with other data than it began with.

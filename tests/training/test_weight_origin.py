@@ -9,7 +9,9 @@ import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from bdfm_nnunet.checkpoints.checkpoint_reading import EXPOSURE, loading_as_data, read_checkpoint
+from bdfm_nnunet.checkpoints import read_checkpoint
+from bdfm_nnunet.checkpoints.nnunet_loading import loading_as_data
+from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, exposure_report
 from bdfm_nnunet.plans import write_initial_checkpoint

@@ -1,0 +1,82 @@
+"""What became of every tensor of a checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class LoadReport:
+    """What became of every tensor.
+
+    Attributes:
+        path: the checkpoint.
+        sha256: its digest.
+        kind: the project that wrote it, as in `Checkpoint`.
+        exposure: the cases it was trained on, as in `Checkpoint`.
+        notes: sentences of its reader, as in `Checkpoint`.
+        loaded: names of the network whose tensors were loaded as they are.
+        adapted: names of the network whose tensors were loaded in another shape, and how.
+        new: names of the network for which the checkpoint holds nothing usable, and why.
+        ignored: names of the checkpoint that were not loaded, and why.
+        encoder_share: share of the encoder's parameters that were loaded or adapted, 0 to 1.
+        buffers: number of names in `loaded` that are buffers, such as statistics.
+
+    Example:
+        >>> report = LoadReport(Path("a.pth"), "0" * 64, new={"head.weight": "not in the checkpoint"})
+        >>> print(report)
+        weights from a.pth (sha256 000000000000): 0.0% of the encoder; 0 tensors loaded, 0 adapted,
+        1 left new, 0 ignored
+          left new: not in the checkpoint: head.weight
+    """
+
+    path: Path
+    sha256: str
+    kind: str = "weights"
+    exposure: Any = None
+    notes: tuple[str, ...] = ()
+    loaded: list[str] = field(default_factory=list)
+    adapted: dict[str, str] = field(default_factory=dict)
+    new: dict[str, str] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
+    encoder_share: float = 0.0
+    buffers: int = 0
+
+    def note(self, name: str, fits: bool, how: str) -> None:
+        """Enter a tensor of the network for which the checkpoint holds a candidate.
+
+        Args:
+            name: in the network.
+            fits: whether it is loaded.
+            how: how its shape was changed, or why it is not loaded; empty where it was loaded as it is.
+        """
+        if not fits:
+            self.new[name] = how
+        elif how:
+            self.adapted[name] = how
+        else:
+            self.loaded.append(name)
+
+    def __str__(self) -> str:
+        counted = f" (of which {self.buffers} are buffers)" if self.buffers else ""
+        lines = [
+            f"weights from {self.path} (sha256 {self.sha256[:12]}): {self.encoder_share:.1%} of the encoder; "
+            f"{len(self.loaded)} tensors loaded{counted}, {len(self.adapted)} adapted, {len(self.new)} left new, "
+            f"{len(self.ignored)} ignored"
+        ]
+        lines += [f"  {self.kind}: {note}" for note in self.notes]
+        for title, entries in (("adapted", self.adapted), ("left new", self.new), ("ignored", self.ignored)):
+            lines += [f"  {title}: {line}" for line in _grouped(entries)]
+        return "\n".join(lines)
+
+
+def _grouped(entries: Mapping[str, str]) -> list[str]:
+    """One line a reason, with the names it holds for."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in entries.items():
+        groups.setdefault(reason, []).append(name)
+    return [
+        f"{reason}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        for reason, names in groups.items()
+    ]

@@ -1,0 +1,26 @@
+"""Readers of checkpoints, one file per project; a new project is a file here and a line in `READERS`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bdfm_nnunet.checkpoints.readers.nnunet_reader import NnunetReader
+from bdfm_nnunet.checkpoints.readers.plain_reader import PlainReader
+from bdfm_nnunet.checkpoints.readers.public_bdfm_reader import PublicBdfmReader
+from bdfm_nnunet.checkpoints.readers.reader import ExpectedImages, Origin, Reader
+from bdfm_nnunet.checkpoints.readers.renaming import Renamed, Table, rename
+
+READERS: list[Reader] = [PublicBdfmReader(), NnunetReader(), PlainReader()]
+"""All readers; the first that recognises a file reads it, and the last recognises any."""
+
+
+def reader_of(content: Mapping[str, Any]) -> Reader:
+    """Return the reader of a file's content.
+
+    Example:
+        >>> reader_of({"network_weights": {}, "init_args": {}}).kind
+        'nnunet'
+    """
+    return next(reader for reader in READERS if reader.recognises(content))
+
+
+__all__ = ["READERS", "ExpectedImages", "Origin", "Reader", "Renamed", "Table", "reader_of", "rename"]

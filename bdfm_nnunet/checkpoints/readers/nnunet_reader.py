@@ -1,0 +1,99 @@
+"""Checkpoints of nnU-Net v2 and of our trainers, which add entries to nnU-Net's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bdfm_nnunet.checkpoints.readers.reader import ExpectedImages, Origin, Reader
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.json_shapes import fault_of
+from bdfm_nnunet.nnunet_files import resolve_configuration
+
+EXPOSURE, EXPOSURE_FORMAT = "bdfm_exposure", 1
+"""The entry in which our checkpoints tell which cases they were trained on, and the number of its form."""
+PROGRESS = "bdfm_progress"
+"""The entry in which a checkpoint from the middle of an epoch tells where that was."""
+
+_PLANS = {"configurations": {str: dict}}
+_WINDOWS = {"architecture": {"arch_kwargs": {"window_size": [int]}}}
+_AXES = {"transpose_forward": [int]}
+_IMAGES = {"spacing": [float], "normalization_schemes": [str], "use_mask_for_norm": [(bool, None)]}
+
+
+class NnunetReader(Reader):
+    """nnU-Net's `network_weights` with `init_args` and, from our trainers, exposure and progress.
+
+    Example:
+        >>> NnunetReader().recognises({"network_weights": {}}), NnunetReader().recognises({"state_dict": {}})
+        (True, False)
+    """
+
+    kind = "nnunet"
+
+    def recognises(self, content: Mapping[str, Any]) -> bool:
+        """Return whether the file has nnU-Net's entry of weights."""
+        return "network_weights" in content
+
+    def origin(self, content: Mapping[str, Any]) -> Origin:
+        """Return what nnU-Net and our trainers write beside the weights."""
+        return nnunet_origin(content)
+
+
+def nnunet_origin(content: Mapping[str, Any]) -> Origin:
+    """Return what the entries of nnU-Net and of our trainers say, in a file of any project that holds some.
+
+    Example:
+        >>> arguments = {"plans": {"configurations": {}}, "configuration": "3d_fullres"}
+        >>> nnunet_origin({"network_weights": {}, "init_args": arguments}).configuration
+        '3d_fullres'
+    """
+    arguments = content.get("init_args") if "network_weights" in content else None
+    arguments = arguments if isinstance(arguments, Mapping) else {}
+    plans = _of_type(arguments.get("plans"), dict)
+    chosen = _of_type(arguments.get("configuration"), str)
+    configuration = _configuration(plans, chosen)
+    trainer = content.get("trainer_name")
+    return Origin(
+        plans=plans,
+        configuration=chosen,
+        trainer=trainer if isinstance(trainer, str) and trainer.isidentifier() else None,
+        images=_images(plans, configuration),
+        window=_window(configuration),
+        exposure=content.get(EXPOSURE),
+        progress=content.get(PROGRESS),
+        mirroring=content.get("inference_allowed_mirroring_axes"),
+    )
+
+
+def _of_type(value: Any, kind: type) -> Any:
+    return value if isinstance(value, kind) else None
+
+
+def _configuration(plans: Any, chosen: Any) -> dict[str, Any]:
+    """The configuration with everything that it inherits; empty where these are no plans."""
+    if plans is None or chosen is None or fault_of(plans, _PLANS):
+        return {}
+    try:
+        return resolve_configuration(plans, chosen)
+    except InputError:
+        return {}
+
+
+def _window(configuration: Mapping[str, Any]) -> tuple[int, ...] | None:
+    if fault_of(configuration, _WINDOWS):
+        return None
+    window = tuple(configuration["architecture"]["arch_kwargs"]["window_size"])
+    return window if window and all(0 < size < 1000 for size in window) else None
+
+
+def _images(plans: Any, configuration: Mapping[str, Any]) -> ExpectedImages | None:
+    if fault_of(plans, _AXES) or fault_of(configuration, _IMAGES):
+        return None
+    axes, spacing = tuple(plans["transpose_forward"]), configuration["spacing"]
+    if sorted(axes) != list(range(len(spacing))):
+        return None  # 2-D configurations too, in whose plans the first axis has no spacing
+    return ExpectedImages(
+        axes=axes,
+        normalisation=tuple(configuration["normalization_schemes"]),
+        masked=tuple(configuration["use_mask_for_norm"]),
+        spacing=tuple(float(spacing[axes.index(axis)]) for axis in range(len(axes))),
+    )

@@ -1,0 +1,112 @@
+"""The seam between a project's checkpoints and everything that uses weights."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from bdfm_nnunet.checkpoints.readers.renaming import ALIASES, Renamed, named_tensors, rename
+from bdfm_nnunet.checkpoints.readers.swin_names import SWIN, has_swin_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedImages:
+    """The images that a network was trained on; others mean something else to its weights.
+
+    Attributes:
+        axes: order of the image axes, as positions in nnU-Net's arrays (z, y, x).
+        normalisation: name of nnU-Net's normalisation for each channel.
+        masked: for each channel whether only voxels inside the non-zero region were normalised; None: not stored.
+        spacing: voxel size in mm along the axes of nnU-Net's arrays; empty where it varied.
+
+    Example:
+        Images (x, y, z) of one channel, scaled to 0..1:
+
+        >>> images = ExpectedImages(axes=(2, 1, 0), normalisation=("RescaleTo01Normalization",), masked=(False,))
+    """
+
+    axes: tuple[int, ...]
+    normalisation: tuple[str, ...]
+    masked: tuple[bool | None, ...]
+    spacing: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a file says about its weights; each entry is None where the file does not say it.
+
+    Attributes:
+        plans: nnU-Net's plans of the training, not checked (see `nnunet_files.check_plans`).
+        configuration: the configuration of those plans.
+        trainer: class name of the trainer.
+        images: the images of the training.
+        window: tokens per axis of the attention windows.
+        exposure: the cases of the training, as the file holds them (see `bdfm_nnunet.exposure`).
+        progress: the place in an epoch at which our trainers wrote the file; None at an epoch's end.
+        mirroring: the image axes that prediction may mirror, not checked.
+        notes: sentences for the report, for instance what the reader had to assume.
+
+    Example:
+        >>> Origin(trainer="nnUNetTrainer", window=(7, 7, 7)).plans is None
+        True
+    """
+
+    plans: dict[str, Any] | None = None
+    configuration: str | None = None
+    trainer: str | None = None
+    images: ExpectedImages | None = None
+    window: tuple[int, ...] | None = None
+    exposure: Any = None
+    progress: Any = None
+    mirroring: Any = None
+    notes: tuple[str, ...] = ()
+
+
+class Reader(ABC):
+    r"""Recognises the checkpoints of one project and translates them.
+
+    A reader gets content that was loaded as plain data but is otherwise unchecked: entries of an unexpected type count
+    as missing. The weights are checked (finite, dense, floating) before `rename` gets them.
+
+    Attributes:
+        kind: the project's name in reports and in `Checkpoint.kind`.
+
+    Example:
+        >>> class OurLabReader(Reader):
+        ...     kind = "our lab"
+        ...
+        ...     def recognises(self, content):
+        ...         return "our_lab" in content
+        ...
+        ...     def rename(self, weights):
+        ...         return rename(weights, ((r"^backbone\.", "encoder."), (r"^projector\.", None)))
+        >>> OurLabReader().rename({"backbone.stages.0.bias": None, "projector.bias": None})
+        Renamed(weights={'encoder.stages.0.bias': None}, dropped={'projector.bias': 'derived from other entries'})
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def recognises(self, content: Mapping[str, Any]) -> bool:
+        """Return whether a file is of this project."""
+
+    def tensors(self, content: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return parameters and buffers under the file's names; by default those in the first usual container."""
+        return named_tensors(content)
+
+    def rename(self, weights: Mapping[str, Tensor]) -> Renamed:
+        """Return parameters and buffers under our names, in our axis order; by default for names that are known.
+
+        Args:
+            weights: by the file's names, without prefixes of DDP and torch.compile.
+
+        Raises:
+            InputError: two of them would get the same name.
+        """
+        return rename(weights, (*ALIASES, *SWIN) if has_swin_names(weights) else ALIASES)
+
+    def origin(self, content: Mapping[str, Any]) -> Origin:
+        """Return what the file says about its weights; nothing by default."""
+        return Origin()
