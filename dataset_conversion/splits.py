@@ -114,26 +114,30 @@ def make_splits(
     Raises:
         InputError: the data set is unknown, a setting is impossible, or there are other splits already.
     """
-    if folds < 2:
-        raise InputError(f"{folds} folds are too few: give 2 or more")
-    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
-        raise InputError(f"fractions are {list(fractions)}, expected numbers above 0 and up to 1")
+    _check_settings(folds, fractions)
     folders = _folders(dataset)
     cases = _cases(folders, patients)
     facts = _facts(cases, _labels(folders), sites=read_sites(sites) if sites is not None else {})
-    if len({fact.group for fact in facts}) < 2:
+    patient_count = len({fact.group for fact in facts})
+    if patient_count < 2:
         raise InputError(f"{folders[0]} has fewer than two patients: there is nothing to split")
     splits, rows = _all_splits(facts, folds, fractions, seed)
     files = [folder / SPLITS for folder in folders]
     for path in files:
         _check_before_writing(path, splits, overwrite)
-    shared = duplicates(cases.of_part("train"), cases.scope)
     note = "; ".join(filter(None, (cases.note, _unknown_sites(facts) if sites is not None else "")))
-    report = SplitReport(files, rows, len({fact.group for fact in facts}), shared, note)
+    report = SplitReport(files, rows, patient_count, duplicates(cases.of_part("train"), cases.scope), note)
     for folder in folders:
         write_json(folder / SPLITS, splits)
-        write_json(folder / TABLE, {"seed": seed, "patients": report.patients, "folds": rows})
+        write_json(folder / TABLE, {"seed": seed, "patients": patient_count, "folds": rows})
     return report
+
+
+def _check_settings(folds: int, fractions: Sequence[float]) -> None:
+    if folds < 2:
+        raise InputError(f"{folds} folds are too few: give 2 or more")
+    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
+        raise InputError(f"fractions are {list(fractions)}, expected numbers above 0 and up to 1")
 
 
 def _unknown_sites(facts: Sequence[Facts]) -> str:

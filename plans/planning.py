@@ -60,14 +60,9 @@ def plan_dataset(
     """
     path = plans_path(dataset_id, plans_name)
     raw_folder(dataset_id)
-    if network is not None and network not in PLANNERS:
-        raise InputError(f"--network {network!r} does not exist: choose one of {', '.join(PLANNERS)}")
-    if not gpu_memory > 0:
-        raise InputError(f"--gpu-memory is {gpu_memory}, expected GB above 0")
-    source = read_pretrained_plans(weights, network) if weights is not None else None
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
-    if workers < 1:
-        raise InputError(f"--workers is {workers}, expected at least 1")
+    _check_settings(network, gpu_memory, workers)
+    source = read_pretrained_plans(weights, network) if weights is not None else None
     log = path.with_suffix(".log")
     logger.info("planning %s; what nnU-Net prints goes to %s", dataset_name(dataset_id), log)
     with output_to(log):
@@ -80,6 +75,15 @@ def plan_dataset(
             prepare_data(dataset_id, plans_name, configuration, workers=workers)
     logger.info("%s", describe_plans(path))
     return path
+
+
+def _check_settings(network: str | None, gpu_memory: float, workers: int) -> None:
+    if network is not None and network not in PLANNERS:
+        raise InputError(f"--network {network!r} does not exist: choose one of {', '.join(PLANNERS)}")
+    if not gpu_memory > 0:
+        raise InputError(f"--gpu-memory is {gpu_memory}, expected GB above 0")
+    if workers < 1:
+        raise InputError(f"--workers is {workers}, expected at least 1")
 
 
 def _plan(planner_class: Any, name: str, gpu_memory: float, plans_name: str, settings: dict[str, Any]) -> None:

@@ -119,6 +119,10 @@ def _convert_options(add: Add) -> None:
         metavar="FILE.json",
         help="a table entry of your own in place of the release's; `bdfm releases NAME --json` prints one to edit",
     )
+    _own_data_options(add)
+
+
+def _own_data_options(add: Add) -> None:
     add(
         "--image",
         action="append",

@@ -4,7 +4,7 @@ The anatomy is the ICBM 152 template, warped anew for every patient; contrasts, 
 for seeing every step work, worthless as evidence about clinical data; the cohort says so in its own README.txt.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -123,14 +123,20 @@ def make_cohort(
     drawn = list(draw_cohort(cases=cases, seed=seed, second_visits=second_visits, first_patient=first_patient))
     with write_atomically(out / "README.txt") as temporary:
         temporary.write_text(README, encoding="utf-8")
-    write = partial(_write_case, out=out, grid=grid, labelled=labelled)
-    disable = None if progress is None else not progress
     smoothed_template(grid.spacing)  # once here, not once in every forked worker
-    with ExitStack() as stack:
-        pool = stack.enter_context(ProcessPoolExecutor(workers)) if workers else None
-        written = pool.map(write, drawn) if pool else map(write, drawn)
-        folders = list(tqdm(written, total=cases, desc="made-up cases", unit="case", disable=disable))
+    write = partial(_write_case, out=out, grid=grid, labelled=labelled)
+    folders = _write_all(write, drawn, workers, progress)
     about = {"lesions": "synthetic", "anatomy": "ICBM 152 (2009a) template, warped", "seed": seed, "cases": cases}
     geometry = {"shape": grid.shape, "spacing_mm": grid.spacing, "labelled": labelled}
     write_json(out / "cohort.json", {**about, **geometry, "names": [folder.name for folder in folders]})
     return folders
+
+
+def _write_all(
+    write: Callable[[tuple[str, Subject]], Path], drawn: list[tuple[str, Subject]], workers: int, progress: bool | None
+) -> list[Path]:
+    disable = None if progress is None else not progress
+    with ExitStack() as stack:
+        pool = stack.enter_context(ProcessPoolExecutor(workers)) if workers else None
+        written = pool.map(write, drawn) if pool else map(write, drawn)
+        return list(tqdm(written, total=len(drawn), desc="made-up cases", unit="case", disable=disable))

@@ -8,6 +8,7 @@ import errno
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -122,20 +123,17 @@ def export_case(
         return convert_predicted_logits_to_segmentation_with_correct_shape(
             logits, plans_manager, configuration_manager, labels, properties, save_probabilities
         )
-    target = Path(output)
-    temporary = unfinished(target)
-    endings = (".npz", ".pkl", ".json", dataset_json["file_ending"])  # the last with which the case counts as done
+    target, image_ending = Path(output), dataset_json["file_ending"]
+    endings = (".npz", ".pkl", ".json", image_ending)  # the last is that with which the case counts as done
     try:
-        export_prediction_from_logits(
-            logits, properties, configuration_manager, plans_manager, dataset_json, str(temporary), save_probabilities
-        )
-        written = Path(f"{temporary}{dataset_json['file_ending']}")
-        _check_written(written, plans_manager)
-        if rules is not None:
-            apply_file(written, rules=rules, out=written.parent)
-        for path, ending in ((Path(f"{temporary}{ending}"), ending) for ending in endings):
-            if path.exists():
-                path.replace(f"{target}{ending}")
+        with _whole_files(target, endings) as temporary:
+            export_prediction_from_logits(
+                logits, properties, configuration_manager, plans_manager, dataset_json, temporary, save_probabilities
+            )
+            written = Path(f"{temporary}{image_ending}")
+            _check_written(written, plans_manager)
+            if rules is not None:
+                apply_file(written, rules=rules, out=written.parent)
     except OSError as error:
         raise cannot_write(target, error, again=again) from error
     except (RuntimeError, MemoryError) as error:  # how SimpleITK reports a full disk
@@ -143,10 +141,21 @@ def export_case(
             f"cannot write {target}{dataset_json['file_ending']} ({_reason(error)}): free some space and memory, then "
             f"{again}"
         ) from error
+    return None
+
+
+@contextmanager
+def _whole_files(target: Path, endings: Sequence[str]) -> Iterator[str]:
+    """Yield a temporary path without ending, whose files replace those of `target` at the end, the last ending last."""
+    temporary = unfinished(target)
+    try:
+        yield str(temporary)
+        for ending in endings:
+            if Path(f"{temporary}{ending}").exists():
+                Path(f"{temporary}{ending}").replace(f"{target}{ending}")
     finally:
         for ending in endings:
             Path(f"{temporary}{ending}").unlink(missing_ok=True)
-    return None
 
 
 def _check_written(path: Path, plans_manager: Any) -> None:

@@ -164,10 +164,14 @@ def calibrate(trainer: nnUNetTrainer, *, steps: int = 20) -> Calibration:
             peak_gb=torch.cuda.max_memory_reserved() / 2**30 if trainer.device.type == "cuda" else None,
         )
     finally:
-        for loader in (trainer.dataloader_train, trainer.dataloader_val):
-            if hasattr(loader, "_finish"):  # nnU-Net's loaders leave their processes to whoever made them
-                loader._finish()
-        trainer.dataloader_train = trainer.dataloader_val = None
+        _end_loaders(trainer)
+
+
+def _end_loaders(trainer: nnUNetTrainer) -> None:
+    for loader in (trainer.dataloader_train, trainer.dataloader_val):
+        if hasattr(loader, "_finish"):  # nnU-Net's loaders leave their processes to whoever made them
+            loader._finish()
+    trainer.dataloader_train = trainer.dataloader_val = None
 
 
 def _on_host(terms: dict[str, Any]) -> dict[str, float]:

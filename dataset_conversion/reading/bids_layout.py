@@ -19,6 +19,15 @@ _DATATYPE = (
     r"(?=(?P=subject)(?(session)_(?P=session)_|_(?!ses-)))"
 )
 """Folders of subject and session whose names the file's name begins with."""
+NOTES = (
+    "patient keys such as sub-01 mean something inside their own data set alone",
+    "with one channel every file is a case; with several a case is a session with one file of each",
+)
+PARTICIPANTS = Table(
+    r"participants\.tsv",
+    id=("participant_id",),
+    site=("site", "Site", "SITE", "site_id", "center", "centre", "scanner_site"),
+)
 
 
 def bids_release(
@@ -44,37 +53,31 @@ def bids_release(
     Raises:
         InputError: not the form of a suffix, none or one given twice, or labels without a label file.
     """
-    if not suffixes or len(set(suffixes)) < len(suffixes):
-        raise InputError(f"suffixes {', '.join(suffixes) or '(none)'}: name one or more, each once, such as T1w")
-    if label in suffixes:
-        raise InputError(f"{label} is given as image and as label: give the label the end of the masks' own names")
+    _check_suffixes(suffixes, label)
     alone = len(suffixes) == 1
-    case_pattern = _SUBJECT + (_ENTITIES.replace("*?", "*") if alone else "")
     return Release(
         name="bids",
         title=f"a BIDS data set: {', '.join(suffixes)}",
         dataset_name=dataset_name(name),
-        case_pattern=case_pattern,
+        case_pattern=_SUBJECT + (_ENTITIES.replace("*?", "*") if alone else ""),
         patient_pattern=rf"^(sub-{_VALUE})",
         session_pattern=rf"_ses-({_VALUE})",
         channels={suffix: Source(_RAW + _DATATYPE + _file(suffix, alone)) for suffix in suffixes},
         label=() if label is None else _masks(label, suffixes),
         by_entities=True,
         case_folder="",
-        tables=(
-            Table(
-                r"participants\.tsv",
-                id=("participant_id",),
-                site=("site", "Site", "SITE", "site_id", "center", "centre", "scanner_site"),
-            ),
-        ),
+        tables=(PARTICIPANTS,),
         **own_labels(label, labels),
         **OWN_DATA,
-        notes=(
-            "patient keys such as sub-01 mean something inside their own data set alone",
-            "with one channel every file is a case; with several a case is a session with one file of each",
-        ),
+        notes=NOTES,
     )
+
+
+def _check_suffixes(suffixes: Sequence[str], label: str | None) -> None:
+    if not suffixes or len(set(suffixes)) < len(suffixes):
+        raise InputError(f"suffixes {', '.join(suffixes) or '(none)'}: name one or more, each once, such as T1w")
+    if label in suffixes:
+        raise InputError(f"{label} is given as image and as label: give the label the end of the masks' own names")
 
 
 def _file(suffix: str, alone: bool) -> str:

@@ -54,11 +54,8 @@ def folder_release(
         InputError: a pattern without `{case}` or given twice, no image, labels without a label file, names of labels
             that nnU-Net cannot have, or a bad expression.
     """
-    if not images:
-        raise InputError("no image pattern was given: name one per channel, such as t1='**/{case}/{case}_T1'")
+    channels = _channels(images, label)
     _check_expression(patient)
-    channels = {channel: Source(expression_of(pattern)) for channel, pattern in images.items()}
-    _check_apart(channels, label)
     release = Release(
         name="folder",
         title="folders with file names of your own",
@@ -73,6 +70,14 @@ def folder_release(
     )
     check_entry(release)
     return release
+
+
+def _channels(images: Mapping[str, str], label: str | None) -> dict[str, Source]:
+    if not images:
+        raise InputError("no image pattern was given: name one per channel, such as t1='**/{case}/{case}_T1'")
+    channels = {channel: Source(expression_of(pattern)) for channel, pattern in images.items()}
+    _check_apart(channels, label)
+    return channels
 
 
 def _check_apart(channels: Mapping[str, Source], label: str | None) -> None:
