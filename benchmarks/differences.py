@@ -88,7 +88,7 @@ def changed(first: Any, second: Any, place: str = "") -> Iterator[Change]:
 
 
 def _content(path: Path, root: Path) -> Any:
-    """The values of a file; where the results lie is no value."""
+    """Return the values of a file; where the results lie is no value."""
     suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
     return _READERS.get(suffix, _read_text)(path, root)
 
