@@ -25,7 +25,8 @@ def fault_of_structure(content: Any, size: int) -> str:
         size: bytes of the file, or of what its archive unpacks to.
 
     Example:
-        >>> (content := {})["me"] = content
+        >>> content = {}
+        >>> content["me"] = content
         >>> fault_of_structure(content, 1000)
         'a dict in it holds itself'
     """
