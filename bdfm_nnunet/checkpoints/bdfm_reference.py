@@ -78,7 +78,7 @@ def _objective_for(weights: dict[str, Tensor]) -> MaskedImageModelling:
 
 
 def _encoder_for(weights: dict[str, Tensor]) -> SwinEncoder:
-    """The encoder whose sizes the weights show."""
+    """Return the encoder whose sizes the weights show."""
     patch = weights["encoder.patch_embed.weight"]
     depths: list[int] = []
     while f"encoder.stages.{len(depths)}.blocks.0.norm1.weight" in weights:

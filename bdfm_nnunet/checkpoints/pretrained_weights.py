@@ -99,7 +99,7 @@ def _tell(report: LoadReport) -> None:
 
 
 def _assign(network: nn.Module, checkpoint: Checkpoint) -> tuple[LoadReport, dict[str, Tensor]]:
-    """The report and the tensors to write, by the network's names, without touching the network."""
+    """Return the report and the tensors to write, by the network's names, without touching the network."""
     known, dropped = checkpoint.renamed.weights, checkpoint.renamed.dropped
     report = LoadReport(
         checkpoint.path, checkpoint.sha256, checkpoint.kind, checkpoint.exposure, checkpoint.notes, ignored={**dropped}
@@ -165,7 +165,7 @@ def _assign_buffers(network: nn.Module, known: Mapping[str, Tensor], report: Loa
 
 
 def _source(known: Mapping[str, Tensor], name: str) -> Tensor | None:
-    """The tensor for a name of the network; an encoder alone has names without the prefix."""
+    """Return the tensor for a name of the network; an encoder alone has names without the prefix."""
     return known.get(name if name in known else f"encoder.{name}")
 
 

@@ -111,7 +111,7 @@ def differences(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def summary_text(summary: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The page summary.md, in Markdown."""
+    """Return the page summary.md, in Markdown."""
     pretraining = summary["pretraining"]
     gain = pretraining["psnr"] - pretraining["psnr_mean_fill"]
     first, second = results
@@ -170,7 +170,7 @@ def _draw(files: DemoFiles, results: Mapping[str, Mapping[str, Any]]) -> dict[st
 
 
 def _copy_pictures(pretraining: Path, folder: Path) -> dict[str, str]:
-    """Takes over the curves and the last reconstruction of the pre-training run, where it drew them."""
+    """Take over the curves and the last reconstruction of the pre-training run, where it drew them."""
     curves = pretraining / "progress.png"
     pictures = sorted((p for p in pretraining.rglob("*.png") if p != curves), key=lambda p: (p.stat().st_mtime, p.name))
     chosen = {"Reconstruction": (pictures[-1:], "reconstruction.png"), "Pre-training": ([curves], "pretraining.png")}

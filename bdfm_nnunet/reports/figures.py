@@ -25,7 +25,7 @@ _BLANK = "#808080"
 
 
 def save_figure(figure: Figure, path: Path | str, *, dpi: int = 110) -> None:
-    """Writes a figure, whole or not at all; the ending of `path` chooses the format."""
+    """Write a figure, whole or not at all; the ending of `path` chooses the format."""
     with write_atomically(path) as temporary:
         figure.savefig(temporary, dpi=dpi)
 

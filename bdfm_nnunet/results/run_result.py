@@ -201,7 +201,7 @@ def _expected(kind: str | None) -> str:
 
 
 def _kind_of(content: Mapping[str, Any]) -> str | None:
-    """The kind that a file names or, from before the schema, shows by its entries."""
+    """Return the kind that a file names or, from before the schema, shows by its entries."""
     if "schema" in content:
         return content.get("kind")
     return next((kind for kind, marks in _OLD_MARKS.items() if marks <= set(content)), None)
@@ -217,7 +217,7 @@ def _scores_of(path: Path, content: Mapping[str, Any], kind: str) -> dict[str, A
 
 
 def _missing_score(scores: Mapping[str, Any]) -> str:
-    """What a case lacks that the summary names, in words; empty where all is there."""
+    """Say what a case lacks that the summary names; empty where all is there."""
     if not scores["cases"]:
         return "cases is empty"
     for at, case in enumerate(scores["cases"]):

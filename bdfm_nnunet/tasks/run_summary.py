@@ -61,7 +61,7 @@ def run_result(trainer: Any) -> RunResult:
 
 
 def _settings_of(trainer: Any) -> dict[str, Any]:
-    """Settings of a training, with the rates and lengths that it uses where the plans leave them open."""
+    """Return the settings of a training, with the rates and lengths that it uses where the plans leave them open."""
     training = replace(
         trainer.training,
         epochs=trainer.num_epochs,

@@ -69,7 +69,7 @@ def _of_type(value: Any, kind: type) -> Any:
 
 
 def _configuration(plans: Any, chosen: Any) -> dict[str, Any]:
-    """The configuration with everything that it inherits; empty where these are no plans."""
+    """Return the configuration with everything that it inherits; empty where these are no plans."""
     if plans is None or chosen is None or fault_of(plans, _PLANS):
         return {}
     try:
