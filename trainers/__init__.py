@@ -1,4 +1,4 @@
-"""nnU-Net trainers: the class name is what a user types after `-tr`. Each is a name and a task."""
+"""nnU-Net trainers; users name the class with `-tr`. Each is a name and a task."""
 
 from bdfm_nnunet.trainers.bdfm import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
 from bdfm_nnunet.trainers.simmim import nnUNetTrainerSimMIM

@@ -17,10 +17,10 @@ class BDFMPretraining(Pretraining):
 class nnUNetTrainerBDFMPretrain(Trainer):
     """BDFM pre-training: masked image modelling of the encoder that the plans describe, without labels.
 
-    After each epoch the same crops with the same masks are rebuilt and scored by PSNR and SSIM on the masked voxels,
-    beside filling them with the mean of the visible ones. The settings are the configuration's "pretraining" block, see
-    `PretrainingSettings`. The fold's folder gets checkpoint_final.pth for `nnUNetTrainerBDFM`, progress.png, pictures
-    of reconstructions and pretraining_summary.json.
+    After each epoch the same crops with the same masks are reconstructed and scored by PSNR and SSIM on the masked
+    voxels, next to a fill with the mean of the visible voxels. The settings are the configuration's "pretraining"
+    block, see `PretrainingSettings`. The fold's folder gets checkpoint_final.pth for `nnUNetTrainerBDFM`, progress.png,
+    pictures of reconstructions and pretraining_summary.json.
     """
 
     task_class = BDFMPretraining
@@ -29,9 +29,9 @@ class nnUNetTrainerBDFMPretrain(Trainer):
 class nnUNetTrainerBDFM(Trainer):
     """nnU-Net's segmentation training, started from a pre-trained encoder.
 
-    Loss, augmentation, deep supervision and validation are nnU-Net's; optimiser and rates suit the encoder and are
-    warmed up. The decoder can learn at another rate than the encoder ("finetuning": {"encoder_lr_factor": ...}).
-    `Segmentation` tells which weights it starts from.
+    Loss, augmentation, deep supervision and validation are nnU-Net's. Optimiser and learning rate suit the encoder,
+    with a warm-up. The encoder can have another learning rate than the decoder ("finetuning": {"encoder_lr_factor":
+    ...}). See `Segmentation` for the weights that it starts from.
     """
 
     task_class = Segmentation

@@ -7,7 +7,7 @@ from bdfm_nnunet.training.trainer import Trainer
 
 
 class SimMIMPretraining(Pretraining):
-    """Masked image modelling with a learned mask token and the pixel decoder alone."""
+    """Masked image modelling with a learned mask token and only the pixel decoder."""
 
     objective_class = MaskedImageModelling
     preset = TRAINER_PRESETS["nnUNetTrainerSimMIM"]

@@ -1,8 +1,8 @@
-"""What nnU-Net imports when `nnUNet_extTrainer` names this folder: the trainers, by name.
+"""The trainers by name, for nnU-Net, which imports this file when `nnUNet_extTrainer` names this folder.
 
-nnU-Net drops modules of such a folder from `sys.modules` after it has looked into them, so the classes live in the
-installed package and are only passed on here. The file's name must not be that of any other module. From here on
-nnU-Net shows errors about its input in one line, and loads checkpoints as data alone.
+nnU-Net drops the folder's modules from `sys.modules` after it has searched them, so the classes are defined in the
+installed package and only imported here. The file's name must differ from that of every other module. After the import,
+nnU-Net shows errors in its input on one line, and loads checkpoints only as data.
 """
 
 from bdfm_nnunet.checkpoints.nnunet_loading import close_other_doors

@@ -41,23 +41,23 @@ class Interval:
         return cls(float(data.mean()), float(low), float(high))
 
     def at_least(self, bound: float) -> "Interval":
-        """Return the interval without what lies below the bound."""
+        """Return the interval with values below the bound raised to it."""
         return Interval(*(max(value, bound) for value in (self.mean, self.low, self.high)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Seconds measured on some steps.
+    """Times in seconds, measured on some steps.
 
     Attributes:
-        schedule: of the whole training.
-        device: where the steps ran.
-        threads: of torch in this process.
-        steps: of each step, with waiting for its batch.
-        waits: of each step, waiting for its batch alone.
-        validations: of each validation batch.
-        loading: in which the loaders give one batch when nobody else computes.
-        peak_gb: GiB that torch held at most on a CUDA device.
+        schedule: schedule of the whole training.
+        device: device of the steps.
+        threads: number of torch's threads in this process.
+        steps: time of each step, including the wait for its batch.
+        waits: time that each step waited for its batch.
+        validations: time of each validation batch.
+        loading: time in which the loaders deliver one batch while nothing else computes.
+        peak_gb: largest memory in GiB that torch held on a CUDA device; None on other devices.
     """
 
     schedule: Schedule
@@ -71,7 +71,7 @@ class Calibration:
 
     @property
     def step(self) -> Interval:
-        """Seconds of a step: what was measured, but no less than the loaders need once nothing lies ready."""
+        """Seconds of a step: as measured, but at least the loaders' time per batch once none is ready in advance."""
         return Interval.of(self.steps).at_least(self.loading)
 
     @property
@@ -81,13 +81,13 @@ class Calibration:
 
     @property
     def waiting(self) -> float:
-        """Share of a step that passes in waiting for data."""
+        """Share of a step that is spent waiting for data."""
         computing = float(np.mean(self.steps) - np.mean(self.waits))
         return max(1 - computing / self.step.mean, 0.0)
 
     @property
     def hours(self) -> Interval:
-        """Hours of the whole training, validation included."""
+        """Hours of the whole training, including validation."""
         step, validation = self.step, self.validation
         return Interval(
             *(
@@ -131,7 +131,7 @@ def calibrate(trainer: nnUNetTrainer, *, steps: int = 20) -> Calibration:
 
     Args:
         trainer: a new trainer; do not reuse it.
-        steps: how many are timed, after a few that are not.
+        steps: number of timed steps, after a few untimed ones.
     """
     schedule = schedule_of(trainer)
     validations = max(steps // 5, 2)

@@ -24,8 +24,8 @@ def length(batch: Batch) -> int:
 def micro_batches(batch: Batch, parts: int) -> list[Batch]:
     """Cut a batch into `parts` micro-batches of nearly equal size, in order.
 
-    What has an entry per sample is cut (tensors, names, and the tensors of a list or table, such as targets at several
-    resolutions or what an objective has drawn); all else goes into every part.
+    Everything with an entry per sample is cut (tensors, names, and the tensors of a list or table, such as targets at
+    several resolutions or an objective's draws); the rest goes into every part.
     """
     if parts == 1:
         return [batch]

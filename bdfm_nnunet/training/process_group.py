@@ -47,13 +47,13 @@ def _is_group() -> bool:
 class ProcessGroup:
     """All processes of this training.
 
-    What one of them wants (to save, to stop), all learn at the same step. The answer to `exchange` is that of the call
-    before, so nobody waits for the slowest; whatever is still wanted then must be said again each time. Messages go
-    through a separate group on the CPU and never stop a GPU.
+    All processes learn at the same step that one of them wants to save or to stop. `exchange` returns the answer of the
+    previous call, so nobody waits for the slowest process; a wish that still holds must be repeated in each call.
+    Messages go through a separate group on the CPU and never stop a GPU.
 
     Attributes:
         rank: number of this process among all machines.
-        count: how many processes there are.
+        count: number of processes.
     """
 
     def __init__(self, wishes: Sequence[str]) -> None:
@@ -72,7 +72,7 @@ class ProcessGroup:
         return slice(start, start + sizes[self.rank])
 
     def exchange(self, wanted: Iterable[str]) -> set[str]:
-        """Return what any process wanted at the call before; a process that is alone hears itself at once."""
+        """Return the wishes of all processes at the previous call; a single process gets its wishes at once."""
         wanted = set(wanted)
         if self._group is None:
             return wanted
@@ -81,7 +81,7 @@ class ProcessGroup:
         return heard
 
     def settle(self, wanted: Iterable[str]) -> set[str]:
-        """Wait for all processes and return what any of them wants now; what was said before is dropped."""
+        """Wait for all processes and return their present wishes; those of the previous call are dropped."""
         wanted = set(wanted)
         if self._group is None:
             return wanted
@@ -98,13 +98,13 @@ class ProcessGroup:
         return values
 
     def agree(self, said: Mapping[str, Any]) -> None:
-        """Make sure that all processes say the same.
+        """Check that all processes have the same values.
 
         Args:
-            said: what is compared, in the plural, to a short value such as a digest.
+            said: name of what is compared, in the plural -> a short value such as a digest.
 
         Raises:
-            InputError: they do not; on every process, with the number of the first that differs.
+            InputError: a value differs; on every process, with the number of the first one that differs.
         """
         first, *others = self.gather(dict(said))
         for rank, theirs in enumerate(others, start=1):

@@ -47,18 +47,18 @@ class Trainer(nnUNetTrainer):
     all machines, and only rank 0 writes. Length, rates and precision are read from the configuration's "training"
     block, see `TrainingSettings`.
 
-    What is learnt is said by the task alone; how a run goes on, stops and saves by the objects below.
+    The task defines what is learnt; the objects below define how a run continues, stops and saves.
 
     Attributes:
-        task_class: what subclasses name.
-        task: what is learnt.
-        training: the configuration's "training" block.
+        task_class: class of the task; subclasses set it.
+        task: the task to learn.
+        training: settings of the configuration's "training" block.
         processes: all processes of this training.
-        run: its epochs and steps.
-        saver: its checkpoints.
-        origin: where its first weights come from.
-        precision: in which the network runs.
-        compiler: whether it is compiled.
+        run: epochs and steps of this training.
+        saver: writer of its checkpoints.
+        origin: origin of its first weights.
+        precision: number type in which the network runs.
+        compiler: choice of torch.compile.
         resumed: whether a checkpoint of this run was loaded.
     """
 
