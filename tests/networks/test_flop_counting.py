@@ -217,6 +217,7 @@ print(*sorted({"torch._dynamo", "sympy", "torch.fx.experimental.symbolic_shapes"
 """
 
 
+@pytest.mark.slow
 def test_counting_imports_neither_the_compiler_nor_sympy() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("\n", 0), done.stderr
