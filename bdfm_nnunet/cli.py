@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def demo(settings: argparse.Namespace) -> int:
     """Run all steps, from conversion to scores, on a made-up cohort."""
-    from bdfm_nnunet.studies.demo import run_demo
+    from bdfm_nnunet.studies.demonstration import run_demo
 
     run_demo(out=settings.out)
     return 0

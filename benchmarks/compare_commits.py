@@ -53,7 +53,7 @@ def lay_out(commit: str, folder: Path) -> Path:
 
 def make_cohorts(folder: Path) -> None:
     """Write the made-up cohorts that all commits convert."""
-    from bdfm_nnunet.data.demo_cohort import make_cohort
+    from bdfm_nnunet.data.demo import make_cohort
 
     first = 0
     for name, cases in COHORTS.values():

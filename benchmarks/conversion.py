@@ -46,7 +46,7 @@ Arm = Callable[[Path], object]
 
 def make_trees(root: Path, *, cases: int, drawn: int, size: Sequence[int]) -> tuple[Path, Path]:
     """Write the same made-up cases in the layouts of BraTS 2023 and 2021; those beyond `drawn` are copies."""
-    from bdfm_nnunet.data.demo_cohort import make_cohort  # worker processes, which import this file, do without
+    from bdfm_nnunet.data.demo import make_cohort  # worker processes, which import this file, do without
 
     new, old = root / "brats2023", root / "brats2021"
     spacing = [240 / size[0], 240 / size[1], 155 / size[2]]

@@ -68,7 +68,7 @@ def prepare(root: Path, *, cases: int, size: Sequence[int]) -> Path:
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(root / variable)
         (root / variable).mkdir(parents=True, exist_ok=True)
-    from bdfm_nnunet.data.demo_cohort import make_cohort
+    from bdfm_nnunet.data.demo import make_cohort
     from bdfm_nnunet.dataset_conversion import convert
     from bdfm_nnunet.plans import plan_dataset
 

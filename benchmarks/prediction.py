@@ -30,7 +30,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bdfm_nnunet.data.demo_cohort import demo_grid, draw_cohort
+from bdfm_nnunet.data.demo import demo_grid, draw_cohort
 from bdfm_nnunet.data.phantom import render
 from bdfm_nnunet.networks import SwinUNet
 from bdfm_nnunet.number_types import multiplies_bf16

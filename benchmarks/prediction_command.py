@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from bdfm_nnunet.data.demo_cohort import make_cohort
+from bdfm_nnunet.data.demo import make_cohort
 from bdfm_nnunet.data.phantom import CHANNELS
 from bdfm_nnunet.number_types import multiplies_bf16
 from harness import Result, Spread, Table, alternate, options, parse, prose

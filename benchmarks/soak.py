@@ -41,7 +41,7 @@ class {TRAINER}(nnUNetTrainerBDFMPretrain):
 
 def prepare(folder: Path, options: argparse.Namespace) -> dict[str, str]:
     """Make, convert and plan the cohort, and return the variables that all further commands need."""
-    from bdfm_nnunet.data.demo_cohort import make_cohort
+    from bdfm_nnunet.data.demo import make_cohort
 
     make_cohort(folder / "tree", cases=6, seed=11, spacing=4.0, shape=(40, 48, 40), second_visits=1)
     (folder / "plugin").mkdir()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bdfm_nnunet.data.demo_cohort import make_cohort
+from bdfm_nnunet.data.demo import make_cohort
 from bdfm_nnunet.nnunet_folders import VARIABLES
 
 SHAPE, SPACING = (40, 48, 40), 4.0

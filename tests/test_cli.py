@@ -134,6 +134,6 @@ def test_commands_need_their_folders(
 
 
 def test_demo_hands_over_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = replaced(monkeypatch, "bdfm_nnunet.studies.demo", "run_demo")
+    calls = replaced(monkeypatch, "bdfm_nnunet.studies.demonstration", "run_demo")
     assert cli.main(["demo", "--out", "there"]) == 0
     assert calls == [((), {"out": Path("there")})]

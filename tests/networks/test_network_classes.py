@@ -31,7 +31,8 @@ def test_networks_and_layers_are_taken(network: str) -> None:
     [
         "subprocess.Popen", "os.system", "torch.hub.load", "torch.nn", "torch.nn.functional.relu",
         "torch.nn.modules.module.torch.hub.load", "bdfm_nnunet.networks.swin.torch.hub.load",
-        "bdfm_nnunet.networks.swin.math.prod", "bdfm_nnunet.studies.demo.run_demo", "bdfm_nnunet.files.shutil.rmtree",
+        "bdfm_nnunet.networks.swin.math.prod", "bdfm_nnunet.studies.demonstration.run_demo",
+        "bdfm_nnunet.files.shutil.rmtree",
         "dynamic_network_architectures.architectures.unet.np.save", "torch.nn.x-y", "torch.nn.Gone",
         "torch.nn.Parameter", "", None, 5,
     ],

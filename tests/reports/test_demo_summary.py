@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bdfm_nnunet.data.demo_cohort import make_cohort
+from bdfm_nnunet.data.demo import make_cohort
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation import evaluate_folders
 from bdfm_nnunet.reports.demo_summary import DemoFiles, differences, write_summary

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from bdfm_nnunet.data.demo_cohort import demo_grid, draw_cohort, make_cohort
+from bdfm_nnunet.data.demo import demo_grid, draw_cohort, make_cohort
 from bdfm_nnunet.errors import InputError
 
 SMALL = {"spacing": 5.0, "shape": (32, 40, 30)}
@@ -128,8 +128,6 @@ def test_progress_shows_a_bar(tmp_path, capfd):
 
 
 def test_needs_neither_torch_nor_nnunet():
-    code = (
-        "import sys, bdfm_nnunet.data.demo_cohort\nprint(sorted({'torch', 'nnunetv2', 'nilearn'} & set(sys.modules)))"
-    )
+    code = "import sys, bdfm_nnunet.data.demo\nprint(sorted({'torch', 'nnunetv2', 'nilearn'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

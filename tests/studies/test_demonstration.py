@@ -10,8 +10,8 @@ import pytest
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.settings import check_blocks
-from bdfm_nnunet.studies import demo
-from bdfm_nnunet.studies.demo import FOLD, PLANS, QUICK, DemoSettings, demo_steps, run_demo
+from bdfm_nnunet.studies import demonstration
+from bdfm_nnunet.studies.demonstration import FOLD, PLANS, QUICK, DemoSettings, demo_steps, run_demo
 
 
 def steps_of(settings=QUICK, out=Path("/results")):
@@ -35,7 +35,7 @@ def test_fine_tuning_and_scratch_differ_only_in_weights_and_folder():
     assert scratch.environment["BDFM_WEIGHTS"] == "none"
     assert tuned.environment["BDFM_WEIGHTS"].endswith(f"__demo/fold_{FOLD}/checkpoint_final.pth")
     assert tuned.environment["nnUNet_results"] != scratch.environment["nnUNet_results"]
-    for method in demo.METHODS:
+    for method in demonstration.METHODS:
         predict = steps[f"predict {method}"]
         assert predict.environment["nnUNet_results"] == steps[f"train {method}"].environment["nnUNet_results"]
         assert predict.command[4] == steps[f"evaluate {method}"].command[3]
@@ -79,7 +79,7 @@ def test_every_setting_reaches_a_command():
 
 def test_cohorts_have_the_asked_sizes_and_no_patient_twice(tmp_path):
     settings = replace(QUICK, unlabelled_cases=2, labelled_cases=1, test_cases=1)
-    demo._make_cohorts(tmp_path, settings, workers=0, progress=None)
+    demonstration._make_cohorts(tmp_path, settings, workers=0, progress=None)
     names = {
         part: sorted(path.name for path in (tmp_path / "cohort" / part).iterdir() if path.is_dir())
         for part in ("unlabelled", "labelled", "test")
@@ -100,18 +100,18 @@ def test_foreign_folder_is_left_alone(tmp_path):
 
 
 def test_earlier_demonstration_is_replaced_and_other_files_stay(tmp_path):
-    out = demo._prepare(tmp_path / "out")
+    out = demonstration._prepare(tmp_path / "out")
     (out / "work" / "old").mkdir(parents=True)
     (out / "summary.md").write_text("old")
     (out / "notes.txt").write_text("mine")
-    demo._prepare(tmp_path / "out")
+    demonstration._prepare(tmp_path / "out")
     assert {path.name for path in out.iterdir()} == {".bdfm_demo", "notes.txt"}
 
 
 def test_failing_step_is_told_with_its_log(tmp_path, monkeypatch):
     settings = replace(QUICK, unlabelled_cases=1, labelled_cases=1, test_cases=1, shape=(16, 16, 16), spacing=10.0)
-    monkeypatch.setattr(demo, "RELEASE", "brats2023-men")
-    monkeypatch.setattr(demo, "_cores", lambda: 1)
+    monkeypatch.setattr(demonstration, "RELEASE", "brats2023-men")
+    monkeypatch.setattr(demonstration, "_cores", lambda: 1)
     with pytest.raises(InputError, match=r"'convert \w+' \(bdfm\) ended with exit code 2.*read .*convert_\w+\.log"):
         run_demo(out=tmp_path / "out", settings=settings)
     script = (tmp_path / "out" / "commands.sh").read_text()

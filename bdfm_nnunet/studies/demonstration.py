@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bdfm_nnunet.data.demo_cohort import make_cohort
+from bdfm_nnunet.data.demo import make_cohort
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.nnunet_folders import trainer_search_path
