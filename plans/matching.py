@@ -42,6 +42,11 @@ class PretrainedPlans:
     configuration: dict[str, Any]
     images: ExpectedImages
 
+    @property
+    def spacing(self) -> list[float]:
+        """Target spacing in mm, in the axis order of the images as they are read."""
+        return list(self.images.spacing)
+
 
 def read_pretrained_plans(path: str | Path, network: str | None = None) -> PretrainedPlans:
     """Read the plans from a checkpoint.
