@@ -85,6 +85,6 @@ def test_fine_tuning_starts_from_it(prepared: Prepared, whole: Any, monkeypatch:
     monkeypatch.setenv("BDFM_WEIGHTS", str(checkpoint(whole)))
     trainer = make_trainer(nnUNetTrainerBDFM, prepared, prepared.labelled, "from_octants", LENGTH)
     trainer.run_training()
-    log = next(Path(trainer.output_folder).glob("training_log*.txt")).read_text()
+    log = Path(trainer.log_file).read_text()
     assert "100.0% of the encoder" in log and "input channels 1 to 4" in log and "have seen 2 of 2 validation" in log
     assert len(curves(trainer)["mean_fg_dice"]) == 2

@@ -24,7 +24,7 @@ def _result(trainer: Any) -> RunResult:
 
 
 def _log(trainer: Any) -> str:
-    return next(Path(trainer.output_folder).glob("training_log*.txt")).read_text()
+    return Path(trainer.log_file).read_text()
 
 
 def test_a_segmentation_tells_how_it_was_set_and_what_came_out(

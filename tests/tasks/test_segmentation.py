@@ -45,7 +45,7 @@ def test_weights_of_the_environment(prepared: Prepared, weights: Path, monkeypat
     monkeypatch.setenv("BDFM_WEIGHTS", str(weights))
     trainer = _start(_make(prepared, "environment"))
     assert _is_pretrained(trainer, weights)
-    log = next(Path(trainer.output_folder).glob("training_log*.txt")).read_text()
+    log = Path(trainer.log_file).read_text()
     assert "100.0% of the encoder" in log and "input channels 1 to 4" in log
 
 

@@ -46,7 +46,7 @@ def test_it_trains_validates_and_saves(whole: Any) -> None:
     assert kept.trainer == "nnUNetTrainerCaseMean" and "head.weight" in kept.weights
     assert len(kept.exposure["runs"][0]["train"]["case"]) == 4
     whole.perform_actual_validation()
-    log = next(Path(whole.output_folder).glob("training_log*.txt")).read_text()
+    log = Path(whole.log_file).read_text()
     assert "absolute " in log and "Training from scratch" in log
 
 
@@ -61,7 +61,7 @@ def test_it_starts_from_pretrained_weights(
     monkeypatch.setenv("BDFM_WEIGHTS", str(pretrained_encoder(prepared, tmp_path / "pretrained.pth")))
     trainer = _make(prepared, "pretrained_means", **{"finetuning.encoder_lr_factor": 0.1, "training.accumulate": 2})
     trainer.run_training()
-    log = next(Path(trainer.output_folder).glob("training_log*.txt")).read_text()
+    log = Path(trainer.log_file).read_text()
     assert "100.0% of the encoder" in log and "input channels 1 to 4" in log
     assert {group["peak_lr"] for group in trainer.optimizer.param_groups} == {0.01, 0.001}
     assert curves(trainer)["train_losses"] != curves(whole)["train_losses"]

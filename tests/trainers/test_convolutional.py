@@ -31,7 +31,7 @@ def test_from_planning_to_fine_tuning(kind: str, prepared: Prepared, monkeypatch
     assert pretraining.optimizer_kind == "sgd"
     monkeypatch.setenv("BDFM_WEIGHTS", str(checkpoint(pretraining)))
     tuned = _trained(nnUNetTrainerBDFM, prepared, prepared.labelled, plans)
-    log = next(Path(tuned.output_folder).glob("training_log*.txt")).read_text()
+    log = Path(tuned.log_file).read_text()
     assert "100.0% of the encoder" in log and "input channels 1 to 4" in log
     assert tuned.num_input_channels == 4
     assert read_checkpoint(checkpoint(tuned)).trainer == "nnUNetTrainerBDFM"

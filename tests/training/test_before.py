@@ -117,7 +117,7 @@ def test_pretrained_weights_of_before_load_with_the_same_report(
     trainer.on_train_start()
     ours, theirs = trainer.network.state_dict(), read_checkpoint(weights).weights
     assert all(torch.equal(ours[name], theirs[name]) for name in report["loaded"]) and report["loaded"]
-    log = next(Path(trainer.output_folder).glob("training_log*.txt")).read_text()
+    log = Path(trainer.log_file).read_text()
     assert f"the weights of {weights.name} have seen 2 of 2 validation cases" in log
     seen = [run["trainer"] for run in trainer.data.exposure.as_dict()["runs"]]
     assert seen == ["nnUNetTrainerBDFMPretrain", "nnUNetTrainerBDFM"]

@@ -44,7 +44,7 @@ def _exposure(path: Path) -> Exposure:
 
 
 def _log(trainer: Any) -> str:
-    return next(Path(trainer.output_folder).glob("training_log*.txt")).read_text()
+    return Path(trainer.log_file).read_text()
 
 
 @pytest.fixture
