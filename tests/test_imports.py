@@ -15,7 +15,7 @@ FOLDERS = {
 FOR_EVERYONE = {
     "allocator", "checksums", "errors", "files", "json_shapes", "leftovers", "locks", "nnunet_files", "nnunet_folders",
     "output_log", "plain_pickles", "presets", "safe_names", "settings", "split_files", "step_checks", "table_files",
-    "worker_pools",
+    "thread_count", "worker_pools",
 }  # fmt: skip
 """Small modules that import nothing of the others."""
 

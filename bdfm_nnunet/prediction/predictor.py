@@ -44,6 +44,7 @@ from bdfm_nnunet.prediction.sliding_windows import (
     mean_over_mirrorings,
     mirrorings,
 )
+from bdfm_nnunet.thread_count import named_threads
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +84,7 @@ class Predictor(nnunet.nnUNetPredictor):
         self.windows_seen = self.windows_computed = 0
         self.only_threads = False
         self.checking_workers = min(8, nnunet.default_num_processes)
-        threads = os.environ.get("OMP_NUM_THREADS", "")
-        self.threads = int(threads) if threads.isdigit() and int(threads) > 0 else torch.get_num_threads()
+        self.threads = named_threads() or torch.get_num_threads()
         if self.device.type == "cpu":
             keep_freed_memory()
 

@@ -128,9 +128,7 @@ class Task:
         trainer.logger.log("epoch_end_timestamps", time(), trainer.current_epoch)
         trainer.print_to_log_file(", ".join(f"{name} {value:.4f}" for name, value in self.latest.items()))
         trainer.save_if_best(self.score)
-        done = trainer.current_epoch + 1
-        if done % trainer.save_every == 0 and done != trainer.num_epochs:
-            trainer.save_checkpoint(str(self.folder / "checkpoint_latest.pth"))
+        trainer.save_if_due()
 
     def blocks(self) -> dict[str, Any]:
         """Return the settings that the task has read from the configuration, by the block's name, for the summary."""

@@ -1,6 +1,5 @@
 """The one subclass of nnU-Net's trainer: it puts the parts of a training together and knows no task."""
 
-import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,6 +19,7 @@ from bdfm_nnunet.settings import TrainingSettings, read_block
 from bdfm_nnunet.step_checks import check_shares
 from bdfm_nnunet.tasks.run_summary import write_run_summary
 from bdfm_nnunet.tasks.task import Task
+from bdfm_nnunet.thread_count import named_threads
 from bdfm_nnunet.training.agreement import agree_on_arguments, agree_on_data, check_plans_and_dataset
 from bdfm_nnunet.training.compiling import Compiler, uncompiled
 from bdfm_nnunet.training.fold_data import FoldData
@@ -96,9 +96,8 @@ class Trainer(nnUNetTrainer):
         self.data = FoldData(self)
         self.resumed = False
         self._take_lengths()
-        threads = os.environ.get("OMP_NUM_THREADS", "")
-        if self.device.type == "cpu" and threads.isdigit() and int(threads) > 0:
-            torch.set_num_threads(int(threads))  # nnU-Net's command has set one a core, whatever the variable says
+        if self.device.type == "cpu" and (threads := named_threads()):
+            torch.set_num_threads(threads)  # nnU-Net's command has set one a core
 
     def _take_lengths(self) -> None:
         self.num_epochs = self.training.epochs or self.task.epochs
@@ -358,6 +357,11 @@ class Trainer(nnUNetTrainer):
             return
         self._best_ema = score
         self.save_checkpoint(str(self.saver.path(BEST)))
+
+    def save_if_due(self) -> None:
+        """Write checkpoint_latest.pth after each `save_every` epochs but the last, which the final one follows."""
+        if (done := self.current_epoch + 1) % self.save_every == 0 and done != self.num_epochs:
+            self.save_checkpoint(str(self.saver.path(LATEST)))
 
     def save_checkpoint(self, filename: str) -> None:
         """Write a checkpoint, whole or not at all: the one before it stays until the new one is on the disk.

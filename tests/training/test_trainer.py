@@ -12,7 +12,7 @@ import torch
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
 from tests.conftest import Prepared
-from tests.training.trainings import make_trainer
+from tests.training.trainings import checkpoint, make_trainer
 
 
 @pytest.fixture
@@ -178,6 +178,15 @@ def test_other_labels_do_not_end_pre_training(prepared: Prepared, other_labels: 
         f"WARNING: the labels of 1 cases in {trainer.data.raw_folder} have changed"
         in Path(trainer.log_file).read_text()
     )
+
+
+def test_the_latest_checkpoint_is_written_every_few_epochs(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[int, str]] = []
+    monkeypatch.setattr(trainer, "save_checkpoint", lambda path: written.append((trainer.current_epoch, path)))
+    trainer.num_epochs, trainer.save_every = 6, 2
+    for trainer.current_epoch in range(6):
+        trainer.save_if_due()
+    assert written == [(epoch, str(checkpoint(trainer, "latest"))) for epoch in (1, 3)]
 
 
 @pytest.mark.parametrize(("asked", "threads"), [("2", 2), ("many", 1), ("0", 1)])
