@@ -14,6 +14,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from bdfm_nnunet.cost_records import Schedule
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.training.trainer import Trainer
 from bdfm_nnunet.training.trial_trainer import schedule_of
 
 WARMUP = 3
@@ -141,12 +142,13 @@ def calibrate(trainer: nnUNetTrainer, *, steps: int = 20) -> Calibration:
     trainer.num_epochs = 3 + ready // steps  # as many batches as are drawn below, and some more
     trainer.num_val_iterations_per_epoch = 1 + validations
     outputs: list[Any] = []
+    take_step = trainer.run.take_step if isinstance(trainer, Trainer) else trainer.train_step
     try:
         trainer.on_train_start()
         trainer.on_train_epoch_start()
         _watch_memory(trainer.device)
         timed = [
-            _step(trainer.dataloader_train, lambda batch: outputs.append(_on_host(trainer.train_step(batch))))
+            _step(trainer.dataloader_train, lambda batch: outputs.append(_on_host(take_step(batch))))
             for _ in range(WARMUP + steps)
         ][WARMUP:]
         trainer.on_train_epoch_end(outputs)

@@ -140,6 +140,14 @@ class Run:
             disable=None if trainer.local_rank == 0 else True,  # None: only where somebody watches
         )
 
+    def take_step(self, batch: Any) -> dict[str, Any]:
+        """Count the next step of the epoch and take it; its rate goes by its number."""
+        self.iteration += 1
+        terms: dict[str, Any] = self.trainer.train_step(batch)
+        if self._bar is not None:
+            self._bar.update()
+        return terms
+
     def saved(self, seconds: float) -> None:
         """Note that checkpoint_latest.pth was written, or tried to, which took so long."""
         self._clock.saved(seconds)
@@ -171,10 +179,7 @@ class Run:
         self._go_on_midway()
         for _ in range(self.iteration, trainer.num_iterations_per_epoch):
             batch = next(trainer.dataloader_train)
-            self.iteration += 1
-            terms = trainer.train_step(batch)
-            if self._bar is not None:
-                self._bar.update()
+            terms = self.take_step(batch)
             self._losses.put(self.step_number, batch.get("keys", ()), terms)
             self._attend()
         self._losses.settle()

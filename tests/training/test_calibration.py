@@ -15,6 +15,7 @@ from bdfm_nnunet.cost_records import Schedule
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.training import calibration
 from bdfm_nnunet.training.calibration import Calibration, Interval, calibrate, find_device, threads_of_training
+from bdfm_nnunet.training.trainer import Trainer as OurTrainer
 from bdfm_nnunet.training.trial_trainer import trial_trainer
 from tests.conftest import Prepared
 from tests.training.test_trial_trainer import what
@@ -101,6 +102,21 @@ def test_waiting_is_told_from_computing(monkeypatch: pytest.MonkeyPatch) -> None
     assert trainer.calls == ["start", "on_train_epoch_start", 4 + calibration.WARMUP, "on_validation_epoch_start"]
 
 
+def _rates_of_steps(trainer: Any) -> list[tuple[int, float]]:
+    """Will hold number and learning rate of each step of a trainer of ours."""
+    found: list[tuple[int, float]] = []
+    if isinstance(trainer, OurTrainer):
+        train_step = trainer.train_step
+
+        def noted(batch: Any) -> Any:
+            terms = train_step(batch)
+            found.append((trainer.run.step_number, trainer.optimizer.param_groups[0]["lr"]))
+            return terms
+
+        trainer.train_step = noted  # type: ignore[method-assign]
+    return found
+
+
 @pytest.mark.parametrize("name", ["nnUNetTrainerBDFMPretrain", "nnUNetTrainerBDFM", "nnUNetTrainer"])
 def test_calibration_trains_on_the_preprocessed_data_and_leaves_nothing(
     prepared: Prepared, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -112,7 +128,10 @@ def test_calibration_trains_on_the_preprocessed_data_and_leaves_nothing(
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
     capsys.readouterr()
     with trial_trainer(name, **arguments) as trainer:
+        rates = _rates_of_steps(trainer)
         found = calibrate(trainer, steps=2)
+    if name != "nnUNetTrainer":  # one step after the other, as in a training
+        assert [number for number, _ in rates] == [1, 2, 3, 4, 5] and min(rate for _, rate in rates) > 0
     assert found.schedule.steps == (6 if name != "nnUNetTrainer" else 250_000)
     assert len(found.steps) == 2 and min(found.steps) > 0
     assert all(wait < step for wait, step in zip(found.waits, found.steps, strict=True))
