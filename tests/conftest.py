@@ -2,6 +2,7 @@
 
 import multiprocessing
 import multiprocessing.dummy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,21 @@ def prepared(_prepared_once: Prepared, tmp_path: Path, monkeypatch: pytest.Monke
 
     Add variants under names of your own (`add_variant`); whatever else a test changes there, others see.
     """
-    point_to(_prepared_once.root, monkeypatch)
-    results = tmp_path / "nnUNet_results"
+    return _with_results(_prepared_once, tmp_path / "nnUNet_results", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def prepared_of_module(_prepared_once: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    """The same for what a module makes once for all of its tests."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield _with_results(_prepared_once, tmp_path_factory.mktemp("module") / "nnUNet_results", monkeypatch)
+
+
+def _with_results(prepared: Prepared, results: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
+    point_to(prepared.root, monkeypatch)
     results.mkdir()
     monkeypatch.setenv("nnUNet_results", str(results))
-    return _prepared_once
+    return prepared
 
 
 @pytest.fixture(scope="session", autouse=True)

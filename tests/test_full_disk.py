@@ -18,7 +18,7 @@ import torch
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.files import is_unfinished, read_json
 from bdfm_nnunet.plans import add_variant
-from tests.conftest import Prepared, point_to
+from tests.conftest import Prepared
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="limits a process from outside")]
 LENGTH = {
@@ -96,14 +96,12 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk | None]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(_prepared_once: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
+def undisturbed(prepared_of_module: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Training:
     """A finished training on a disk with room."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        point_to(_prepared_once.root, monkeypatch)
-        add_variant(501, variant="full_disk", settings=LENGTH)
-        training = Training(tmp_path_factory.mktemp("undisturbed"))
-        training.run()
-        yield training
+    add_variant(501, variant="full_disk", settings=LENGTH)
+    training = Training(tmp_path_factory.mktemp("undisturbed"))
+    training.run()
+    return training
 
 
 def _curves(training: Training) -> dict[str, Any]:

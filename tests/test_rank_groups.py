@@ -15,7 +15,7 @@ import pytest
 
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.plans import add_variant
-from tests.conftest import Prepared, point_to
+from tests.conftest import Prepared
 from tests.process_watching import has_ended
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")]
@@ -79,11 +79,9 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def cohort(_prepared_once: Prepared) -> Iterator[Prepared]:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        point_to(_prepared_once.root, monkeypatch)
-        add_variant(501, variant="ranks", settings=LENGTH)
-        yield _prepared_once
+def cohort(prepared_of_module: Prepared) -> Prepared:
+    add_variant(501, variant="ranks", settings=LENGTH)
+    return prepared_of_module
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.plans import add_variant
-from tests.conftest import Prepared, point_to
+from tests.conftest import Prepared
 
 pytestmark = pytest.mark.slow
 
@@ -67,14 +66,12 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(_prepared_once: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        point_to(_prepared_once.root, monkeypatch)
-        for dataset_id in (501, 502):
-            for variant in ("whole", "killed"):
-                epochs = {"training.epochs": 3 if dataset_id == 501 else 2}
-                add_variant(dataset_id, variant=variant, settings=LENGTH | epochs)
-        yield Bench(_prepared_once, tmp_path_factory.mktemp("stock_results"))
+def bench(prepared_of_module: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    for dataset_id in (501, 502):
+        for variant in ("whole", "killed"):
+            epochs = {"training.epochs": 3 if dataset_id == 501 else 2}
+            add_variant(dataset_id, variant=variant, settings=LENGTH | epochs)
+    return Bench(prepared_of_module, tmp_path_factory.mktemp("stock_results"))
 
 
 @pytest.fixture(scope="module")

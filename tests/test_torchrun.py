@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.plans import add_variant
-from tests.conftest import Prepared, point_to
+from tests.conftest import Prepared
 
 pytestmark = [
     pytest.mark.slow,
@@ -63,14 +63,12 @@ class Launcher:
 
 
 @pytest.fixture(scope="module")
-def launcher(_prepared_once: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        point_to(_prepared_once.root, monkeypatch)
-        for variant in ("two", "four", "killed", "stopped", "hours"):
-            add_variant(501, variant=variant, settings=LENGTH)
-        add_variant(501, variant="refused", settings=LENGTH | {"training.accumulate": 3})
-        add_variant(501, variant="broken", settings=LENGTH | {"training.initial_lr": 1e38})
-        yield Launcher(tmp_path_factory.mktemp("torchrun"))
+def launcher(prepared_of_module: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+    for variant in ("two", "four", "killed", "stopped", "hours"):
+        add_variant(501, variant=variant, settings=LENGTH)
+    add_variant(501, variant="refused", settings=LENGTH | {"training.accumulate": 3})
+    add_variant(501, variant="broken", settings=LENGTH | {"training.initial_lr": 1e38})
+    return Launcher(tmp_path_factory.mktemp("torchrun"))
 
 
 @pytest.fixture(scope="module")

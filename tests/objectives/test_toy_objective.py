@@ -1,7 +1,6 @@
 """The seam of objectives: a new one is a file of under 60 lines."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM
-from tests.conftest import Prepared, point_to
+from tests.conftest import Prepared
 from tests.objectives import toy_objective
 from tests.objectives.toy_objective import OctantMeans, nnUNetTrainerOctants
 from tests.training.going_on import assert_same_run, stopped_and_continued
@@ -27,13 +26,10 @@ def _make(prepared: Prepared, variant: str, block: dict[str, Any] | None = None,
 
 
 @pytest.fixture(scope="module")
-def whole(_prepared_once: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        point_to(_prepared_once.root, monkeypatch)
-        monkeypatch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("octants")))
-        trainer = _make(_prepared_once, "octants")
-        trainer.run_training()
-        yield trainer
+def whole(prepared_of_module: Prepared) -> Any:
+    trainer = _make(prepared_of_module, "octants")
+    trainer.run_training()
+    return trainer
 
 
 def test_it_is_one_short_file() -> None:

@@ -1,18 +1,17 @@
 import json
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
-from tests.conftest import Prepared, point_to
+from tests.conftest import Prepared
 from tests.recording import RecordedTypes
+from tests.training.going_on import assert_same_run, continued, killed
 from tests.training.trainings import checkpoint, curves, make_trainer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pretraining_curve.json"
@@ -25,11 +24,8 @@ def _run(prepared: Prepared, variant: str, kind: type = nnUNetTrainerBDFMPretrai
 
 
 @pytest.fixture(scope="module")
-def undisturbed(_prepared_once: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        point_to(_prepared_once.root, monkeypatch)
-        monkeypatch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("undisturbed")))
-        yield _run(_prepared_once, "undisturbed", **{"training.epochs": 3})
+def undisturbed(prepared_of_module: Prepared) -> Any:
+    return _run(prepared_of_module, "undisturbed", **{"training.epochs": 3})
 
 
 def test_run_leaves_checkpoints_pictures_and_a_summary(undisturbed: Any) -> None:
@@ -63,29 +59,12 @@ def test_golden_curve(undisturbed: Any) -> None:
 
 
 def test_interrupted_run_continues_to_the_same_losses(prepared: Prepared, undisturbed: Any) -> None:
-    first = make_trainer(
-        nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "interrupted", {"training.epochs": 3}
-    )
-    step, done = first.train_step, []
+    def make() -> Any:
+        settings = {"training.epochs": 3}
+        return make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "interrupted", settings)
 
-    def failing_step(batch: Any) -> Any:
-        done.append(1)
-        if len(done) == 5:  # in the middle of the second epoch
-            raise KeyboardInterrupt
-        return step(batch)
-
-    first.train_step = failing_step
-    with pytest.raises(KeyboardInterrupt):
-        first.run_training()
-    second = make_trainer(
-        nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "interrupted", {"training.epochs": 3}
-    )
-    second.load_checkpoint(str(checkpoint(second, "latest")))
-    assert second.current_epoch == 1
-    second.run_training()
-    assert curves(second) == curves(undisturbed)
-    ours, theirs = (read_checkpoint(checkpoint(t)).weights for t in (second, undisturbed))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    killed(make, step=5)  # in the middle of the second epoch
+    assert_same_run(continued(make, done=3), undisturbed)
 
 
 def test_seed_decides(prepared: Prepared, undisturbed: Any) -> None:

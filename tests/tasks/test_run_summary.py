@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from bdfm_nnunet.results import RunResult, read_result
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
 from tests.conftest import Prepared, threads_for_spawn
+from tests.training.going_on import continued, killed
 from tests.training.trainings import checkpoint, curves, make_trainer, pretrained_encoder
 
 
@@ -71,24 +73,10 @@ def test_exposure_is_counted_and_listed_in_the_checkpoint_alone(prepared: Prepar
 def test_an_interrupted_training_leaves_the_same_result(prepared: Prepared) -> None:
     whole = _segmentation(prepared, "whole")
     whole.run_training()
-    first = _segmentation(prepared, "interrupted")
-    step, done = first.train_step, []
-
-    def failing_step(batch: Any) -> Any:
-        done.append(1)
-        if len(done) == 5:  # in the middle of the second epoch
-            raise KeyboardInterrupt
-        return step(batch)
-
-    first.train_step = failing_step
-    with pytest.raises(KeyboardInterrupt):
-        first.run_training()
-    halfway = _result(first)
+    make = partial(_segmentation, prepared, "interrupted")
+    halfway = _result(killed(make, step=5))  # in the middle of the second epoch
     assert halfway.cost is not None and halfway.cost.epochs == 1
-    second = _segmentation(prepared, "interrupted")
-    second.load_checkpoint(str(checkpoint(second, "latest")))
-    second.run_training()
-    ours, theirs = (_plain(_result(trainer)) for trainer in (second, whole))
+    ours, theirs = (_plain(_result(trainer)) for trainer in (continued(make, done=3), whole))
     assert ours == theirs
 
 

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from bdfm_nnunet.networks import encoder_of
 from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM
 from tests.conftest import Prepared
+from tests.training.going_on import continued, killed
 from tests.training.trainings import checkpoint, curves, make_trainer
 
 
@@ -107,26 +109,10 @@ def test_interrupted_run_continues_to_the_same_losses_without_its_weights(
     monkeypatch.setenv("BDFM_WEIGHTS", str(weights))
     whole = _make(prepared, "whole")
     whole.run_training()
-    first = _make(prepared, "broken")
-    monkeypatch.setattr(first, "on_epoch_start", _interrupted_at(first, epoch=1))
-    with pytest.raises(KeyboardInterrupt):
-        first.run_training()
+    make = partial(_make, prepared, "broken")
+    killed(make, step=4)  # the first of the second epoch
     weights.unlink()
-    second = _make(prepared, "broken")
-    second.load_checkpoint(str(checkpoint(second, "latest")))
-    second.run_training()
-    assert curves(second) == curves(whole)
-
-
-def _interrupted_at(trainer: Any, *, epoch: int) -> Any:
-    start = trainer.on_epoch_start
-
-    def on_epoch_start() -> None:
-        if trainer.current_epoch == epoch:
-            raise KeyboardInterrupt
-        start()
-
-    return on_epoch_start
+    assert curves(continued(make, done=3)) == curves(whole)
 
 
 def test_encoder_and_rest_have_rates_of_their_own(prepared: Prepared) -> None:

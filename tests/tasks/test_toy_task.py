@@ -1,13 +1,12 @@
 """The seam of tasks: a new one is a file of under 60 lines."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bdfm_nnunet.checkpoints import read_checkpoint
-from tests.conftest import Prepared, point_to
+from tests.conftest import Prepared
 from tests.tasks import toy_task
 from tests.tasks.toy_task import nnUNetTrainerCaseMean
 from tests.training.going_on import assert_same_run, stopped_and_continued
@@ -21,13 +20,10 @@ def _make(prepared: Prepared, variant: str, **settings: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def whole(_prepared_once: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        point_to(_prepared_once.root, monkeypatch)
-        monkeypatch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("means")))
-        trainer = _make(_prepared_once, "means")
-        trainer.run_training()
-        yield trainer
+def whole(prepared_of_module: Prepared) -> Any:
+    trainer = _make(prepared_of_module, "means")
+    trainer.run_training()
+    return trainer
 
 
 def test_it_is_one_short_file() -> None:

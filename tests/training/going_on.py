@@ -1,4 +1,4 @@
-"""Runs of any trainer that are stopped by a signal and taken up."""
+"""Runs of any trainer that are stopped or killed, and taken up."""
 
 import os
 import signal
@@ -28,11 +28,32 @@ def stopped_and_continued(make: Callable[[], Any], *, step: int) -> Any:
     with pytest.raises(TrainingPaused):
         first.run_training()
     assert not checkpoint(first).exists()
-    second = make()
-    second.load_checkpoint(str(checkpoint(second, "latest")))
-    assert second.run.steps_done == step
-    second.run_training()
-    return second
+    return continued(make, done=step)
+
+
+def killed(make: Callable[[], Any], *, step: int) -> Any:
+    """A run that ends within a step and saves nothing more, as one that is killed."""
+    trainer = make()
+    train_step = trainer.train_step
+
+    def stepping(batch: Any) -> Any:
+        if trainer.run.step_number == step:
+            raise KeyboardInterrupt
+        return train_step(batch)
+
+    trainer.train_step = stepping
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run_training()
+    return trainer
+
+
+def continued(make: Callable[[], Any], *, done: int) -> Any:
+    """A new trainer that goes on from checkpoint_latest.pth, which holds these steps, to the end."""
+    trainer = make()
+    trainer.load_checkpoint(str(checkpoint(trainer, "latest")))
+    assert trainer.run.steps_done == done
+    trainer.run_training()
+    return trainer
 
 
 def assert_same_run(ours: Any, theirs: Any) -> None:

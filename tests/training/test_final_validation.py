@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from bdfm_nnunet.plans import add_variant
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM
 from bdfm_nnunet.training.final_validation import ValidationPool
 from bdfm_nnunet.training.signals import TrainingPaused
-from tests.conftest import Prepared, point_to, threads_for_spawn
+from tests.conftest import Prepared, threads_for_spawn
 from tests.process_watching import descendants, has_ended, is_alive, until
 from tests.training.trainings import SHORT, checkpoint, make_trainer
 
@@ -163,17 +162,15 @@ class Command:
 
 
 @pytest.fixture(scope="module")
-def command(_prepared_once: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+def command(prepared_of_module: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Command:
     """After a training that was told to stop in its final validation."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        point_to(_prepared_once.root, monkeypatch)
-        add_variant(502, variant="validated", settings=SHORT | LENGTH)
-        command = Command(tmp_path_factory.mktemp("validated"))
-        process = command.start()
-        _wait_for_workers(process)
-        os.killpg(process.pid, signal.SIGTERM)
-        _check_pause(process)
-        yield command
+    add_variant(502, variant="validated", settings=SHORT | LENGTH)
+    command = Command(tmp_path_factory.mktemp("validated"))
+    process = command.start()
+    _wait_for_workers(process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _check_pause(process)
+    return command
 
 
 def _wait_for_workers(process: subprocess.Popen[str]) -> list[int]:

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
 from bdfm_nnunet.training import run
 from bdfm_nnunet.training.signals import TrainingPaused
-from tests.conftest import Prepared, point_to
+from tests.conftest import Prepared
 from tests.limits import largest_file
 from tests.training.trainings import checkpoint, curves, make_trainer
 
@@ -56,15 +56,12 @@ def _log(trainer: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(_prepared_once: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[type, Any]]:
+def undisturbed(prepared_of_module: Prepared) -> dict[type, Any]:
     """A finished run of each trainer."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        point_to(_prepared_once.root, monkeypatch)
-        monkeypatch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("undisturbed")))
-        runs = {kind: _make(_prepared_once, "whole", kind) for kind in (nnUNetTrainerBDFMPretrain, nnUNetTrainerBDFM)}
-        for run in runs.values():
-            run.run_training()
-        yield runs
+    runs = {kind: _make(prepared_of_module, "whole", kind) for kind in (nnUNetTrainerBDFMPretrain, nnUNetTrainerBDFM)}
+    for trainer in runs.values():
+        trainer.run_training()
+    return runs
 
 
 @pytest.mark.parametrize("kind", [nnUNetTrainerBDFMPretrain, nnUNetTrainerBDFM])
