@@ -1,31 +1,53 @@
-"""Named sets of pre-training settings, in one table."""
+"""Named sets of pre-training settings, in one table, and the trainers that have them."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+
+@dataclass(frozen=True)
+class Preset:
+    """An objective and its changes to the defaults of the objective's settings."""
+
+    objective: str
+    settings: Mapping[str, Any]
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         # masked image modelling with the faults of its public code corrected: the defaults of `PretrainingSettings`
-        "bdfm": {},
+        "bdfm": Preset("masked", {}),
         # BDFM as its public code has it
-        "published": {
-            "mask_token": "scalar_mean",
-            "decoder": "final",
-            "decoder_channels": 16,
-            "frequency_decoder": "serial",
-            "frequency_padding": "zero",
-            "frequency_output": "magnitude",
-            "frequency_norm": True,
-            "legacy_frequency_loss": True,
-        },
+        "published": Preset(
+            "masked",
+            {
+                "mask_token": "scalar_mean",
+                "decoder": "final",
+                "decoder_channels": 16,
+                "frequency_decoder": "serial",
+                "frequency_padding": "zero",
+                "frequency_output": "magnitude",
+                "frequency_norm": True,
+                "legacy_frequency_loss": True,
+            },
+        ),
         # the baseline of Xie et al. 2022 (arXiv:2111.09886): a learned token and the pixel decoder alone
-        "simmim": {"mask_token": "learned", "decoder": "final", "frequency_decoder": "none"},
+        "simmim": Preset("masked", {"mask_token": "learned", "decoder": "final", "frequency_decoder": "none"}),
     }
 )
-"""Preset -> its changes to the defaults of its objective's settings."""
+"""Name -> preset."""
+
+LEGACY_PRESETS: Mapping[str, str] = MappingProxyType({"masked": "published"})
+"""Objective -> the preset that "legacy": true chooses, which is the published code."""
 
 TRAINER_PRESETS: Mapping[str, str] = MappingProxyType(
     {"nnUNetTrainerBDFMPretrain": "bdfm", "nnUNetTrainerSimMIM": "simmim"}
 )
 """Pre-training trainer -> its preset."""
+
+MIXTURE_TRAINER = "nnUNetTrainerPretrain"
+"""The trainer of the objectives that the plans list in pretraining.objectives."""
+
+PRETRAINERS = (*TRAINER_PRESETS, MIXTURE_TRAINER)
+"""All pre-training trainers."""

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.settings import PretrainingSettings, read_block
+from bdfm_nnunet.settings import MixtureSettings, PretrainingSettings, read_block
+from bdfm_nnunet.settings.blocks import pretraining_blocks
 
 
 def check_steps(configuration: Mapping[str, Any]) -> None:
     """Check that batch, micro-batches and masks of a resolved configuration fit each other.
 
-    Masks are checked if the configuration has a "pretraining" block.
+    Masks are checked where the configuration has a "pretraining" block for masked image modelling.
 
     Raises:
         InputError: a training would stop at its first step.
@@ -19,7 +20,22 @@ def check_steps(configuration: Mapping[str, Any]) -> None:
     training = read_block(configuration, "training")
     check_shares(configuration["batch_size"], world=1, accumulate=training.accumulate)
     if configuration.get("pretraining"):
-        check_masks(configuration, read_block(configuration, "pretraining"))
+        _check_pretraining(configuration)
+
+
+def _check_pretraining(configuration: Mapping[str, Any]) -> None:
+    """Raise InputError if every objective that takes the block's names would stop at its first step."""
+    faults = []
+    for settings in pretraining_blocks(configuration):
+        parts = [part.settings for part in settings.objectives] if isinstance(settings, MixtureSettings) else [settings]
+        try:
+            for part in parts:
+                if isinstance(part, PretrainingSettings):
+                    check_masks(configuration, part)
+            return
+        except InputError as error:
+            faults.append(error)
+    raise faults[0]
 
 
 def check_shares(batch_size: int, *, world: int, accumulate: int) -> None:

@@ -1,14 +1,14 @@
 """Costs of a training with our trainers, from the plans alone; PyTorch is imported only for costs not yet recorded."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bdfm_nnunet.cost_records import Costs, Schedule, remembered
 from bdfm_nnunet.nnunet_files import inputs_of, outputs_of
-from bdfm_nnunet.presets import PRESETS, TRAINER_PRESETS
-from bdfm_nnunet.settings import PretrainingSettings, TrainingSettings, check_blocks, read_block
+from bdfm_nnunet.presets import PRETRAINERS, TRAINER_PRESETS
+from bdfm_nnunet.settings import CropSettings, TrainingSettings, check_blocks, pretraining_settings, read_block
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,7 @@ def count_by_name(
     """Count the costs of a step of one sample with a trainer of this package, and the number of steps.
 
     Args:
-        trainer: a trainer in `TRAINER_PRESETS` or `FINETUNINGS`.
+        trainer: a trainer in `PRETRAINERS` or `FINETUNINGS`.
         configuration: configuration of the plans with everything that it inherits.
         dataset: content of dataset.json.
         plans: plans file; counted costs are recorded beside it.
@@ -38,9 +38,9 @@ def count_by_name(
     """
     check_blocks(configuration)
     training: TrainingSettings = read_block(configuration, "training")
-    settings: PretrainingSettings | None = None
-    if trainer in TRAINER_PRESETS:
-        settings = read_block(configuration, "pretraining", **PRESETS[TRAINER_PRESETS[trainer]])
+    settings: CropSettings | None = None
+    if trainer in PRETRAINERS:
+        settings = pretraining_settings(configuration, TRAINER_PRESETS.get(trainer))
     inputs, outputs = inputs_of(dataset, configuration), outputs_of(dataset)
     what = {
         "configuration": {key: value for key, value in configuration.items() if key not in _WITHOUT_COSTS},
@@ -52,7 +52,7 @@ def count_by_name(
     def count() -> Costs:
         from bdfm_nnunet.networks.encoders import encoder_of
 
-        network = _network(configuration, inputs, outputs, settings, str(plans))
+        network = _network(configuration, inputs, outputs, settings, str(plans), TRAINER_PRESETS.get(trainer))
         optimizer: str = training.optimizer
         if optimizer == "auto":
             optimizer = "adamw" if encoder_of(network).is_transformer else "sgd"
@@ -68,12 +68,17 @@ def count_by_name(
 
 
 def _network(
-    configuration: Mapping[str, Any], inputs: int, outputs: int, settings: PretrainingSettings | None, name: str
+    configuration: Mapping[str, Any],
+    inputs: int,
+    outputs: int,
+    settings: CropSettings | None,
+    name: str,
+    preset: str | None,
 ) -> "nn.Module":
     from bdfm_nnunet.networks.encoders import encoder_of
     from bdfm_nnunet.networks.network_building import build_network
     from bdfm_nnunet.networks.network_costs import build_on
-    from bdfm_nnunet.objectives.masked import MaskedImageModelling
+    from bdfm_nnunet.objectives.registry import objective_of
 
     def build() -> "nn.Module":
         network = build_network(
@@ -84,7 +89,9 @@ def _network(
             initialise=False,
             name=name,
         )
-        return network if settings is None else MaskedImageModelling(encoder_of(network), settings)
+        if settings is None:
+            return network
+        return objective_of(preset)(encoder_of(network), settings, spacing=configuration.get("spacing"))
 
     return build_on(build)
 
@@ -100,12 +107,15 @@ def count_step(network: "nn.Module", channels: int, patch_size: Sequence[int], *
         patch_size: voxels per axis.
         optimizer: "adamw" or "sgd".
     """
-    from bdfm_nnunet.networks.network_costs import count_costs
-    from bdfm_nnunet.objectives.masked import MaskedImageModelling
+    from torch import Generator
 
-    if isinstance(network, MaskedImageModelling):
-        channels = network.view.in_channels
-        # Which patches the published form transforms hangs on the content of the mask, and a tensor on the meta device
-        # has none; the other form costs about the same.
-        network.settings = replace(network.settings, legacy_frequency_loss=False)
-    return count_costs(network, (1, channels, *patch_size), state_copies=NUMBERS_PER_PARAMETER[optimizer])
+    from bdfm_nnunet.networks.network_costs import count_costs
+    from bdfm_nnunet.objectives.base import Objective
+
+    copies = NUMBERS_PER_PARAMETER[optimizer]
+    if not isinstance(network, Objective):
+        return count_costs(network, (1, channels, *patch_size), state_copies=copies)
+    network.make_countable()
+    crop = network.crop_size(patch_size, network.settings)
+    drawn = network.draw(1, crop, generator=Generator().manual_seed(0))
+    return count_costs(network, (1, network.view.in_channels, *crop), state_copies=copies, arguments=drawn)

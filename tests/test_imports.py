@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "number_types": set(),
     "metrics": set(),
     "frequency": {"kept_tables", "masking"},
-    "losses": {"frequency", "masking"},
+    "losses": {"losses", "frequency", "masking"},
     "networks": {"networks", "kept_tables", "masking", "frequency", "cost_records"},
     "cost_records": {"__version__"},
     "results": {"results", "__version__"},

@@ -1,6 +1,7 @@
 """nnU-Net trainers; users name the class with `-tr`. Each is a name and a task."""
 
 from bdfm_nnunet.trainers.bdfm import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
+from bdfm_nnunet.trainers.pretrain import nnUNetTrainerPretrain
 from bdfm_nnunet.trainers.simmim import nnUNetTrainerSimMIM
 
-__all__ = ["nnUNetTrainerBDFM", "nnUNetTrainerBDFMPretrain", "nnUNetTrainerSimMIM"]
+__all__ = ["nnUNetTrainerBDFM", "nnUNetTrainerBDFMPretrain", "nnUNetTrainerPretrain", "nnUNetTrainerSimMIM"]

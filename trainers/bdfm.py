@@ -1,6 +1,5 @@
 """BDFM: pre-training by masked image modelling, and segmentation from it."""
 
-from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.presets import TRAINER_PRESETS
 from bdfm_nnunet.tasks.pretraining import Pretraining
 from bdfm_nnunet.tasks.segmentation import Segmentation
@@ -10,7 +9,6 @@ from bdfm_nnunet.training.trainer import Trainer
 class BDFMPretraining(Pretraining):
     """Masked image modelling with BDFM's spatial-frequency decoder."""
 
-    objective_class = MaskedImageModelling
     preset = TRAINER_PRESETS["nnUNetTrainerBDFMPretrain"]
 
 

@@ -1,6 +1,5 @@
 """The SimMIM baseline (Xie et al. 2022, https://arxiv.org/abs/2111.09886)."""
 
-from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.presets import TRAINER_PRESETS
 from bdfm_nnunet.tasks.pretraining import Pretraining
 from bdfm_nnunet.training.trainer import Trainer
@@ -9,7 +8,6 @@ from bdfm_nnunet.training.trainer import Trainer
 class SimMIMPretraining(Pretraining):
     """Masked image modelling with a learned mask token and only the pixel decoder."""
 
-    objective_class = MaskedImageModelling
     preset = TRAINER_PRESETS["nnUNetTrainerSimMIM"]
 
 

@@ -25,6 +25,7 @@ def count_costs(
     flops: bool = True,
     state_copies: int = STATE_COPIES,
     device: str = "meta",
+    arguments: Mapping[str, Tensor] | None = None,
 ) -> Costs:
     """Count the memory and the arithmetic of one training step of a network.
 
@@ -40,6 +41,7 @@ def count_costs(
         state_copies: numbers that the optimiser keeps per parameter, including weight and gradient: 4 for AdamW, 3 for
             SGD with momentum.
         device: "meta" allocates nothing; "cpu" really runs the pass, which tests use to check the count.
+        arguments: what the network takes beside the images, such as an objective's draws.
 
     Example:
         >>> costs = count_costs(lambda: torch.nn.Conv3d(1, 8, 3, padding=1), (2, 1, 16, 16, 16))
@@ -60,12 +62,13 @@ def count_costs(
 
     counter = FlopCounter(device)
     images = torch.zeros(tuple(input_shape), device=device)
+    others = {name: value.to(device) for name, value in (arguments or {}).items()}
     with counter:
         if flops and device != "meta":
-            network(images)  # makes the constants that are kept for all steps
+            network(images, **others)  # makes the constants that are kept for all steps
             counter.flops = 0
         with saved_tensors_hooks(pack, lambda tensor: tensor):
-            outputs = network(images)
+            outputs = network(images, **others)
         forward, counter.flops = counter.flops, 0
         if flops:
             _sum_of(outputs).backward()

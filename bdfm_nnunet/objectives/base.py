@@ -1,7 +1,7 @@
 """Base class of pre-training objectives."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -33,11 +33,11 @@ class Monitored:
 
     Attributes:
         values: "loss", its terms and the objective's monitors, scalars by name.
-        picture: picture of the first sample; None if the objective has none.
+        pictures: folder of the pictures ("reconstructions", say) -> picture of the first sample.
     """
 
     values: Mapping[str, Tensor]
-    picture: Picture | None = None
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
 
 
 class Objective(nn.Module):
@@ -47,31 +47,48 @@ class Objective(nn.Module):
     and from a generator that depends only on seed and step, and give each process its samples. A training therefore
     does not depend on the number of processes or loader workers. Training minimises the "loss" of `forward`.
 
-    A new objective needs a subclass in a separate file, a `Pretraining` task that names it, and a trainer that names
-    the task.
+    An objective whose loss compares samples with one another sets `compares_samples` and overrides `represent` and
+    `compare` instead of `forward`. Its loss is then that of the whole batch, whatever the number of micro-batches.
+
+    A new objective needs a subclass in a separate file, an entry in `OBJECTIVE_SETTINGS`, `PRESETS` and `OBJECTIVES`, a
+    `Pretraining` task that names its preset, and a trainer that names the task.
 
     Args:
         view: encoder to pre-train, see `encoder_of`.
         settings: instance of `settings_class`; by default its defaults.
+        spacing: millimetres per voxel and axis; 1 by default.
 
     Attributes:
         settings_class: settings that the plans' "pretraining" block may name.
+        compares_samples: whether the loss of a sample depends on the other samples of the batch.
+        uses_patients: whether `forward` and `monitor` need "patients", (B,) integer keys of the samples' patients, -1
+            for an unknown patient.
+        encoder_forwards: forward passes of the encoder per training step.
         panels: title of a figure's panel -> label of a curve -> name of a monitor, for progress.png.
         encoder: module of the view; its weights are "encoder." in checkpoints, where fine-tuning looks for them.
     """
 
     settings_class: ClassVar[type[CropSettings]] = CropSettings
-    panels: ClassVar[Mapping[str, Mapping[str, str]]] = MappingProxyType({})
+    compares_samples: bool = False
+    uses_patients: bool = False
+    encoder_forwards: int = 1
+    panels: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
-    def __init__(self, view: EncoderView, settings: Any = None) -> None:
+    def __init__(self, view: EncoderView, settings: Any = None, *, spacing: Sequence[float] | None = None) -> None:
         super().__init__()
         self.view = view
+        self.spacing = (1.0,) * view.axes if spacing is None else tuple(float(step) for step in spacing)
         self.settings = settings if settings is not None else self.settings_class()
         self.encoder = view.module
 
     @classmethod
     def check(cls, configuration: Mapping[str, Any], settings: Any) -> None:
         """Raise InputError where settings do not fit the crops or the network of a configuration of the plans."""
+
+    @classmethod
+    def crop_size(cls, patch_size: Sequence[int], settings: Any) -> tuple[int, ...]:
+        """Return the voxels per axis of the crops that are loaded, for a network of `patch_size`; by default equal."""
+        return tuple(patch_size)
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -82,6 +99,17 @@ class Objective(nn.Module):
     def monitors(self) -> tuple[str, ...]:
         """Names of the scores of validation crops, apart from the loss, that the panels show."""
         return tuple(name for panel in self.panels.values() for name in panel.values())
+
+    def share_encoding(self, other: "Objective") -> bool:
+        """Take over what makes the encoder see the same input as in another objective of a mixture.
+
+        Returns:
+            Whether it does, so that one forward pass of the encoder is enough for both; by default not.
+        """
+        return False
+
+    def make_countable(self) -> None:
+        """Change what hangs on the content of tensors, of which the meta device has none, before costs are counted."""
 
     def draw(self, batch: int, spatial: Sequence[int], *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw everything random of one step.
@@ -96,14 +124,39 @@ class Objective(nn.Module):
         """
         return {}
 
-    def forward(self, images: Tensor, **drawn: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, *, only_represent: bool = False, **drawn: Tensor) -> Any:
         """Return "loss" and its terms, scalars that are means over the samples.
 
         Args:
             images: (B, C, *spatial).
+            only_represent: return what `represent` returns; objectives that compare samples alone have this.
             drawn: result of `draw` for these samples.
         """
-        raise NotImplementedError(f"{type(self).__name__} must say what it minimises: override forward")
+        if not self.compares_samples:
+            raise NotImplementedError(f"{type(self).__name__} must say what it minimises: override forward")
+        representations, losses = self.represent(images, **drawn)
+        return (representations, losses) if only_represent else self.joined(losses, self.compare(representations))
+
+    def represent(self, images: Tensor, **drawn: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return what `compare` compares, (B, ...) by name, and losses of samples alone as `forward` does ({} if none).
+
+        Args:
+            images: (B, C, *spatial), a micro-batch.
+            drawn: result of `draw` for these samples.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say what it compares: override represent")
+
+    def compare(self, representations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return "loss" and its terms, scalars, from the representations of all samples of this process."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it minimises: override compare")
+
+    @staticmethod
+    def joined(alone: Mapping[str, Tensor], compared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the terms of `represent` and of `compare` with the sum of their losses."""
+        terms = {**alone, **compared}
+        if "loss" in alone:
+            terms["loss"] = alone["loss"] + compared["loss"]
+        return terms
 
     def monitor(self, images: Tensor, **drawn: Tensor) -> Monitored:
         """Score validation crops, which are the same with the same draws in every epoch; by default loss and terms."""

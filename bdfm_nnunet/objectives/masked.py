@@ -5,6 +5,7 @@ Jiang et al. 2021, https://arxiv.org/abs/2012.12821.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -56,8 +57,14 @@ class MaskedImageModelling(Objective):
         }
     )
 
-    def __init__(self, view: EncoderView, settings: PretrainingSettings | None = None) -> None:
-        super().__init__(view, settings)
+    def __init__(
+        self,
+        view: EncoderView,
+        settings: PretrainingSettings | None = None,
+        *,
+        spacing: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(view, settings, spacing=spacing)
         settings = self.settings
         self.patch_size = per_axis(settings.patch_size or view.token_patch, view.axes)
         self.block_size = per_axis(settings.block_size or (1 if view.is_transformer else 4), view.axes)
@@ -90,6 +97,23 @@ class MaskedImageModelling(Objective):
     def check(cls, configuration: Mapping[str, Any], settings: PretrainingSettings) -> None:
         """Raise InputError if patches and blocks of the masks do not fit the crops or the network."""
         check_masks(configuration, settings)
+
+    def share_encoding(self, other: Objective) -> bool:
+        """Share the mask token with an objective that masks in the same way."""
+        names = ("mask_ratio", "patch_size", "block_size", "mask_token")
+        if not isinstance(other, MaskedImageModelling):
+            return False
+        same = all(getattr(self.settings, name) == getattr(other.settings, name) for name in names)
+        if same:
+            self.mask_token = other.mask_token
+        return same
+
+    def make_countable(self) -> None:
+        """Use the corrected loss: which patches the published form transforms hangs on the content of the mask.
+
+        The other form costs about the same.
+        """
+        self.settings = replace(self.settings, legacy_frequency_loss=False)
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -204,7 +228,8 @@ class MaskedImageModelling(Objective):
         voxels = upsample(mask, self.patch_size)
         picture = Picture(images[0, 0], {name: image[0, 0] for name, image in rebuilt.items()}, voxels[0])
         with full_precision(images.device):
-            return Monitored(terms | _scores(rebuilt["pixel"].float(), images, voxels), picture)
+            scores = _scores(rebuilt["pixel"].float(), images, voxels)
+            return Monitored(terms | scores, {"reconstructions": picture})
 
     def verdict(self, latest: Mapping[str, float]) -> str:
         """Return a sentence on the reconstruction of held-out crops."""

@@ -26,7 +26,7 @@ from bdfm_nnunet.nnunet_files import (
     read_plans_file,
     resolve_configuration,
 )
-from bdfm_nnunet.presets import TRAINER_PRESETS
+from bdfm_nnunet.presets import PRETRAINERS
 from bdfm_nnunet.training_costs import FINETUNINGS
 
 _BUILT_FROM_PLANS = ("nnUNetTrainer", *FINETUNINGS)
@@ -97,7 +97,7 @@ def _trainer_of(read: Sequence[Checkpoint]) -> str:
                 f"{each.path} does not name its trainer as nnU-Net's checkpoints do (trainer_name must be the name of "
                 "a class): give a checkpoint of a finished training"
             )
-        if each.trainer in TRAINER_PRESETS:
+        if each.trainer in PRETRAINERS:
             raise InputError(
                 f"{each.path} is of a pre-training ({each.trainer}), which segments nothing: fine-tune from it first, "
                 "with BDFM_WEIGHTS or `bdfm weights`"

@@ -16,9 +16,10 @@ from bdfm_nnunet.data.batch_streams import Batch, BatchSource
 from bdfm_nnunet.data.crops import UnlabelledCrops
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.objectives.base import Objective, Picture
+from bdfm_nnunet.objectives.registry import objective_class
 from bdfm_nnunet.presets import PRESETS
 from bdfm_nnunet.reports.figures import progress_figure, reconstruction_figure, save_figure
-from bdfm_nnunet.settings import CropSettings, read_block
+from bdfm_nnunet.settings import CropSettings, pretraining_settings, read_block
 from bdfm_nnunet.tasks.run_summary import only_warned
 from bdfm_nnunet.tasks.task import Task
 
@@ -34,8 +35,9 @@ class Pretraining(Task):
     progress.png, pictures and pretraining_summary.json.
 
     Attributes:
-        objective_class: what is minimised; subclasses name it.
-        preset: its settings where the plans are silent, a name in `PRESETS`; None for the objective's defaults.
+        objective_class: what is minimised.
+        preset: its settings where the plans are silent, a name in `PRESETS`; None for the defaults of
+            `objective_class`. A subclass names one of the two.
     """
 
     rates = MappingProxyType({"adamw": 2e-4, "sgd": 1e-2})
@@ -45,10 +47,15 @@ class Pretraining(Task):
     objective_class: ClassVar[type[Objective]]
     preset: ClassVar[str | None] = None
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if cls.preset is not None:
+            cls.objective_class = objective_class(PRESETS[cls.preset].objective)
+
     def __init__(self, trainer: Any) -> None:
         super().__init__(trainer)
         self._validated = 0
-        self._picture: Picture | None = None
+        self._pictures: Mapping[str, Picture] = {}
 
     @cached_property
     def settings(self) -> CropSettings:
@@ -57,9 +64,10 @@ class Pretraining(Task):
 
     @classmethod
     def _settings(cls, configuration_manager: Any) -> Any:
-        kind = cls.objective_class.settings_class
-        preset = PRESETS[cls.preset] if cls.preset else {}
-        return read_block(configuration_manager.configuration, "pretraining", kind=kind, **preset)
+        configuration = configuration_manager.configuration
+        if cls.preset is not None:
+            return pretraining_settings(configuration, cls.preset)
+        return read_block(configuration, "pretraining", kind=cls.objective_class.settings_class)
 
     def check(self) -> None:
         """Raise InputError unless the objective's settings fit the crops and the network."""
@@ -73,7 +81,7 @@ class Pretraining(Task):
         settings = cls._settings(configuration_manager)
         inputs = 1 if settings.channels == "single" else input_channels
         network = nnUNetTrainer.build_network_architecture(None, configuration_manager, inputs, output_channels, False)
-        return cls.objective_class(encoder_of(network), settings)
+        return cls.objective_class(encoder_of(network), settings, spacing=configuration_manager.spacing)
 
     @property
     def objective(self) -> Objective:
@@ -99,7 +107,7 @@ class Pretraining(Task):
         return UnlabelledCrops(
             dataset,
             batch_size=trainer.batch_size,
-            patch_size=trainer.configuration_manager.patch_size,
+            patch_size=self.objective_class.crop_size(trainer.configuration_manager.patch_size, self.settings),
             single_channel=self.settings.channels == "single",
             oversample_foreground=trainer.training.oversample_foreground,  # of each crop, whoever draws it
             **augmentation,
@@ -143,7 +151,7 @@ class Pretraining(Task):
     def start_validation(self) -> None:
         """Start at the first of the fixed crops."""
         self._validated = 0
-        self._picture = None
+        self._pictures = {}
 
     def validation_step(self, batch: Batch) -> dict[str, Any]:
         """Return what the objective says of fixed crops."""
@@ -153,7 +161,7 @@ class Pretraining(Task):
         self._validated += 1
         with trainer.autocast():
             found = self.objective.monitor(images, **{name: value.to(trainer.device) for name, value in drawn.items()})
-        self._picture = self._picture or found.picture
+        self._pictures = self._pictures or found.pictures
         return {name: value.float().cpu().numpy() for name, value in found.values.items()}
 
     def end_validation(self, outputs: list[dict[str, Any]]) -> None:
@@ -181,7 +189,7 @@ class Pretraining(Task):
         save_figure(figure, self.folder / "progress.png")
         due = (epoch + 1) % self.settings.picture_every == 0
         if due or epoch in (0, self.trainer.num_epochs - 1):
-            self._write_picture()
+            self._write_pictures()
 
     def _panels(self, curves: Mapping[str, list[float]]) -> dict[str, dict[str, list[float]]]:
         objective = self.objective
@@ -209,15 +217,14 @@ class Pretraining(Task):
             **{name: curves[name][-1] for name in self.objective.monitors},
         }
 
-    def _write_picture(self) -> None:
-        picture, epoch = self._picture, self.trainer.current_epoch + 1
-        if picture is None:
-            return
-        original = picture.original.float().cpu().numpy()
-        shown = {name: image.float().cpu().numpy() for name, image in picture.shown.items()}
-        mask = None if picture.mask is None else picture.mask.cpu().numpy()
-        figure = reconstruction_figure(original, original, shown, mask=mask, title=f"epoch {epoch}")
-        save_figure(figure, self.folder / "reconstructions" / f"epoch_{epoch:04d}.png")
+    def _write_pictures(self) -> None:
+        epoch = self.trainer.current_epoch + 1
+        for folder, picture in self._pictures.items():
+            original = picture.original.float().cpu().numpy()
+            shown = {name: image.float().cpu().numpy() for name, image in picture.shown.items()}
+            mask = None if picture.mask is None else picture.mask.cpu().numpy()
+            figure = reconstruction_figure(original, original, shown, mask=mask, title=f"epoch {epoch}")
+            save_figure(figure, self.folder / folder / f"epoch_{epoch:04d}.png")
 
     def final_validation(self, *, save_probabilities: bool = False) -> None:
         """Tell what the last epoch's validation showed; there is nothing else to predict."""

@@ -64,7 +64,7 @@ ARCHITECTURES = {
 }
 PRETRAININGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "simmim": PRESETS["simmim"],
+    "simmim": PRESETS["simmim"].settings,
     "published": asdict(PretrainingSettings.published(legacy_frequency_loss=False)),
     "zero padding": {"frequency_padding": "zero", "mask_token": "image_mean"},
     "magnitude": {"frequency_output": "magnitude", "decoder": "final"},

@@ -131,7 +131,7 @@ def test_serial_decoder_continues_from_the_pixels() -> None:
 
 
 def test_simmim_is_the_same_objective_with_other_settings() -> None:
-    objective = _objective(**PRESETS["simmim"])
+    objective = _objective(**PRESETS["simmim"].settings)
     assert objective.frequency_decoder is None and objective.mask_token.mode == "learned"
     assert set(objective(IMAGES)) == {"loss", "pixel"}
     assert set(objective.reconstruct(IMAGES, mask=_mask(objective))) == {"pixel"}

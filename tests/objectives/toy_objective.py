@@ -24,8 +24,8 @@ class OctantMeans(Objective):
     settings_class = OctantSettings
     panels = MappingProxyType({"error of the mean": {"network": "error", "zero": "error_of_zero"}})
 
-    def __init__(self, view: Any, settings: Any = None) -> None:
-        super().__init__(view, settings)
+    def __init__(self, view: Any, settings: Any = None, **options: Any) -> None:
+        super().__init__(view, settings, **options)
         self.head = nn.Linear(view.channels[-1], view.in_channels)
 
     def draw(self, batch: int, spatial: Any, *, generator: torch.Generator) -> dict[str, Tensor]:
@@ -42,7 +42,7 @@ class OctantMeans(Objective):
         truth = (images * hidden).flatten(2).sum(2) / hidden.flatten(2).sum(2)
         values = {"loss": (guess - truth).square().mean(), "error": (guess - truth).abs().mean()}
         picture = Picture(images[0, 0], {"blanked": blanked[0, 0]}, hidden[0, 0])
-        return Monitored(values | {"error_of_zero": truth.abs().mean()}, picture)
+        return Monitored(values | {"error_of_zero": truth.abs().mean()}, {"reconstructions": picture})
 
 
 class OctantPretraining(Pretraining):

@@ -15,7 +15,7 @@ from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.plans import add_variant
 from bdfm_nnunet.plans.memory_targets import configuration_costs
 from bdfm_nnunet.plans.plans_lookup import read_plans
-from bdfm_nnunet.presets import TRAINER_PRESETS
+from bdfm_nnunet.presets import PRETRAINERS, TRAINER_PRESETS
 from bdfm_nnunet.training.trial_trainer import count_training, schedule_of, trial_trainer
 from bdfm_nnunet.training_costs import FINETUNINGS, count_by_name
 from tests.conftest import Prepared
@@ -68,7 +68,7 @@ def test_costs_from_the_plans_alone_are_those_of_the_trainer(
 
 
 def test_every_trainer_of_ours_can_be_counted_without_nnunet() -> None:
-    assert {*TRAINER_PRESETS, *FINETUNINGS} == set(trainers.__all__)
+    assert {*PRETRAINERS, *FINETUNINGS} == set(trainers.__all__)
 
 
 def test_segmentation_costs_are_those_that_the_planner_counts(prepared: Prepared) -> None:

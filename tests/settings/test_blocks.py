@@ -20,7 +20,7 @@ def test_missing_blocks_are_the_defaults() -> None:
 
 def test_block_goes_before_the_defaults_of_who_asks() -> None:
     block = {"pretraining": {"decoder": "pyramid"}}
-    settings = read_block(block, "pretraining", **PRESETS["simmim"])
+    settings = read_block(block, "pretraining", **PRESETS["simmim"].settings)
     assert (settings.mask_token, settings.frequency_decoder, settings.decoder) == ("learned", "none", "pyramid")
 
 
@@ -84,8 +84,8 @@ def test_allowed_names_every_field_and_preset() -> None:
 
 def test_a_preset_stays_what_it_is_in_its_published_form() -> None:
     """The SimMIM baseline with legacy=true would otherwise be BDFM, compared with itself."""
-    settings = read_block({"pretraining": {"legacy": True}}, "pretraining", **PRESETS["simmim"])
-    assert {name: getattr(settings, name) for name in PRESETS["simmim"]} == PRESETS["simmim"]
+    settings = read_block({"pretraining": {"legacy": True}}, "pretraining", **PRESETS["simmim"].settings)
+    assert {name: getattr(settings, name) for name in PRESETS["simmim"].settings} == PRESETS["simmim"].settings
     assert settings.decoder_channels == PretrainingSettings.published().decoder_channels
     block = {"legacy": True, "mask_token": "zero"}
-    assert read_block({"pretraining": block}, "pretraining", **PRESETS["simmim"]).mask_token == "zero"
+    assert read_block({"pretraining": block}, "pretraining", **PRESETS["simmim"].settings).mask_token == "zero"

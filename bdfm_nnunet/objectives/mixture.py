@@ -1,0 +1,243 @@
+"""Objectives that are trained together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.masking import MaskToken
+from bdfm_nnunet.networks.encoders import EncoderView
+from bdfm_nnunet.objectives.base import Monitored, Objective, Picture
+from bdfm_nnunet.objectives.registry import objective_class
+from bdfm_nnunet.settings import MixtureSettings
+
+
+@dataclass(frozen=True)
+class SharedView(EncoderView):
+    """An encoder that computes the features of one masked input once, however many objectives ask for them.
+
+    Attributes:
+        known: arguments and features since the last `clear`.
+    """
+
+    known: list[tuple[Any, list[Tensor]]] = field(default_factory=list, compare=False)
+
+    def features(self, images: Tensor, mask: Tensor, token: MaskToken, **options: Any) -> list[Tensor]:
+        """Return the features of masked images, see `EncoderView.features`."""
+        for (known_images, known_mask, known_token, known_options), features in self.known:
+            same = known_images is images and known_mask is mask and known_token is token
+            if same and known_options == options:
+                return list(features)
+        features = super().features(images, mask, token, **options)
+        self.known.append(((images, mask, token, options), features))
+        return list(features)
+
+    def clear(self) -> None:
+        """Forget the features, which hold the memory of a step."""
+        self.known.clear()
+
+
+class Mixture(Objective):
+    """The weighted sum of several objectives on one encoder.
+
+    Every objective draws what it would draw alone. Objectives whose encoder sees the same input, such as two decoders
+    of one masked image, share the forward pass of the encoder. Terms and monitors are named after their objective,
+    "masked_pixel" for instance; a second objective of one kind is "masked2".
+
+    Args:
+        view: encoder to pre-train, see `encoder_of`.
+        settings: the objectives and their weights.
+        spacing: millimetres per voxel and axis; 1 by default.
+
+    Example:
+        >>> from bdfm_nnunet.networks.encoders import encoder_of
+        >>> from bdfm_nnunet.networks.swin_unet import SwinUNet
+        >>> from bdfm_nnunet.settings import PretrainingSettings, WeightedObjective
+        >>> network = SwinUNet(
+        ...     1, 2, strides=((1, 1, 1), (4, 4, 4), (2, 2, 2)), features_per_stage=(8, 24, 48), depths=(2, 2),
+        ...     num_heads=(2, 4), window_size=(4, 4, 4),
+        ... )
+        >>> parts = [
+        ...     WeightedObjective(name="masked", weight=weight, settings=PretrainingSettings(decoder=decoder))
+        ...     for weight, decoder in ((1.0, "pyramid"), (0.5, "final"))
+        ... ]
+        >>> mixture = Mixture(encoder_of(network), MixtureSettings(objectives=tuple(parts)))
+        >>> mixture.terms
+        ('masked_pixel', 'masked_frequency', 'masked2_pixel', 'masked2_frequency')
+        >>> mixture.encoder_forwards  # both decode the same masked image
+        1
+        >>> images, generator = torch.rand(2, 1, 32, 32, 32), torch.Generator().manual_seed(0)
+        >>> losses = mixture(images, **mixture.draw(2, (32, 32, 32), generator=generator))
+        >>> alone = losses["masked_pixel"] + losses["masked_frequency"]
+        >>> other = losses["masked2_pixel"] + losses["masked2_frequency"]
+        >>> torch.allclose(losses["loss"], alone + 0.5 * other)
+        True
+    """
+
+    settings_class = MixtureSettings
+    settings: MixtureSettings
+    view: SharedView
+
+    def __init__(self, view: EncoderView, settings: MixtureSettings, *, spacing: Sequence[float] | None = None) -> None:
+        shared = SharedView(view.module, view.in_channels, view.channels, view.strides)
+        super().__init__(shared, settings, spacing=spacing)
+        self.weights = [each.weight for each in settings.objectives]
+        parts = [objective_class(each.name)(shared, each.settings, spacing=spacing) for each in settings.objectives]
+        for part in parts:  # whose encoder would be a second name of the same weights in checkpoints
+            del part._modules["encoder"]
+            object.__setattr__(part, "encoder", view.module)
+        self.labels = _labels([each.name for each in settings.objectives])
+        shares = [any(part.share_encoding(other) for other in parts[:i]) for i, part in enumerate(parts)]
+        self.encoder_forwards = sum(p.encoder_forwards for p, other in zip(parts, shares, strict=True) if not other)
+        self.parts = nn.ModuleList(parts)
+        self.panels = {
+            f"{label}: {title}": {curve: f"{label}_{name}" for curve, name in panel.items()}
+            for label, part in self._named()
+            for title, panel in part.panels.items()
+        }
+
+    def _named(self) -> Iterator[tuple[str, Objective]]:
+        for label, part in zip(self.labels, self.parts, strict=True):
+            assert isinstance(part, Objective)
+            yield label, part
+
+    @classmethod
+    def check(cls, configuration: Mapping[str, Any], settings: MixtureSettings) -> None:
+        """Raise InputError if an objective does not fit the plans, or the objectives read crops of other sizes."""
+        for each in settings.objectives:
+            objective_class(each.name).check(configuration, each.settings)
+        cls.crop_size(configuration["patch_size"], settings)
+
+    @classmethod
+    def crop_size(cls, patch_size: Sequence[int], settings: MixtureSettings) -> tuple[int, ...]:
+        """Return the size of the crops, which is the same for all objectives."""
+        sizes = [objective_class(each.name).crop_size(patch_size, each.settings) for each in settings.objectives]
+        if len(set(sizes)) > 1:
+            named = ", ".join(f"{each.name} {size}" for each, size in zip(settings.objectives, sizes, strict=True))
+            raise InputError(f"the objectives of pretraining.objectives read crops of other sizes: {named} voxels")
+        return sizes[0]
+
+    @property
+    def compares_samples(self) -> bool:  # type: ignore[override]
+        """Whether any objective compares samples."""
+        return any(part.compares_samples for _, part in self._named())
+
+    @property
+    def uses_patients(self) -> bool:  # type: ignore[override]
+        """Whether any objective asks for patients."""
+        return any(part.uses_patients for _, part in self._named())
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms of all objectives."""
+        return tuple(name for label, part in self._named() for name in (_under(label, part.terms) or (label,)))
+
+    def make_countable(self) -> None:
+        """Make all objectives countable."""
+        for _, part in self._named():
+            part.make_countable()
+
+    def draw(self, batch: int, spatial: Sequence[int], *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw for every objective from the same state of the generator, as each would alone.
+
+        Returns:
+            "0:NAME" for the draw NAME of the first objective; "0,2:NAME" if the third one drew the same.
+        """
+        start = generator.get_state()
+        found: list[tuple[list[int], str, Tensor]] = []
+        for number, (_, part) in enumerate(self._named()):
+            generator.set_state(start)
+            for name, value in part.draw(batch, spatial, generator=generator).items():
+                same = [users for users, other, drawn in found if other == name and torch.equal(drawn, value)]
+                if same:
+                    same[0].append(number)
+                else:
+                    found.append(([number], name, value))
+        return {f"{','.join(map(str, users))}:{name}": value for users, name, value in found}
+
+    def _parts_with(self, drawn: Mapping[str, Tensor]) -> Iterator[tuple[str, float, Objective, dict[str, Tensor]]]:
+        """Yield label, weight and objective with its draws; "patients" goes to those that ask for it."""
+        for number, (label, part) in enumerate(self._named()):
+            own = {}
+            for key, value in drawn.items():
+                users, _, name = key.rpartition(":")
+                if (users and str(number) in users.split(",")) or (not users and part.uses_patients):
+                    own[name] = value
+            yield label, self.weights[number], part, own
+
+    def forward(self, images: Tensor, *, only_represent: bool = False, **drawn: Tensor) -> Any:
+        """Return "loss", the weighted sum, and the terms of all objectives."""
+        representations, losses = self.represent(images, **drawn)
+        if only_represent:
+            return representations, losses
+        return self.joined(losses, self.compare(representations)) if representations else losses
+
+    def represent(self, images: Tensor, **drawn: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return what objectives compare, and the weighted losses of those that compare nothing."""
+        self.view.clear()
+        representations: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
+        for label, weight, part, own in self._parts_with(drawn):
+            if part.compares_samples:
+                compared, found = part.represent(images, **own)
+                representations |= {f"{label}:{name}": value for name, value in compared.items()}
+            else:
+                found = part(images, **own)
+            if found:
+                _add(losses, _labelled(found, label, part), weight)
+        self.view.clear()
+        return representations, losses
+
+    def compare(self, representations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weighted losses of the objectives that compare samples."""
+        losses: dict[str, Tensor] = {}
+        for (label, part), weight in zip(self._named(), self.weights, strict=True):
+            own = {k.partition(":")[2]: value for k, value in representations.items() if k.partition(":")[0] == label}
+            if own:
+                _add(losses, _labelled(part.compare(own), label, part), weight)
+        return losses
+
+    def monitor(self, images: Tensor, **drawn: Tensor) -> Monitored:
+        """Score validation crops by the monitors of all objectives."""
+        self.view.clear()
+        values: dict[str, Tensor] = {}
+        pictures: dict[str, Picture] = {}
+        for label, weight, part, own in self._parts_with(drawn):
+            found = part.monitor(images, **own)
+            _add(values, _labelled(found.values, label, part), weight)
+            pictures |= {(name if name not in pictures else f"{label}_{name}"): p for name, p in found.pictures.items()}
+        self.view.clear()
+        return Monitored(values, pictures)
+
+    def verdict(self, latest: Mapping[str, float]) -> str:
+        """Return the sentences of all objectives."""
+        found = []
+        for label, part in self._named():
+            own = {k.removeprefix(f"{label}_"): value for k, value in latest.items() if k.startswith(f"{label}_")}
+            if sentence := part.verdict(own):
+                found.append(f"{label}: {sentence}")
+        return "; ".join(found)
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    return [f"{name}{number}" if (number := names[: i + 1].count(name)) > 1 else name for i, name in enumerate(names)]
+
+
+def _under(label: str, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{label}_{name}" for name in names)
+
+
+def _labelled(found: Mapping[str, Tensor], label: str, part: Objective) -> dict[str, Tensor]:
+    """Return the values of an objective under its label; the loss of one without terms is its only term."""
+    named = {f"{label}_{name}": value for name, value in found.items() if name != "loss"}
+    return named | ({} if part.terms else {label: found["loss"]}) | {"loss": found["loss"]}
+
+
+def _add(losses: dict[str, Tensor], found: dict[str, Tensor], weight: float) -> None:
+    """Add what an objective gave to the values of all, and its weighted loss to theirs."""
+    loss = weight * found.pop("loss")
+    losses["loss"] = losses["loss"] + loss if "loss" in losses else loss
+    losses |= found

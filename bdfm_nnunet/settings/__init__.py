@@ -1,0 +1,41 @@
+"""Settings of training in a plans file: three blocks of named, typed values.
+
+A configuration of an nnU-Net plans file may have the blocks `"training"`, `"pretraining"` and `"finetuning"`. Each
+block becomes one frozen dataclass; a misspelt name or a value of the wrong type is an `InputError`, never a silent
+default.
+"""
+
+from bdfm_nnunet.settings.blocks import ALLOWED, check_blocks, pretraining_settings, read_block
+from bdfm_nnunet.settings.objective_settings import (
+    OBJECTIVE_SETTINGS,
+    CropSettings,
+    MaskTokenMode,
+    MixtureSettings,
+    PretrainingSettings,
+    WeightedObjective,
+)
+from bdfm_nnunet.settings.training_settings import (
+    WEIGHTS_VARIABLE,
+    FinetuningSettings,
+    Optimizer,
+    Precision,
+    TrainingSettings,
+)
+
+__all__ = [
+    "ALLOWED",
+    "OBJECTIVE_SETTINGS",
+    "WEIGHTS_VARIABLE",
+    "CropSettings",
+    "FinetuningSettings",
+    "MaskTokenMode",
+    "MixtureSettings",
+    "Optimizer",
+    "Precision",
+    "PretrainingSettings",
+    "TrainingSettings",
+    "WeightedObjective",
+    "check_blocks",
+    "pretraining_settings",
+    "read_block",
+]

@@ -1,0 +1,133 @@
+"""Settings of pre-training objectives."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.presets import PRESETS
+from bdfm_nnunet.settings.value_checks import at_least_zero, positive
+
+MaskTokenMode = Literal["zero", "learned", "scalar_mean", "channel_mean", "image_mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropSettings:
+    """Settings of every pre-training objective: crops, augmentation and pictures.
+
+    Attributes:
+        channels: "single" makes every modality of a case a separate sample; "all" feeds them together.
+        augmentation: "mirror" flips each axis of half of the training crops; "spatial" also rotates a fifth of them by
+            up to 30 degrees per axis and scales a fifth by 0.7 to 1.4, as nnU-Net does; "none" does nothing.
+        picture_every: epochs between two pictures of validation crops.
+    """
+
+    channels: Literal["single", "all"] = "single"
+    augmentation: Literal["mirror", "none", "spatial"] = "mirror"
+    picture_every: int = 10
+
+    def __post_init__(self) -> None:
+        positive(self, "picture_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingSettings(CropSettings):
+    """Masked image modelling. The defaults are BDFM with its faults corrected; `published()` is BDFM as coded.
+
+    Attributes:
+        mask_ratio: share of the blocks that are masked.
+        patch_size: voxels per axis of the mask grid and of the patches of the frequency loss; by default the token
+            patch of a transformer, and 4 (1 on axes that the network never halves) for convolutional encoders.
+        block_size: patches per axis that are masked together; by default 1 for a transformer and 4 for a convolutional
+            encoder, whose receptive field sees past small holes.
+        mask_token: replacement of a masked token (transformer) or masked voxel (convolutional encoder).
+        decoder: "pyramid" joins the features of all stages; "final" is the published head, on the last stage only.
+        decoder_channels: width of the pixel decoder.
+        frequency_decoder: "parallel" has a separate output of the pixel decoder as input, "serial" (published) the
+            reconstructed image; "none" has no frequency decoder (SimMIM).
+        frequency_blocks: residual blocks of the frequency decoder.
+        frequency_padding: padding of the spectrum: "circular", since a spectrum is periodic, or "zero" (published).
+        frequency_output: image of the filtered spectrum: its "real" part or its "magnitude" (published).
+        frequency_target: "raw" intensities or "patch_normalised" ones (zero mean, unit variance in each patch).
+        frequency_norm: LayerNorm over each output patch; by default only with the patch-normalised target, since it
+            makes the patch's mean and contrast unreachable.
+        pixel_weight: weight of the masked squared error in the loss.
+        frequency_weight: weight of the focal frequency loss.
+        alpha: exponent of the focal weight.
+        legacy_frequency_loss: use the published transform (over channel, depth and height, for patches masked anywhere
+            in the batch).
+    """
+
+    mask_ratio: float = 0.75
+    patch_size: tuple[int, ...] | int | None = None
+    block_size: tuple[int, ...] | int | None = None
+    mask_token: MaskTokenMode = "channel_mean"
+    decoder: Literal["pyramid", "final"] = "pyramid"
+    decoder_channels: int = 64
+    frequency_decoder: Literal["parallel", "serial", "none"] = "parallel"
+    frequency_blocks: int = 8
+    frequency_padding: Literal["circular", "zero"] = "circular"
+    frequency_output: Literal["real", "magnitude"] = "real"
+    frequency_target: Literal["raw", "patch_normalised"] = "raw"
+    frequency_norm: bool | None = None
+    pixel_weight: float = 1.0
+    frequency_weight: float = 1.0
+    alpha: float = 1.0
+    legacy_frequency_loss: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "decoder_channels", "frequency_blocks", "patch_size", "block_size")
+        at_least_zero(self, "pixel_weight", "frequency_weight", "alpha")
+        if not 0 < self.mask_ratio < 1:
+            raise InputError(f"mask_ratio is {self.mask_ratio}, expected a number between 0 and 1, both excluded")
+
+    @classmethod
+    def published(cls, **changes: Any) -> "PretrainingSettings":
+        """Return the settings of BDFM's public code; `changes` replace single settings.
+
+        Example:
+            >>> PretrainingSettings.published(mask_ratio=0.5).frequency_padding
+            'zero'
+        """
+        return cls(**{**PRESETS["published"].settings, **changes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedObjective:
+    """One objective of a mixture.
+
+    Attributes:
+        name: of the objective, see `OBJECTIVE_SETTINGS`.
+        weight: of its loss in the sum.
+        settings: an instance of its settings; crops, augmentation and pictures are the mixture's.
+    """
+
+    name: str
+    weight: float
+    settings: CropSettings
+
+    def __post_init__(self) -> None:
+        positive(self, "weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureSettings(CropSettings):
+    """Objectives that are trained together; their losses are added with weights.
+
+    Attributes:
+        objectives: in the plans a list of tables: "name", "weight" (1 by default), "preset" (a name in `PRESETS`), and
+            the objective's settings.
+    """
+
+    objectives: tuple[WeightedObjective, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.objectives:
+            raise InputError("pretraining.objectives is empty, expected at least one objective")
+
+
+OBJECTIVE_SETTINGS: Mapping[str, type[CropSettings]] = MappingProxyType({"masked": PretrainingSettings})
+"""Name of an objective in the plans -> class of its settings."""

@@ -1,0 +1,85 @@
+"""Settings of every training and of fine-tuning."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bdfm_nnunet.settings.value_checks import at_least_zero, positive, share
+
+Optimizer = Literal["auto", "adamw", "sgd"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Length, learning rate and reproducibility of a training; with `None` the trainer chooses.
+
+    Attributes:
+        epochs: number of epochs of `iterations_per_epoch` optimiser steps.
+        iterations_per_epoch: optimiser steps per epoch.
+        val_iterations_per_epoch: validation batches after each epoch.
+        initial_lr: peak learning rate, reached at the end of the warm-up.
+        weight_decay: weight decay, decoupled for AdamW, an L2 term for SGD.
+        warmup_epochs: epochs of linear warm-up; by default a twentieth of `epochs`, at most 50.
+        optimizer: "auto" is AdamW for transformer encoders and SGD with Nesterov momentum for convolutional ones.
+        gradient_clip: largest norm of the gradients.
+        precision: autocast type on CUDA; "auto" is bf16 if the card supports it, else fp16 with loss scaling. On CPU
+            and MPS "auto" is fp32.
+        seed: random seed; every random number is a function of the seed, the step and the rank.
+        save_every: epochs between two writings of checkpoint_latest.pth.
+        workers: loader processes; 0 loads in the training process; `None` uses nnU-Net's nnUNet_n_proc_DA.
+        oversample_foreground: share of crops centred on foreground.
+        accumulate: micro-batches per optimiser step; the batch size stays that of the plans, so less memory is used.
+        checkpoint_minutes: minutes between two writings of checkpoint_latest.pth, also within an epoch; `None` writes
+            it only by `save_every`.
+        max_hours: wall-clock hours after which the training saves and ends; `--max-hours` overrides it.
+        compile: torch.compile; "auto" is "on" for CUDA only. The variable nnUNet_compile overrides it.
+    """
+
+    epochs: int | None = None
+    iterations_per_epoch: int = 250
+    val_iterations_per_epoch: int = 50
+    initial_lr: float | None = None
+    weight_decay: float | None = None
+    warmup_epochs: int | None = None
+    optimizer: Optimizer = "auto"
+    gradient_clip: float = 12.0
+    precision: Precision = "auto"
+    seed: int = 12345
+    save_every: int = 10
+    workers: int | None = None
+    oversample_foreground: float = 0.33
+    accumulate: int = 1
+    checkpoint_minutes: float | None = 10.0
+    max_hours: float | None = None
+    compile: Literal["auto", "on", "off"] = "auto"
+
+    def __post_init__(self) -> None:
+        positive(self, "epochs", "iterations_per_epoch", "val_iterations_per_epoch", "initial_lr", "gradient_clip")
+        positive(self, "save_every", "accumulate", "checkpoint_minutes", "max_hours")
+        at_least_zero(self, "weight_decay", "warmup_epochs", "seed", "workers")
+        share(self, "oversample_foreground")
+
+
+WEIGHTS_VARIABLE = "BDFM_WEIGHTS"
+"""Environment variable with the weights to start a training from, or "none"; it overrides the plans."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningSettings:
+    """Fine-tuning from pre-trained weights.
+
+    Attributes:
+        weights: checkpoint to start from; the environment variable BDFM_WEIGHTS overrides it.
+        weights_sha256: SHA-256 that the checkpoint must have.
+        encoder_lr_factor: learning rate of the pre-trained encoder, relative to that of the rest.
+        min_match: smallest share of the encoder's parameters that the checkpoint must have.
+    """
+
+    weights: str | None = None
+    weights_sha256: str | None = None
+    encoder_lr_factor: float = 1.0
+    min_match: float = 0.5
+
+    def __post_init__(self) -> None:
+        at_least_zero(self, "encoder_lr_factor")
+        share(self, "min_match")
