@@ -64,6 +64,7 @@ class Objective(nn.Module):
         uses_patients: whether `forward` and `monitor` need "patients", (B,) integer keys of the samples' patients, -1
             for an unknown patient.
         encoder_forwards: forward passes of the encoder per training step.
+        progress: curve that tells how far the training has come, and whether larger values of it are better.
         panels: title of a figure's panel -> label of a curve -> name of a monitor, for progress.png.
         encoder: module of the view; its weights are "encoder." in checkpoints, where fine-tuning looks for them.
     """
@@ -72,6 +73,7 @@ class Objective(nn.Module):
     compares_samples: bool = False
     uses_patients: bool = False
     encoder_forwards: int = 1
+    progress: tuple[str, bool] = ("val_losses", False)
     panels: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
     def __init__(self, view: EncoderView, settings: Any = None, *, spacing: Sequence[float] | None = None) -> None:

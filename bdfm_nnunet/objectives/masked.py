@@ -50,6 +50,7 @@ class MaskedImageModelling(Objective):
 
     settings_class = PretrainingSettings
     settings: PretrainingSettings
+    progress = ("psnr", True)
     panels = MappingProxyType(
         {
             "PSNR on masked voxels [dB]": {"network": "psnr", "mean fill": "psnr_mean_fill"},

@@ -1,6 +1,7 @@
 """Pre-training without labels: crops of preprocessed cases for any objective, and reports of its progress."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from bdfm_nnunet.objectives.registry import objective_class
 from bdfm_nnunet.presets import PRESETS
 from bdfm_nnunet.reports.figures import progress_figure, reconstruction_figure, save_figure
 from bdfm_nnunet.settings import CropSettings, pretraining_settings, read_block
+from bdfm_nnunet.tasks.last_tenth import LastTenth, last_tenth
 from bdfm_nnunet.tasks.run_summary import only_warned
 from bdfm_nnunet.tasks.task import Task
 
@@ -95,6 +97,8 @@ class Pretraining(Task):
     def batch_sources(self) -> tuple[BatchSource, BatchSource]:
         """Return random crops, augmented for training; mirroring is drawn here and carried out in the step."""
         trainer = self.trainer
+        forwards = self.objective.encoder_forwards
+        trainer.print_to_log_file(f"A training step runs the encoder {forwards} time{'s' * (forwards > 1)}")
         if trainer.dataset_class is None:
             trainer.dataset_class = infer_dataset_class(trainer.preprocessed_dataset_folder)
         training, validation = trainer.get_tr_and_val_datasets()
@@ -214,8 +218,14 @@ class Pretraining(Task):
             "epochs_done": len(curves["train_losses"]),
             "loss_first": curves["train_losses"][0],
             "loss_last": curves["train_losses"][-1],
+            "encoder_forwards": self.objective.encoder_forwards,
+            "last_tenth": asdict(self._last_tenth(curves)),
             **{name: curves[name][-1] for name in self.objective.monitors},
         }
+
+    def _last_tenth(self, curves: Mapping[str, list[float]]) -> LastTenth:
+        name, larger_is_better = self.objective.progress
+        return last_tenth(curves[name], name, larger_is_better=larger_is_better)
 
     def _write_pictures(self) -> None:
         epoch = self.trainer.current_epoch + 1
@@ -227,6 +237,7 @@ class Pretraining(Task):
             save_figure(figure, self.folder / folder / f"epoch_{epoch:04d}.png")
 
     def final_validation(self, *, save_probabilities: bool = False) -> None:
-        """Tell what the last epoch's validation showed; there is nothing else to predict."""
-        if self.trainer.local_rank == 0 and (sentence := self.objective.verdict(self.latest)):
-            self.trainer.print_to_log_file(sentence)
+        """Tell what the last validations showed; there is nothing else to predict."""
+        for sentence in (self.objective.verdict(self.latest), self._last_tenth(self.curves).verdict):
+            if sentence:
+                self.trainer.print_to_log_file(sentence)

@@ -8,6 +8,7 @@ from bdfm_nnunet.settings import (
     PretrainingSettings,
     TrainingSettings,
     check_blocks,
+    pretraining_settings,
     read_block,
 )
 
@@ -89,3 +90,43 @@ def test_a_preset_stays_what_it_is_in_its_published_form() -> None:
     assert settings.decoder_channels == PretrainingSettings.published().decoder_channels
     block = {"legacy": True, "mask_token": "zero"}
     assert read_block({"pretraining": block}, "pretraining", **PRESETS["simmim"].settings).mask_token == "zero"
+
+
+def _mixture(*entries: object, **crops: object) -> dict[str, object]:
+    return {"pretraining": {"objectives": list(entries), **crops}}
+
+
+def test_mixtures_are_read_with_their_own_settings_and_common_crops() -> None:
+    block = _mixture(
+        {"name": "masked", "mask_ratio": 0.5, "weight": 2}, {"name": "masked", "preset": "simmim"}, channels="all"
+    )
+    first, second = pretraining_settings(block, None).objectives  # type: ignore[attr-defined]
+    assert (first.weight, first.settings.mask_ratio, first.settings.channels) == (2.0, 0.5, "all")
+    assert (second.weight, second.settings.mask_token, second.settings.channels) == (1.0, "learned", "all")
+    check_blocks(block)
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        (_mixture(), "expected a list of tables"),
+        (_mixture("masked"), "expected a list of tables"),
+        (_mixture({"weight": 1.0}), r"objectives\[0\]\.name is None, expected one of masked"),
+        (_mixture({"name": "masked", "weight": 0}), "weight is 0.0, expected a number above 0"),
+        (_mixture({"name": "masked"}, {"name": "masked", "mask_ratios": 0.5}), r"did you mean .*\[1\]\.mask_ratio\?"),
+        (_mixture({"name": "masked", "preset": "simclr!"}), "preset is 'simclr!', expected one of bdfm"),
+        (_mixture({"name": "masked", "channels": "all"}), "belongs to all objectives of a mixture"),
+        (_mixture({"name": "masked"}, mask_ratio=0.5), "mask_ratio of masked"),
+        (_mixture({"name": "masked", "mask_ratio": 2}), "mask_ratio is 2"),
+    ],
+)
+def test_mixtures_that_no_trainer_would_take(block: dict[str, object], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        check_blocks(block)
+
+
+def test_a_list_of_objectives_is_not_for_the_trainer_of_one() -> None:
+    with pytest.raises(InputError, match="use -tr nnUNetTrainerPretrain"):
+        pretraining_settings(_mixture({"name": "masked"}), "bdfm")
+    with pytest.raises(InputError, match=r"pretraining\.objectives is None, expected a list"):
+        pretraining_settings({}, None)
