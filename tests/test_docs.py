@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,31 @@ def _shown(default: object) -> str:
     return default if isinstance(default, str) else json.dumps(default)
 
 
-def _section(block: str) -> str:
+SECTIONS: dict[str, type] = {
+    "`training`": settings.TrainingSettings,
+    "`pretraining`": settings.CropSettings,
+    **{f"`pretraining` of `{name}`": kind for name, kind in settings.OBJECTIVE_SETTINGS.items()},
+    "`finetuning`": settings.FinetuningSettings,
+}
+OUTSIDE = {"`pretraining`": {"legacy", "objectives"}}
+"""Rows of a section that are no field of its class."""
+
+
+def _fields(kind: type) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of a class that are not every objective's."""
+    found = {field.name: field for field in dataclasses.fields(kind)}
+    common = {} if kind is settings.CropSettings else settings.CropSettings.__dataclass_fields__
+    return {name: field for name, field in found.items() if name not in common}
+
+
+def _rows(section: str) -> dict[str, tuple[str, str]]:
+    """Setting -> default and meaning."""
     page = (ROOT / "docs" / "settings.md").read_text()
-    return page.split(f"## `{block}`")[1].split("\n## ")[0]
+    text = page.split(f"## {section}\n")[1].split("\n## ")[0]
+    return {
+        name: (default, meaning)
+        for name, default, meaning in re.findall(r"^\| `(\w+)` \| ([^|]+?) \| (.+) \|$", text, re.M)
+    }
 
 
 def _described(kind: type) -> dict[str, str]:
@@ -33,21 +56,27 @@ def _described(kind: type) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("block", settings.BLOCKS)
-def test_settings_page_says_what_the_docstrings_say(block: str) -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+? \| (.+) \|$", _section(block), re.M))
-    described = _described(settings.BLOCKS[block])
-    assert set(described) == {field.name for field in dataclasses.fields(settings.BLOCKS[block])}
-    assert {name: rows[name][: len(text)] for name, text in described.items()} == described
+@pytest.mark.parametrize("section", SECTIONS)
+def test_settings_page_says_what_the_docstrings_say(section: str) -> None:
+    described = _described(SECTIONS[section])
+    assert set(described) == {field.name for field in dataclasses.fields(SECTIONS[section])}
+    rows = _rows(section)
+    for name in _fields(SECTIONS[section]):
+        assert rows[name][1].startswith(described[name]), name
 
 
-@pytest.mark.parametrize("block", settings.BLOCKS)
-def test_settings_page_has_every_setting_and_its_default(block: str) -> None:
-    section = _section(block)
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", section, re.M))
-    expected = {field.name: _shown(field.default) for field in dataclasses.fields(settings.BLOCKS[block])}
-    assert {name: rows.get(name) for name in expected} == expected
-    assert set(rows) == set(settings.ALLOWED[block])
+@pytest.mark.parametrize("section", SECTIONS)
+def test_settings_page_has_every_setting_and_its_default(section: str) -> None:
+    rows = _rows(section)
+    expected = {name: _shown(field.default) for name, field in _fields(SECTIONS[section]).items()}
+    assert {name: rows[name][0] if name in rows else None for name in expected} == expected
+    assert set(rows) - set(expected) == OUTSIDE.get(section, set())
+
+
+def test_settings_page_has_every_name_that_a_block_takes() -> None:
+    for block, names in settings.ALLOWED.items():
+        rows = [set(_rows(section)) for section in SECTIONS if section.startswith(f"`{block}`")]
+        assert set().union(*rows) == set(names), block
 
 
 def test_readme_names_every_trainer() -> None:
