@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from bdfm_nnunet import frequency
-from bdfm_nnunet.frequency import patch_power, patchify, reflect, spectral_multiplier, unpatchify
+from bdfm_nnunet.frequency import patch_power, patch_spectra, patchify, reflect, spectral_multiplier, unpatchify
 
 
 def test_patchify_is_raster_order() -> None:
@@ -43,7 +42,7 @@ def test_power_is_that_of_the_whole_spectrum(patch: tuple[int, ...]) -> None:
 def test_matrix_and_fft_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     patches = torch.randn(5, 4, 6, 5, dtype=torch.float64)
     by_matrix = patch_power(patches, 3)
-    monkeypatch.setattr(frequency, "MATRIX_LIMIT", 0)
+    monkeypatch.setattr(patch_spectra, "MATRIX_LIMIT", 0)
     by_fft = patch_power(patches, 3)
     torch.testing.assert_close(by_matrix[0].square() @ by_matrix[1], by_fft[0].square() @ by_fft[1].double())
 

@@ -1,0 +1,41 @@
+"""Fourier transforms of images: patches of them, and filters by radial frequency that know the spacing."""
+
+from bdfm_nnunet.frequency.patch_spectra import (
+    at_least_single,
+    full_precision,
+    next_fast_length,
+    patch_power,
+    patchify,
+    reflect,
+    spectral_multiplier,
+    unpatchify,
+)
+from bdfm_nnunet.frequency.radial_filters import (
+    filtered,
+    hermitian,
+    high_pass,
+    low_pass,
+    radial_frequencies,
+    shell_numbers,
+    shell_power,
+    unit_spacing,
+)
+
+__all__ = [
+    "at_least_single",
+    "filtered",
+    "full_precision",
+    "hermitian",
+    "high_pass",
+    "low_pass",
+    "next_fast_length",
+    "patch_power",
+    "patchify",
+    "radial_frequencies",
+    "reflect",
+    "shell_numbers",
+    "shell_power",
+    "spectral_multiplier",
+    "unit_spacing",
+    "unpatchify",
+]
