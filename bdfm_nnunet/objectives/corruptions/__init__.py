@@ -1,0 +1,35 @@
+"""Corruptions of images, as functions of random fields: what is drawn and what is done with it are apart."""
+
+from bdfm_nnunet.objectives.corruptions.noise_fields import draw_keys, normal_field, uniform_field
+from bdfm_nnunet.objectives.corruptions.patch_noise import (
+    PatchFill,
+    choose_patches,
+    chosen_voxels,
+    patch_grid,
+    replace_patches,
+)
+from bdfm_nnunet.objectives.corruptions.published_corruptions import (
+    published_frequency_corruption,
+    published_image_corruption,
+)
+from bdfm_nnunet.objectives.corruptions.spectral_fills import SpectralFill, mask_spectrum, perturb_low_frequencies
+from bdfm_nnunet.objectives.corruptions.spectral_masks import Curve, patch_mask, radial_mask
+
+__all__ = [
+    "Curve",
+    "PatchFill",
+    "SpectralFill",
+    "choose_patches",
+    "chosen_voxels",
+    "draw_keys",
+    "mask_spectrum",
+    "normal_field",
+    "patch_grid",
+    "patch_mask",
+    "perturb_low_frequencies",
+    "published_frequency_corruption",
+    "published_image_corruption",
+    "radial_mask",
+    "replace_patches",
+    "uniform_field",
+]
