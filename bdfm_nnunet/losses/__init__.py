@@ -1,5 +1,13 @@
 """Losses of pre-training: plain functions on tensors."""
 
+from bdfm_nnunet.losses.frequency_losses import gradient_loss, high_frequency_loss, published_filter, rmse_loss
 from bdfm_nnunet.losses.reconstruction_losses import focal_frequency_loss, masked_mse
 
-__all__ = ["focal_frequency_loss", "masked_mse"]
+__all__ = [
+    "focal_frequency_loss",
+    "gradient_loss",
+    "high_frequency_loss",
+    "masked_mse",
+    "published_filter",
+    "rmse_loss",
+]

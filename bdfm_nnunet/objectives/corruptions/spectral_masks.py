@@ -94,7 +94,7 @@ def patch_mask(
         # the patch of each unshifted index
         index = torch.arange(size, device=uniform.device).roll(-(size // 2)) // step
         masked = masked.index_select(axis, index)
-    masked[(slice(None), *(0,) * len(spatial))] = False
+    masked.flatten(1)[:, 0] = False
     return hermitian(masked, len(spatial), half=half)
 
 
