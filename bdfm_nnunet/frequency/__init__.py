@@ -15,10 +15,10 @@ from bdfm_nnunet.frequency.radial_filters import (
     hermitian,
     high_pass,
     low_pass,
+    millimetres,
     radial_frequencies,
     shell_numbers,
     shell_power,
-    unit_spacing,
 )
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "hermitian",
     "high_pass",
     "low_pass",
+    "millimetres",
     "next_fast_length",
     "patch_power",
     "patchify",
@@ -36,6 +37,5 @@ __all__ = [
     "shell_numbers",
     "shell_power",
     "spectral_multiplier",
-    "unit_spacing",
     "unpatchify",
 ]

@@ -15,20 +15,20 @@ from bdfm_nnunet.frequency.patch_spectra import at_least_single, full_precision
 from bdfm_nnunet.kept_tables import kept
 
 
-def unit_spacing(spacing: Sequence[float] | None, axes: int) -> tuple[float, ...]:
-    """Return the spacing as a tuple; 1 mm on each axis if there is none.
+def millimetres(spatial: Sequence[int], spacing: Sequence[float] | None) -> tuple[float, ...]:
+    """Return the voxel size per axis, 1 mm where none is given.
 
     Raises:
-        ValueError: it has another number of axes, or a spacing that is not above 0.
+        ValueError: not one positive voxel size per axis.
 
     Example:
-        >>> unit_spacing(None, axes=3), unit_spacing([3, 0.9, 0.9], axes=3)
-        ((1.0, 1.0, 1.0), (3.0, 0.9, 0.9))
+        >>> millimetres((8, 8), None), millimetres((8, 8), (1, 3))
+        ((1.0, 1.0), (1.0, 3.0))
     """
-    values = (1.0,) * axes if spacing is None else tuple(float(step) for step in spacing)
-    if len(values) != axes or not all(0 < step < math.inf for step in values):
-        raise ValueError(f"the spacing is {spacing}, expected {axes} numbers of millimetres above 0, one per axis")
-    return values
+    steps = (1.0,) * len(spatial) if spacing is None else tuple(float(step) for step in spacing)
+    if len(steps) != len(spatial) or not all(0 < step < math.inf for step in steps):
+        raise ValueError(f"spacing is {steps}, expected a voxel size above 0 mm for each of {len(spatial)} axes")
+    return steps
 
 
 def radial_frequencies(
@@ -60,7 +60,7 @@ def radial_frequencies(
                 [0.5000, 0.5590, 0.7071]])
     """
     sizes = tuple(int(size) for size in spatial)
-    return _radii(sizes, unit_spacing(spacing, len(sizes)), half, dtype, torch.device(device))
+    return _radii(sizes, millimetres(sizes, spacing), half, dtype, torch.device(device))
 
 
 @kept(maxsize=32)
@@ -181,7 +181,7 @@ def shell_numbers(
         >>> shell_numbers((8,), shells=2)
         tensor([0, 0, 1, 1, 2, 1, 1, 0])
     """
-    steps = unit_spacing(spacing, len(spatial))
+    steps = millimetres(spatial, spacing)
     radii = radial_frequencies(spatial, spacing=steps, half=half, dtype=torch.float64, device="cpu")
     width = 0.5 / max(steps) / shells
     return (radii / width).floor().long().clamp_max(shells).to(device)

@@ -14,8 +14,8 @@ from bdfm_nnunet.frequency import (
     filtered,
     full_precision,
     high_pass,
+    millimetres,
     radial_frequencies,
-    unit_spacing,
 )
 
 PUBLISHED_CUTOFFS = (10.0, 20.0, 30.0, 40.0, 50.0)
@@ -81,7 +81,7 @@ def gradient_loss(
         tensor(0.)
     """
     error = _error(prediction, target, mask)
-    steps = unit_spacing(spacing, error.ndim - 2)
+    steps = millimetres(error.shape[2:], spacing)
     total = error.new_zeros(())
     for axis, step in enumerate(steps):
         size = error.shape[2 + axis]
@@ -137,7 +137,7 @@ def high_frequency_loss(
     """
     error = _error(prediction, target, mask)
     spatial = error.shape[2:]
-    steps = unit_spacing(spacing, len(spatial))
+    steps = millimetres(spatial, spacing)
     if cutoffs is None:
         cutoffs = PUBLISHED_CUTOFFS if legacy else [count / 512 / min(steps) for count in PUBLISHED_CUTOFFS]
     if not cutoffs or not all(cutoff > 0 for cutoff in cutoffs):

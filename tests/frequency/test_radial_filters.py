@@ -99,5 +99,5 @@ def test_half_precision_is_lifted() -> None:
 
 @pytest.mark.parametrize("spacing", [(1.0,), (1.0, 0.0), (1.0, math.inf)])
 def test_wrong_spacings_are_refused(spacing: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="2 numbers of millimetres"):
+    with pytest.raises(ValueError, match="above 0 mm for each of 2 axes"):
         radial_frequencies((4, 4), spacing=spacing)

@@ -151,7 +151,7 @@ def test_autocast_and_half_precision_are_lifted() -> None:
         ({"mask": torch.ones(1, 4, 8, dtype=torch.bool)}, "must be boolean"),
         ({"cutoffs": ()}, "above 0"),
         ({"cutoffs": (0.1, 0.0)}, "above 0"),
-        ({"spacing": (1.0,)}, "2 numbers of millimetres"),
+        ({"spacing": (1.0,)}, "above 0 mm for each of 2 axes"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:

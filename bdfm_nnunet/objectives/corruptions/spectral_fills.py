@@ -11,9 +11,9 @@ from bdfm_nnunet.frequency import (
     filtered,
     full_precision,
     low_pass,
+    millimetres,
     radial_frequencies,
     shell_numbers,
-    unit_spacing,
 )
 
 SpectralFill = Literal["zero", "noise", "phase_only", "other_image"]
@@ -145,7 +145,7 @@ def perturb_low_frequencies(
     axes = images.ndim - 2
     with full_precision(images.device):
         images, noise = at_least_single(images), at_least_single(noise)
-        steps = unit_spacing(spacing, axes)
+        steps = millimetres(images.shape[2:], spacing)
         radii = radial_frequencies(images.shape[2:], spacing=steps, half=True, dtype=images.dtype, device=images.device)
         smooth = filtered(noise, low_pass(radii, width) * (radii > 0), axes=axes)
         dims = tuple(range(2, images.ndim))

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bdfm_nnunet.frequency import hermitian, high_pass, radial_frequencies, unit_spacing
+from bdfm_nnunet.frequency import hermitian, high_pass, millimetres, radial_frequencies
 from bdfm_nnunet.masking import per_axis
 
 Curve = Literal["step", "smooth"]
@@ -86,7 +86,7 @@ def patch_mask(
         (torch.Size([2, 32, 32]), False)
     """
     grid = uniform.shape[1:]
-    steps = unit_spacing(spacing, len(spatial))
+    steps = millimetres(spatial, spacing)
     patch = [math.ceil(size / count) for size, count in zip(spatial, grid, strict=True)]
     radii = _patch_radii(spatial, grid, patch, steps).to(uniform.dtype).to(uniform.device)
     masked = uniform < _probability(radii, cutoff, probability, curve)
@@ -102,10 +102,10 @@ def _patch_radii(spatial: Sequence[int], grid: Sequence[int], patch: Sequence[in
     """Return the radial frequency of the centre of each patch of the shifted spectrum, (*grid)."""
     squares = torch.zeros((1,) * len(grid), dtype=torch.float64)
     axes = zip(spatial, grid, patch, spacing, strict=True)
-    for axis, (size, count, step, millimetres) in enumerate(axes):
+    for axis, (size, count, step, width) in enumerate(axes):
         first = torch.arange(count, dtype=torch.float64) * step
         centre = (first + (first + step).clamp_max(size) - 1) / 2 - size // 2
-        frequency = centre / (size * millimetres)
+        frequency = centre / (size * width)
         squares = squares + frequency.square().reshape(-1, *(1,) * (len(grid) - 1 - axis))
     return squares.sqrt()
 
