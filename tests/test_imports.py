@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "masking": set(),
     "number_types": set(),
     "metrics": set(),
-    "frequency": {"kept_tables", "masking"},
+    "frequency": {"frequency", "kept_tables", "masking"},
     "losses": {"losses", "frequency", "masking"},
     "networks": {"networks", "kept_tables", "masking", "frequency", "cost_records"},
     "cost_records": {"__version__"},
