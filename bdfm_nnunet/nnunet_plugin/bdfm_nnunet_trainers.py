@@ -5,11 +5,10 @@ installed package and only imported here. The file's name must differ from that 
 nnU-Net shows errors in its input on one line, and loads checkpoints only as data.
 """
 
+from bdfm_nnunet import trainers
 from bdfm_nnunet.checkpoints.nnunet_loading import close_other_doors
 from bdfm_nnunet.errors import show_as_one_line
-from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
 
-__all__ = ["nnUNetTrainerBDFM", "nnUNetTrainerBDFMPretrain", "nnUNetTrainerSimMIM"]
-
+globals().update({name: getattr(trainers, name) for name in trainers.__all__})
 show_as_one_line()
 close_other_doors()

@@ -15,7 +15,8 @@ from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.plans import add_variant
 from bdfm_nnunet.plans.memory_targets import configuration_costs
 from bdfm_nnunet.plans.plans_lookup import read_plans
-from bdfm_nnunet.presets import PRETRAINERS, TRAINER_PRESETS
+from bdfm_nnunet.presets import MIXTURE_TRAINER, PRESETS, PRETRAINERS, TRAINER_PRESETS
+from bdfm_nnunet.settings import OBJECTIVE_SETTINGS
 from bdfm_nnunet.training.trial_trainer import count_training, schedule_of, trial_trainer
 from bdfm_nnunet.training_costs import FINETUNINGS, count_by_name
 from tests.conftest import Prepared
@@ -49,13 +50,17 @@ def test_parameters_are_those_of_the_network_that_is_trained(prepared: Prepared,
     assert 1.5 * costs.forward_flops < costs.backward_flops < 2 * costs.forward_flops
 
 
-@pytest.mark.parametrize("name", [*TRAINER_PRESETS, *FINETUNINGS])
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"pretraining.channels": "all", "training.optimizer": "sgd"}, {"pretraining.decoder": "final"},
-     {"batch_size": 3, "training.epochs": None}],
-    ids=str,
-)  # fmt: skip
+MASKED = [name for name, preset in TRAINER_PRESETS.items() if PRESETS[preset].objective == "masked"]
+MIXTURE = [{"name": name} for name in OBJECTIVE_SETTINGS]
+CASES = [
+    *((name, {"pretraining.decoder": "final"}) for name in MASKED),
+    *((name, {"pretraining.channels": "all", "training.optimizer": "sgd"}) for name in TRAINER_PRESETS),
+    *((name, {"batch_size": 3, "training.epochs": None}) for name in (*TRAINER_PRESETS, *FINETUNINGS)),
+    (MIXTURE_TRAINER, {"pretraining.objectives": MIXTURE}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
 def test_costs_from_the_plans_alone_are_those_of_the_trainer(
     prepared: Prepared, name: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
