@@ -28,11 +28,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": set(),
     "frequency": {"frequency", "kept_tables", "masking"},
     "losses": {"losses", "frequency", "masking"},
+    "embedding_measures": {"losses"},
     "networks": {"networks", "kept_tables", "masking", "frequency", "cost_records"},
     "cost_records": {"__version__"},
     "results": {"results", "__version__"},
     "training_costs": {"cost_records", "networks", "objectives"},
-    "objectives": {"objectives", "networks", "masking", "frequency", "losses", "metrics"},
+    "objectives": {
+        "objectives", "networks", "masking", "frequency", "losses", "metrics", "embedding_measures",
+    },
     "patients": set(),
     "training": {
         "training", "networks", "checkpoints", "data", "exposure", "patients", "number_types", "cost_records",
@@ -44,7 +47,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"evaluation", "images", "results"},
     "reports": {"reports", "evaluation", "images", "results"},
     "plans": {"plans", "networks", "checkpoints", "exposure", "patients", "images", "cost_records"},
-    "tasks": {"tasks", "objectives", "networks", "checkpoints", "data", "exposure", "reports", "results", "evaluation"},
+    "tasks": {
+        "tasks", "objectives", "networks", "checkpoints", "data", "exposure", "reports", "results", "evaluation",
+        "embedding_measures",
+    },
     "trainers": {"trainers", "training", "tasks", "objectives"},
     "dataset_conversion": {"dataset_conversion", "patients", "images"},
     "nnunet_plugin": {"trainers", "checkpoints"},
