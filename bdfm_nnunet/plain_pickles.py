@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_regular
@@ -44,7 +43,7 @@ class PlainDtype:
             self.numpy = self.numpy.newbyteorder(state[1])
 
 
-class PlainArray(npt.NDArray[Any]):
+class PlainArray(np.ndarray[Any, np.dtype[Any]]):
     """A NumPy array from a pickle; pickled again, it is an ordinary array."""
 
     def __setstate__(self, state: Any) -> None:

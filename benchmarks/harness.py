@@ -91,19 +91,30 @@ class Served:
     Args:
         script: a Python script that ends up in `serve`.
         arguments: what tells it which arm to serve.
+        wait: until it is ready; otherwise the first call does, so that several start side by side.
     """
 
-    def __init__(self, script: str | Path, *arguments: str) -> None:
+    def __init__(self, script: str | Path, *arguments: str, wait: bool = True) -> None:
         command = [sys.executable, str(script), *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._ask("")  # until it is ready
+        self._is_ready = False
+        if wait:
+            self.ready()
+
+    def ready(self) -> None:
+        """Wait until the process can run its arm."""
+        if not self._is_ready:
+            self._ask("")
+            self._is_ready = True
 
     def __call__(self) -> None:
         """Run the arm once."""
+        self.ready()
         self._ask("run\n")
 
     def close(self) -> Any:
         """End the process and return what its last line of JSON says."""
+        self.ready()
         answer: Any = json.loads(self._ask("end\n"))
         self._process.communicate()
         return answer

@@ -39,7 +39,7 @@ def measure(size: int, batch: int, rates: dict[str, float], settings: argparse.N
         ends = {name: arm.close() for name, arm in arms.items()}
     points = []
     for name in types:
-        flops, _, floor = floor_of(costs_of("default", name, batch, size), name, rates)
+        flops, _, floor = floor_of(costs_of("default", name, batch, size, settings.device), name, rates)
         points.append(
             {
                 "type": name, "size": size, "batch": batch, "seconds": times.seconds[name],

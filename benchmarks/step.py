@@ -11,8 +11,9 @@ lives in a separate process, and they take turns.
   which is other mathematics, with other gradients and less arithmetic.
 
 All arms have what costs nothing: memory that is freed stays in the process (`bdfm_nnunet.allocator`), and AdamW is
-fused. Ours also take the norm of the gradients, to clip them. On CUDA ours are compiled and "published" is not, as the
-compiler would unroll its loop over the patches.
+fused. Ours also take the norm of the gradients, to clip them. On CUDA ours are compiled, but for the arms that are
+called "uncompiled"; "published" is not, as the compiler would unroll its loop over the patches. "fp32" there is full
+fp32, without TF32.
 
 The floor is what the counted operations take at the rate of a large matrix product of that type, plus the bytes that
 must move at the rate of a copy: each parameter is read twice, its gradient is written and read, AdamW reads and
@@ -45,6 +46,8 @@ from harness import Result, Served, Spread, Table, Times, alternate, options, pa
 
 REFERENCE = "published fp32"
 OURS = ("legacy fp32", "legacy bf16", "default fp32", "default bf16")
+UNCOMPILED = "uncompiled"
+ON_CUDA = ("default fp32 uncompiled", "default bf16 uncompiled")
 MATHEMATICS = {"legacy": "same gradients", "default": "other mathematics"}
 """Arms that have goals, and what a comparison with the reference compares."""
 
@@ -67,7 +70,9 @@ def images_for(batch: int, size: int, device: str, channels: int = 1) -> Tensor:
     return torch.rand(batch, channels, size, size, size, generator=torch.Generator().manual_seed(1)).to(device)
 
 
-def loss_function(kind: str, batch: int, size: int, device: str) -> tuple[nn.Module, Callable[[], Tensor]]:
+def loss_function(
+    kind: str, batch: int, size: int, device: str, *, compiled: bool = False
+) -> tuple[nn.Module, Callable[[], Tensor]]:
     """Return the module of an arm, which holds the parameters, and its loss on fixed images."""
     module, images = objective(kind).to(device).train(), images_for(batch, size, device)
     mask = module.draw_mask(batch, images.shape[2:], generator=torch.Generator().manual_seed(2)).to(device)
@@ -76,17 +81,18 @@ def loss_function(kind: str, batch: int, size: int, device: str) -> tuple[nn.Mod
     if kind == "published":
         weights = dict(module.named_parameters())
         return module, lambda: published.loss_of(weights, images, mask)
-    if device != "cpu":
+    if compiled:
         module.compile()
     return module, lambda: module(images, mask=mask)["loss"]
 
 
 def serve_arm(name: str, batch: int, size: int, device: str) -> None:
     """Run one training step whenever the other process asks for it."""
-    kind, precision = name.split()
+    kind, precision, *how = name.split()
     libraries = peak_memory()
     keep_freed_memory()
-    module, loss_of = loss_function(kind, batch, size, device)
+    compiled = device != "cpu" and UNCOMPILED not in how
+    module, loss_of = loss_function(kind, batch, size, device, compiled=compiled)
     optimizer = torch.optim.AdamW(module.parameters(), 2e-4, fused=True)
     serve_step(loss_of, optimizer, precision, device, clip=kind != "published", libraries=libraries)
 
@@ -114,14 +120,17 @@ def serve_step(
         if device != "cpu":
             torch.cuda.synchronize()
 
+    if device != "cpu":
+        torch.backends.cudnn.allow_tf32 = False  # of products it is off
+        step()  # all arms compile side by side, and what tuning takes is not counted
+        torch.cuda.reset_peak_memory_stats()
     process = serve(step)
     taken = process - libraries if device == "cpu" else torch.cuda.max_memory_allocated()
     print(json.dumps({"memory": taken, "process": process}), flush=True)
 
 
-def costs_of(kind: str, precision: str, batch: int, size: int) -> Costs:
+def costs_of(kind: str, precision: str, batch: int, size: int, device: str = "cpu") -> Costs:
     """Count in a real pass, as the meta device has no autocast that shows which activations are halved."""
-    device = "cpu" if precision in types_for("cpu") else "cuda"
     with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
         return count_costs(partial(objective, kind), (batch, 1, size, size, size), device=device)
 
@@ -186,8 +195,10 @@ def compare(script: Path, names: list[str], settings: argparse.Namespace, batch:
                 "--device",
                 settings.device,
             )
-            arms[name] = Served(script, *arguments)
+            arms[name] = Served(script, *arguments, wait=settings.device == "cpu")
             stack.callback(arms[name].kill)
+        for arm in arms.values():
+            arm.ready()
         times = alternate(arms, rounds=settings.rounds)
         return times, {name: arm.close() for name, arm in arms.items()}
 
@@ -229,6 +240,7 @@ def main() -> None:
 
 def _add_comparison(result: Result, settings: argparse.Namespace, batch: int, rates: dict[str, float]) -> None:
     names = [REFERENCE, *OURS] if batch > 1 else [REFERENCE, "published bf16", *OURS]  # all are in memory at once
+    names += ON_CUDA if settings.device == "cuda" else ()
     names = [name for name in names if name.split()[1] in rates]
     times, ends = compare(Path(__file__), names, settings, batch)
     title = f"{settings.size}^3 voxels, batch of {batch}"
@@ -237,7 +249,7 @@ def _add_comparison(result: Result, settings: argparse.Namespace, batch: int, ra
     )
     raw: dict[str, Any] = {"seconds": times.seconds, "ends": ends, "costs": {}}
     for name in times.seconds:
-        kind, precision = name.split()
+        kind, precision = name.split()[:2]
         faster, taken = times.speedup(name, REFERENCE), ends[name]["memory"]
         share = taken / ends[REFERENCE]["memory"]
         row = [
@@ -252,7 +264,7 @@ def _add_comparison(result: Result, settings: argparse.Namespace, batch: int, ra
             flops = published.flops(batch, settings.size)
             table.rows.append([*row, f"{flops / 1e12:.3f}", "", ""])
             continue
-        costs = costs_of(kind, precision, batch, settings.size)
+        costs = costs_of(kind, precision, batch, settings.size, settings.device)
         flops, moved, floor = floor_of(costs, precision, rates)
         over = Spread.of([second / floor for second in times.seconds[name]])
         raw["costs"][name] = {"flops": flops, "bytes": moved, "floor_seconds": floor}
@@ -279,8 +291,8 @@ def goals_of(raw: dict[str, Any], device: str) -> list[tuple[str, str, bool]]:
     times, goals = Times(raw["seconds"]), []
     lacking = "" if device == "cpu" else "; published is not compiled"
     for name in times.seconds:
-        kind, precision = name.split()
-        if kind not in MATHEMATICS:
+        kind, precision, *how = name.split()
+        if kind not in MATHEMATICS or how:
             continue
         where = f"{name} against {REFERENCE} on {device} ({MATHEMATICS[kind]}{lacking})"
         faster, share = times.speedup(name, REFERENCE), raw["ends"][name]["memory"] / raw["ends"][REFERENCE]["memory"]

@@ -104,7 +104,7 @@ def patch_power(patches: Tensor, axes: int) -> tuple[Tensor, Tensor]:
     shape = tuple(patches.shape[-axes:])
     if math.prod(shape) > MATRIX_LIMIT:
         spectrum = torch.fft.rfftn(patches, dim=tuple(range(-axes, 0)), norm="ortho")
-        count = torch.full((shape[-1] // 2 + 1,), 2.0, device=patches.device)
+        count = torch.full((shape[-1] // 2 + 1,), 2.0, dtype=patches.dtype, device=patches.device)
         count[0] = 1
         if shape[-1] % 2 == 0:
             count[-1] = 1
