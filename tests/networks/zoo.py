@@ -5,9 +5,9 @@ from typing import Any
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from bdfm_nnunet.networks import SwinUNet
+from bdfm_nnunet.networks import ResNet18UNet, SwinUNet
 
-NETWORKS = ("swin", "resenc", "plain")
+NETWORKS = ("swin", "resenc", "plain", "resnet18")
 
 _CONV: dict[str, Any] = {
     "n_stages": 4,
@@ -29,12 +29,15 @@ _SWIN: dict[str, Any] = {
     "num_heads": [2, 4],
     "window_size": [4, 4, 4],
 }
+_RESNET18: dict[str, Any] = {"features_per_stage": [4, 4, 8, 16, 32], "decoder_features": [4, 4, 8, 8]}
 
 
 def network(kind: str, channels: int, classes: int = 3, **changes: Any) -> Any:
     """A network with that many input channels and classes."""
     if kind == "swin":
         return SwinUNet(channels, classes, **(_SWIN | changes))
+    if kind == "resnet18":
+        return ResNet18UNet(channels, classes, **(_RESNET18 | changes))
     if kind == "resenc":
         return ResidualEncoderUNet(channels, num_classes=classes, n_blocks_per_stage=[1, 1, 2, 2], **(_CONV | changes))
     return PlainConvUNet(channels, num_classes=classes, n_conv_per_stage=[2, 2, 2, 2], **(_CONV | changes))
