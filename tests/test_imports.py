@@ -67,7 +67,7 @@ ONLY_TENSORS = {
     *(f"checkpoints.{file}" for file in ("checkpoint_reading", "checkpoint_writing", "load_report", "nnunet_loading")),
     *(f"checkpoints.{file}" for file in ("adapting", "safe_loading", "soundness")),
     *(f"checkpoints.readers.{file}" for file in ("nnunet_reader", "plain_reader", "public_bdfm_reader")),
-    *(f"checkpoints.readers.{file}" for file in ("reader", "renaming", "swin_names")),
+    *(f"checkpoints.readers.{file}" for file in ("reader", "renaming", "simclr_reader", "swin_names")),
 }
 """Files of `checkpoints` that know no network."""
 

@@ -4,5 +4,18 @@ from bdfm_nnunet.checkpoints.bdfm_reference import load_bdfm_reference
 from bdfm_nnunet.checkpoints.checkpoint_reading import Checkpoint, read_checkpoint
 from bdfm_nnunet.checkpoints.load_report import LoadReport
 from bdfm_nnunet.checkpoints.pretrained_weights import load_pretrained
+from bdfm_nnunet.checkpoints.simclr_preparation import crop_template, prepare_for_simclr, standardise_in_brain
+from bdfm_nnunet.checkpoints.simclr_reference import SimclrReference, load_simclr_reference
 
-__all__ = ["Checkpoint", "LoadReport", "load_bdfm_reference", "load_pretrained", "read_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "LoadReport",
+    "SimclrReference",
+    "crop_template",
+    "load_bdfm_reference",
+    "load_pretrained",
+    "load_simclr_reference",
+    "prepare_for_simclr",
+    "read_checkpoint",
+    "standardise_in_brain",
+]

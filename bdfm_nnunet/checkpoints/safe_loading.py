@@ -62,11 +62,20 @@ def any_data(path: Path) -> Any:
         if path.suffix == ".safetensors":
             content: Any = _safetensors(path)
         else:
+            _refuse_tar(path, stream)
             size = _check_archive(path, stream) or size
             content = _unpickled(path)
     if fault := fault_of_structure(content, size):
         raise InputError(f"{path} is no checkpoint that can be used ({fault}): give another file")
     return content
+
+
+def _refuse_tar(path: Path, stream: BinaryIO) -> None:
+    """Refuse a tar archive; a checkpoint may be called .tar without being one."""
+    head = stream.read(512)
+    stream.seek(0)
+    if head[257:262] == b"ustar" or head[:3] == b"\x1f\x8b\x08":
+        raise InputError(f"{path} is a tar or gzip archive, expected a checkpoint: unpack it and give the file inside")
 
 
 def _check_archive(path: Path, stream: BinaryIO) -> int:

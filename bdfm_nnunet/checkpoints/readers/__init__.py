@@ -8,8 +8,9 @@ from bdfm_nnunet.checkpoints.readers.plain_reader import PlainReader
 from bdfm_nnunet.checkpoints.readers.public_bdfm_reader import PublicBdfmReader
 from bdfm_nnunet.checkpoints.readers.reader import ExpectedImages, Origin, Reader
 from bdfm_nnunet.checkpoints.readers.renaming import Renamed, Table, rename
+from bdfm_nnunet.checkpoints.readers.simclr_reader import SimclrReader
 
-READERS: list[Reader] = [PublicBdfmReader(), NnunetReader(), PlainReader()]
+READERS: list[Reader] = [PublicBdfmReader(), NnunetReader(), SimclrReader(), PlainReader()]
 """All readers; the first that recognises a file reads it, and the last recognises any."""
 
 
