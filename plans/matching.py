@@ -21,7 +21,12 @@ from bdfm_nnunet.plans.swin_planner import MIN_BATCH_SIZE
 
 logger = logging.getLogger(__name__)
 
-NETWORK_OF_CLASS = {"SwinUNet": "swin", "ResidualEncoderUNet": "resenc", "PlainConvUNet": "plain"}
+NETWORK_OF_CLASS = {
+    "SwinUNet": "swin",
+    "ResidualEncoderUNet": "resenc",
+    "PlainConvUNet": "plain",
+    "ResNet18UNet": "resnet18",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,7 @@ class PretrainedPlans:
     Attributes:
         path: the checkpoint.
         sha256: of its bytes.
-        network: "swin", "resenc" or "plain".
+        network: "swin", "resenc", "plain" or "resnet18".
         configuration: the configuration it was trained with, inheritance resolved.
         images: order of the axes, spacing and normalisation of the images it was trained on.
     """

@@ -14,6 +14,7 @@ from bdfm_nnunet.plans.planners import OurPlanner, PlainUNetPlanner, ResidualUNe
 from bdfm_nnunet.plans.plans_lookup import CONFIGURATION, DEFAULT_PLANS, dataset_name, plans_path, raw_folder
 from bdfm_nnunet.plans.plans_summary import describe_plans
 from bdfm_nnunet.plans.preprocessing import copy_manifest, prepare_data, prepare_fingerprint
+from bdfm_nnunet.plans.resnet_planner import ResNet18UNetPlanner
 from bdfm_nnunet.plans.swin_planner import SwinUNetPlanner
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ PLANNERS: dict[str, type[OurPlanner]] = {
     "swin": SwinUNetPlanner,
     "resenc": ResidualUNetPlanner,
     "plain": PlainUNetPlanner,
+    "resnet18": ResNet18UNetPlanner,
 }
 
 
@@ -43,7 +45,7 @@ def plan_dataset(
 
     Args:
         dataset_id: number of the data set.
-        network: "swin", "resenc" or "plain"; by default the network of `weights`, or "swin".
+        network: "swin", "resenc", "plain" or "resnet18"; by default the network of `weights`, or "swin".
         gpu_memory: GB of GPU memory that training may take, as nnU-Net counts it.
         weights: a checkpoint whose network, patch size, spacing and normalisation the plans must match.
         plans_name: name of the plans file.

@@ -40,7 +40,10 @@ class Checkpoint(Origin):
 
     @property
     def kind(self) -> str:
-        """Project that wrote it: "nnunet" (ours are too), "bdfm_reference" (the public BDFM code) or "weights"."""
+        """Project that wrote it.
+
+        "nnunet" (ours are too), "bdfm_reference" (public BDFM code), "simclr_reference" (3D-Neuro-SimCLR) or "weights".
+        """
         return self.reader.kind
 
     @cached_property

@@ -31,9 +31,9 @@ def load_pretrained(
     before the first tensor is written, so a refused checkpoint leaves the network as it was.
 
     Args:
-        network: SwinUNet, ResidualEncoderUNet or PlainConvUNet, compiled or wrapped for DDP or not.
+        network: SwinUNet, ResNet18UNet, ResidualEncoderUNet or PlainConvUNet, compiled or wrapped for DDP or not.
         path: a checkpoint that one of the `readers` recognises: of our trainers, of nnU-Net, of the public BDFM code,
-            or plain weights.
+            of 3D-Neuro-SimCLR, or plain weights.
         min_match: share of the encoder's parameters that must be found, 0 to 1.
         sha256: the digest that the file must have.
 

@@ -41,7 +41,7 @@ def env(settings: argparse.Namespace) -> int:
 def _plan_options(add: Add) -> None:
     dataset(add)
     add("-p", "--plans", default="BDFMPlans", metavar="NAME", help="name of the plans (default: %(default)s)")
-    add("--network", choices=("swin", "resenc", "plain"), help="network to plan for")
+    add("--network", choices=("swin", "resenc", "plain", "resnet18"), help="network to plan for")
     add("--gpu-memory", type=positive, metavar="GB", help="memory that training may take")
     add("--weights", type=Path, metavar="CKPT", help="plan to match this pre-trained checkpoint")
     add("--preprocess", action=SwitchOnce, default=True, help="preprocess after planning")

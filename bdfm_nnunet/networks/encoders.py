@@ -76,7 +76,7 @@ class EncoderView:
 
 
 def encoder_of(network: nn.Module) -> EncoderView:
-    """Return the encoder of a SwinUNet, ResidualEncoderUNet or PlainConvUNet, compiled or wrapped for DDP or not.
+    """Return the encoder of a SwinUNet, ResNet18UNet, ResidualEncoderUNet or PlainConvUNet, wrapped or not.
 
     Raises:
         ValueError: the network has no encoder that states its channels and strides.
@@ -86,7 +86,7 @@ def encoder_of(network: nn.Module) -> EncoderView:
     if channels is None or strides is None:
         raise ValueError(
             f"{type(unwrap(network)).__name__} has no encoder with output_channels and strides: "
-            "use SwinUNet, ResidualEncoderUNet or PlainConvUNet"
+            "use SwinUNet, ResNet18UNet, ResidualEncoderUNet or PlainConvUNet"
         )
     totals = [tuple(math.prod(axis) for axis in zip(*strides[: i + 1], strict=True)) for i in range(len(strides))]
     first = next(parameter for parameter in encoder.parameters() if parameter.ndim > 2)

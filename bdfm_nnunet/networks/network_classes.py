@@ -68,7 +68,7 @@ def _check_sizes(kwargs: Mapping[str, Any], name: str) -> None:
     blocks = ("n_stages", "n_blocks_per_stage", "n_conv_per_stage", "n_conv_per_stage_decoder", "depths")
     limits = {
         **dict.fromkeys(blocks, MOST_BLOCKS),
-        **dict.fromkeys(("features_per_stage", "num_heads"), MOST_FEATURES),
+        **dict.fromkeys(("features_per_stage", "decoder_features", "num_heads"), MOST_FEATURES),
         **dict.fromkeys(("window_size", "kernel_sizes", "strides"), MOST_SIDE),
     }
     for key, most in limits.items():

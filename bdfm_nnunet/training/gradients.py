@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bdfm_nnunet.training.joint_batch_norm import join_batch_norms
 from bdfm_nnunet.training.process_group import shares
 
 Batch = dict[str, Any]
@@ -46,15 +47,15 @@ def _cut(value: Any, piece: slice, count: int) -> Any:
 
 
 def distributed_network(network: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """Return the network of one process as a part of all, on CUDA with batch statistics of all processes.
+    """Return the network of one process as a part of all, with batch statistics of all processes.
 
-    Buffers must be constant, or kept equal by their owners, as the mask token is.
+    Buffers must be constant, or kept equal by their owners, as the mask token and the joined batch norms are.
     """
-    if device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    on_cuda = device.type == "cuda"
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(network) if on_cuda else join_batch_norms(network)
     new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     unsynchronised: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
-    devices = [device.index] if device.type == "cuda" else None
+    devices = [device.index] if on_cuda else None
     return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True, **unsynchronised)
 
 

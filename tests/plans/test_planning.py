@@ -230,7 +230,7 @@ def test_a_full_disk_leaves_nothing_half_done(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"network": "unet"}, "--network 'unet' does not exist: choose one of swin, resenc, plain"),
+        ({"network": "unet"}, "--network 'unet' does not exist: choose one of swin, resenc, plain, resnet18"),
         ({"gpu_memory": 0}, "--gpu-memory is 0, expected GB above 0"),
         ({"workers": 0}, "--workers is 0, expected at least 1"),
         ({"plans_name": "a/b"}, "is not a plans name"),
