@@ -34,15 +34,27 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
         # the baseline of Xie et al. 2022 (arXiv:2111.09886): a learned token and the pixel decoder alone
         "simmim": Preset("masked", {"mask_token": "learned", "decoder": "final", "frequency_decoder": "none"}),
+        # Frepa (arXiv:2407.14651) with the faults of its public code corrected
+        "frepa": Preset("frequency_corruption", {}),
+        # Frepa as its public code has it: no consistency of embeddings, and a decoder of the last features
+        "frepa_published": Preset(
+            "frequency_corruption",
+            {
+                "decoder": "final",
+                "consistency_weight": 0.0,
+                "legacy_corruptions": True,
+                "legacy_losses": True,
+            },
+        ),
     }
 )
 """Name -> preset."""
 
-LEGACY_PRESETS: Mapping[str, str] = MappingProxyType({"masked": "published"})
+LEGACY_PRESETS: Mapping[str, str] = MappingProxyType({"masked": "published", "frequency_corruption": "frepa_published"})
 """Objective -> the preset that "legacy": true chooses, which is the published code."""
 
 TRAINER_PRESETS: Mapping[str, str] = MappingProxyType(
-    {"nnUNetTrainerBDFMPretrain": "bdfm", "nnUNetTrainerSimMIM": "simmim"}
+    {"nnUNetTrainerBDFMPretrain": "bdfm", "nnUNetTrainerSimMIM": "simmim", "nnUNetTrainerFrepa": "frepa"}
 )
 """Pre-training trainer -> its preset."""
 

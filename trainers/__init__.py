@@ -1,7 +1,14 @@
 """nnU-Net trainers; users name the class with `-tr`. Each is a name and a task."""
 
 from bdfm_nnunet.trainers.bdfm import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
+from bdfm_nnunet.trainers.frepa import nnUNetTrainerFrepa
 from bdfm_nnunet.trainers.pretrain import nnUNetTrainerPretrain
 from bdfm_nnunet.trainers.simmim import nnUNetTrainerSimMIM
 
-__all__ = ["nnUNetTrainerBDFM", "nnUNetTrainerBDFMPretrain", "nnUNetTrainerPretrain", "nnUNetTrainerSimMIM"]
+__all__ = [
+    "nnUNetTrainerBDFM",
+    "nnUNetTrainerBDFMPretrain",
+    "nnUNetTrainerFrepa",
+    "nnUNetTrainerPretrain",
+    "nnUNetTrainerSimMIM",
+]

@@ -5,6 +5,7 @@ by processes and micro-batches. A mask of voxels restricts it to them.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,12 +19,20 @@ from bdfm_nnunet.frequency import (
     radial_frequencies,
 )
 
+Reduction = Literal["mean", "none"]
+
 PUBLISHED_CUTOFFS = (10.0, 20.0, 30.0, 40.0, 50.0)
 """Cut-offs of the public code, in cycles per image of 512 pixels."""
 
 
 def rmse_loss(
-    prediction: Tensor, target: Tensor, *, mask: Tensor | None = None, epsilon: float = 1e-12, legacy: bool = False
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    mask: Tensor | None = None,
+    epsilon: float = 1e-12,
+    legacy: bool = False,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Return the root mean square error of each sample, averaged over the samples.
 
@@ -33,9 +42,10 @@ def rmse_loss(
         mask: boolean (B, *spatial), True = counted; by default every voxel is.
         epsilon: is added inside the root, whose gradient would otherwise be NaN where prediction and target are equal.
         legacy: use the published form: one root over the whole batch, without epsilon and mask.
+        reduction: "mean", or "none" for one number per sample.
 
     Returns:
-        A scalar.
+        A scalar, or (B,).
 
     Raises:
         ValueError: the shapes do not fit each other.
@@ -49,12 +59,19 @@ def rmse_loss(
     """
     error = _error(prediction, target, mask)
     if legacy:
-        return error.square().mean().sqrt()
-    return (_mean_per_sample(error.square(), mask) + epsilon).sqrt().mean()
+        per_sample = error.square().mean().sqrt().expand(len(error))
+    else:
+        per_sample = (_mean_per_sample(error.square(), mask) + epsilon).sqrt()
+    return per_sample.mean() if reduction == "mean" else per_sample
 
 
 def gradient_loss(
-    prediction: Tensor, target: Tensor, *, spacing: Sequence[float] | None = None, mask: Tensor | None = None
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    spacing: Sequence[float] | None = None,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Return the mean absolute error of the first differences, summed over the axes.
 
@@ -63,9 +80,10 @@ def gradient_loss(
         target: (B, C, *spatial).
         spacing: millimetres per axis, for differences per mm; by default they are per voxel, as published.
         mask: boolean (B, *spatial); a difference counts if one of its two voxels is True. By default all count.
+        reduction: "mean", or "none" for one number per sample.
 
     Returns:
-        A scalar.
+        A scalar, or (B,).
 
     Raises:
         ValueError: the shapes do not fit each other.
@@ -82,7 +100,7 @@ def gradient_loss(
     """
     error = _error(prediction, target, mask)
     steps = millimetres(error.shape[2:], spacing)
-    total = error.new_zeros(())
+    total = error.new_zeros(len(error))
     for axis, step in enumerate(steps):
         size = error.shape[2 + axis]
         if size == 1:
@@ -91,8 +109,8 @@ def gradient_loss(
         ends = None
         if mask is not None:
             ends = mask.narrow(1 + axis, 0, size - 1) | mask.narrow(1 + axis, 1, size - 1)
-        total = total + _mean_per_sample(difference, ends).mean()
-    return total
+        total = total + _mean_per_sample(difference, ends)
+    return total.mean() if reduction == "mean" else total
 
 
 def high_frequency_loss(
@@ -103,6 +121,7 @@ def high_frequency_loss(
     cutoffs: Sequence[float] | None = None,
     mask: Tensor | None = None,
     legacy: bool = False,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Return the mean absolute error after high-pass filters, summed over their cut-offs.
 
@@ -119,9 +138,10 @@ def high_frequency_loss(
         mask: boolean (B, *spatial), True = counted; by default every voxel is.
         legacy: use the published filter, which lies half a voxel off the centre of the spectrum, so that it is neither
             symmetric nor 0 at frequency 0, and counts cycles per image whatever the spacing.
+        reduction: "mean", or "none" for one number per sample.
 
     Returns:
-        A scalar.
+        A scalar, or (B,).
 
     Raises:
         ValueError: the shapes do not fit each other, or a cut-off is not above 0.
@@ -145,11 +165,11 @@ def high_frequency_loss(
     radii = None
     if not legacy:
         radii = radial_frequencies(spatial, spacing=steps, half=True, dtype=error.dtype, device=error.device)
-    total = error.new_zeros(())
+    total = error.new_zeros(len(error))
     for cutoff in cutoffs:
         passed = _passed_off_centre(error, cutoff) if radii is None else _passed(error, radii, cutoff)
-        total = total + _mean_per_sample(passed.abs(), mask).mean()
-    return total
+        total = total + _mean_per_sample(passed.abs(), mask)
+    return total.mean() if reduction == "mean" else total
 
 
 def _passed(error: Tensor, radii: Tensor, cutoff: float) -> Tensor:

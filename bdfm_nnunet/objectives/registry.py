@@ -8,7 +8,12 @@ from typing import cast
 from bdfm_nnunet.objectives.base import Objective
 from bdfm_nnunet.presets import PRESETS
 
-OBJECTIVES: Mapping[str, tuple[str, str]] = MappingProxyType({"masked": ("masked", "MaskedImageModelling")})
+OBJECTIVES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "masked": ("masked", "MaskedImageModelling"),
+        "frequency_corruption": ("frequency_corruption", "FrequencyCorruption"),
+    }
+)
 """Name in the plans -> module of this package and class."""
 
 

@@ -9,6 +9,7 @@ from bdfm_nnunet.settings.blocks import ALLOWED, check_blocks, pretraining_setti
 from bdfm_nnunet.settings.objective_settings import (
     OBJECTIVE_SETTINGS,
     CropSettings,
+    FrequencyCorruptionSettings,
     MaskTokenMode,
     MixtureSettings,
     PretrainingSettings,
@@ -28,6 +29,7 @@ __all__ = [
     "WEIGHTS_VARIABLE",
     "CropSettings",
     "FinetuningSettings",
+    "FrequencyCorruptionSettings",
     "MaskTokenMode",
     "MixtureSettings",
     "Optimizer",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.presets import PRESETS
-from bdfm_nnunet.settings.value_checks import at_least_zero, positive
+from bdfm_nnunet.settings.value_checks import at_least_zero, ordered, positive, share
 
 MaskTokenMode = Literal["zero", "learned", "scalar_mean", "channel_mean", "image_mean"]
 
@@ -95,6 +95,83 @@ class PretrainingSettings(CropSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrequencyCorruptionSettings(CropSettings):
+    """Frepa: corrupt images in space or frequency, and rebuild them. The defaults correct its public code's faults.
+
+    Attributes:
+        image_branch: probability that an image's patches are replaced by noise; else its spectrum is corrupted.
+        ratio: least and largest share of patches that hold foreground, or probability of frequencies, to corrupt.
+        patch_size: voxels per axis of a patch; by default a sixteenth of the axis (published), at least 4.
+        patch_fill: noise with the "histogram" of the patch, or with its "moments" (published).
+        foreground: smallest standard deviation of a patch to corrupt, relative to the image's; 0 takes every patch.
+        mask_form: mask single frequencies ("radial"), "patches" of the spectrum (published) or "none".
+        mask_curve: probability over the frequency: "smooth", 1 - exp(-rho^2 / cut-off^2), or a "step" at the cut-off.
+        mask_cutoff: in cycles/mm; by default 0.15 / largest spacing.
+        spectral_patches: patches per axis of the spectrum, for "patches".
+        spectral_fill: what masked frequencies become: "zero", "noise" with the power of their shell, "phase_only", or
+            those of the "other_image" of the batch.
+        low_strength: least and largest root mean square of the low-frequency perturbation, in standard deviations of
+            the image; [0, 0] for none.
+        low_width: of the perturbation's spectrum in cycles/mm; by default 0.1 / largest spacing.
+        decoder: see `PretrainingSettings`.
+        decoder_channels: width of the pixel decoder.
+        loss_on: "everywhere" (published), or "masked": the replaced patches; after corrupted spectra everywhere.
+        rmse_weight: weight of the root mean square error.
+        gradient_weight: weight of the error of first differences per mm.
+        high_frequency_weight: weight of the high-frequency loss.
+        cutoffs: of the high-frequency loss in cycles/mm; by default 10 to 50 per 512 voxels of the smallest spacing.
+        consistency: embeddings of two corruptions of an image that shall agree: "pooled" means, the positions of the
+            "last_stage", or "both".
+        consistency_weight: weight of 1 - cosine of the two embeddings; 0 makes one corruption per image only.
+        stop_gradient: whether the second embedding is a constant target.
+        adversarial: size of the step that makes each corruption harder along the gradient of the loss; 0 for none.
+        collapse_below: spread of the embeddings (1 if they fill the sphere) under which the report warns of collapse.
+        legacy_corruptions: corrupt as the public code does.
+        legacy_losses: use the published forms: one RMSE over the batch, differences per voxel, the off-centre filter.
+    """
+
+    image_branch: float = 0.5
+    ratio: tuple[float, ...] = (0.5, 0.75)
+    patch_size: tuple[int, ...] | int | None = None
+    patch_fill: Literal["histogram", "moments"] = "histogram"
+    foreground: float = 0.1
+    mask_form: Literal["radial", "patches", "none"] = "radial"
+    mask_curve: Literal["smooth", "step"] = "smooth"
+    mask_cutoff: float | None = None
+    spectral_patches: int = 32
+    spectral_fill: Literal["zero", "noise", "phase_only", "other_image"] = "zero"
+    low_strength: tuple[float, ...] = (0.05, 0.2)
+    low_width: float | None = None
+    decoder: Literal["pyramid", "final"] = "pyramid"
+    decoder_channels: int = 64
+    loss_on: Literal["everywhere", "masked"] = "everywhere"
+    rmse_weight: float = 1.0
+    gradient_weight: float = 1.0
+    high_frequency_weight: float = 0.2
+    cutoffs: tuple[float, ...] | None = None
+    consistency: Literal["pooled", "last_stage", "both"] = "both"
+    consistency_weight: float = 0.1
+    stop_gradient: bool = False
+    adversarial: float = 0.0
+    collapse_below: float = 0.1
+    legacy_corruptions: bool = False
+    legacy_losses: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "patch_size", "mask_cutoff", "spectral_patches", "low_width", "decoder_channels", "cutoffs")
+        at_least_zero(self, "foreground", "rmse_weight", "gradient_weight", "high_frequency_weight")
+        at_least_zero(self, "consistency_weight", "collapse_below")
+        share(self, "image_branch", "adversarial")
+        ordered(self, "ratio", largest=1.0)
+        ordered(self, "low_strength")
+        if self.legacy_corruptions and self.adversarial:
+            raise InputError("adversarial needs the corrected corruptions: set legacy_corruptions to false, or it to 0")
+        if not self.rmse_weight + self.gradient_weight + self.high_frequency_weight:
+            raise InputError("all losses of the reconstruction have weight 0: set rmse_weight, for instance, to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class WeightedObjective:
     """One objective of a mixture.
 
@@ -129,5 +206,7 @@ class MixtureSettings(CropSettings):
             raise InputError("pretraining.objectives is empty, expected at least one objective")
 
 
-OBJECTIVE_SETTINGS: Mapping[str, type[CropSettings]] = MappingProxyType({"masked": PretrainingSettings})
+OBJECTIVE_SETTINGS: Mapping[str, type[CropSettings]] = MappingProxyType(
+    {"masked": PretrainingSettings, "frequency_corruption": FrequencyCorruptionSettings}
+)
 """Name of an objective in the plans -> class of its settings."""

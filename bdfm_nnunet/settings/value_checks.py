@@ -74,3 +74,11 @@ def share(settings: Any, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(settings, name) <= 1:
             raise InputError(f"{name} is {getattr(settings, name)}, expected a share between 0 and 1")
+
+
+def ordered(settings: Any, name: str, *, largest: float = math.inf) -> None:
+    """Raise InputError unless a setting is two finite numbers, the first at least 0 and the second not below it."""
+    value = getattr(settings, name)
+    if len(value) != 2 or not 0 <= value[0] <= value[1] <= largest or value[1] == math.inf:
+        limit = "" if largest == math.inf else f" and at most {largest:g}"
+        raise InputError(f"{name} is {list(value)}, expected [least, largest], at least 0{limit}")

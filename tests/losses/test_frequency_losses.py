@@ -117,6 +117,7 @@ def test_a_batch_is_the_mean_of_its_samples(name: str) -> None:
     loss: Any = LOSSES[name]
     single = [loss(pred[i : i + 1], target[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(loss(pred, target), torch.stack(single).mean())
+    torch.testing.assert_close(loss(pred, target, reduction="none"), torch.stack(single))
 
 
 @pytest.mark.parametrize("name", LOSSES)

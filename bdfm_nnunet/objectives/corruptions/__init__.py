@@ -14,6 +14,7 @@ from bdfm_nnunet.objectives.corruptions.published_corruptions import (
 )
 from bdfm_nnunet.objectives.corruptions.spectral_fills import SpectralFill, mask_spectrum, perturb_low_frequencies
 from bdfm_nnunet.objectives.corruptions.spectral_masks import Curve, patch_mask, radial_mask
+from bdfm_nnunet.objectives.corruptions.two_branches import corrupt, default_patch, draw_corruptions, mask_cutoff
 
 __all__ = [
     "Curve",
@@ -21,7 +22,11 @@ __all__ = [
     "SpectralFill",
     "choose_patches",
     "chosen_voxels",
+    "corrupt",
+    "default_patch",
+    "draw_corruptions",
     "draw_keys",
+    "mask_cutoff",
     "mask_spectrum",
     "normal_field",
     "patch_grid",
