@@ -61,7 +61,7 @@ def test_stopped_by_a_signal_it_goes_on_bit_for_bit(prepared: Prepared, whole: A
 
 @pytest.mark.parametrize(
     ("variant", "changes"),
-    [("other_patch", {"patch_size": [32, 32, 32]}), ("other_spacing", {})],
+    [("other_patch", {"patch_size": [24, 32, 24]}), ("other_spacing", {})],
 )
 def test_fine_tuning_starts_from_it(
     variant: str, changes: dict[str, Any], prepared: Prepared, whole: Any, monkeypatch: pytest.MonkeyPatch
