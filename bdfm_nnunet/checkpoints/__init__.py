@@ -2,6 +2,7 @@
 
 from bdfm_nnunet.checkpoints.bdfm_reference import load_bdfm_reference
 from bdfm_nnunet.checkpoints.checkpoint_reading import Checkpoint, read_checkpoint
+from bdfm_nnunet.checkpoints.frepa_reference import load_frepa_encoder
 from bdfm_nnunet.checkpoints.load_report import LoadReport
 from bdfm_nnunet.checkpoints.pretrained_weights import load_pretrained
 from bdfm_nnunet.checkpoints.simclr_preparation import crop_template, prepare_for_simclr, standardise_in_brain
@@ -13,6 +14,7 @@ __all__ = [
     "SimclrReference",
     "crop_template",
     "load_bdfm_reference",
+    "load_frepa_encoder",
     "load_pretrained",
     "load_simclr_reference",
     "prepare_for_simclr",
