@@ -46,13 +46,13 @@ def test_it_learns_and_reports(whole: Any) -> None:
 
 
 def test_golden_curve(whole: Any) -> None:
-    """A change that should not alter results must not: 20 steps, one thread, within 0.2 %."""
+    """A change that should not alter results must not: 20 steps, one thread, within 0.2 % and 0.0002."""
     if os.environ.get("BDFM_WRITE_GOLDEN"):  # after a change that is meant to alter results
         GOLDEN.write_text(json.dumps({name: curves(whole)[name] for name in NAMES}, indent=1) + "\n")
     expected = json.loads(GOLDEN.read_text())
     assert set(expected) == set(NAMES)
     for name, values in expected.items():
-        assert curves(whole)[name] == pytest.approx(values, rel=2e-3, abs=2e-5), name
+        assert curves(whole)[name] == pytest.approx(values, rel=2e-3, abs=2e-4), name
 
 
 def test_stopped_by_a_signal_it_goes_on_bit_for_bit(prepared: Prepared, whole: Any) -> None:
