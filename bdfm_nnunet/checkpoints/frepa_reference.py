@@ -30,7 +30,7 @@ def load_frepa_encoder(path: str | Path, *, axis: int = 0, slices_at_once: int =
         slices_at_once: slices per call of the encoder.
 
     Returns:
-        A frozen module that maps volumes (B, 1, *spatial) to features (B, slices, C, H, W).
+        A frozen module: volumes (B, 1, *spatial) to features (B, slices, C, H, W).
 
     Raises:
         InputError: the file is no such checkpoint, or it is incomplete.
@@ -46,19 +46,9 @@ def load_frepa_encoder(path: str | Path, *, axis: int = 0, slices_at_once: int =
         (False, torch.Size([1, 3, 16, 2, 2]))
     """
     weights = read_checkpoint(path).weights
-    if any(name.startswith("encoder.") for name in weights):
-        weights = {
-            name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")
-        }
-    try:
-        network = _network_of(weights)
-    except (IndexError, KeyError, ValueError):
-        network = None
-    if network is None:
-        raise InputError(
-            f"{path} is no encoder of Frepa: expected the tensors encoder.patch_embed.proj.weight of its ViT or "
-            "encoder.0.0.weight of its Swin Transformer"
-        )
+    mine = {name: value for name, value in weights.items() if name.startswith("encoder.")} or weights
+    weights = {name.removeprefix("encoder."): value for name, value in mine.items()}
+    network = _network_of(weights, path)
     # the public code keeps the features of torchvision's network alone
     target = network.features if isinstance(network, ShiftedWindowTransformer) else network
     _check_complete(target, weights, path)
@@ -67,11 +57,15 @@ def load_frepa_encoder(path: str | Path, *, axis: int = 0, slices_at_once: int =
     return SliceEncoder(network, edges=network.in_channels == 4, axis=axis, slices_at_once=slices_at_once)
 
 
-def _network_of(weights: Mapping[str, Tensor]) -> ImageTransformer | ShiftedWindowTransformer | None:
-    """Return an untrained network of the shapes of a file; None if the file is of another kind."""
-    if "patch_embed.proj.weight" in weights:
-        return _transformer(weights)
-    return _shifted_windows(weights) if "0.0.weight" in weights else None
+def _network_of(weights: Mapping[str, Tensor], path: str | Path) -> ImageTransformer | ShiftedWindowTransformer:
+    """Return an untrained network of the shapes of a file."""
+    try:
+        return _transformer(weights) if "patch_embed.proj.weight" in weights else _shifted_windows(weights)
+    except (IndexError, KeyError, ValueError):
+        raise InputError(
+            f"{path} is no encoder of Frepa: expected the tensors encoder.patch_embed.proj.weight of its ViT or "
+            "encoder.0.0.weight of its Swin Transformer"
+        ) from None
 
 
 def _transformer(weights: Mapping[str, Tensor]) -> ImageTransformer:

@@ -13,8 +13,14 @@ from bdfm_nnunet.networks import encoder_of
 from bdfm_nnunet.objectives.corruptions import corrupt
 from bdfm_nnunet.objectives.embedding_consistency import consistency_loss
 from bdfm_nnunet.objectives.frequency_corruption import FrequencyCorruption
+from bdfm_nnunet.objectives.mixture import Mixture
 from bdfm_nnunet.presets import PRESETS
-from bdfm_nnunet.settings import FrequencyCorruptionSettings
+from bdfm_nnunet.settings import (
+    FrequencyCorruptionSettings,
+    MixtureSettings,
+    PretrainingSettings,
+    WeightedObjective,
+)
 from tests.networks.zoo import NETWORKS, network
 
 SPACING = (2.0, 1.0, 1.0)
@@ -271,3 +277,22 @@ def test_two_processes_are_one_training(tmp_path: Any) -> None:
         objective(IMAGES, **_drawn(objective))["loss"].backward()
         for parameter, value in objective.named_parameters():
             torch.testing.assert_close(found[name][parameter], value.grad, atol=1e-6, rtol=1e-3, msg=parameter)
+
+
+def test_it_is_a_part_of_mixtures() -> None:
+    torch.manual_seed(0)
+    encoder = encoder_of(network("swin", 1, drop_path_rate=0.0))
+    parts = (
+        WeightedObjective(name="masked", weight=1.0, settings=PretrainingSettings()),
+        WeightedObjective(name="frequency_corruption", weight=0.5, settings=FrequencyCorruptionSettings()),
+    )
+    mixture = Mixture(encoder, MixtureSettings(objectives=parts), spacing=SPACING)
+    drawn = mixture.draw(4, (16, 16, 16), generator=torch.Generator().manual_seed(1))
+    terms = mixture(IMAGES, **drawn)
+    frepa = mixture.parts[1]
+    assert isinstance(frepa, FrequencyCorruption) and frepa.spacing == SPACING
+    alone = frepa(IMAGES, **frepa.draw(4, (16, 16, 16), generator=torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(terms["frequency_corruption_rmse"], alone["rmse"])
+    masked = terms["masked_pixel"] + terms["masked_frequency"]
+    torch.testing.assert_close(terms["loss"], masked + 0.5 * alone["loss"])
+    assert mixture.encoder_forwards == 2

@@ -109,12 +109,7 @@ def replace_patches(
     """
     images, noise = at_least_single(images), at_least_single(noise)
     patches, inside = _cut(images, patch_size)
-    drawn, _ = _cut(noise, patch_size)
-    if fill == "moments":
-        mean, deviation = _moments(patches, inside)
-        made = mean + deviation * drawn
-    else:
-        made = _reordered(patches, drawn, inside)
+    made = _FILLS[fill](patches, _cut(noise, patch_size)[0], inside)
     grid, spatial = chosen.shape[1:], images.shape[2:]
     voxels = (slice(None), slice(None), *(slice(size) for size in spatial))
     replaced = unpatchify(made, grid)[voxels]
@@ -143,6 +138,11 @@ def _moments(patches: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance.sqrt()
 
 
+def _with_moments(patches: Tensor, drawn: Tensor, inside: Tensor) -> Tensor:
+    mean, deviation = _moments(patches, inside)
+    return mean + deviation * drawn
+
+
 def _reordered(patches: Tensor, drawn: Tensor, inside: Tensor) -> Tensor:
     """Return the intensities of each patch in the order of its noise; voxels outside come last in both."""
     outside = ~inside.flatten(1).unsqueeze(1)
@@ -150,3 +150,6 @@ def _reordered(patches: Tensor, drawn: Tensor, inside: Tensor) -> Tensor:
     order = drawn.flatten(3).masked_fill(outside, math.inf).argsort(dim=-1, stable=True)
     made = torch.empty_like(intensities).scatter_(-1, order, intensities)
     return made.masked_fill(outside, 0).unflatten(-1, patches.shape[3:])
+
+
+_FILLS = {"histogram": _reordered, "moments": _with_moments}

@@ -68,27 +68,20 @@ def published_frequency_corruption(
         (B, C, *spatial).
 
     Example:
-        >>> images = torch.rand(1, 1, 64, 64)
-        >>> noise = torch.randn(2, 1, 1, 64, 64)
-        >>> out = published_frequency_corruption(
-        ...     images, torch.rand(1, 32, 32), noise[0], noise[1], ratio=0.6, sigma=5e-4, width=0.2
-        ... )
-        >>> torch.allclose(out.mean(), images.mean())
-        True
+        >>> images, noise, low = torch.randn(3, 1, 1, 64, 64)
+        >>> sizes = {"ratio": 0.6, "sigma": 5e-4, "width": 0.2}
+        >>> out = published_frequency_corruption(images, torch.rand(1, 32, 32), noise, low, **sizes)
     """
     dims = tuple(range(2, images.ndim))
     with full_precision(images.device):
         images = at_least_single(images)
         spectrum = torch.fft.fftshift(torch.fft.fftn(images, dim=dims), dim=dims)
-        masked = uniform < per_sample(ratio, uniform)
-        grid = uniform.shape[1:]
-        masked[(slice(None), *(slice(max(n // 2 - 1, 0), n // 2 + 1) for n in grid))] = False
-        patch = _patch(images, uniform)
+        masked, patch = uniform < per_sample(ratio, uniform), _patch(images, uniform)
+        masked[(slice(None), *(slice(max(n // 2 - 1, 0), n // 2 + 1) for n in uniform.shape[1:]))] = False
         filling = replace_patches(images, noise, masked, patch_size=patch, fill="moments")
         changed = torch.where(chosen_voxels(masked, images.shape[2:], patch).unsqueeze(1), filling + 0j, spectrum)
         largest = spectrum.abs().amax(tuple(range(1, images.ndim)), keepdim=True)
-        gain = _gain(images, width)
-        changed = changed + gain * low_noise * largest * per_sample(sigma, images)
+        changed = changed + _gain(images, width) * low_noise * largest * per_sample(sigma, images)
         return torch.fft.ifftn(torch.fft.ifftshift(changed, dim=dims), dim=dims).real
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from bdfm_nnunet.frequency import hermitian, high_pass, millimetres, radial_frequencies
-from bdfm_nnunet.masking import per_axis
 
 Curve = Literal["step", "smooth"]
 
@@ -81,16 +80,14 @@ def patch_mask(
         Boolean (B, *spatial), or its half; True = masked.
 
     Example:
-        >>> mask = patch_mask(torch.rand(2, 8, 8), (32, 32), cutoff=0.1, probability=0.7)
-        >>> mask.shape, bool(mask[:, 0, 0].any())
-        (torch.Size([2, 32, 32]), False)
+        >>> patch_mask(torch.rand(2, 8, 8), (32, 32), cutoff=0.1, probability=0.7).shape
+        torch.Size([2, 32, 32])
     """
     grid = uniform.shape[1:]
-    steps = millimetres(spatial, spacing)
     patch = [math.ceil(size / count) for size, count in zip(spatial, grid, strict=True)]
-    radii = _patch_radii(spatial, grid, patch, steps).to(uniform.dtype).to(uniform.device)
+    radii = _patch_radii(spatial, grid, patch, millimetres(spatial, spacing)).to(uniform)
     masked = uniform < _probability(radii, cutoff, probability, curve)
-    for axis, (size, step) in enumerate(zip(spatial, per_axis(patch, len(grid)), strict=True), start=1):
+    for axis, (size, step) in enumerate(zip(spatial, patch, strict=True), start=1):
         # the patch of each unshifted index
         index = torch.arange(size, device=uniform.device).roll(-(size // 2)) // step
         masked = masked.index_select(axis, index)

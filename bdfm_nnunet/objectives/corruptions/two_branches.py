@@ -37,7 +37,6 @@ def draw_corruptions(
         (B, views).
 
     Example:
-        >>> from bdfm_nnunet.settings import FrequencyCorruptionSettings
         >>> generator = torch.Generator().manual_seed(0)
         >>> drawn = draw_corruptions(4, FrequencyCorruptionSettings(), views=2, generator=generator)
         >>> {name: tuple(value.shape) for name, value in drawn.items()}
@@ -82,36 +81,26 @@ def corrupt(
         settings: forms and sizes of the corruptions.
         spacing: millimetres per axis.
         others: (B, C, *spatial), the partner of each image, for `spectral_fill` "other_image".
-        strengths: (B, 2), factors of the replacement (of patches or frequencies) and of the low-frequency
-            perturbation; 1 by default.
+        strengths: (B, 2), factors of the replacement and of the low-frequency perturbation; 1 by default.
 
     Returns:
         The corrupted images (B, C, *spatial), at least in float32, and the voxels (B, *spatial) that were replaced:
         those of the patches, or all after a corruption of the spectrum.
 
     Example:
-        >>> from bdfm_nnunet.settings import FrequencyCorruptionSettings
         >>> settings, generator = FrequencyCorruptionSettings(), torch.Generator().manual_seed(0)
-        >>> images = torch.rand(4, 1, 16, 16, 16)
-        >>> drawn = {name: value.flatten(0, 1) if value.ndim > 1 else value
-        ...          for name, value in draw_corruptions(4, settings, generator=generator).items()}
-        >>> corrupted, voxels = corrupt(images, drawn, settings, spacing=(1.0, 1.0, 1.0))
-        >>> torch.equal(voxels.flatten(1).all(1), ~drawn["image_branch"])
-        True
+        >>> drawn = draw_corruptions(4, settings, generator=generator)
+        >>> flat = {name: value.reshape(4, *value.shape[2:]) for name, value in drawn.items()}
+        >>> corrupted, voxels = corrupt(torch.rand(4, 1, 16, 16, 16), flat, settings, spacing=(1.0, 1.0, 1.0))
     """
     out = at_least_single(images).clone()
     voxels = torch.ones(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
-    in_space = drawn["image_branch"]
+    given, in_space = {**drawn, "others": others, "strengths": strengths}, drawn["image_branch"]
     for branch, chosen in ((_corrupt_patches, in_space), (_corrupt_spectra, ~in_space)):
-        members = chosen.nonzero().squeeze(1)
-        if not len(members):
-            continue
-        part = {name: value[members] for name, value in drawn.items()}
-        part |= {"others": others[members]} if others is not None else {}
-        part |= {"strengths": strengths[members]} if strengths is not None else {}
-        made, replaced = branch(images[members], part, settings, spacing)
-        out = out.index_copy(0, members, made)
-        voxels = voxels.index_copy(0, members, replaced)
+        if len(members := chosen.nonzero().squeeze(1)):
+            part = {name: value[members] for name, value in given.items() if value is not None}
+            made, replaced = branch(images[members], part, settings, spacing)
+            out, voxels = out.index_copy(0, members, made), voxels.index_copy(0, members, replaced)
     return out, voxels
 
 
@@ -187,7 +176,6 @@ def mask_cutoff(settings: FrequencyCorruptionSettings, spacing: Sequence[float])
     """Return the frequency in cycles/mm from which on frequencies are masked.
 
     Example:
-        >>> from bdfm_nnunet.settings import FrequencyCorruptionSettings
         >>> mask_cutoff(FrequencyCorruptionSettings(), (3.0, 1.0, 1.0))
         0.049999999999999996
     """
