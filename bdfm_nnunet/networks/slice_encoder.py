@@ -36,10 +36,11 @@ class SliceEncoder(nn.Module):
         super().__init__()
         if slices_at_once < 1:
             raise ValueError(f"slices_at_once is {slices_at_once}, expected 1 or more")
-        self.encoder = encoder.eval().requires_grad_(False)
+        self.encoder = encoder.requires_grad_(False)
         self.edges = edges
         self.axis = axis
         self.slices_at_once = slices_at_once
+        self.eval()
 
     def train(self, mode: bool = True) -> "SliceEncoder":
         """Stay in eval mode: the encoder is frozen."""

@@ -37,7 +37,7 @@ def _window(volume: Volume) -> tuple[float, float]:
 
 def reconstruction_figure(
     original: Volume,
-    masked: Volume,
+    masked: Volume | None,
     reconstructions: Mapping[str, Volume],
     *,
     mask: Volume | None = None,
@@ -48,7 +48,7 @@ def reconstruction_figure(
 
     Args:
         original: crop, (z, y, x).
-        masked: what the encoder saw, same shape.
+        masked: what the encoder saw, same shape; None leaves this picture out.
         reconstructions: name -> reconstructed crop; may be empty.
         mask: boolean crop, True = masked; where it is given, masked voxels are drawn grey in the second picture.
         title: heading.
@@ -58,20 +58,20 @@ def reconstruction_figure(
     low, high = _window(original)
     errors = {name: np.abs(volume[z] - original[z]) for name, volume in reconstructions.items()}
     worst = max((float(np.percentile(error, 99.5)) for error in errors.values()), default=0.0) or 1.0
-    hidden = masked[z] if mask is None else np.ma.masked_where(mask[z].astype(bool), masked[z])
-    pictures = [("original", original[z], "gray", low, high), ("masked", hidden, "gray", low, high)]
+    pictures = [("original", original[z], "gray", low, high)]
+    if masked is not None:
+        hidden = masked[z] if mask is None else np.ma.masked_where(mask[z].astype(bool), masked[z])
+        pictures.append(("masked", hidden, "gray", low, high))
     for name, volume in reconstructions.items():
         pictures.append((name, volume[z], "gray", low, high))
         pictures.append((f"error of {name}", errors[name], "magma", 0.0, worst))
     figure = Figure(figsize=(2.6 * len(pictures), 3.0), layout="constrained")
-    for axes, (name, picture, colours, darkest, brightest) in zip(
-        np.ravel(figure.subplots(1, len(pictures))), pictures
-    ):
+    places = np.ravel(figure.subplots(1, len(pictures)))
+    for axes, (name, picture, colours, darkest, brightest) in zip(places, pictures):
         axes.set_facecolor(_BLANK)
         shown = axes.imshow(picture, cmap=colours, vmin=darkest, vmax=brightest, interpolation="nearest")
         axes.set_title(name, fontsize=9)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         if colours == "magma":
             figure.colorbar(shown, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=10)

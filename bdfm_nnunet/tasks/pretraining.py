@@ -233,7 +233,8 @@ class Pretraining(Task):
             original = picture.original.float().cpu().numpy()
             shown = {name: image.float().cpu().numpy() for name, image in picture.shown.items()}
             mask = None if picture.mask is None else picture.mask.cpu().numpy()
-            figure = reconstruction_figure(original, original, shown, mask=mask, title=f"epoch {epoch}")
+            masked = None if mask is None else original
+            figure = reconstruction_figure(original, masked, shown, mask=mask, title=f"epoch {epoch}")
             save_figure(figure, self.folder / folder / f"epoch_{epoch:04d}.png")
 
     def final_validation(self, *, save_probabilities: bool = False) -> None:

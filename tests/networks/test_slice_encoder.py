@@ -48,6 +48,7 @@ def test_each_slice_is_an_image_of_its_own(axis: int) -> None:
 def test_it_stays_frozen_and_in_eval_mode() -> None:
     encoder = SliceEncoder(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Dropout(0.9)), edges=False)
     encoder.encoder.size = 8
+    assert not encoder.training
     encoder.train()
     assert not encoder.encoder[1].training and not encoder.encoder[0].weight.requires_grad
     volumes = torch.rand(1, 1, 2, 8, 8, requires_grad=True)

@@ -49,6 +49,11 @@ def test_reconstruction_shows_the_central_slice_of_each(crop):
     assert figure.get_suptitle() == "epoch 3"
 
 
+def test_what_has_no_mask_has_no_picture_of_it(crop):
+    figure = reconstruction_figure(crop, None, {"corrupted": crop + 1})
+    assert titles(figure) == ["original", "corrupted", "error of corrupted"]
+
+
 def test_reconstructions_share_the_windows_of_image_and_error(crop):
     figure = reconstruction_figure(crop, crop, {"a": crop + 1, "b": crop - 2})
     images = [axes.images[0] for axes in figure.axes if axes.images]
