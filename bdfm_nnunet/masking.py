@@ -147,10 +147,21 @@ class MaskToken(nn.Module):
         Returns:
             (B, *positions, C): the token where the mask is true, `features` elsewhere.
         """
-        if self.training and self._asks and self.mode in ("scalar_mean", "channel_mean"):
-            self._start_from(features.detach())
+        self._start_from(features)
         token = _visible_mean(features, mask) if self.mode == "image_mean" else self.value
         return torch.where(mask.unsqueeze(-1), token.to(features.dtype), features)
+
+    def for_visible(self, features: Tensor) -> Tensor:
+        """Return the token for images of which only the visible positions are given.
+
+        Args:
+            features: (B, N, C), channels last.
+
+        Returns:
+            (C,), or (B, 1, C) where the token depends on the image.
+        """
+        self._start_from(features)
+        return features.mean(1, keepdim=True) if self.mode == "image_mean" else self.value
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         self._asks = True
@@ -159,6 +170,8 @@ class MaskToken(nn.Module):
     @torch.no_grad()
     def _start_from(self, features: Tensor) -> None:
         """Set the token from the first training batch; later calls neither compute nor exchange anything."""
+        if not (self.training and self._asks and self.mode in ("scalar_mean", "channel_mean")):
+            return
         self._asks = False
         if not features.is_meta and self.initialised:  # meta tensors, on which costs are counted, hold no answer
             return

@@ -53,8 +53,8 @@ def check_masks(configuration: Mapping[str, Any], settings: PretrainingSettings)
     """Check that the patches and blocks of masks fit the network and the crop of a configuration.
 
     Raises:
-        InputError: a crop is not a whole number of patches, a patch is not a whole number of tokens, or the grid is a
-            single block.
+        InputError: a crop is not a whole number of patches, a patch is not a whole number of tokens, the grid is a
+            single block, or only visible tokens are to be encoded and the network or the blocks do not allow it.
     """
     crop = [int(size) for size in configuration["patch_size"]]
     kwargs = configuration["architecture"]["arch_kwargs"]
@@ -63,7 +63,8 @@ def check_masks(configuration: Mapping[str, Any], settings: PretrainingSettings)
     coarsest = [math.prod(step[axis] for step in strides) for axis in range(len(crop))]
     token = strides[1] if transformer else [min(4, step) for step in coarsest]
     patch = _each(settings.patch_size or token, len(crop), "pretraining.patch_size")
-    block = _each(settings.block_size or (1 if transformer else 4), len(crop), "pretraining.block_size")
+    default = default_block(settings, patch, coarsest, transformer=transformer)
+    block = _each(settings.block_size or default, len(crop), "pretraining.block_size")
     if any(size % part for size, part in zip(crop, patch)):
         raise InputError(
             f"pretraining.patch_size is {patch}, but crops of {crop} voxels are no whole number of such patches: "
@@ -73,11 +74,89 @@ def check_masks(configuration: Mapping[str, Any], settings: PretrainingSettings)
         raise InputError(
             f"pretraining.patch_size is {patch}, expected whole tokens of {token} voxels: choose multiples of them"
         )
+    if settings.stem:
+        check_stem(has_stem=transformer)
+    if settings.encode == "visible":
+        check_visible(patch, block, coarsest, transformer=transformer, legacy=kwargs.get("legacy", False))
+        check_whole_blocks(crop, patch, block)
     grid = [size // part for size, part in zip(crop, patch)]
     if math.prod(math.ceil(size / part) for size, part in zip(grid, block)) < 2:
         raise InputError(
             f"a grid of {grid} patches is a single block of {block}: choose a smaller pretraining.block_size or a "
             "larger patch_size"
+        )
+
+
+def default_block(
+    settings: PretrainingSettings, patch: Sequence[int], coarsest: Sequence[int], *, transformer: bool
+) -> tuple[int, ...]:
+    """Return the patches per axis that are masked together where pretraining.block_size is silent.
+
+    Args:
+        settings: all other settings.
+        patch: voxels per axis of a patch.
+        coarsest: voxels per axis of a position of the encoder's last stage.
+        transformer: whether the encoder has tokens.
+
+    Example:
+        >>> default_block(PretrainingSettings(encode="visible"), (4, 4, 4), (4, 32, 32), transformer=True)
+        (1, 8, 8)
+    """
+    if settings.encode == "visible":
+        return tuple(math.lcm(step, part) // part for part, step in zip(patch, coarsest))
+    return (1 if transformer else 4,) * len(patch)
+
+
+def check_visible(
+    patch: Sequence[int], block: Sequence[int], coarsest: Sequence[int], *, transformer: bool, legacy: bool
+) -> None:
+    """Check that an encoder can compute what is visible between blocks of `block` patches, and no more.
+
+    Raises:
+        InputError: it has no tokens, its attention is the legacy one, or blocks are no whole positions of its last
+            stage.
+    """
+    if not transformer:
+        raise InputError(
+            "pretraining.encode is visible, but a convolutional encoder has no tokens to leave out: choose encode=all, "
+            "or plan a Swin U-Net"
+        )
+    if legacy:
+        raise InputError(
+            "pretraining.encode is visible, but legacy attention lets padding take part: choose encode=all, or plan "
+            "the network without legacy"
+        )
+    if any(size * part % step for size, part, step in zip(block, patch, coarsest)):
+        size = [count * part for count, part in zip(block, patch)]
+        needed = default_block(PretrainingSettings(encode="visible"), patch, coarsest, transformer=True)
+        raise InputError(
+            f"pretraining.encode is visible, but blocks of {size} voxels hold no whole positions of {list(coarsest)} "
+            f"voxels of the last stage: leave pretraining.block_size out, or choose multiples of {list(needed)}"
+        )
+
+
+def check_stem(*, has_stem: bool) -> None:
+    """Raise InputError if a network has no full-resolution stem beside its encoder."""
+    if not has_stem:
+        raise InputError(
+            "pretraining.stem is true, but this network has no full-resolution stem beside its encoder (that of a "
+            "convolutional encoder is part of it): leave pretraining.stem out"
+        )
+
+
+def check_whole_blocks(crop: Sequence[int], patch: Sequence[int], block: Sequence[int]) -> None:
+    """Check that a crop is a whole number of blocks, so that as much is visible in every sample; else raise InputError.
+
+    Args:
+        crop: voxels per axis.
+        patch: voxels per axis of a patch.
+        block: patches per axis of a block.
+    """
+    if any(size % (count * part) for size, count, part in zip(crop, block, patch)):
+        size = [count * part for count, part in zip(block, patch)]
+        raise InputError(
+            f"pretraining.encode is visible, but crops of {list(crop)} voxels are no whole number of blocks of {size}: "
+            "leave pretraining.block_size out, or choose one that divides the crop on every axis"
         )
 
 

@@ -59,7 +59,12 @@ def write_initial_checkpoint(
         "init_args": {"plans": plans, "configuration": configuration, "fold": 0, "dataset_json": dataset},
         "trainer_name": "nnUNetTrainer",
         "inference_allowed_mirroring_axes": tuple(range(len(resolved["patch_size"]))),
-        "bdfm_source": {"path": str(report.path), "sha256": report.sha256, "encoder_share": report.encoder_share},
+        "bdfm_source": {
+            "path": str(report.path),
+            "sha256": report.sha256,
+            "encoder_share": report.encoder_share,
+            "stem_share": report.stem_share,
+        },
     }
     exposure = Exposure.of(report.exposure)
     if exposure.runs:

@@ -26,6 +26,41 @@ def _inputs() -> tuple[torch.Tensor, torch.Tensor]:
     return images, _objective().draw_mask(2, (16, 16, 16), generator=generator)
 
 
+VISIBLE: dict[str, Any] = {"encode": "visible", "rebuild": 0.5, "decoder_channels": 8}
+
+
+def _whole(objective: MaskedImageModelling) -> dict[str, torch.Tensor]:
+    return objective.draw(2, (16, 16, 32), generator=torch.Generator().manual_seed(1))
+
+
+def _visible_images() -> torch.Tensor:
+    return torch.randn(2, 1, 16, 16, 32, generator=torch.Generator().manual_seed(2))
+
+
+def _train_visible(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    wrapped = DistributedDataParallel(_objective(**VISIBLE))
+    drawn = {name: value[rank : rank + 1] for name, value in _whole(wrapped.module).items()}
+    wrapped(_visible_images()[rank : rank + 1], **drawn)["loss"].backward()
+    tokens = [token.value.detach() for token in wrapped.module.pixel_decoder.mask_tokens]
+    gradients = {name: parameter.grad for name, parameter in wrapped.module.named_parameters()}
+    torch.save({"tokens": tokens, "gradients": gradients}, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_that_encode_what_is_visible_are_one_training(tmp_path: Path) -> None:
+    mp.spawn(_train_visible, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    alone = _objective(**VISIBLE)
+    alone(_visible_images(), **_whole(alone))["loss"].backward()
+    for one, other, token in zip(first["tokens"], second["tokens"], alone.pixel_decoder.mask_tokens):
+        assert torch.equal(one, other) and one.abs().sum() > 0
+        torch.testing.assert_close(one, token.value.detach())
+    for name, parameter in alone.named_parameters():
+        torch.testing.assert_close(first["gradients"][name], parameter.grad, atol=1e-6, rtol=1e-3, msg=name)
+
+
 def _train(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "results": {"results", "__version__"},
     "training_costs": {"cost_records", "networks", "objectives"},
     "objectives": {
-        "objectives", "networks", "masking", "frequency", "losses", "metrics", "embedding_measures",
+        "objectives", "networks", "kept_tables", "masking", "frequency", "losses", "metrics", "embedding_measures",
     },
     "patients": set(),
     "training": {

@@ -1,3 +1,4 @@
+from itertools import product
 from typing import Any
 
 import pytest
@@ -18,13 +19,21 @@ def _configuration(kind: str, patch: list[int], **blocks: Any) -> dict[str, Any]
     return {"batch_size": 2, "patch_size": patch, "architecture": {"arch_kwargs": KINDS[kind]}, **blocks}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("patch", [None, 1, 2, 3, 4, 5, 8, 16, 32, [4, 8, 4], [4, 4]])
-@pytest.mark.parametrize("block", [None, 1, 4, 8, 100, [1, 2]])
-@pytest.mark.parametrize("crop", [[32, 32, 32], [16, 32, 48]])
-def test_what_is_refused_is_what_the_objective_cannot_do(kind: str, patch: Any, block: Any, crop: list[int]) -> None:
+PATCHES: list[Any] = [None, 1, 2, 3, 4, 5, 8, 16, 32, [4, 8, 4], [4, 4]]
+BLOCKS: list[Any] = [None, 1, 4, 8, 100, [1, 2]]
+CROPS = [[32, 32, 32], [16, 32, 48]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "patch", "block", "crop", "encode"),
+    [*product(KINDS, PATCHES, BLOCKS, CROPS, ["all"]), *product(["swin"], PATCHES, BLOCKS, CROPS[1:], ["visible"])],
+)
+def test_what_is_refused_is_what_the_objective_cannot_do(
+    kind: str, patch: Any, block: Any, crop: list[int], encode: Any
+) -> None:
     """The objective itself is the judge: it draws a mask and encodes a crop, or it fails."""
     settings = PretrainingSettings(
+        encode=encode,
         patch_size=tuple(patch) if isinstance(patch, list) else patch,
         block_size=tuple(block) if isinstance(block, list) else block,
     )
@@ -42,6 +51,21 @@ def test_what_is_refused_is_what_the_objective_cannot_do(kind: str, patch: Any, 
     except InputError:
         taken = False
     assert taken == works
+
+
+def test_masks_of_visible_encoders_are_refused_with_the_remedy() -> None:
+    visible = {"encode": "visible"}
+    check_steps(_configuration("swin", [32, 32, 32], pretraining=visible))
+    with pytest.raises(InputError, match="no tokens to leave out: choose encode=all"):
+        check_steps(_configuration("plain", [32, 32, 32], pretraining=visible))
+    legacy = _configuration("swin", [32, 32, 32], pretraining=visible)
+    legacy["architecture"] = {"arch_kwargs": SWIN | {"legacy": True}}
+    with pytest.raises(InputError, match="plan the network without legacy"):
+        check_steps(legacy)
+    with pytest.raises(InputError, match=r"blocks of \[12, 12, 12\] voxels .* choose multiples of \[2, 2, 2\]"):
+        check_steps(_configuration("swin", [32, 32, 32], pretraining=visible | {"block_size": 3}))
+    with pytest.raises(InputError, match=r"no whole number of blocks of \[24, 8, 8\]: leave"):
+        check_steps(_configuration("swin", [32, 32, 32], pretraining=visible | {"block_size": [6, 2, 2]}))
 
 
 def test_masks_are_checked_where_there_is_a_block() -> None:

@@ -21,6 +21,7 @@ class LoadReport:
         new: names of the network for which the checkpoint holds nothing usable, and why.
         ignored: names of the checkpoint that were not loaded, and why.
         encoder_share: share of the encoder's parameters that were loaded or adapted, 0 to 1.
+        stem_share: the same for the full-resolution stem beside a Swin encoder; 0 for a network without.
         buffers: number of names in `loaded` that are buffers, such as statistics.
 
     Example:
@@ -41,6 +42,7 @@ class LoadReport:
     new: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     encoder_share: float = 0.0
+    stem_share: float = 0.0
     buffers: int = 0
 
     def note(self, name: str, fits: bool, how: str) -> None:
@@ -59,9 +61,10 @@ class LoadReport:
             self.loaded.append(name)
 
     def __str__(self) -> str:
+        stem = f" and {self.stem_share:.1%} of the stem" if self.stem_share else ""
         counted = f" (of which {self.buffers} are buffers)" if self.buffers else ""
         lines = [
-            f"weights from {self.path} (sha256 {self.sha256[:12]}): {self.encoder_share:.1%} of the encoder; "
+            f"weights from {self.path} (sha256 {self.sha256[:12]}): {self.encoder_share:.1%} of the encoder{stem}; "
             f"{len(self.loaded)} tensors loaded{counted}, {len(self.adapted)} adapted, {len(self.new)} left new, "
             f"{len(self.ignored)} ignored"
         ]

@@ -25,7 +25,8 @@ def load_pretrained(
 ) -> LoadReport:
     """Load the weights of a checkpoint into a network, in place.
 
-    The encoder's weights are adapted to the network (input channels, windows, kernels, patches). All others are loaded
+    The weights of the encoder, and of a stem beside it, are adapted to the network (input channels, windows, kernels,
+    patches). All others are loaded
     where name and shape agree, except those of the segmentation head, which belongs to another task. Buffers that a
     network saves, such as the statistics of batch norms, are loaded and reported like parameters. Everything is decided
     before the first tensor is written, so a refused checkpoint leaves the network as it was.
@@ -51,8 +52,10 @@ def load_pretrained(
         ...          "depths": [1, 1], "num_heads": [1, 2], "window_size": [2, 2, 2]}
         >>> torch.save({"network_weights": SwinUNet(1, 3, **sizes).state_dict()}, "pretrained.pth")
         >>> report = load_pretrained(SwinUNet(4, 2, **sizes), "pretrained.pth")
-        >>> report.encoder_share, report.adapted
-        (1.0, {'encoder.patch_embed.weight': 'input channels 1 to 4'})
+        >>> report.encoder_share, report.adapted["encoder.patch_embed.weight"]
+        (1.0, 'input channels 1 to 4')
+        >>> report.stem_share, report.adapted["stem.convs.0.0.weight"]
+        (1.0, 'input channels 1 to 4')
         >>> report.new["decoder.seg_layers.0.weight"]
         'a segmentation head belongs to its task'
     """
@@ -118,31 +121,40 @@ def _assign(network: nn.Module, checkpoint: Checkpoint) -> tuple[LoadReport, dic
 def _assign_parameters(
     network: nn.Module, known: Mapping[str, Tensor], window: tuple[int, ...] | None, report: LoadReport
 ) -> dict[str, Tensor]:
-    """Decides about every parameter, and what share of the encoder's is known."""
+    """Decides about every parameter, and what shares of the encoder's and of the stem's are known."""
     modules = dict(network.named_modules())
-    encoder = encoder_of(network).module
-    first = next(parameter for parameter in encoder.parameters() if parameter.ndim > 2)
-    prefix = next((f"{name}." for name, module in modules.items() if module is encoder and name), "")
+    view = encoder_of(network)
+    parts = {_prefix(modules, part): part for part in (view.stem, view.module) if part is not None}
+    first = [next(parameter for parameter in part.parameters() if parameter.ndim > 2) for part in parts.values()]
     tensors: dict[str, Tensor] = {}
-    matched = total = 0
+    matched, total = dict.fromkeys(parts, 0), dict.fromkeys(parts, 0)
     for name, target in network.named_parameters():
-        in_encoder = name.startswith(prefix)
-        total += target.numel() if in_encoder else 0
+        part = next((prefix for prefix in parts if name.startswith(prefix)), None)
+        if part is not None:
+            total[part] += target.numel()
         source = _source(known, name)
         if _HEAD in name or source is None:
             report.new[name] = "a segmentation head belongs to its task" if _HEAD in name else "not in the checkpoint"
             continue
-        if in_encoder:
+        if part is not None:
             owner = modules[name.rpartition(".")[0]]
-            fitted, how = fit(source, target, owner, window, reads_image=target is first)
+            fitted, how = fit(source, target, owner, window, reads_image=any(target is each for each in first))
         else:
             fitted, how = fit_exactly(source, target)
         report.note(name, fitted is not None, how)
         if fitted is not None:
             tensors[name] = fitted
-            matched += target.numel() if in_encoder else 0
-    report.encoder_share = matched / max(total, 1)
+            if part is not None:
+                matched[part] += target.numel()
+    shares = {parts[prefix]: matched[prefix] / max(total[prefix], 1) for prefix in parts}
+    report.encoder_share = shares[view.module]
+    report.stem_share = shares[view.stem] if view.stem is not None else 0.0
     return tensors
+
+
+def _prefix(modules: Mapping[str, nn.Module], part: nn.Module) -> str:
+    """Return what the names of a part's parameters start with; nothing if the part is the network."""
+    return next((f"{name}." for name, module in modules.items() if module is part and name), "")
 
 
 def _assign_buffers(network: nn.Module, known: Mapping[str, Tensor], report: LoadReport) -> dict[str, Tensor]:

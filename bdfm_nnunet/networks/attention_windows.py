@@ -35,7 +35,9 @@ class WindowGroup:
     padded: bool
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
+    """Tokens of one axis that lie in one window and were neighbours before the shift."""
+
     tokens: tuple[int, ...]  # on the padded axis
     places: tuple[int, ...]  # in the window
 
@@ -65,7 +67,7 @@ def window_groups(
         [(1, 4), (2, 2), (2, 2), (4, 1)]
     """
     axes = [
-        list(_pieces(size, extent, step, padding=legacy))
+        list(window_pieces(size, extent, step, padding=legacy))
         for size, extent, step in zip(grid, window, shift, strict=True)
     ]
     found: dict[tuple[tuple[int, ...], ...], list[list[int]]] = {}
@@ -86,7 +88,7 @@ def window_groups(
     return tuple(groups)
 
 
-def _pieces(size: int, extent: int, step: int, *, padding: bool) -> Iterator[_Piece]:
+def window_pieces(size: int, extent: int, step: int, *, padding: bool) -> Iterator[Piece]:
     """Return the windows of one axis, cut where tokens were not neighbours before the shift."""
     full = math.ceil(size / extent) * extent
     for first in range(0, full, extent):
@@ -97,7 +99,7 @@ def _pieces(size: int, extent: int, step: int, *, padding: bool) -> Iterator[_Pi
                 if (first + place + step >= full) == wrapped and (padding or (first + place + step) % full < size)
             ]
             if places:
-                yield _Piece(tuple((first + place + step) % full for place in places), tuple(places))
+                yield Piece(tuple((first + place + step) % full for place in places), tuple(places))
 
 
 def _numbers(grid: Sequence[int], places: Sequence[Sequence[int]]) -> Iterable[int]:

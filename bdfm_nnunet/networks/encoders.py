@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bdfm_nnunet.masking import MaskToken, upsample
+from bdfm_nnunet.networks.skip_decoder import ConvStage
 from bdfm_nnunet.networks.swin import SwinEncoder
+from bdfm_nnunet.networks.visible_tokens import VisibleTokens
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,15 @@ class EncoderView:
         in_channels: channels of the images.
         channels: channels of each feature.
         strides: stride of each feature in image voxels per axis.
+        stem: full-resolution convolutions beside the encoder, whose features are the network's finest skip; None if
+            the network has none (convolutional encoders hold theirs).
     """
 
     module: nn.Module
     in_channels: int
     channels: tuple[int, ...]
     strides: tuple[tuple[int, ...], ...]
+    stem: ConvStage | None = None
 
     @property
     def is_transformer(self) -> bool:
@@ -68,11 +74,45 @@ class EncoderView:
         if not self.is_transformer:
             masked = token(images.movedim(1, -1), upsample(mask, patch_size)).movedim(-1, 1)
             return list(self.module(masked.contiguous()))
+        mask = self._of_tokens(mask, patch_size)
+        return list(self.module(images, lambda tokens: token(tokens, mask)))
+
+    def visible_features(
+        self, images: Tensor, mask: Tensor, *, patch_size: Sequence[int]
+    ) -> tuple[list[Tensor], VisibleTokens]:
+        """Return the features of visible tokens, and their places; nothing is computed for hidden ones.
+
+        Args:
+            images: (B, C, *spatial).
+            mask: boolean (B, *grid), True = masked; it is read on the CPU.
+            patch_size: voxels per axis of a patch of the mask.
+
+        Returns:
+            One tensor (B, N_i, C_i) per stage, finest first, in the order of `VisibleTokens`.
+
+        Raises:
+            ValueError: the encoder has no tokens, or a position of its last stage is partly visible.
+        """
+        if not isinstance(self.module, SwinEncoder):
+            raise ValueError(f"{type(self.module).__name__} has no tokens: only a Swin encoder computes visible ones")
+        where = VisibleTokens(~self._of_positions(mask.cpu(), patch_size), self.module.strides[1:], images.device)
+        return list(self.module(images, visible=where)), where
+
+    def _of_positions(self, mask: Tensor, patch_size: Sequence[int]) -> Tensor:
+        """Return which positions of the last stage a mask hides, each as a whole."""
+        hidden = self._of_tokens(mask, patch_size)
+        merged = [last // first for last, first in zip(self.strides[-1], self.strides[0], strict=True)]
+        split = [n for size, step in zip(hidden.shape[1:], merged, strict=True) for n in (size // step, step)]
+        hidden, inside = hidden.reshape(len(hidden), *split), tuple(range(2, 2 + 2 * self.axes, 2))
+        if not torch.equal(whole := hidden.amin(inside), hidden.amax(inside)):
+            raise ValueError(f"the mask hides parts of positions of {self.strides[-1]} voxels: mask whole ones")
+        return whole
+
+    def _of_tokens(self, mask: Tensor, patch_size: Sequence[int]) -> Tensor:
+        """Return the mask of tokens."""
         if any(patch % step for patch, step in zip(patch_size, self.strides[0], strict=True)):
             raise ValueError(f"mask patches of {tuple(patch_size)} voxels are no whole tokens of {self.strides[0]}")
-        factors = [patch // step for patch, step in zip(patch_size, self.strides[0], strict=True)]
-        mask = upsample(mask, factors)
-        return list(self.module(images, lambda tokens: token(tokens, mask)))
+        return upsample(mask, [patch // step for patch, step in zip(patch_size, self.strides[0], strict=True)])
 
 
 def encoder_of(network: nn.Module) -> EncoderView:
@@ -90,7 +130,9 @@ def encoder_of(network: nn.Module) -> EncoderView:
         )
     totals = [tuple(math.prod(axis) for axis in zip(*strides[: i + 1], strict=True)) for i in range(len(strides))]
     first = next(parameter for parameter in encoder.parameters() if parameter.ndim > 2)
-    return EncoderView(encoder, first.shape[1], tuple(channels), tuple(totals))
+    stem = getattr(unwrap(network), "stem", None)
+    stem = stem if isinstance(stem, ConvStage) else None
+    return EncoderView(encoder, first.shape[1], tuple(channels), tuple(totals), stem)
 
 
 def unwrap(network: nn.Module) -> nn.Module:

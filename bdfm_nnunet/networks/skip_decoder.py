@@ -18,6 +18,7 @@ class ConvStage(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, convs: int, *, axes: int) -> None:
         super().__init__()
+        self.channels = channels
         widths = [in_channels] + [channels] * convs
         self.convs = nn.ModuleList(
             nn.Sequential(

@@ -1,11 +1,13 @@
 """Shifted-window transformer encoder (Swin, Liu et al. 2021, https://arxiv.org/abs/2103.14030), in any number of axes.
 
 Shapes: B batch, C channels, *grid tokens per axis, N tokens of a window, W windows of an image, H heads. Tokens are
-channels-last (B, *grid, C) inside and channels-first (B, C, *grid) in the output.
+channels-last (B, *grid, C) inside and channels-first (B, C, *grid) in the output. Where only the visible tokens are
+computed, they are (B, N, C), in the order of a `VisibleStage`.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from bdfm_nnunet.frequency import patchify
 from bdfm_nnunet.networks.attention import window_attention
 from bdfm_nnunet.networks.attention_windows import window_groups
 from bdfm_nnunet.networks.recomputing import recomputed
+from bdfm_nnunet.networks.visible_attention import visible_attention
+from bdfm_nnunet.networks.visible_tokens import VisibleStage, VisibleTokens
 
 TokenFilter = Callable[[Tensor], Tensor]
 
@@ -37,8 +41,15 @@ class PatchEmbedding(nn.Module):
         if any(short):
             images = functional.pad(images, [n for missing in reversed(short) for n in (0, missing)])
         grid = [size // step for size, step in zip(images.shape[2:], self.patch_size, strict=True)]
-        patches = patchify(images, self.patch_size).flatten(2)
-        return functional.linear(patches, self.weight.flatten(1), self.bias).reshape(len(images), *grid, -1)
+        return self._embed(patchify(images, self.patch_size)).reshape(len(images), *grid, -1)
+
+    def embed_visible(self, images: Tensor, where: VisibleStage) -> Tensor:
+        """Map (B, C_in, *spatial) to the visible tokens, (B, N, C)."""
+        patches = patchify(images, self.patch_size).flatten(0, 1).index_select(0, where.flat)
+        return self._embed(patches.unflatten(0, (len(images), -1)))
+
+    def _embed(self, patches: Tensor) -> Tensor:
+        return functional.linear(patches.flatten(2), self.weight.flatten(1), self.bias)
 
 
 class PatchMerging(nn.Module):
@@ -61,6 +72,10 @@ class PatchMerging(nn.Module):
         neighbours = range(2 * axes, 0, -2)
         tokens = tokens.reshape(batch, *split, channels).permute(0, *range(1, 2 * axes, 2), *neighbours, -1)
         return self.reduction(self.norm(tokens.flatten(1 + axes)))
+
+    def merge_visible(self, tokens: Tensor) -> Tensor:
+        """Map the visible tokens of a stage, (B, N, C), to those of the next one."""
+        return self.reduction(self.norm(tokens.reshape(len(tokens), -1, math.prod(self.stride) * tokens.shape[-1])))
 
 
 class WindowAttention(nn.Module):
@@ -103,6 +118,12 @@ class WindowAttention(nn.Module):
             flat = functional.pad(flat, (0, 0, 0, 1))
         biases = [self.relative_bias(group.index) for group in groups]
         attended = window_attention(self.qkv(flat), groups, biases)[:, :count]
+        return self.proj(attended).reshape(tokens.shape)
+
+    def attend_visible(self, tokens: Tensor, shift: tuple[int, ...], where: VisibleStage) -> Tensor:
+        """Attend inside the windows of a grid of which only the visible tokens are given, (B, N, C)."""
+        buckets = where.buckets(clipped(self.window_size, where.grid), shift, self.window_size)
+        attended = visible_attention(self.qkv(tokens).flatten(0, 1), buckets, self.relative_position_bias_table.T)
         return self.proj(attended).reshape(tokens.shape)
 
     def relative_bias(self, index: Tensor) -> Tensor:
@@ -176,16 +197,18 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Perceptron(channels, int(channels * mlp_ratio))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map (B, *grid, C) to the same shape."""
-        tokens = tokens + self._drop(self._attend(self.norm1(tokens)))
+    def forward(self, tokens: Tensor, where: VisibleStage | None = None) -> Tensor:
+        """Map (B, *grid, C), or visible tokens (B, N, C) and where they are, to the same shape."""
+        tokens = tokens + self._drop(self._attend(self.norm1(tokens), where))
         return tokens + self._drop(self.mlp(self.norm2(tokens)))
 
-    def _attend(self, tokens: Tensor) -> Tensor:
-        grid = tokens.shape[1:-1]
+    def _attend(self, tokens: Tensor, where: VisibleStage | None) -> Tensor:
+        grid = tokens.shape[1:-1] if where is None else where.grid
         window = clipped(self.window_size, grid)
         shift = [size // 2 if self.shifted and count > size else 0 for count, size in zip(grid, window, strict=True)]
-        return self.attn(tokens, tuple(shift))
+        if where is None:
+            return self.attn(tokens, tuple(shift))
+        return self.attn.attend_visible(tokens, tuple(shift), where)
 
     def _drop(self, branch: Tensor) -> Tensor:
         """Drop the branch for some samples, scaled to keep the mean (https://arxiv.org/abs/1603.09382)."""
@@ -211,12 +234,18 @@ class SwinStage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.checkpointing = checkpointing
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map (B, *grid, C) to (B, *grid after merging, C of this stage)."""
+    def forward(self, tokens: Tensor, where: VisibleStage | None = None) -> Tensor:
+        """Map (B, *grid, C) to (B, *grid after merging, C of this stage); or visible tokens (B, N, C), see `where`.
+
+        Args:
+            tokens: tokens of the stage before.
+            where: place of the visible tokens of this stage; None if all are given.
+        """
         if self.merging is not None:
-            tokens = self.merging(tokens)
+            tokens = self.merging(tokens) if where is None else self.merging.merge_visible(tokens)
         for block in self.blocks:
-            tokens = recomputed(block, tokens) if self.checkpointing and self.training else block(tokens)
+            function = block if where is None else partial(block, where=where)
+            tokens = recomputed(function, tokens) if self.checkpointing and self.training else function(tokens)
         return tokens
 
 
@@ -269,6 +298,7 @@ class SwinEncoder(nn.Module):
         if any(len(stride) != len(patch_size) for stride in (window_size, *merging)):
             raise ValueError(f"window and merging must have {len(patch_size)} axes, as the patch size {patch_size}")
         self.in_channels = in_channels
+        self.legacy = legacy
         self.output_channels = tuple(features)
         self.strides = (tuple(patch_size), *(tuple(stride) for stride in merging))
         self.patch_embed = PatchEmbedding(in_channels, features[0], patch_size)
@@ -293,16 +323,25 @@ class SwinEncoder(nn.Module):
         self.norm = nn.LayerNorm(features[-1])
         self.apply(_initialise)
 
-    def forward(self, images: Tensor, token_filter: TokenFilter | None = None) -> list[Tensor]:
+    def forward(
+        self, images: Tensor, token_filter: TokenFilter | None = None, *, visible: VisibleTokens | None = None
+    ) -> list[Tensor]:
         """Return the features of every stage.
 
         Args:
             images: (B, C_in, *spatial).
             token_filter: function applied to the embedded tokens (B, *grid, C) before the first stage, such as masking.
+            visible: tokens to compute; no other token is embedded or attended to. By default all.
 
         Returns:
-            One tensor (B, C, *grid) per stage, finest first; the last one after the encoder's final norm.
+            One tensor (B, C, *grid) per stage, finest first, or (B, N, C) of visible tokens in the order of their
+            `VisibleStage`; the last one after the encoder's final norm.
+
+        Raises:
+            ValueError: only the visible tokens are wanted, but attention is the legacy one, whose windows hold padding.
         """
+        if visible is not None:
+            return self._encode_visible(images, visible)
         tokens = self.patch_embed(images)
         if token_filter is not None:
             tokens = token_filter(tokens)
@@ -312,6 +351,17 @@ class SwinEncoder(nn.Module):
             features.append(tokens)
         features[-1] = self.norm(features[-1])
         return [feature.movedim(-1, 1) for feature in features]
+
+    def _encode_visible(self, images: Tensor, visible: VisibleTokens) -> list[Tensor]:
+        if self.legacy:
+            raise ValueError("legacy attention lets padding take part: it cannot be computed for visible tokens only")
+        tokens = self.patch_embed.embed_visible(images, visible.stages[0])
+        features = []
+        for stage, where in zip(self.stages, visible.stages, strict=True):
+            tokens = stage(tokens, where)
+            features.append(tokens)
+        features[-1] = self.norm(features[-1])
+        return features
 
 
 def _initialise(module: nn.Module) -> None:

@@ -63,6 +63,7 @@ class Objective(nn.Module):
         compares_samples: whether the loss of a sample depends on the other samples of the batch.
         uses_patients: whether `forward` and `monitor` need "patients", (B,) integer keys of the samples' patients, -1
             for an unknown patient.
+        shapes_vary: whether shapes of tensors depend on what is drawn; torch.compile then leaves the objective alone.
         encoder_forwards: forward passes of the encoder per training step.
         progress: curve that tells how far the training has come, and whether larger values of it are better.
         panels: title of a figure's panel -> label of a curve -> name of a monitor, for progress.png.
@@ -72,6 +73,7 @@ class Objective(nn.Module):
     settings_class: ClassVar[type[CropSettings]] = CropSettings
     compares_samples: bool = False
     uses_patients: bool = False
+    shapes_vary: bool = False
     encoder_forwards: int = 1
     progress: tuple[str, bool] = ("val_losses", False)
     panels: Mapping[str, Mapping[str, str]] = MappingProxyType({})

@@ -19,9 +19,10 @@ from bdfm_nnunet.masking import MaskToken, block_mask, per_axis, upsample
 from bdfm_nnunet.networks.encoders import EncoderView
 from bdfm_nnunet.objectives.base import Monitored, Objective, Picture
 from bdfm_nnunet.objectives.frequency_decoder import FrequencyDecoder
-from bdfm_nnunet.objectives.pixel_decoders import FinalDecoder, PyramidDecoder
+from bdfm_nnunet.objectives.pixel_decoders import FinalDecoder, PyramidDecoder, StemRefinement
+from bdfm_nnunet.objectives.visible_decoder import VisibleDecoder
 from bdfm_nnunet.settings import PretrainingSettings
-from bdfm_nnunet.step_checks import check_masks
+from bdfm_nnunet.step_checks import check_masks, check_stem, check_visible, check_whole_blocks, default_block
 
 
 class MaskedImageModelling(Objective):
@@ -68,17 +69,53 @@ class MaskedImageModelling(Objective):
         super().__init__(view, settings, spacing=spacing)
         settings = self.settings
         self.patch_size = per_axis(settings.patch_size or view.token_patch, view.axes)
-        self.block_size = per_axis(settings.block_size or (1 if view.is_transformer else 4), view.axes)
+        default = default_block(settings, self.patch_size, view.strides[-1], transformer=view.is_transformer)
+        self.block_size = per_axis(settings.block_size or default, view.axes)
         noise = 0.02 if settings.mask_token == "scalar_mean" else 0.0
-        self.mask_token = MaskToken(view.mask_channels, settings.mask_token, noise=noise)
-        parallel = settings.frequency_decoder == "parallel"
-        outputs = view.in_channels * (2 if parallel else 1)
-        self.pixel_decoder: nn.Module
-        if settings.decoder == "final":
-            self.pixel_decoder = FinalDecoder(view.channels[-1], view.strides[-1], settings.decoder_channels, outputs)
-        else:
-            self.pixel_decoder = PyramidDecoder(view.channels, view.strides, settings.decoder_channels, outputs)
+        self.encodes_all = settings.encode == "all"
+        self.shapes_vary = not self.encodes_all
+        if self.encodes_all:
+            self.mask_token = MaskToken(view.mask_channels, settings.mask_token, noise=noise)
+        self.pixel_decoder = self._build_pixel_decoder(noise)
+        if settings.stem:
+            self._add_stem(noise)
         self.frequency_decoder = None if settings.frequency_decoder == "none" else self._build_frequency_decoder()
+
+    def _build_pixel_decoder(self, noise: float) -> nn.Module:
+        view, settings = self.view, self.settings
+        outputs = self._decoded_channels
+        if settings.decoder == "final":
+            return FinalDecoder(view.channels[-1], view.strides[-1], settings.decoder_channels, outputs)
+        if self.encodes_all:
+            return PyramidDecoder(view.channels, view.strides, settings.decoder_channels, outputs)
+        legacy = bool(getattr(view.module, "legacy", False))
+        sizes = (self.patch_size, self.block_size, view.strides[-1])
+        check_visible(*sizes, transformer=view.is_transformer, legacy=legacy)
+        return VisibleDecoder(
+            view.channels,
+            view.strides,
+            settings.decoder_channels,
+            outputs,
+            mask_token=settings.mask_token,
+            noise=noise,
+            block=self.block_voxels,
+        )
+
+    def _add_stem(self, noise: float) -> None:
+        check_stem(has_stem=self.view.stem is not None)
+        assert self.view.stem is not None
+        self.stem = self.view.stem  # by this name, under which fine-tuning looks for it
+        self.stem_token = MaskToken(self.view.in_channels, self.settings.mask_token, noise=noise)
+        self.stem_refinement = StemRefinement(self.stem.channels, self._decoded_channels, self.view.axes)
+
+    @property
+    def _decoded_channels(self) -> int:
+        return self.view.in_channels * (2 if self.settings.frequency_decoder == "parallel" else 1)
+
+    @property
+    def block_voxels(self) -> tuple[int, ...]:
+        """Voxels per axis of the blocks that are masked together."""
+        return tuple(count * step for count, step in zip(self.block_size, self.patch_size, strict=True))
 
     def _build_frequency_decoder(self) -> FrequencyDecoder:
         settings = self.settings
@@ -100,12 +137,12 @@ class MaskedImageModelling(Objective):
         check_masks(configuration, settings)
 
     def share_encoding(self, other: Objective) -> bool:
-        """Share the mask token with an objective that masks in the same way."""
-        names = ("mask_ratio", "patch_size", "block_size", "mask_token")
+        """Share the mask token with an objective that masks in the same way; without it, visible tokens are shared."""
+        names = ("mask_ratio", "patch_size", "block_size", "encode", *(("mask_token",) if self.encodes_all else ()))
         if not isinstance(other, MaskedImageModelling):
             return False
         same = all(getattr(self.settings, name) == getattr(other.settings, name) for name in names)
-        if same:
+        if same and self.encodes_all:
             self.mask_token = other.mask_token
         return same
 
@@ -122,8 +159,20 @@ class MaskedImageModelling(Objective):
         return ("pixel",) if self.frequency_decoder is None else ("pixel", "frequency")
 
     def draw(self, batch: int, spatial: Sequence[int], *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw the masks of a step."""
-        return {"mask": self.draw_mask(batch, spatial, generator=generator)}
+        """Draw the masks of a step; and the blocks that are rebuilt, (B, *blocks), unless it is all hidden ones."""
+        mask = self.draw_mask(batch, spatial, generator=generator)
+        if self.settings.rebuild == 1:
+            return {"mask": mask}
+        hidden = self._of_blocks(mask)
+        count = max(1, round(self.settings.rebuild * int(hidden[0].sum())))
+        noise = torch.rand(batch, hidden[0].numel(), generator=generator, device=mask.device)
+        order = noise.masked_fill_(~hidden.flatten(1), 2).argsort(1)
+        chosen = torch.zeros_like(hidden).flatten(1).scatter_(1, order[:, :count], True)
+        return {"mask": mask, "rebuild": chosen.reshape(hidden.shape)}
+
+    def _of_blocks(self, mask: Tensor) -> Tensor:
+        """Return which blocks a mask of patches hides, (B, *blocks)."""
+        return mask[(slice(None), *(slice(None, None, size) for size in self.block_size))]
 
     def draw_mask(
         self,
@@ -152,6 +201,8 @@ class MaskedImageModelling(Objective):
         for step in (self.patch_size, self.view.strides[-1]):
             if any(size % part for size, part in zip(spatial, step, strict=True)):
                 raise ValueError(f"images of {tuple(spatial)} voxels cannot be rebuilt from positions of {step} voxels")
+        if not self.encodes_all:
+            check_whole_blocks(spatial, self.patch_size, self.block_size)
         return tuple(size // part for size, part in zip(spatial, self.patch_size, strict=True))
 
     def reconstruct(self, images: Tensor, *, mask: Tensor) -> dict[str, Tensor]:
@@ -165,7 +216,31 @@ class MaskedImageModelling(Objective):
             "pixel" and, with a frequency decoder, "frequency": (B, C, *spatial) each.
         """
         self.grid(images.shape[2:])
-        decoded = self.pixel_decoder(self.view.features(images, mask, self.mask_token, patch_size=self.patch_size))
+        if self.encodes_all:
+            features = self.view.features(images, mask, self.mask_token, patch_size=self.patch_size)
+            decoded = self.pixel_decoder(features)
+            if self.settings.stem:
+                decoded = self.stem_refinement(decoded, self._stem_features(images, mask))
+            return self._in_both_domains(decoded)
+        counts = [size // step for size, step in zip(images.shape[2:], self.block_voxels, strict=True)]
+        every = torch.ones(len(images), *counts, dtype=torch.bool)
+        rebuilt = self._rebuild(images, mask, _numbers(every))
+        return {name: unpatchify(blocks.unflatten(0, (len(images), -1)), counts) for name, blocks in rebuilt.items()}
+
+    def _stem_features(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Return the features of the full-resolution stem, which sees images whose masked voxels are filled."""
+        filled = self.stem_token(images.movedim(1, -1), upsample(mask, self.patch_size)).movedim(-1, 1)
+        features: Tensor = self.stem(filled.contiguous())
+        return features
+
+    def _rebuild(self, images: Tensor, mask: Tensor, blocks: Tensor) -> dict[str, Tensor]:
+        """Rebuild blocks, (B, K) by their numbers, from what is visible; the results are (B * K, C, *block)."""
+        assert isinstance(self.pixel_decoder, VisibleDecoder)
+        features, where = self.view.visible_features(images, mask, patch_size=self.patch_size)
+        return self._in_both_domains(self.pixel_decoder.rebuild(features, where, blocks.to(images.device)))
+
+    def _in_both_domains(self, decoded: Tensor) -> dict[str, Tensor]:
+        """Return the outputs "pixel" and "frequency" of the decoders from that of the pixel decoder."""
         if self.frequency_decoder is None:
             return {"pixel": decoded}
         if self.settings.frequency_decoder == "serial":
@@ -200,13 +275,20 @@ class MaskedImageModelling(Objective):
         return unpatchify((patches - mean) / (spread + 1e-6).sqrt(), self.grid(images.shape[2:]))
 
     def forward(  # type: ignore[override]
-        self, images: Tensor, *, mask: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        images: Tensor,
+        *,
+        mask: Tensor | None = None,
+        rebuild: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Compute the losses of a batch.
 
         Args:
             images: (B, C, *spatial), each axis a multiple of the patch and of the encoder's total stride.
             mask: boolean (B, *grid), True = masked; drawn if not given.
+            rebuild: boolean (B, *blocks), hidden blocks that are rebuilt and counted where only visible tokens are
+                encoded; by default all.
             generator: random generator of a drawn mask.
 
         Returns:
@@ -214,7 +296,23 @@ class MaskedImageModelling(Objective):
         """
         if mask is None:
             mask = self.draw_mask(len(images), images.shape[2:], generator=generator, device=images.device)
+        if not self.encodes_all:
+            return self._losses_of_blocks(images, mask, self._of_blocks(mask) if rebuild is None else rebuild)
         return self.losses(images, self.reconstruct(images, mask=mask), mask)
+
+    def _losses_of_blocks(self, images: Tensor, mask: Tensor, rebuild: Tensor) -> dict[str, Tensor]:
+        """Return the losses of blocks (B, *blocks), each of which is treated as an image that is masked as a whole."""
+        self.grid(images.shape[2:])
+        if mask.is_meta:  # whose content is not known: costs are counted for some mask
+            mask = self.draw_mask(len(images), images.shape[2:], generator=torch.Generator().manual_seed(0))
+            rebuild = self._of_blocks(mask)
+        blocks = _numbers(rebuild)
+        rebuilt = self._rebuild(images, mask, blocks)
+        starts = torch.arange(len(images))[:, None] * rebuild[0].numel()
+        targets = patchify(images, self.block_voxels).flatten(0, 1)
+        targets = targets.index_select(0, (blocks + starts).flatten().to(images.device))
+        whole = torch.ones(len(targets), *self.block_size, dtype=torch.bool, device=images.device)
+        return self.losses(targets, rebuilt, whole)
 
     def monitor(self, images: Tensor, **drawn: Tensor) -> Monitored:
         """Rebuild images and score them on the masked voxels, beside filling these with the mean of the visible ones.
@@ -239,6 +337,14 @@ class MaskedImageModelling(Objective):
             f"{latest['psnr_mean_fill']:.2f} dB for filling with the mean; SSIM {latest['ssim']:.3f} against "
             f"{latest['ssim_mean_fill']:.3f}"
         )
+
+
+def _numbers(chosen: Tensor) -> Tensor:
+    """Return the raster numbers of chosen blocks, (B, K) on the CPU, from booleans (B, *blocks)."""
+    chosen = chosen.cpu().flatten(1)
+    if len(counts := chosen.sum(1).unique()) > 1:
+        raise ValueError(f"samples have between {counts[0]} and {counts[-1]} blocks to rebuild, expected equally many")
+    return chosen.nonzero()[:, 1].reshape(len(chosen), -1)
 
 
 def _scores(prediction: Tensor, images: Tensor, voxels: Tensor) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Objectives that are trained together."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.masking import MaskToken
 from bdfm_nnunet.networks.encoders import EncoderView
+from bdfm_nnunet.networks.visible_tokens import VisibleTokens
 from bdfm_nnunet.objectives.base import Monitored, Objective, Picture
 from bdfm_nnunet.objectives.registry import objective_class
 from bdfm_nnunet.settings import MixtureSettings
@@ -20,20 +21,29 @@ class SharedView(EncoderView):
     """An encoder that computes the features of one masked input once, however many objectives ask for them.
 
     Attributes:
-        known: arguments and features since the last `clear`.
+        known: arguments, options and results since the last `clear`.
     """
 
-    known: list[tuple[Any, list[Tensor]]] = field(default_factory=list, compare=False)
+    known: list[tuple[Any, Any, Any]] = field(default_factory=list, compare=False)
 
     def features(self, images: Tensor, mask: Tensor, token: MaskToken, **options: Any) -> list[Tensor]:
         """Return the features of masked images, see `EncoderView.features`."""
-        for (known_images, known_mask, known_token, known_options), features in self.known:
-            same = known_images is images and known_mask is mask and known_token is token
+        return list(self._once(super().features, images, mask, token, **options))
+
+    def visible_features(self, images: Tensor, mask: Tensor, **options: Any) -> tuple[list[Tensor], VisibleTokens]:
+        """Return the features of visible tokens, see `EncoderView.visible_features`."""
+        features, where = self._once(super().visible_features, images, mask, **options)
+        return list(features), where
+
+    def _once(self, compute: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Call a function, unless it is known what it gives for the very same arguments."""
+        for known, known_options, result in self.known:
+            same = len(known) == len(arguments) and all(a is b for a, b in zip(known, arguments, strict=True))
             if same and known_options == options:
-                return list(features)
-        features = super().features(images, mask, token, **options)
-        self.known.append(((images, mask, token, options), features))
-        return list(features)
+                return result
+        result = compute(*arguments, **options)
+        self.known.append((arguments, options, result))
+        return result
 
     def clear(self) -> None:
         """Forget the features, which hold the memory of a step."""
@@ -82,13 +92,15 @@ class Mixture(Objective):
     view: SharedView
 
     def __init__(self, view: EncoderView, settings: MixtureSettings, *, spacing: Sequence[float] | None = None) -> None:
-        shared = SharedView(view.module, view.in_channels, view.channels, view.strides)
+        shared = SharedView(view.module, view.in_channels, view.channels, view.strides, view.stem)
         super().__init__(shared, settings, spacing=spacing)
         self.weights = [each.weight for each in settings.objectives]
         parts = [objective_class(each.name)(shared, each.settings, spacing=spacing) for each in settings.objectives]
         for part in parts:  # whose encoder would be a second name of the same weights in checkpoints
-            del part._modules["encoder"]
-            object.__setattr__(part, "encoder", view.module)
+            for name in part._modules.keys() & {"encoder", "stem"}:
+                module = part._modules.pop(name)
+                object.__setattr__(part, name, module)
+                setattr(self, name, module)
         self.labels = _labels([each.name for each in settings.objectives])
         shares = [any(part.share_encoding(other) for other in parts[:i]) for i, part in enumerate(parts)]
         self.encoder_forwards = sum(p.encoder_forwards for p, other in zip(parts, shares, strict=True) if not other)
@@ -129,6 +141,11 @@ class Mixture(Objective):
     def uses_patients(self) -> bool:  # type: ignore[override]
         """Whether any objective asks for patients."""
         return any(part.uses_patients for _, part in self._named())
+
+    @property
+    def shapes_vary(self) -> bool:  # type: ignore[override]
+        """Whether shapes of any objective vary."""
+        return any(part.shapes_vary for _, part in self._named())
 
     @property
     def terms(self) -> tuple[str, ...]:

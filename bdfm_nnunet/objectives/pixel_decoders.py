@@ -38,6 +38,26 @@ class Expand(nn.Module):
         return voxels + self.bias.reshape(-1, *(1,) * len(grid))
 
 
+class StemRefinement(nn.Module):
+    """Correction of a reconstruction by the features of a network's full-resolution stem, voxel by voxel.
+
+    Args:
+        channels: channels of the stem's features.
+        outputs: channels of the reconstruction.
+        axes: number of spatial axes.
+    """
+
+    def __init__(self, channels: int, outputs: int, axes: int) -> None:
+        super().__init__()
+        self.lift = Expand(outputs, channels, (1,) * axes)
+        self.correct = Expand(channels, outputs, (1,) * axes, std=_QUIET)
+
+    def forward(self, rebuilt: Tensor, features: Tensor) -> Tensor:
+        """Map a reconstruction (B, outputs, *spatial) and features (B, channels, *spatial) to a reconstruction."""
+        corrected: Tensor = rebuilt + self.correct(functional.gelu(features + self.lift(rebuilt)))
+        return corrected
+
+
 class FinalDecoder(nn.Module):
     """The published pixel decoder: two expansions from the encoder's last features.
 

@@ -37,13 +37,20 @@ class PretrainingSettings(CropSettings):
 
     Attributes:
         mask_ratio: share of the blocks that are masked.
+        encode: "all" replaces hidden tokens by the mask token and encodes everything; "visible" computes nothing for
+            hidden blocks in the encoder, for a fraction of the time, and is another method: see docs/objectives.md.
+        rebuild: with encode "visible", share of the hidden blocks that the finest part of the decoder rebuilds and the
+            loss counts, drawn anew in each step; at least one block.
         patch_size: voxels per axis of the mask grid and of the patches of the frequency loss; by default the token
             patch of a transformer, and 4 (1 on axes that the network never halves) for convolutional encoders.
         block_size: patches per axis that are masked together; by default 1 for a transformer and 4 for a convolutional
-            encoder, whose receptive field sees past small holes.
-        mask_token: replacement of a masked token (transformer) or masked voxel (convolutional encoder).
+            encoder, whose receptive field sees past small holes; with encode "visible" one position of the last stage.
+        mask_token: replacement of a masked token (transformer) or masked voxel (convolutional encoder); with encode
+            "visible" of what the decoder lacks, at each scale.
         decoder: "pyramid" joins the features of all stages; "final" is the published head, on the last stage only.
         decoder_channels: width of the pixel decoder.
+        stem: pre-train the full-resolution stem of a Swin U-Net too, its finest skip: it sees the image with masked
+            voxels filled, and its features correct the pixel decoder's image. A published model has none.
         frequency_decoder: "parallel" has a separate output of the pixel decoder as input, "serial" (published) the
             reconstructed image; "none" has no frequency decoder (SimMIM).
         frequency_blocks: residual blocks of the frequency decoder.
@@ -60,11 +67,14 @@ class PretrainingSettings(CropSettings):
     """
 
     mask_ratio: float = 0.75
+    encode: Literal["all", "visible"] = "all"
+    rebuild: float = 1.0
     patch_size: tuple[int, ...] | int | None = None
     block_size: tuple[int, ...] | int | None = None
     mask_token: MaskTokenMode = "channel_mean"
     decoder: Literal["pyramid", "final"] = "pyramid"
     decoder_channels: int = 64
+    stem: bool = False
     frequency_decoder: Literal["parallel", "serial", "none"] = "parallel"
     frequency_blocks: int = 8
     frequency_padding: Literal["circular", "zero"] = "circular"
@@ -82,6 +92,20 @@ class PretrainingSettings(CropSettings):
         at_least_zero(self, "pixel_weight", "frequency_weight", "alpha")
         if not 0 < self.mask_ratio < 1:
             raise InputError(f"mask_ratio is {self.mask_ratio}, expected a number between 0 and 1, both excluded")
+        if not 0 < self.rebuild <= 1:
+            raise InputError(f"rebuild is {self.rebuild}, expected a share above 0 and at most 1")
+        if self.rebuild < 1 and self.encode != "visible":
+            raise InputError(f"rebuild is {self.rebuild}, but encode=all rebuilds everything: choose encode=visible")
+        if self.encode == "visible" and self.stem:
+            raise InputError(
+                "stem is true, but with encode=visible nothing is computed at hidden voxels, where the stem would be "
+                "trained: choose encode=all, or leave stem out"
+            )
+        if self.encode == "visible" and self.decoder != "pyramid":
+            raise InputError(
+                f"decoder is {self.decoder}, which reads one position at a time and sees nothing of an image in hidden "
+                "ones: choose decoder=pyramid for encode=visible"
+            )
 
     @classmethod
     def published(cls, **changes: Any) -> "PretrainingSettings":

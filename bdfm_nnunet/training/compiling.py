@@ -23,8 +23,13 @@ class Compiler:
         self._log = log
         self._failed = False
 
-    def is_wanted(self, nnunet_decides: Callable[[], bool]) -> bool:
-        """Follow the setting; nnU-Net's variable nnUNet_compile overrides it, but nnU-Net itself only asks on CUDA."""
+    def is_wanted(self, nnunet_decides: Callable[[], bool], network: nn.Module | None = None) -> bool:
+        """Follow the setting; nnU-Net's variable nnUNet_compile overrides it, but nnU-Net itself only asks on CUDA.
+
+        A network with a true `shapes_vary` would be compiled anew for every shape, so it stays as it is.
+        """
+        if network is not None and getattr(unwrap(network), "shapes_vary", False):
+            return False
         variable = os.environ.get("nnUNet_compile")
         if self._failed or (variable is not None and variable.lower() not in ("true", "1", "t")):
             return False

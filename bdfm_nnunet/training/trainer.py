@@ -179,7 +179,7 @@ class Trainer(nnUNetTrainer):
         self.origin.remember(self.network)
 
     def _do_i_compile(self) -> bool:
-        return self.compiler.is_wanted(super()._do_i_compile)
+        return self.compiler.is_wanted(super()._do_i_compile, self.network)
 
     def _build_loss(self) -> Any:
         return self.task.build_loss()

@@ -47,6 +47,12 @@ def test_help_starts(script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         pytest.param(
             "peers.py", ["--size", "32", "--peers", "ResEnc-M", "--precisions", "fp32"], 1, marks=pytest.mark.slow
         ),
+        pytest.param(
+            "visible.py",
+            ["--size", "64", "--batches", "1", "--encoders", "cubic", "--precisions", "fp32"],
+            1,
+            marks=pytest.mark.slow,
+        ),
         ("metrics.py", ["--lesions", "2", "--size", "60,60,40"], 1),
         pytest.param(
             "loader.py",

@@ -78,7 +78,7 @@ def build(architecture: dict[str, Any], pretraining: dict[str, Any] | None) -> n
     network = build_network(configuration, inputs=2, outputs=3, deep_supervision=pretraining is None, initialise=False)
     if pretraining is None:
         return network
-    settings = PretrainingSettings(**{**pretraining, "block_size": 1})
+    settings = PretrainingSettings(**{"block_size": 1, **pretraining})
     return MaskedImageModelling(encoder_of(network), settings)
 
 
@@ -121,6 +121,19 @@ def assert_counted_alike(make: Build, shape: Sequence[int], monkeypatch: pytest.
 )
 def test_a_step_of_fine_tuning(name: str, patch: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     assert_counted_alike(partial(build, ARCHITECTURES[name][0], None), (1, 2, *patch), monkeypatch)
+
+
+VISIBLE: dict[str, dict[str, Any]] = {
+    "visible": {"encode": "visible", "block_size": None},
+    "a share rebuilt": {"encode": "visible", "block_size": None, "rebuild": 0.5, "mask_token": "image_mean"},
+}
+
+
+@pytest.mark.parametrize("pretraining", VISIBLE)
+@pytest.mark.parametrize("name", ["swin", "swin 2d", "swin recomputed"])
+def test_a_step_that_encodes_what_is_visible(name: str, pretraining: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = partial(build, ARCHITECTURES[name][0], VISIBLE[pretraining])
+    assert_counted_alike(make, (1, 2, *ARCHITECTURES[name][1][-1]), monkeypatch)
 
 
 @pytest.mark.parametrize("pretraining", PRETRAININGS)

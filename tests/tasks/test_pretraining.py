@@ -67,6 +67,24 @@ def test_interrupted_run_continues_to_the_same_losses(prepared: Prepared, undist
     assert_same_run(continued(make, done=3), undisturbed)
 
 
+def test_a_run_that_encodes_what_is_visible_is_continued_and_fine_tuned(prepared: Prepared) -> None:
+    settings = {"training.epochs": 2, "pretraining.encode": "visible", "pretraining.rebuild": 0.5}
+    whole = _run(prepared, "visible", **settings)
+    assert math.isfinite(curves(whole)["psnr"][-1])
+    assert curves(whole)["psnr_mean_fill"][0] == curves(whole)["psnr_mean_fill"][1]
+
+    def make() -> Any:
+        return make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "halved", settings)
+
+    killed(make, step=5)
+    assert_same_run(continued(make, done=3), whole)
+    weights = {"finetuning.weights": str(checkpoint(whole))}
+    tuned = make_trainer(nnUNetTrainerBDFM, prepared, prepared.labelled, "tuned", weights)
+    tuned.initialize()
+    tuned.task.load_weights()
+    assert "100.0% of the encoder" in Path(tuned.log_file).read_text()
+
+
 def test_seed_decides(prepared: Prepared, undisturbed: Any) -> None:
     other = _run(prepared, "seed", **{"training.seed": 7, "training.epochs": 3})
     assert curves(other)["train_losses"] != curves(undisturbed)["train_losses"]

@@ -27,6 +27,14 @@ def test_the_variable_overrides_the_setting_and_nnunet_has_the_last_word(
     assert Compiler(setting, print).is_wanted(lambda: nnunet) is wanted  # type: ignore[arg-type]
 
 
+def test_what_differs_in_shape_from_step_to_step_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("nnUNet_compile", raising=False)
+    network = nn.Linear(2, 2)
+    assert Compiler("on", print).is_wanted(lambda: True, network)
+    network.shapes_vary = True  # type: ignore[assignment]
+    assert not Compiler("on", print).is_wanted(lambda: True, network)
+
+
 def test_a_failure_is_logged_and_final(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("nnUNet_compile", raising=False)
     lines: list[str] = []
