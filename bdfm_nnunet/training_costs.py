@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FINETUNINGS = ("nnUNetTrainerBDFM",)
 """Trainers of the network with its decoder."""
 DEFAULT_EPOCHS = 1000
-NUMBERS_PER_PARAMETER = {"adamw": 4, "sgd": 3}
+NUMBERS_PER_PARAMETER = {"adamw": 4, "sgd": 3, "lars": 3}
 """What an optimiser keeps, weight and gradient included."""
 _WITHOUT_COSTS = {"training", "pretraining", "finetuning", "costs", "variant_settings", "inherits_from", "batch_size"}
 """Entries of a configuration from which the costs of a sample do not follow, or not directly."""
@@ -105,7 +105,7 @@ def count_step(network: "nn.Module", channels: int, patch_size: Sequence[int], *
         network: network on the meta device.
         channels: channels of the images; an objective has as many as it was made for.
         patch_size: voxels per axis.
-        optimizer: "adamw" or "sgd".
+        optimizer: "adamw", "sgd" or "lars".
     """
     from torch import Generator
 

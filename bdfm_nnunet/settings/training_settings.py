@@ -5,7 +5,7 @@ from typing import Literal
 
 from bdfm_nnunet.settings.value_checks import at_least_zero, positive, share
 
-Optimizer = Literal["auto", "adamw", "sgd"]
+Optimizer = Literal["auto", "adamw", "sgd", "lars"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -17,10 +17,12 @@ class TrainingSettings:
         epochs: number of epochs of `iterations_per_epoch` optimiser steps.
         iterations_per_epoch: optimiser steps per epoch.
         val_iterations_per_epoch: validation batches after each epoch.
-        initial_lr: peak learning rate, reached at the end of the warm-up.
-        weight_decay: weight decay, decoupled for AdamW, an L2 term for SGD.
+        initial_lr: peak learning rate, reached at the end of the warm-up; that of LARS is by default proportional to
+            the batch of all processes.
+        weight_decay: weight decay, decoupled for AdamW, an L2 term for SGD and LARS.
         warmup_epochs: epochs of linear warm-up; by default a twentieth of `epochs`, at most 50.
-        optimizer: "auto" is AdamW for transformer encoders and SGD with Nesterov momentum for convolutional ones.
+        optimizer: "auto" is AdamW for transformer encoders and SGD with Nesterov momentum for convolutional ones;
+            "lars" is meant for contrastive training with large batches.
         gradient_clip: largest norm of the gradients.
         precision: autocast type on CUDA; "auto" is bf16 if the card supports it, else fp16 with loss scaling. On CPU
             and MPS "auto" is fp32.
@@ -28,7 +30,8 @@ class TrainingSettings:
         save_every: epochs between two writings of checkpoint_latest.pth.
         workers: loader processes; 0 loads in the training process; `None` uses nnU-Net's nnUNet_n_proc_DA.
         oversample_foreground: share of crops centred on foreground.
-        accumulate: micro-batches per optimiser step; the batch size stays that of the plans, so less memory is used.
+        accumulate: micro-batches per optimiser step; the batch size stays that of the plans, so less memory is used;
+            losses that compare samples still compare the whole batch.
         checkpoint_minutes: minutes between two writings of checkpoint_latest.pth, also within an epoch; `None` writes
             it only by `save_every`.
         max_hours: wall-clock hours after which the training saves and ends; `--max-hours` overrides it.

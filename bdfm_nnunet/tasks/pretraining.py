@@ -42,7 +42,7 @@ class Pretraining(Task):
             `objective_class`. A subclass names one of the two.
     """
 
-    rates = MappingProxyType({"adamw": 2e-4, "sgd": 1e-2})
+    rates = MappingProxyType({"adamw": 2e-4, "sgd": 1e-2, "lars": 0.3})
     decay = "cosine"
     kind = "pretraining"
     summary_file = "pretraining_summary.json"
@@ -137,13 +137,30 @@ class Pretraining(Task):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the objective's loss and its terms."""
+        terms: dict[str, Tensor] = self._through_network(batch)
+        return terms
+
+    @property
+    def compares_samples(self) -> bool:
+        """Whether the objective does."""
+        return self.objective.compares_samples
+
+    def represent(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return what the objective compares of a micro-batch, and its losses of samples alone."""
+        found: tuple[dict[str, Tensor], dict[str, Tensor]] = self._through_network(batch, only_represent=True)
+        return found
+
+    def compare(self, representations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the objective's loss of all micro-batches and its terms."""
+        return self.objective.compare(representations)
+
+    def _through_network(self, batch: Batch, **options: bool) -> Any:
         device = self.trainer.device
         images = batch["data"].to(device, non_blocking=True)
         drawn = {name: value.to(device, non_blocking=True) for name, value in batch["drawn"].items()}
         if "flips" in batch:
             images = mirrored(images, batch["flips"])
-        terms: dict[str, Tensor] = self.trainer.network(images, **drawn)
-        return terms
+        return self.trainer.network(images, **drawn, **options)
 
     # --- an epoch -----------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ class Task:
     Attributes:
         trainer: whose task it is, with nnU-Net's plans, configuration, device, logger and folders.
         epochs: of a training whose plans name no number.
-        rates: peak learning rate by optimiser.
+        rates: peak learning rate by optimiser, see `peak_rate`.
         weight_decays: by optimiser.
         decay: how the rate falls after the warm-up.
         deep_supervision: whether the network gives outputs at several resolutions in training.
@@ -34,8 +34,8 @@ class Task:
     """
 
     epochs: ClassVar[int] = 1000
-    rates: ClassVar[Mapping[str, float]] = MappingProxyType({"adamw": 1e-4, "sgd": 1e-3})
-    weight_decays: ClassVar[Mapping[str, float]] = MappingProxyType({"adamw": 0.05, "sgd": 3e-5})
+    rates: ClassVar[Mapping[str, float]] = MappingProxyType({"adamw": 1e-4, "sgd": 1e-3, "lars": 0.3})
+    weight_decays: ClassVar[Mapping[str, float]] = MappingProxyType({"adamw": 0.05, "sgd": 3e-5, "lars": 1e-6})
     decay: ClassVar[Literal["poly", "cosine"]] = "poly"
     deep_supervision: ClassVar[bool] = False
     kind: ClassVar[str] = "training"
@@ -62,6 +62,11 @@ class Task:
     def build_loss(self) -> Any:
         """Return what nnU-Net keeps as `trainer.loss`; None where the network is its own loss."""
         return None
+
+    def peak_rate(self, optimizer: str) -> float:
+        """Return the peak learning rate where the settings name none; LARS has its rate per 256 samples of a step."""
+        rate = self.rates[optimizer]
+        return rate * self.trainer.whole_batch / 256 if optimizer == "lars" else rate
 
     @property
     def encoder_lr_factor(self) -> float:
@@ -94,6 +99,19 @@ class Task:
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the scalar "loss" of a (micro-)batch and, if there are several, its terms: means over samples."""
         raise NotImplementedError(f"{type(self).__name__} must say what it minimises: override losses")
+
+    @property
+    def compares_samples(self) -> bool:
+        """Whether a sample's loss depends on the others of the batch: `represent` and `compare` then give it too."""
+        return False
+
+    def represent(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return what `compare` compares of a micro-batch, and the "loss" and terms that need no comparison."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it compares: override represent")
+
+    def compare(self, representations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return "loss" and terms of the representations of all micro-batches."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it compares: override compare")
 
     def set_deep_supervision(self, enabled: bool) -> None:
         """Switch the network between one output and outputs at several resolutions."""

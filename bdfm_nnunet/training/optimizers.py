@@ -8,8 +8,10 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
+from bdfm_nnunet.training.lars import LARS
 
 Named = Iterator[tuple[str, nn.Parameter]]
+OptimizerKind = Literal["adamw", "sgd", "lars"]
 
 
 def parameter_groups(parts: Mapping[str, tuple[Named, float]], *, weight_decay: float) -> list[dict[str, object]]:
@@ -39,7 +41,7 @@ def parameter_groups(parts: Mapping[str, tuple[Named, float]], *, weight_decay: 
 
 
 def network_optimizer(
-    network: nn.Module, kind: Literal["adamw", "sgd"], *, rate: float, encoder_rate: float, weight_decay: float
+    network: nn.Module, kind: OptimizerKind, *, rate: float, encoder_rate: float, weight_decay: float
 ) -> Optimizer:
     """Return the optimiser of a network whose encoder has a separate learning rate.
 
@@ -58,8 +60,14 @@ def network_optimizer(
     return build_optimizer(kind, parameter_groups(parts, weight_decay=weight_decay))
 
 
-def build_optimizer(kind: Literal["adamw", "sgd"], groups: list[dict[str, object]]) -> Optimizer:
-    """Return AdamW, or SGD with nnU-Net's Nesterov momentum; all parameters in one pass where the device can."""
+def build_optimizer(kind: OptimizerKind, groups: list[dict[str, object]]) -> Optimizer:
+    """Return AdamW, SGD with nnU-Net's Nesterov momentum, or LARS; all parameters in one pass where the device can.
+
+    LARS neither decays nor adapts what does not decay in the others either: biases, norms, tables and tokens.
+    """
+    if kind == "lars":
+        adapting = [group | {"adapt": not str(group.get("name", "")).endswith("_no_decay")} for group in groups]
+        return LARS(adapting, lr=cast(float, groups[0]["lr"]))
     devices = {parameter.device.type for group in groups for parameter in cast(list[nn.Parameter], group["params"])}
     fused = devices <= {"cpu", "cuda"}
     if kind == "adamw":

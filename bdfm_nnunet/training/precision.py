@@ -1,14 +1,18 @@
 """Precision of training: the type in which it computes, and the scaling of gradients that fp16 needs."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from bdfm_nnunet.number_types import multiplies_bf16, name_of, type_named
+
+T = TypeVar("T")
 
 
 def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
@@ -44,6 +48,16 @@ class Precision:
         return (
             nullcontext() if self.autocast_type is None else torch.autocast(self.device.type, dtype=self.autocast_type)
         )
+
+    def within(self, function: Callable[..., T]) -> Callable[..., T]:
+        """Return a function that runs in that context."""
+
+        @wraps(function)
+        def run(*arguments: Any) -> T:
+            with self.autocast():
+                return function(*arguments)
+
+        return run
 
     def backward(self, loss: Tensor) -> None:
         """Differentiate a loss, scaled where need be."""

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -23,8 +23,9 @@ from bdfm_nnunet.thread_count import named_threads
 from bdfm_nnunet.training.agreement import agree_on_arguments, agree_on_data, check_plans_and_dataset
 from bdfm_nnunet.training.compiling import Compiler, uncompiled
 from bdfm_nnunet.training.fold_data import FoldData
+from bdfm_nnunet.training.gradient_caching import add_compared_gradients
 from bdfm_nnunet.training.gradients import add_gradients, distributed_network, micro_batches
-from bdfm_nnunet.training.optimizers import WarmupSchedule, network_optimizer
+from bdfm_nnunet.training.optimizers import OptimizerKind, WarmupSchedule, network_optimizer
 from bdfm_nnunet.training.precision import Precision, autocast_type
 from bdfm_nnunet.training.process_group import ProcessGroup, device_of_process
 from bdfm_nnunet.training.raw_dataset import check_preprocessed
@@ -189,7 +190,7 @@ class Trainer(nnUNetTrainer):
         self.task.set_deep_supervision(enabled)
 
     @property
-    def optimizer_kind(self) -> Literal["adamw", "sgd"]:
+    def optimizer_kind(self) -> OptimizerKind:
         """The optimiser in use; by default the one that suits the encoder."""
         if self.training.optimizer != "auto":
             return self.training.optimizer
@@ -198,7 +199,7 @@ class Trainer(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[Optimizer, WarmupSchedule]:
         """Return the optimiser, with separate groups for the encoder, and the schedule."""
         kind = self.optimizer_kind
-        self.initial_lr = self.training.initial_lr or self.task.rates[kind]
+        self.initial_lr = self.training.initial_lr or self.task.peak_rate(kind)
         decay = self.training.weight_decay
         self.weight_decay = self.task.weight_decays[kind] if decay is None else decay
         optimizer = network_optimizer(
@@ -295,16 +296,14 @@ class Trainer(nnUNetTrainer):
         return terms if self.grad_scaler is not None else terms | {"gradient_norm": norm}
 
     def _differentiate(self, parts: list[Batch]) -> dict[str, Tensor]:
-        world = self.processes.count
+        world, task, within = self.processes.count, self.task, self.precision.within
         samples = self.whole_batch if world > 1 else sum(len(part["data"]) for part in parts)
         self.optimizer.zero_grad(set_to_none=True)
-        return add_gradients(
-            self.network, parts, self._losses_of, samples=samples, world=world, backward=self.precision.backward
-        )
-
-    def _losses_of(self, part: Batch) -> dict[str, Tensor]:
-        with self.autocast():
-            return self.task.losses(part)
+        shared: Any = {"samples": samples, "world": world, "backward": self.precision.backward}
+        if task.compares_samples and len(parts) > 1:
+            functions = within(task.represent), within(task.compare)
+            return add_compared_gradients(self.network, parts, *functions, **shared)
+        return add_gradients(self.network, parts, within(task.losses), **shared)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which the network runs."""
