@@ -31,7 +31,7 @@ def add_compared_gradients(
     representations z of all micro-batches, their comparison L the gradients dL/dz, and a second pass, with the same
     random numbers, those of the parameters: the sum over micro-batches of dL/dz times dz/dw. It costs one forward pass
     more than the plain gradient and is equal to it, but for batch normalisation: its statistics are those of each
-    micro-batch (of all processes on CUDA), as in any accumulation of gradients, and its running statistics are updated
+    micro-batch (of all processes), as in any accumulation of gradients, and its running statistics are updated
     in the second pass alone.
 
     Processes only talk in the comparison and in the last micro-batch, where networks have no layers that do.
