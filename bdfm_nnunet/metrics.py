@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bdfm_nnunet.frequency import at_least_single
+
 _POOL = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
 
@@ -42,6 +44,31 @@ def fill_with_mean(images: Tensor, mask: Tensor) -> Tensor:
     axes = tuple(range(2, images.ndim))
     mean = (images * ~hidden).sum(axes, keepdim=True) / (~hidden).sum(axes, keepdim=True).clamp_min(1)
     return torch.where(hidden, mean, images)
+
+
+def difference(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the error of a prediction, zero where nothing was masked, and the target, at least in single precision.
+
+    Args:
+        prediction: (B, C, *spatial).
+        target: (B, C, *spatial).
+        mask: boolean (B, *spatial) of voxels, True = masked; by default all are.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Example:
+        >>> target, mask = torch.zeros(1, 1, 3), torch.tensor([[False, True, True]])
+        >>> difference(target + 1, target, mask)[0]
+        tensor([[[0., 1., 1.]]])
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"the prediction is {tuple(prediction.shape)}, the target {tuple(target.shape)}: give two alike"
+        )
+    original = at_least_single(target)
+    error = at_least_single(prediction) - original
+    return (error if mask is None else torch.where(mask.unsqueeze(1), error, 0.0)), original
 
 
 def masked_psnr(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:

@@ -25,7 +25,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "images": {"images"},
     "masking": set(),
     "number_types": set(),
-    "metrics": set(),
+    "metrics": {"frequency"},
+    "sharpness_metrics": {"frequency", "kept_tables", "metrics"},
+    "spectrum_metrics": {"frequency", "metrics"},
+    "embedding_spectrum": {"frequency", "networks", "spectrum_metrics"},
     "frequency": {"frequency", "kept_tables", "masking"},
     "losses": {"losses", "frequency", "masking"},
     "embedding_measures": {"losses"},
@@ -35,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training_costs": {"cost_records", "networks", "objectives"},
     "objectives": {
         "objectives", "networks", "kept_tables", "masking", "frequency", "losses", "metrics", "embedding_measures",
+        "sharpness_metrics", "spectrum_metrics",
     },
     "patients": set(),
     "training": {

@@ -162,6 +162,7 @@ def shell_numbers(
     *,
     spacing: Sequence[float] | None = None,
     shells: int = 8,
+    highest: float | None = None,
     half: bool = False,
     device: torch.device | str = "cpu",
 ) -> Tensor:
@@ -170,7 +171,8 @@ def shell_numbers(
     Args:
         spatial: voxels per axis.
         spacing: millimetres per axis; 1 if not given.
-        shells: shells of equal width from 0 to the Nyquist frequency of the largest spacing.
+        shells: shells of equal width from 0 to `highest`.
+        highest: end of the last shell in cycles/mm; the Nyquist frequency of the largest spacing if not given.
         half: whether to return only the half of `torch.fft.rfftn`.
         device: device of the result.
 
@@ -183,17 +185,20 @@ def shell_numbers(
     """
     steps = millimetres(spatial, spacing)
     radii = radial_frequencies(spatial, spacing=steps, half=half, dtype=torch.float64, device="cpu")
-    width = 0.5 / max(steps) / shells
+    width = (0.5 / max(steps) if highest is None else highest) / shells
     return (radii / width).floor().long().clamp_max(shells).to(device)
 
 
-def shell_power(images: Tensor, *, spacing: Sequence[float] | None = None, shells: int = 8) -> Tensor:
+def shell_power(
+    images: Tensor, *, spacing: Sequence[float] | None = None, shells: int = 8, highest: float | None = None
+) -> Tensor:
     """Return the radial power spectrum: the mean of |DFT|^2 / voxels in shells of equal width.
 
     Args:
         images: real (B, C, *spatial).
         spacing: millimetres per axis; 1 if not given.
-        shells: shells from 0 to the Nyquist frequency of the largest spacing; what lies beyond is left out.
+        shells: shells from 0 to `highest`; what lies beyond is left out.
+        highest: end of the last shell in cycles/mm; the Nyquist frequency of the largest spacing if not given.
 
     Returns:
         (B, C, shells); 0 for a shell without an index.
@@ -208,7 +213,9 @@ def shell_power(images: Tensor, *, spacing: Sequence[float] | None = None, shell
     with full_precision(images.device):
         spectrum = torch.fft.fftn(at_least_single(images), dim=tuple(range(2, images.ndim)))
         power = (spectrum.real.square() + spectrum.imag.square()).flatten(2) / spatial.numel()
-        numbers = shell_numbers(spatial, spacing=spacing, shells=shells, device=images.device).flatten()
+        numbers = shell_numbers(
+            spatial, spacing=spacing, shells=shells, highest=highest, device=images.device
+        ).flatten()
         sums = power.new_zeros(*power.shape[:2], shells + 1).index_add_(2, numbers, power)
         count = torch.bincount(numbers, minlength=shells + 1)
         return (sums / count.clamp_min(1))[..., :shells]

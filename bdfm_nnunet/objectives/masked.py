@@ -6,19 +6,18 @@ Jiang et al. 2021, https://arxiv.org/abs/2012.12821.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bdfm_nnunet import metrics
 from bdfm_nnunet.frequency import at_least_single, full_precision, patchify, unpatchify
 from bdfm_nnunet.losses import focal_frequency_loss, masked_mse
 from bdfm_nnunet.masking import MaskToken, block_mask, per_axis, upsample
 from bdfm_nnunet.networks.encoders import EncoderView
 from bdfm_nnunet.objectives.base import Monitored, Objective, Picture
 from bdfm_nnunet.objectives.frequency_decoder import FrequencyDecoder
+from bdfm_nnunet.objectives.image_monitors import IMAGE_PANELS, image_scores
 from bdfm_nnunet.objectives.pixel_decoders import FinalDecoder, PyramidDecoder, StemRefinement
 from bdfm_nnunet.objectives.visible_decoder import VisibleDecoder
 from bdfm_nnunet.settings import PretrainingSettings
@@ -52,12 +51,7 @@ class MaskedImageModelling(Objective):
     settings_class = PretrainingSettings
     settings: PretrainingSettings
     progress = ("psnr", True)
-    panels = MappingProxyType(
-        {
-            "PSNR on masked voxels [dB]": {"network": "psnr", "mean fill": "psnr_mean_fill"},
-            "SSIM on masked voxels": {"network": "ssim", "mean fill": "ssim_mean_fill"},
-        }
-    )
+    panels = IMAGE_PANELS
 
     def __init__(
         self,
@@ -327,7 +321,7 @@ class MaskedImageModelling(Objective):
         voxels = upsample(mask, self.patch_size)
         picture = Picture(images[0, 0], {name: image[0, 0] for name, image in rebuilt.items()}, voxels[0])
         with full_precision(images.device):
-            scores = _scores(rebuilt["pixel"].float(), images, voxels)
+            scores = image_scores(rebuilt["pixel"].float(), images, voxels, spacing=self.spacing)
             return Monitored(terms | scores, {"reconstructions": picture})
 
     def verdict(self, latest: Mapping[str, float]) -> str:
@@ -345,17 +339,3 @@ def _numbers(chosen: Tensor) -> Tensor:
     if len(counts := chosen.sum(1).unique()) > 1:
         raise ValueError(f"samples have between {counts[0]} and {counts[-1]} blocks to rebuild, expected equally many")
     return chosen.nonzero()[:, 1].reshape(len(chosen), -1)
-
-
-def _scores(prediction: Tensor, images: Tensor, voxels: Tensor) -> dict[str, Tensor]:
-    """Return PSNR and SSIM on the masked voxels, and those of a fill with the mean, averaged over the samples."""
-    if images.device.type == "mps":  # has no 3-D average pooling
-        prediction, images, voxels = prediction.cpu(), images.cpu(), voxels.cpu()
-    filled = metrics.fill_with_mean(images, voxels)
-    scores = {
-        "psnr": metrics.masked_psnr(prediction, images, voxels),
-        "psnr_mean_fill": metrics.masked_psnr(filled, images, voxels),
-        "ssim": metrics.masked_ssim(prediction, images, voxels),
-        "ssim_mean_fill": metrics.masked_ssim(filled, images, voxels),
-    }
-    return {name: score.nanmean() for name, score in scores.items()}
