@@ -97,7 +97,7 @@ def detail_power(images: Tensor, *, spacing: Spacing = None, shells: int = 8, wi
     Example:
         >>> wave = torch.cos(torch.arange(32) * 2 * torch.pi / 8).reshape(1, 1, 32) + 3  # 0.125 cycles/mm
         >>> detail_power(wave, shells=4, window=False).round(decimals=3)
-        tensor([[[0., 4., 0., 0.]]])
+        tensor([[[0., 2., 0., 0.]]])
     """
     if shells < 1:
         raise ValueError(f"shells is {shells}, expected 1 or more")

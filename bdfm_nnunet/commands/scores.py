@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdfm_nnunet.commands.arguments import command, dataset_id, workers
+from bdfm_nnunet.commands.arguments import command, dataset_id, positive, workers
 from bdfm_nnunet.errors import InputError
 
 if TYPE_CHECKING:
     from bdfm_nnunet.evaluation.scored_regions import Target
 
-VERSIONS = ("whole", "lesionwise-2023", "lesionwise-2024", "panoptic-2026")
+VERSIONS = ("whole", "lesionwise-2023", "lesionwise-2024", "panoptic-2026", "small-lesions", "vessels")
 
 
 def add_commands(commands: Any) -> None:
@@ -21,6 +21,7 @@ def add_commands(commands: Any) -> None:
     scored_set(add)
     add("--metrics", choices=VERSIONS, default="whole", help="version of the metrics (default: %(default)s)")
     _task(add)
+    add("--small-mm3", type=positive, metavar="V", help="small-lesions: their largest volume in mm3 (default: 100)")
     add("--allow-missing", action="store_true", help="score a case without a prediction, where the version says how")
     add("--only-predicted", action="store_true", help="score the cases that are there, and name the others")
     add("--source-labels", action="store_true", help="the files hold the source's own labels, not nnU-Net's")
@@ -153,6 +154,7 @@ def evaluate(settings: argparse.Namespace) -> int:
         task=settings.task,
         allow_missing=settings.allow_missing,
         only_predicted=settings.only_predicted,
+        small_mm3=settings.small_mm3,
         out=settings.out,
         workers=settings.workers,
     )

@@ -44,6 +44,7 @@ def score_case(
     metrics: str = "whole",
     task: str | None = None,
     missing_distance: float = BRATS_MISSING_DISTANCE,
+    small_mm3: float | None = None,
 ) -> dict[str, Scores]:
     """Score one case given as arrays.
 
@@ -56,6 +57,7 @@ def score_case(
         metrics: metric version, a key of `METRICS`; its `measures` are the scores that decide.
         task: use the rules of this task instead of the release's.
         missing_distance: as in `evaluate_folders`.
+        small_mm3: as in `evaluate_folders`.
 
     Returns:
         Region name -> name of a score -> its value; NaN if the score is undefined.
@@ -72,7 +74,9 @@ def score_case(
         >>> score_case(reference, prediction, spacing=(1, 1, 1), regions=regions, release="brats2023-gli")
         {'enhancing_tumor': {'dice': 0.875, 'hd95_mm': 1.0, 'reference_mm3': 512.0, 'prediction_mm3': 512.0}}
     """
-    chosen = choose(metrics, release=release, regions=regions, missing_distance=missing_distance, task=task)
+    chosen = choose(
+        metrics, release=release, regions=regions, missing_distance=missing_distance, task=task, small_mm3=small_mm3
+    )
     case = Case.cut(reference, prediction, spacing=spacing, regions=regions)
     return {region: _with_volumes(case, region, scored.scores) for region, scored in chosen.score(case).items()}
 
@@ -150,6 +154,7 @@ def evaluate_folders(
     allow_missing: bool = False,
     only_predicted: bool = False,
     missing_distance: float = BRATS_MISSING_DISTANCE,
+    small_mm3: float | None = None,
     workers: int = 0,
     seed: int = 0,
     progress: bool | None = None,
@@ -173,6 +178,7 @@ def evaluate_folders(
         only_predicted: score the cases that are in both folders; the result lists the others.
         missing_distance: HD95 in mm of a region that only one side has, for `whole`; the default is the BraTS
             organisers' 374.
+        small_mm3: largest volume of a small lesion, for `small-lesions`; by default 100.
         workers: number of processes; 0 or 1 works in this process.
         seed: seed of the bootstrap intervals.
         progress: whether to show a progress bar; by default only on a terminal.
@@ -200,7 +206,9 @@ def evaluate_folders(
     if out is not None:
         table_paths(Path(out))
     wanted = {name: tuple(int(value) for value in values) for name, values in regions.items()}
-    chosen = choose(metrics, release=release, regions=wanted, missing_distance=missing_distance, task=task)
+    chosen = choose(
+        metrics, release=release, regions=wanted, missing_distance=missing_distance, task=task, small_mm3=small_mm3
+    )
     pairs = _pairs(Path(reference), Path(prediction), metrics, allow_missing, only_predicted)
     jobs = [_Job(case, here, there, wanted, chosen, ignore) for case, here, there in _to_score(pairs, allow_missing)]
     rows = _score_all(jobs, workers, progress)

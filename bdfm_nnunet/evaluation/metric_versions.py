@@ -7,6 +7,7 @@ from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.case_scores import Case, RegionScores
+from bdfm_nnunet.evaluation.centrelines import vessel_scores
 from bdfm_nnunet.evaluation.challenge_rules import (
     TASKS_2023,
     TASKS_2024,
@@ -18,6 +19,7 @@ from bdfm_nnunet.evaluation.challenge_rules import (
 )
 from bdfm_nnunet.evaluation.lesionwise import TOLERANCES_MM, lesionwise_scores
 from bdfm_nnunet.evaluation.panoptic import panoptic_scores
+from bdfm_nnunet.evaluation.small_lesions import SMALL_MM3, small_lesion_scores
 from bdfm_nnunet.evaluation.voxelwise import dice, hd95
 
 
@@ -56,7 +58,7 @@ class MetricVersion:
     Example:
         >>> from bdfm_nnunet.evaluation import METRICS
         >>> sorted(METRICS)
-        ['lesionwise-2023', 'lesionwise-2024', 'panoptic-2026', 'whole']
+        ['lesionwise-2023', 'lesionwise-2024', 'panoptic-2026', 'small-lesions', 'vessels', 'whole']
         >>> METRICS["lesionwise-2023"].measures
         {'lw_dice': True, 'lw_hd95_mm': False}
     """
@@ -77,6 +79,7 @@ _LESIONWISE = (
     "HD95: the larger of the two directed percentiles of distances between surface elements weighted by area. legacy_: "
     "of the region as one piece. Sensitivity and specificity: of voxels. {rest}"
 )
+SMALL_LESIONS, VESSELS = "small-lesions", "vessels"
 _VERSIONS = {
     2023: _LESIONWISE.format(
         years="2023", nsd="", nsd1="", rest="Predicted pieces are neither joined nor dropped, whatever their size."
@@ -131,6 +134,22 @@ METRICS: dict[str, MetricVersion] = {
             **dict.fromkeys(("sq_hd95_mm", "global_hd95_mm"), 373.0),
         },
     ),
+    SMALL_LESIONS: MetricVersion(
+        "Lesions up to a volume (pieces by 26 neighbours): found where a predicted voxel lies in them; a predicted one "
+        "is false where it meets no reference lesion of any size. small_f1: 2 TP / (2 TP + FP + FN); small_dice: mean "
+        "over small reference lesions of the Dice with the predicted lesions that meet them, whose voxels belong to "
+        "the nearest lesion in mm, and 0 for missed ones. Over no lesions: not defined, left out of means.",
+        {"small_f1": True, "small_dice": True, "small_sensitivity": True},
+        small_lesion_scores,
+    ),
+    VESSELS: MetricVersion(
+        "Dice, and clDice (Shit et al. 2021, arXiv:2003.07934) of centrelines thinned by Lee et al. 1994: the harmonic "
+        "mean of the share of the prediction's centreline inside the reference (precision) and of the reference's "
+        "inside the prediction (sensitivity). cldice counts voxels, as published; cldice_length weighs them by length "
+        "in mm. Region empty in both: not defined, left out of means; in one: 0.",
+        {"cldice": True, "dice": True},
+        vessel_scores,
+    ),
 }
 
 
@@ -164,7 +183,13 @@ class Chosen:
 
 
 def choose(
-    metrics: str, *, release: str, regions: Mapping[str, Any], missing_distance: float, task: str | None = None
+    metrics: str,
+    *,
+    release: str,
+    regions: Mapping[str, Any],
+    missing_distance: float,
+    task: str | None = None,
+    small_mm3: float | None = None,
 ) -> Chosen:
     """Return a metric version with the rules for a release.
 
@@ -174,9 +199,10 @@ def choose(
         regions: regions by name; their rules may differ.
         missing_distance: HD95 in mm of a region that only one side has, for metric versions without tasks.
         task: use the rules of this task instead of the release's.
+        small_mm3: largest volume of a small lesion, for `small-lesions` alone; by default `SMALL_MM3`.
 
     Raises:
-        InputError: the metric version is unknown, or has no rules for the release or task.
+        InputError: the metric version is unknown, has no rules for the release or task, or knows no small lesions.
 
     Example:
         >>> choose("lesionwise-2024", release="brats2024-met", regions={}, missing_distance=374).parameters["task"]
@@ -184,7 +210,14 @@ def choose(
     """
     if metrics not in METRICS:
         raise InputError(f"metrics={metrics!r} is not known: choose one of {', '.join(METRICS)}")
+    if small_mm3 is not None and metrics != SMALL_LESIONS:
+        raise InputError(f"metrics={metrics!r} has no limit for small lesions: leave it out, or take {SMALL_LESIONS}")
     tasks = METRICS[metrics].tasks
+    if metrics == SMALL_LESIONS:
+        limit = SMALL_MM3 if small_mm3 is None else float(small_mm3)
+        return Chosen(metrics, Task(large_mm3=limit), {"small_up_to_mm3": limit})
+    if metrics == VESSELS:
+        return Chosen(metrics, Task(), {})
     if not tasks:
         return Chosen(metrics, Task(penalty=missing_distance), {"missing_distance_mm": missing_distance})
     name = task_name(tasks, release, task, metrics)
