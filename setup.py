@@ -42,6 +42,7 @@ REQUIREMENTS = [
 ]
 CLUSTER = ["distributed"]  # bdfm convert --scheduler
 TABLES = ["openpyxl"]  # .xlsx tables inside downloads
+LOGGERS = {"tensorboard": ["tensorboard"], "wandb": ["wandb"], "mlflow": ["mlflow"]}  # training.loggers
 BENCHMARKS = ["monai"]  # SwinUNETR, to compare with
 DEVELOPMENT = ["build", "mypy", "pybids", "pytest", "pytest-xdist", "ruff", "setuptools>=77", *CLUSTER, *TABLES]
 
@@ -60,7 +61,7 @@ setup(
     package_dir=PACKAGE_DIR,
     package_data={"bdfm_nnunet": ["py.typed"], "bdfm_nnunet.reports": ["*.html", "*.css"]},
     install_requires=REQUIREMENTS,
-    extras_require={"cluster": CLUSTER, "tables": TABLES, "bench": BENCHMARKS, "dev": DEVELOPMENT},
+    extras_require={"cluster": CLUSTER, "tables": TABLES, "bench": BENCHMARKS, "dev": DEVELOPMENT, **LOGGERS},
     entry_points={"console_scripts": ["bdfm=bdfm_nnunet.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",

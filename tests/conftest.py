@@ -33,6 +33,7 @@ def point_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # nnU-Net forks twelve of them each time it lists the images of a data set
     monkeypatch.setattr("nnunetv2.utilities.utils.Pool", multiprocessing.dummy.Pool)
     monkeypatch.delenv("BDFM_WEIGHTS", raising=False)
+    monkeypatch.delenv("BDFM_LOGGERS", raising=False)
     return root
 
 

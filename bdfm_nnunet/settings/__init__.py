@@ -16,6 +16,7 @@ from bdfm_nnunet.settings.objective_settings import (
     WeightedObjective,
 )
 from bdfm_nnunet.settings.training_settings import (
+    LOGGERS_VARIABLE,
     WEIGHTS_VARIABLE,
     FinetuningSettings,
     Optimizer,
@@ -25,6 +26,7 @@ from bdfm_nnunet.settings.training_settings import (
 
 __all__ = [
     "ALLOWED",
+    "LOGGERS_VARIABLE",
     "OBJECTIVE_SETTINGS",
     "WEIGHTS_VARIABLE",
     "CropSettings",

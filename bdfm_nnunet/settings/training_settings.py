@@ -7,6 +7,7 @@ from bdfm_nnunet.settings.value_checks import at_least_zero, positive, share
 
 Optimizer = Literal["auto", "adamw", "sgd", "lars"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Logger = Literal["tensorboard", "wandb", "mlflow"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,8 @@ class TrainingSettings:
             it only by `save_every`.
         max_hours: wall-clock hours after which the training saves and ends; `--max-hours` overrides it.
         compile: torch.compile; "auto" is "on" for CUDA only. The variable nnUNet_compile overrides it.
+        loggers: of "tensorboard", "wandb" and "mlflow" those that get curves and pictures too; the variable
+            BDFM_LOGGERS, names between commas or "none", overrides it.
     """
 
     epochs: int | None = None
@@ -55,6 +58,7 @@ class TrainingSettings:
     checkpoint_minutes: float | None = 10.0
     max_hours: float | None = None
     compile: Literal["auto", "on", "off"] = "auto"
+    loggers: tuple[Logger, ...] = ()
 
     def __post_init__(self) -> None:
         positive(self, "epochs", "iterations_per_epoch", "val_iterations_per_epoch", "initial_lr", "gradient_clip")
@@ -62,6 +66,9 @@ class TrainingSettings:
         at_least_zero(self, "weight_decay", "warmup_epochs", "seed", "workers")
         share(self, "oversample_foreground")
 
+
+LOGGERS_VARIABLE = "BDFM_LOGGERS"
+"""Environment variable with the names of loggers between commas, or "none"; it overrides the plans."""
 
 WEIGHTS_VARIABLE = "BDFM_WEIGHTS"
 """Environment variable with the weights to start a training from, or "none"; it overrides the plans."""

@@ -252,7 +252,9 @@ class Pretraining(Task):
             mask = None if picture.mask is None else picture.mask.cpu().numpy()
             masked = None if mask is None else original
             figure = reconstruction_figure(original, masked, shown, mask=mask, title=f"epoch {epoch}")
-            save_figure(figure, self.folder / folder / f"epoch_{epoch:04d}.png")
+            path = self.folder / folder / f"epoch_{epoch:04d}.png"
+            save_figure(figure, path)
+            self.log_picture(folder, path)
 
     def final_validation(self, *, save_probabilities: bool = False) -> None:
         """Tell what the last validations showed; there is nothing else to predict."""

@@ -46,7 +46,7 @@ def run_result(trainer: Any) -> RunResult:
     return RunResult(
         kind=trainer.task.kind,
         trainer=type(trainer).__name__,
-        settings=_settings_of(trainer),
+        settings=settings_of(trainer),
         curves=curves,
         exposure=trainer.data.exposure.counted(),
         cost=Cost(
@@ -60,7 +60,7 @@ def run_result(trainer: Any) -> RunResult:
     )
 
 
-def _settings_of(trainer: Any) -> dict[str, Any]:
+def settings_of(trainer: Any) -> dict[str, Any]:
     """Return the settings of a training, with the rates and lengths that it uses where the plans leave them open."""
     training = replace(
         trainer.training,

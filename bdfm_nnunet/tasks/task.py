@@ -172,6 +172,12 @@ class Task:
         logger.local_logger.my_fantastic_logging.setdefault(name, [])
         logger.log(name, value, self.trainer.current_epoch)
 
+    def log_picture(self, name: str, path: Path) -> None:
+        """Give a PNG file of the current epoch to those loggers that take pictures."""
+        for logger in self.trainer.logger.loggers:
+            if hasattr(logger, "log_picture"):
+                logger.log_picture(name, path, self.trainer.current_epoch)
+
     @property
     def curves(self) -> dict[str, list[float]]:
         """What was logged, one value an epoch, by name, and the seconds of each epoch."""

@@ -25,6 +25,7 @@ from bdfm_nnunet.training.compiling import Compiler, uncompiled
 from bdfm_nnunet.training.fold_data import FoldData
 from bdfm_nnunet.training.gradient_caching import add_compared_gradients
 from bdfm_nnunet.training.gradients import add_gradients, distributed_network, micro_batches
+from bdfm_nnunet.training.loggers import add_loggers
 from bdfm_nnunet.training.optimizers import OptimizerKind, WarmupSchedule, network_optimizer
 from bdfm_nnunet.training.precision import Precision, autocast_type
 from bdfm_nnunet.training.process_group import ProcessGroup, device_of_process
@@ -35,8 +36,7 @@ from bdfm_nnunet.training.signals import WISHES
 from bdfm_nnunet.training.weight_origin import WeightOrigin
 
 _CUDA = torch.device("cuda")
-# numbers that keep the random streams of one seed apart
-_NETWORK, _EPOCH = 0, 1  # 2 and 3 are those of the batches
+_NETWORK, _EPOCH = 0, 1  # keep the random streams of one seed apart; 2 and 3 are those of the batches
 
 
 class Trainer(nnUNetTrainer):
@@ -87,6 +87,7 @@ class Trainer(nnUNetTrainer):
         self.device = device_of_process(device.type)  # nnU-Net takes the rank for it, and always CUDA
         self.processes = ProcessGroup(WISHES)
         agree_on_arguments(self)
+        add_loggers(self)
         self.task = self.task_class(self)
         self.run = Run(self, checkpoint_minutes=self.training.checkpoint_minutes, max_hours=self.training.max_hours)
         self.saver = Saver(Path(self.output_folder), self.print_to_log_file)

@@ -18,7 +18,7 @@ from bdfm_nnunet.cost_records import Costs, Schedule
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.network_costs import build_on
 from bdfm_nnunet.nnunet_folders import trainer_search_path
-from bdfm_nnunet.settings import WEIGHTS_VARIABLE
+from bdfm_nnunet.settings import LOGGERS_VARIABLE, WEIGHTS_VARIABLE
 from bdfm_nnunet.training_costs import count_step
 
 
@@ -48,6 +48,7 @@ def trial_trainer(
             "nnUNet_results": folder,
             "nnUNet_extTrainer": trainer_search_path(),
             WEIGHTS_VARIABLE: "none",
+            LOGGERS_VARIABLE: "none",
         }
         with _environment(changes):
             try:
