@@ -53,7 +53,7 @@ def small_lesion_scores(case: Case, task: Task) -> dict[str, RegionScores]:
 class _Lesions:
     """Lesions of both sides, by number; index 0 is the background."""
 
-    volumes_mm3: tuple[NDArray[np.float64], NDArray[np.float64]]
+    volumes_mm3: tuple[NDArray[Any], NDArray[Any]]
     partners: Mapping[int, Sequence[int]]  # predicted lesion -> reference lesions that it meets
     dice: NDArray[np.float64]  # of each reference lesion
 

@@ -74,31 +74,31 @@ class TensorBoardWriter(LogWriter):
     def __init__(self, place: RunPlace) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(place.folder / "tensorboard"), purge_step=place.first_step)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(place.folder / "tensorboard"), purge_step=place.first_step)
         text = json.dumps(place.settings, indent=2, default=str)
-        self._writer.add_text("settings", f"```\n{text}\n```", place.first_step)  # type: ignore[no-untyped-call]
+        self._writer.add_text("settings", f"```\n{text}\n```", place.first_step)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write the values of an epoch."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
 
     def picture(self, name: str, path: Path, step: int) -> None:
         """Write a PNG file of an epoch."""
         from matplotlib.image import imread
 
-        self._writer.add_image(name, imread(path)[..., :3], step, dataformats="HWC")  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
+        self._writer.flush()
 
     def summary(self, key: str, value: Any) -> None:
         """Write a value of the whole run."""
-        self._writer.add_scalar(f"summary/{key}", float(value), 0)  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.add_scalar(f"summary/{key}", float(value), 0)
+        self._writer.flush()
 
     def close(self) -> None:
         """End the run, which may go on later."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class WandbWriter(LogWriter):
