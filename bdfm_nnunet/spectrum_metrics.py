@@ -167,4 +167,18 @@ def recovered_power(
     lost, power = (
         detail_power(image, spacing=spacing, shells=shells, window=window).sum((0, 1)) for image in (error, target)
     )
+    return share_kept(lost, power)
+
+
+def share_kept(lost: Tensor, power: Tensor) -> Tensor:
+    """Return the share 1 - lost / power of each shell, NaN where the target has no power.
+
+    Args:
+        lost: (shells,), power of the error.
+        power: (shells,), power of the target.
+
+    Example:
+        >>> share_kept(torch.tensor([1.0, 2.0, 0.0]), torch.tensor([4.0, 2.0, 0.0]))
+        tensor([0.7500, 0.0000,    nan])
+    """
     return torch.where(power > _SMALLEST * power.sum(), 1 - lost / power, math.nan)
