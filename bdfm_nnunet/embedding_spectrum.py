@@ -61,7 +61,9 @@ class RidgeRegression:
             raise ValueError("nothing was added to the regression: give at least one crop to fit on")
         mean_x, mean_y, squares, products = (each / self.samples for each in self._sums)
         covariance = squares - mean_x.outer(mean_x)
-        penalty = self.ridge * covariance.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+        # features that never change have a variance of rounding alone
+        least = 1e-10 * squares.diagonal().mean().clamp_min(1e-100)
+        penalty = self.ridge * covariance.diagonal().mean().clamp_min(least)
         covariance = covariance + penalty * torch.eye(len(mean_x), dtype=torch.float64, device=mean_x.device)
         weight = torch.linalg.solve(covariance, products - mean_x.outer(mean_y))
         return Linear(weight, mean_y - mean_x @ weight)
