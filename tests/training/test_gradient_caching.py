@@ -226,7 +226,10 @@ def _train(rank: int, world: int, folder: str) -> None:
         wrapped = distributed_network(_pairs(), torch.device("cpu"))
         terms = _cached(wrapped, micro_batches(mine, count), samples=PAIRS, world=world)
         found[str(count)] = {"gradients": _gradients(wrapped.module), "contrast": terms["contrast"]}
-    torch.save(found, f"{folder}/{rank}.pt")
+    normed = distributed_network(_pairs("batch_norm"), torch.device("cpu"))
+    _cached(normed, [mine], samples=PAIRS, world=world)
+    buffers = {name: value.clone() for name, value in normed.module.named_buffers()}
+    torch.save({"plain": found, "normed": _gradients(normed.module), "buffers": buffers}, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -234,11 +237,21 @@ def test_processes_compare_all_samples(tmp_path: Path) -> None:
     mp.spawn(_train, args=(2, str(tmp_path)), nprocs=2)
     alone = _pairs()
     terms = _plain(alone, [_batch()])
+    normed = _pairs("batch_norm")
+    _plain(normed, [_batch()])
     for rank in range(2):
-        for found in torch.load(tmp_path / f"{rank}.pt", weights_only=True).values():
+        loaded = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for found in loaded["plain"].values():
             torch.testing.assert_close(found["contrast"], terms["contrast"].detach())
-            for name, gradient in _gradients(alone).items():
-                torch.testing.assert_close(found["gradients"][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+            _assert_close(found["gradients"], _gradients(alone))
+        _assert_close(loaded["normed"], _gradients(normed), share=1e-4)  # sums over all voxels in another order
+        _assert_close(loaded["buffers"], dict(normed.named_buffers()), share=1e-4)
+
+
+def _assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], *, share: float = 1e-5) -> None:
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert (found[name] - value).abs().max() <= share * value.abs().max().clamp_min(1), name
 
 
 def test_functions_run_within_the_precision() -> None:
