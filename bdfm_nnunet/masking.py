@@ -137,6 +137,11 @@ class MaskToken(nn.Module):
             self.register_buffer("initialised", torch.tensor(False))
         self._asks = True  # whether the buffer has to be looked at: once it is true, it stays true
 
+    @property
+    def waits_for_data(self) -> bool:
+        """Whether the next call looks whether the token is to start from its features."""
+        return self.training and self._asks and self.mode in ("scalar_mean", "channel_mean")
+
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """Replace masked positions by the token.
 
@@ -170,7 +175,7 @@ class MaskToken(nn.Module):
     @torch.no_grad()
     def _start_from(self, features: Tensor) -> None:
         """Set the token from the first training batch; later calls neither compute nor exchange anything."""
-        if not (self.training and self._asks and self.mode in ("scalar_mean", "channel_mean")):
+        if not self.waits_for_data:
             return
         self._asks = False
         if not features.is_meta and self.initialised:  # meta tensors, on which costs are counted, hold no answer

@@ -215,6 +215,7 @@ def main() -> None:
     """Compare the arms at every batch size and write the result."""
     parser = options(__doc__, rounds=5)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help=f"only these arms and {REFERENCE!r} (default: all)")
     add_arm_options(parser)
     settings = parse(parser, quick={"rounds": 3, "batches": [1]})
     if settings.arm:
@@ -241,7 +242,8 @@ def main() -> None:
 def _add_comparison(result: Result, settings: argparse.Namespace, batch: int, rates: dict[str, float]) -> None:
     names = [REFERENCE, *OURS] if batch > 1 else [REFERENCE, "published bf16", *OURS]  # all are in memory at once
     names += ON_CUDA if settings.device == "cuda" else ()
-    names = [name for name in names if name.split()[1] in rates]
+    wanted = settings.arms or names
+    names = [name for name in names if name.split()[1] in rates and name in (REFERENCE, *wanted)]
     times, ends = compare(Path(__file__), names, settings, batch)
     title = f"{settings.size}^3 voxels, batch of {batch}"
     table = Table(

@@ -36,9 +36,14 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
         ...     print((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
         torch.float32
     """
-    if torch.amp.is_autocast_available(device.type):
+    if _has_autocast(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()  # the meta device, on which costs are counted
+
+
+@kept(maxsize=8)  # torch.compile would break the graph at torch's question
+def _has_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind)
 
 
 def patchify(images: Tensor, patch_size: int | Sequence[int]) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
 from bdfm_nnunet.data.batch_streams import Batch, BatchSource
 from bdfm_nnunet.data.crops import UnlabelledCrops
+from bdfm_nnunet.networks.compiled_networks import start_from_data
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.objectives.base import Objective, Picture
 from bdfm_nnunet.objectives.registry import objective_class
@@ -160,6 +161,7 @@ class Pretraining(Task):
         drawn = {name: value.to(device, non_blocking=True) for name, value in batch["drawn"].items()}
         if "flips" in batch:
             images = mirrored(images, batch["flips"])
+        start_from_data(self.trainer.network, images, **drawn, **options)
         return self.trainer.network(images, **drawn, **options)
 
     # --- an epoch -----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ MEMORY = {"published": 10, "legacy": 9, "default": 6}
 def measured(names: list[str]) -> tuple[Times, dict[str, Any]]:
     """Made-up times: bf16 takes half as long as fp32."""
     kinds = {name: name.split()[0] for name in names}
-    seconds = {name: [SECONDS[kind] / (1 + name.endswith("bf16"))] * 2 for name, kind in kinds.items()}
+    seconds = {name: [SECONDS[kind] / (1 + ("bf16" in name))] * 2 for name, kind in kinds.items()}
     return Times(seconds), {name: {"memory": MEMORY[kind] << 30, "process": 11 << 30} for name, kind in kinds.items()}
 
 
@@ -56,6 +56,22 @@ def test_bf16_is_multiplied_where_there_are_units_for_it(
     assert {name.split()[1] for name in without_work} == ({"fp32", "bf16"} if native else {"fp32"})
     assert ("bf16 were left out" in content["tables"][0]["note"]) is not native
     assert len(content["tables"]) == 2 + (2 if native else 1)
+
+
+def test_arms_are_chosen_and_those_on_a_card_may_be_uncompiled(
+    without_work: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(number_types, "multiplies_bf16", lambda device="cpu": True)
+    given = ["step.py", "--device", "cuda", "--batches", "1", "--json", str(tmp_path / "result.json")]
+    monkeypatch.setattr(sys, "argv", given)
+    step.main()
+    assert set(step.ON_CUDA) < set(without_work)
+    del without_work[:]
+    monkeypatch.setattr(sys, "argv", [*given, "--arms", "default bf16", "default bf16 uncompiled"])
+    step.main()
+    assert without_work == [step.REFERENCE, "default bf16", "default bf16 uncompiled"]
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert not any(step.UNCOMPILED in goal for goal, _, _ in content["goals"])
 
 
 def test_a_goal_names_its_arm_and_what_is_compared() -> None:
