@@ -46,15 +46,35 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 "legacy_losses": True,
             },
         ),
+        # contrastive learning with views that survive the normalisation: the defaults of `ContrastiveSettings`
+        "simclr": Preset("contrastive", {}),
+        # 3D-Neuro-SimCLR as its public code has it; its network is a ResNet-18
+        "simclr_published": Preset(
+            "contrastive",
+            {
+                "legacy_views": True,
+                "joint_forward": False,
+                "same_patient": "negative",
+                "temperature": 0.5,
+                "projection": 64,
+            },
+        ),
     }
 )
 """Name -> preset."""
 
-LEGACY_PRESETS: Mapping[str, str] = MappingProxyType({"masked": "published", "frequency_corruption": "frepa_published"})
+LEGACY_PRESETS: Mapping[str, str] = MappingProxyType(
+    {"masked": "published", "frequency_corruption": "frepa_published", "contrastive": "simclr_published"}
+)
 """Objective -> the preset that "legacy": true chooses, which is the published code."""
 
 TRAINER_PRESETS: Mapping[str, str] = MappingProxyType(
-    {"nnUNetTrainerBDFMPretrain": "bdfm", "nnUNetTrainerSimMIM": "simmim", "nnUNetTrainerFrepa": "frepa"}
+    {
+        "nnUNetTrainerBDFMPretrain": "bdfm",
+        "nnUNetTrainerSimMIM": "simmim",
+        "nnUNetTrainerFrepa": "frepa",
+        "nnUNetTrainerSimCLR": "simclr",
+    }
 )
 """Pre-training trainer -> its preset."""
 

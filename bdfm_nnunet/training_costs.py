@@ -50,12 +50,10 @@ def count_by_name(
     }
 
     def count() -> Costs:
-        from bdfm_nnunet.networks.encoders import encoder_of
+        from bdfm_nnunet.networks.encoders import suited_optimizer
 
         network = _network(configuration, inputs, outputs, settings, str(plans), TRAINER_PRESETS.get(trainer))
-        optimizer: str = training.optimizer
-        if optimizer == "auto":
-            optimizer = "adamw" if encoder_of(network).is_transformer else "sgd"
+        optimizer = suited_optimizer(network) if training.optimizer == "auto" else training.optimizer
         return count_step(network, inputs, configuration["patch_size"], optimizer=optimizer)
 
     schedule = Schedule(

@@ -3,6 +3,7 @@
 from bdfm_nnunet.trainers.bdfm import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
 from bdfm_nnunet.trainers.frepa import nnUNetTrainerFrepa
 from bdfm_nnunet.trainers.pretrain import nnUNetTrainerPretrain
+from bdfm_nnunet.trainers.simclr import nnUNetTrainerSimCLR
 from bdfm_nnunet.trainers.simmim import nnUNetTrainerSimMIM
 
 __all__ = [
@@ -10,5 +11,6 @@ __all__ = [
     "nnUNetTrainerBDFMPretrain",
     "nnUNetTrainerFrepa",
     "nnUNetTrainerPretrain",
+    "nnUNetTrainerSimCLR",
     "nnUNetTrainerSimMIM",
 ]

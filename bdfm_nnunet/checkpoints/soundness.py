@@ -9,7 +9,9 @@ from torch import Tensor
 
 FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _WHOLE = (torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64)
-_INDEX = re.compile(r"(^|[._])(num_batches_tracked|initialised|mask|step|\w*_(index|ids|ptr|mask|step))$")
+_INDEX = re.compile(
+    r"(^|[._])(num_batches_tracked|initialised|mask|step|queue\.(owners|count)|\w*_(index|ids|ptr|mask|step))$"
+)
 """Names of buffers that count, point at something or say yes or no."""
 DEEPEST, MOST_VIEWS = 64, 8
 

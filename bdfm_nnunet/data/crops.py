@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bdfm_nnunet.data.augmentation import RandomAffine, resampled, source_size
 from bdfm_nnunet.data.batch_streams import Batch
-from bdfm_nnunet.data.checked_cases import IMAGES, PROPERTIES, CheckedCases, reading
+from bdfm_nnunet.data.checked_cases import IMAGES, LABELS, PROPERTIES, CheckedCases, reading
 from bdfm_nnunet.data.plain_cases import read_properties
 
 
@@ -35,6 +35,7 @@ class UnlabelledCrops:
         oversample_foreground: share of crops that are centred on a labelled voxel (of the brain, in unlabelled sets).
         affine: rotates and scales crops.
         mirror: draws for each crop the axes along which `bdfm_nnunet.data.augmentation.mirrored` reverses it.
+        foreground: also gives the labelled share of each crop; not for crops that `affine` turns.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class UnlabelledCrops:
         oversample_foreground: float = 0.33,
         affine: RandomAffine | None = None,
         mirror: bool = False,
+        foreground: bool = False,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -55,6 +57,7 @@ class UnlabelledCrops:
         self.oversample_foreground = oversample_foreground
         self.affine = affine
         self.mirror = mirror
+        self.foreground = foreground
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -78,7 +81,8 @@ class UnlabelledCrops:
             data: (B, C, *patch), float32 on the CPU; may be shared with another process.
 
         Returns:
-            "keys", the names of the cases, and with `mirror` "flips", (B, axes), True where an axis is to be reversed.
+            "keys", the names of the cases; with `mirror` "flips", (B, axes), True where an axis is to be reversed; with
+            `foreground` "foreground", (B,), the share of labelled voxels.
 
         Raises:
             InputError: a case is missing or damaged.
@@ -86,13 +90,17 @@ class UnlabelledCrops:
         rng = np.random.default_rng(int(torch.randint(2**62, ())))
         cases = self.dataset.identifiers
         keys = [str(cases[number]) for number in rng.choice(len(cases), self.batch_size)]
-        for crop, key in zip(data.numpy(), keys, strict=True):
-            self._read(key, rng, out=crop)
-        if not self.mirror:
-            return {"keys": keys}
-        return {"keys": keys, "flips": torch.rand(self.batch_size, len(self.patch_size)) < 0.5}
+        starts = [self._read(key, rng, out=crop) for crop, key in zip(data.numpy(), keys, strict=True)]
+        batch: Batch = {"keys": keys}
+        if self.mirror:
+            batch["flips"] = torch.rand(self.batch_size, len(self.patch_size)) < 0.5
+        if self.foreground:
+            shares = [self._labelled_share(key, start) for key, start in zip(keys, starts, strict=True)]
+            batch["foreground"] = torch.tensor(shares)
+        return batch
 
-    def _read(self, key: str, rng: np.random.Generator, *, out: npt.NDArray[np.float32]) -> None:
+    def _read(self, key: str, rng: np.random.Generator, *, out: npt.NDArray[np.float32]) -> list[int]:
+        """Read a random crop and return its first voxel."""
         with reading(self.dataset, key):
             images = open_images(self.dataset, key)
             start = self._corner(key, images.shape[1:], rng)
@@ -101,12 +109,19 @@ class UnlabelledCrops:
             matrix = self.affine.draw(rng) if self.affine else None
             if matrix is None:
                 read_crop(images, channels, start, out=out)
-                return
+                return start
             size = source_size(matrix, self.patch_size)
             source = np.empty((len(out), *size), dtype=np.float32)
             first = [s + (patch - n) // 2 for s, patch, n in zip(start, self.patch_size, size, strict=True)]
             read_crop(images, channels, first, out=source)
             out[...] = resampled(torch.from_numpy(source), matrix, self.patch_size).numpy()
+            return start
+
+    def _labelled_share(self, key: str, start: Sequence[int]) -> float:
+        labels = np.empty((1, *self.patch_size), dtype=np.float32)
+        with reading(self.dataset, key):
+            read_crop(open_labels(self.dataset, key), slice(1), start, out=labels)
+        return float((labels > 0).mean())
 
     def _corner(self, key: str, shape: Sequence[int], rng: np.random.Generator) -> list[int]:
         """Return the first voxel of a crop; a volume smaller than the crop lies in the crop's middle."""
@@ -126,9 +141,20 @@ def open_images(dataset: nnUNetBaseDataset, key: str) -> Any:
     """Open the images of a case, (C, *spatial), without reading them; labels and properties stay closed."""
     if not isinstance(dataset, nnUNetDatasetBlosc2):
         return dataset.load_case(key)[0]
+    return _open_array(dataset, key, IMAGES)
+
+
+def open_labels(dataset: nnUNetBaseDataset, key: str) -> Any:
+    """Open the labels of a case, (1, *spatial), without reading them; images and properties stay closed."""
+    if not isinstance(dataset, nnUNetDatasetBlosc2):
+        return dataset.load_case(key)[1]
+    return _open_array(dataset, key, LABELS)
+
+
+def _open_array(dataset: nnUNetDatasetBlosc2, key: str, ending: str) -> Any:
     if isinstance(dataset, CheckedCases):
-        dataset.verify(key, IMAGES)
-    path = os.path.join(dataset.source_folder, f"{key}{IMAGES}")
+        dataset.verify(key, ending)
+    path = os.path.join(dataset.source_folder, f"{key}{ending}")
     # one thread: the other cores have workers of their own
     return blosc2.open(urlpath=path, mode="r", dparams={"nthreads": 1}, **dataset.mmap_kwargs)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -133,6 +133,12 @@ def encoder_of(network: nn.Module) -> EncoderView:
     stem = getattr(unwrap(network), "stem", None)
     stem = stem if isinstance(stem, ConvStage) else None
     return EncoderView(encoder, first.shape[1], tuple(channels), tuple(totals), stem)
+
+
+def suited_optimizer(network: nn.Module) -> Literal["adamw", "sgd"]:
+    """Return the optimiser of a network whose plans name none: AdamW for transformers and where an objective asks."""
+    asked = getattr(unwrap(network), "suits_adamw", False)
+    return "adamw" if asked or encoder_of(network).is_transformer else "sgd"
 
 
 def unwrap(network: nn.Module) -> nn.Module:

@@ -33,11 +33,13 @@ class Monitored:
 
     Attributes:
         values: "loss", its terms and the objective's monitors, scalars by name.
+        kept: per sample, (B, ...) by name, for `Objective.summarise`, which sees all validation crops at once.
         pictures: folder of the pictures ("reconstructions", say) -> picture of the first sample.
     """
 
     values: Mapping[str, Tensor]
     pictures: Mapping[str, Picture] = field(default_factory=dict)
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Objective(nn.Module):
@@ -64,7 +66,9 @@ class Objective(nn.Module):
         uses_patients: whether `forward` and `monitor` need "patients", (B,) integer keys of the samples' patients, -1
             for an unknown patient.
         shapes_vary: whether shapes of tensors depend on what is drawn; torch.compile then leaves the objective alone.
+        uses_foreground: whether `monitor` needs "foreground", (B,), the labelled share of each validation crop.
         encoder_forwards: forward passes of the encoder per training step.
+        suits_adamw: whether AdamW is the default for any encoder; else only for transformers, and SGD for the others.
         progress: curve that tells how far the training has come, and whether larger values of it are better.
         panels: title of a figure's panel -> label of a curve -> name of a monitor, for progress.png.
         encoder: module of the view; its weights are "encoder." in checkpoints, where fine-tuning looks for them.
@@ -74,6 +78,8 @@ class Objective(nn.Module):
     compares_samples: bool = False
     uses_patients: bool = False
     shapes_vary: bool = False
+    uses_foreground: bool = False
+    suits_adamw: bool = False
     encoder_forwards: int = 1
     progress: tuple[str, bool] = ("val_losses", False)
     panels: Mapping[str, Mapping[str, str]] = MappingProxyType({})
@@ -165,6 +171,14 @@ class Objective(nn.Module):
     def monitor(self, images: Tensor, **drawn: Tensor) -> Monitored:
         """Score validation crops, which are the same with the same draws in every epoch; by default loss and terms."""
         return Monitored(self(images, **drawn))
+
+    def summarise(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return monitors that need all validation crops of all processes at once; by default none.
+
+        Args:
+            kept: what `monitor` kept, joined over the crops, on the CPU.
+        """
+        return {}
 
     def verdict(self, latest: Mapping[str, float]) -> str:
         """Return a sentence on the last validation; empty for none."""

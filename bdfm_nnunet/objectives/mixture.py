@@ -148,6 +148,11 @@ class Mixture(Objective):
         return any(part.shapes_vary for _, part in self._named())
 
     @property
+    def uses_foreground(self) -> bool:  # type: ignore[override]
+        """Whether any objective asks for the labelled share of crops."""
+        return any(part.uses_foreground for _, part in self._named())
+
+    @property
     def terms(self) -> tuple[str, ...]:
         """Names of the terms of all objectives."""
         return tuple(name for label, part in self._named() for name in (_under(label, part.terms) or (label,)))
@@ -176,12 +181,12 @@ class Mixture(Objective):
         return {f"{','.join(map(str, users))}:{name}": value for users, name, value in found}
 
     def _parts_with(self, drawn: Mapping[str, Tensor]) -> Iterator[tuple[str, float, Objective, dict[str, Tensor]]]:
-        """Yield label, weight and objective with its draws; "patients" goes to those that ask for it."""
+        """Yield label, weight and objective with its draws; "patients" and "foreground" go to those that ask."""
         for number, (label, part) in enumerate(self._named()):
             own = {}
             for key, value in drawn.items():
                 users, _, name = key.rpartition(":")
-                if (users and str(number) in users.split(",")) or (not users and part.uses_patients):
+                if (users and str(number) in users.split(",")) or (not users and getattr(part, f"uses_{name}")):
                     own[name] = value
             yield label, self.weights[number], part, own
 
@@ -222,12 +227,22 @@ class Mixture(Objective):
         self.view.clear()
         values: dict[str, Tensor] = {}
         pictures: dict[str, Picture] = {}
+        kept: dict[str, Tensor] = {}
         for label, weight, part, own in self._parts_with(drawn):
             found = part.monitor(images, **own)
             _add(values, _labelled(found.values, label, part), weight)
+            kept |= {f"{label}:{name}": value for name, value in found.kept.items()}
             pictures |= {(name if name not in pictures else f"{label}_{name}"): p for name, p in found.pictures.items()}
         self.view.clear()
-        return Monitored(values, pictures)
+        return Monitored(values, pictures, kept)
+
+    def summarise(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the monitors of all objectives that need all validation crops."""
+        found: dict[str, Tensor] = {}
+        for label, part in self._named():
+            own = {k.partition(":")[2]: value for k, value in kept.items() if k.partition(":")[0] == label}
+            found |= {f"{label}_{name}": value for name, value in part.summarise(own).items()}
+        return found
 
     def verdict(self, latest: Mapping[str, float]) -> str:
         """Return the sentences of all objectives."""

@@ -12,6 +12,7 @@ OBJECTIVES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "masked": ("masked", "MaskedImageModelling"),
         "frequency_corruption": ("frequency_corruption", "FrequencyCorruption"),
+        "contrastive": ("contrastive", "ContrastiveLearning"),
     }
 )
 """Name in the plans -> module of this package and class."""

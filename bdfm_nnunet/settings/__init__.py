@@ -8,6 +8,7 @@ default.
 from bdfm_nnunet.settings.blocks import ALLOWED, check_blocks, pretraining_settings, read_block
 from bdfm_nnunet.settings.objective_settings import (
     OBJECTIVE_SETTINGS,
+    ContrastiveSettings,
     CropSettings,
     FrequencyCorruptionSettings,
     MaskTokenMode,
@@ -29,6 +30,7 @@ __all__ = [
     "LOGGERS_VARIABLE",
     "OBJECTIVE_SETTINGS",
     "WEIGHTS_VARIABLE",
+    "ContrastiveSettings",
     "CropSettings",
     "FinetuningSettings",
     "FrequencyCorruptionSettings",

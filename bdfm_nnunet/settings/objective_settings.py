@@ -1,7 +1,7 @@
 """Settings of pre-training objectives."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -196,6 +196,100 @@ class FrequencyCorruptionSettings(CropSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContrastiveSettings(CropSettings):
+    """Contrastive learning: two views of each crop, and a loss that finds the pairs. The defaults are SimCLR.
+
+    Views are drawn with a probability per part; 0 switches a part off.
+
+    Attributes:
+        augmentation: of the loaded crop, before views are made of it; see `CropSettings`.
+        crops: whether the two views show "two" boxes of the loaded crop, drawn apart, or "one" and the same.
+        region: sides of the loaded crop, relative to those of the patch; above 1 boxes differ more.
+        least_share: least share of the loaded crop's volume that a view shows; its sides have the patch's proportions.
+        least_overlap: least volume that two boxes share, relative to the smaller one.
+        p_flip: probability of reversing an axis, for each axis.
+        p_rotation: probability of a rotation, about all axes.
+        degrees: largest angle about an axis, in mm and not in voxels.
+        p_scaling: probability of scaling a box, beyond the edge of the loaded crop if need be.
+        scaling: least and largest factor of a box's sides; above 1 a view shows more.
+        outside: value of places beyond the loaded crop: 0, or that at the nearest edge.
+        p_bias: probability of a smooth multiplicative field.
+        bias: largest standard deviation of its logarithm.
+        p_gamma: probability of a power of the intensities, on the range of the foreground.
+        gamma: least and largest exponent.
+        p_contrast: probability of more or less contrast about the mean.
+        contrast: largest strength, see `objectives.view_intensities.contrast_changed`.
+        p_blur: probability of a Gaussian filter.
+        blur: least and largest standard deviation, in units of the finest spacing.
+        p_low_resolution: probability of larger voxels.
+        low_resolution: largest factor of a voxel's side, drawn for each axis.
+        p_noise: probability of normal noise.
+        noise: its largest standard deviation, relative to that of the view.
+        standardise: whether each view ends with mean 0 and standard deviation 1 in the foreground. Images of different
+            scanners differ in both, so these would tell pairs without any anatomy.
+        legacy_views: make the views of 3D-Neuro-SimCLR in place of all this, see `objectives.legacy_views`.
+        temperature: divisor of the cosines in the loss.
+        decoupled: leave the pair out of the denominator (Yeh et al. 2022, https://arxiv.org/abs/2110.06848).
+        queue: embeddings of earlier steps that serve as further negatives.
+        same_patient: other scans of one patient in a batch are "negative" ones, left out ("exclude"), or further
+            "positive" ones. Crops of one scan are of one patient, too.
+        hidden: width of the projector between its layers; by default that of the features.
+        projection: width of the embeddings.
+        joint_forward: encode both views of a batch at once, so that batch norm sees both; else one after the other, as
+            the published code does.
+        probe_neighbours: crops of other patients from which the foreground of a crop is told, to see what the
+            features know; 0 for no probe.
+    """
+
+    augmentation: Literal["mirror", "none", "spatial"] = "none"
+    crops: Literal["two", "one"] = "two"
+    region: float = 1.0
+    least_share: float = 0.5
+    least_overlap: float = 0.5
+    p_flip: float = 0.5
+    p_rotation: float = 0.5
+    degrees: float = 30.0
+    p_scaling: float = 0.3
+    scaling: tuple[float, ...] = (0.8, 1.25)
+    outside: Literal["zero", "edge"] = "zero"
+    p_bias: float = 0.5
+    bias: float = 0.3
+    p_gamma: float = 0.5
+    gamma: tuple[float, ...] = (0.6, 1.7)
+    p_contrast: float = 0.3
+    contrast: float = 1.5
+    p_blur: float = 0.2
+    blur: tuple[float, ...] = (0.5, 1.0)
+    p_low_resolution: float = 0.2
+    low_resolution: float = 2.0
+    p_noise: float = 0.3
+    noise: float = 0.2
+    standardise: bool = True
+    legacy_views: bool = False
+    temperature: float = 0.5
+    decoupled: bool = False
+    queue: int = 0
+    same_patient: Literal["exclude", "positive", "negative"] = "exclude"
+    hidden: int | None = None
+    projection: int = 64
+    joint_forward: bool = True
+    probe_neighbours: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "region", "scaling", "gamma", "low_resolution", "temperature", "hidden", "projection")
+        at_least_zero(self, "degrees", "bias", "contrast", "noise", "queue", "probe_neighbours")
+        share(self, *(each.name for each in fields(self) if each.name.startswith("p_")), "least_overlap")
+        for name in ("scaling", "gamma", "blur"):
+            ordered(self, name)
+        if not 0 < self.least_share <= 1:
+            raise InputError(f"least_share is {self.least_share}, expected a share above 0 and up to 1")
+        for name in ("region", "low_resolution"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class WeightedObjective:
     """One objective of a mixture.
 
@@ -231,6 +325,10 @@ class MixtureSettings(CropSettings):
 
 
 OBJECTIVE_SETTINGS: Mapping[str, type[CropSettings]] = MappingProxyType(
-    {"masked": PretrainingSettings, "frequency_corruption": FrequencyCorruptionSettings}
+    {
+        "masked": PretrainingSettings,
+        "frequency_corruption": FrequencyCorruptionSettings,
+        "contrastive": ContrastiveSettings,
+    }
 )
 """Name of an objective in the plans -> class of its settings."""

@@ -59,6 +59,7 @@ class Pretraining(Task):
         super().__init__(trainer)
         self._validated = 0
         self._pictures: Mapping[str, Picture] = {}
+        self._kept: list[Mapping[str, Tensor]] = []
 
     @cached_property
     def settings(self) -> CropSettings:
@@ -105,7 +106,9 @@ class Pretraining(Task):
         training, validation = trainer.get_tr_and_val_datasets()
         kind = self.settings.augmentation
         affine = RandomAffine(spacing=trainer.configuration_manager.spacing) if kind == "spatial" else None
-        return self._crops(training, affine=affine, mirror=kind != "none"), self._crops(validation)
+        return self._crops(training, affine=affine, mirror=kind != "none"), self._crops(
+            validation, foreground=self.objective.uses_foreground
+        )
 
     def _crops(self, dataset: Any, **augmentation: Any) -> UnlabelledCrops:
         trainer = self.trainer
@@ -124,7 +127,14 @@ class Pretraining(Task):
 
     def prepare(self, batch: Batch) -> Batch:
         """Add what the objective draws for a training step."""
-        return batch | {"drawn": self._draw(batch["data"], _TRAINING, self.trainer.run.step_number)}
+        drawn = self._draw(batch["data"], _TRAINING, self.trainer.run.step_number)
+        return batch | {"drawn": drawn | self._patients_of(batch)}
+
+    def _patients_of(self, batch: Batch) -> dict[str, Tensor]:
+        """Return "patients" if the objective asks for them: the same number for all crops of one patient."""
+        if not self.objective.uses_patients:
+            return {}
+        return {"patients": torch.tensor([self.trainer.data.patients.get(key, -1) for key in batch["keys"]])}
 
     def _draw(self, images: Tensor, stream: int, number: int) -> dict[str, Tensor]:
         """Draw for the whole batch, so that nothing depends on the number of processes, and take this one's part."""
@@ -175,16 +185,20 @@ class Pretraining(Task):
         """Start at the first of the fixed crops."""
         self._validated = 0
         self._pictures = {}
+        self._kept = []
 
     def validation_step(self, batch: Batch) -> dict[str, Any]:
         """Return what the objective says of fixed crops."""
         trainer = self.trainer
         images = batch["data"].to(trainer.device, non_blocking=True)
-        drawn = self._draw(images, _VALIDATION, self._validated)
+        drawn = self._draw(images, _VALIDATION, self._validated) | self._patients_of(batch)
+        if self.objective.uses_foreground:
+            drawn["foreground"] = batch["foreground"]
         self._validated += 1
         with trainer.autocast():
             found = self.objective.monitor(images, **{name: value.to(trainer.device) for name, value in drawn.items()})
         self._pictures = self._pictures or found.pictures
+        self._kept.append({name: value.cpu() for name, value in found.kept.items()})
         return {name: value.float().cpu().numpy() for name, value in found.values.items()}
 
     def end_validation(self, outputs: list[dict[str, Any]]) -> None:
@@ -193,8 +207,14 @@ class Pretraining(Task):
         self.log("val_losses", trainer.mean_of(outputs, "loss"))
         for name in self.objective.terms:
             self.log(f"val_{name}", trainer.mean_of(outputs, name))
+        summary = self.objective.summarise(self._joined())
         for name in self.objective.monitors:
-            self.log(name, trainer.mean_of(outputs, name))
+            self.log(name, float(summary[name]) if name in summary else trainer.mean_of(outputs, name))
+
+    def _joined(self) -> dict[str, Tensor]:
+        """Return what the objective kept of the validation crops of all processes."""
+        kept = [each for part in self.trainer.processes.gather(self._kept) for each in part]
+        return {name: torch.cat([each[name] for each in kept]) for name in kept[0]}
 
     def end_epoch(self) -> None:
         """Write the log, the checkpoints and the pictures."""

@@ -12,7 +12,7 @@ from bdfm_nnunet.checksums import Checksums
 from bdfm_nnunet.data.batch_streams import Batch, batches
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, describe_run
-from bdfm_nnunet.patients import CaseList, read_cases
+from bdfm_nnunet.patients import CaseList, groups, read_cases
 from bdfm_nnunet.split_files import SPLITS
 from bdfm_nnunet.training.raw_dataset import bring_manifest, bring_splits, check_fold, raw_folder_of, replaced_labels
 
@@ -50,6 +50,16 @@ class FoldData:
         except InputError as error:  # no reason to lose a training
             name = self._trainer.plans_manager.dataset_name
             return CaseList(name, name, [], str(error))
+
+    @cached_property
+    def patients(self) -> dict[str, int]:
+        """Case -> number of its patient, as far as the manifest tells; the log is told if there is none."""
+        known = self.cases
+        if known.note:
+            self._trainer.print_to_log_file(f"Patients: {known.note}")
+        named = groups(known.rows, known.scope)
+        numbers = {name: number for number, name in enumerate(sorted(set(named.values())))}
+        return {case: numbers[name] for case, name in named.items()}
 
     def check_split(self) -> None:
         """Make sure that nnU-Net finds a split; one that is missing comes from nnUNet_raw.

@@ -14,7 +14,7 @@ from bdfm_nnunet.checkpoints.nnunet_loading import loading_as_data
 from bdfm_nnunet.data.batch_streams import Batch, reseed, seeded
 from bdfm_nnunet.data.checked_cases import checked
 from bdfm_nnunet.files import cannot_write
-from bdfm_nnunet.networks.encoders import encoder_of
+from bdfm_nnunet.networks.encoders import suited_optimizer
 from bdfm_nnunet.settings import TrainingSettings, read_block
 from bdfm_nnunet.step_checks import check_shares
 from bdfm_nnunet.tasks.run_summary import write_run_summary
@@ -195,7 +195,7 @@ class Trainer(nnUNetTrainer):
         """The optimiser in use; by default the one that suits the encoder."""
         if self.training.optimizer != "auto":
             return self.training.optimizer
-        return "adamw" if encoder_of(self.network).is_transformer else "sgd"
+        return suited_optimizer(self.network)
 
     def configure_optimizers(self) -> tuple[Optimizer, WarmupSchedule]:
         """Return the optimiser, with separate groups for the encoder, and the schedule."""

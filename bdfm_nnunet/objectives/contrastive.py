@@ -1,0 +1,228 @@
+"""Contrastive learning: make the embeddings of two views of a crop alike, and those of different crops different.
+
+SimCLR: Chen et al. 2020, https://arxiv.org/abs/2002.05709; of brain MRI: Kaczmarek et al. 2025 (3D-Neuro-SimCLR),
+https://arxiv.org/abs/2509.10620, which is the preset "simclr_published".
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bdfm_nnunet import embedding_measures
+from bdfm_nnunet.frequency import at_least_single, full_precision
+from bdfm_nnunet.losses import nt_xent
+from bdfm_nnunet.losses.contrastive_losses import NegativeQueue, chance_level
+from bdfm_nnunet.losses.joined_batches import gather_rows
+from bdfm_nnunet.networks.encoders import EncoderView
+from bdfm_nnunet.networks.projector import Projector
+from bdfm_nnunet.objectives.base import Monitored, Objective, Picture
+from bdfm_nnunet.objectives.view_intensities import standardised
+from bdfm_nnunet.objectives.views import draw_views, two_views
+from bdfm_nnunet.settings import ContrastiveSettings
+
+LEAST_RANK = 2.0
+"""Effective rank of the embeddings of validation crops below which they count as collapsed."""
+LEAST_GAIN = 0.1
+"""Share of the way from the chance level to 0 that the loss must have gone, or it counts as not learning."""
+
+
+class ContrastiveLearning(Objective):
+    """SimCLR: two random views of each crop, NT-Xent on the projected mean of the last stage's features.
+
+    Args:
+        view: encoder to pre-train, see `encoder_of`.
+        settings: all other settings.
+        spacing: millimetres per voxel and axis; 1 by default.
+
+    Attributes:
+        projector: from the mean features of the last stage to the embeddings that the loss compares.
+        queue: embeddings of earlier steps as further negatives; None without.
+
+    Example:
+        >>> from bdfm_nnunet.networks.encoders import encoder_of
+        >>> from bdfm_nnunet.networks.swin_unet import SwinUNet
+        >>> network = SwinUNet(
+        ...     1, 2, strides=((1, 1, 1), (4, 4, 4), (2, 2, 2)), features_per_stage=(8, 24, 48), depths=(2, 2),
+        ...     num_heads=(2, 4), window_size=(4, 4, 4),
+        ... )
+        >>> objective, generator = ContrastiveLearning(encoder_of(network)), torch.Generator().manual_seed(0)
+        >>> drawn = objective.draw(4, (32, 32, 32), generator=generator)
+        >>> losses = objective(torch.rand(4, 1, 32, 32, 32), **drawn, patients=torch.tensor([0, 1, 2, 2]))
+        >>> sorted(losses)
+        ['loss']
+    """
+
+    settings_class = ContrastiveSettings
+    settings: ContrastiveSettings
+    compares_samples = True
+    uses_patients = True
+    suits_adamw = True
+    panels: Mapping[str, Mapping[str, str]] = MappingProxyType(
+        {
+            "contrastive loss": {"validation": "pair_loss", "chance": "chance"},
+            "pairs found": {"share": "pair_accuracy", "chance": "pair_chance"},
+            "embeddings": {"alignment": "alignment", "uniformity": "uniformity"},
+            "effective rank": {"embeddings": "effective_rank", "features": "feature_rank"},
+            "error of the foreground's share": {"neighbours": "probe_error", "mean": "probe_error_mean"},
+        }
+    )
+
+    def __init__(
+        self,
+        view: EncoderView,
+        settings: ContrastiveSettings | None = None,
+        *,
+        spacing: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(view, settings, spacing=spacing)
+        settings = self.settings
+        self.encoder_forwards = 1 if settings.joint_forward else 2
+        self.shapes_vary = settings.queue > 0  # until the queue is full
+        self.uses_foreground = settings.probe_neighbours > 0
+        if not self.uses_foreground:
+            self.panels = {
+                title: curves for title, curves in self.panels.items() if "probe_error" not in curves.values()
+            }
+        self.projector = Projector(view.channels[-1], settings.hidden, settings.projection)
+        self.queue = NegativeQueue(settings.queue, settings.projection) if settings.queue else None
+
+    @classmethod
+    def crop_size(cls, patch_size: Sequence[int], settings: ContrastiveSettings) -> tuple[int, ...]:
+        """Return the voxels of the crops of which views are made: the patch times `region`."""
+        return tuple(round(size * settings.region) for size in patch_size)
+
+    def draw(self, batch: int, spatial: Sequence[int], *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw the views of a step, see `draw_views`."""
+        return draw_views(batch, spatial, self.settings, spacing=self.spacing, generator=generator)
+
+    def views(self, images: Tensor, drawn: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return two views (B, C, *patch) of crops."""
+        patch = [round(size / self.settings.region) for size in images.shape[2:]]  # undoes `crop_size`
+        with torch.no_grad(), full_precision(images.device):
+            return two_views(at_least_single(images), drawn, self.settings, spatial=patch)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the mean features (B, C) of the last stage, in at least single precision."""
+        return at_least_single(self.encoder(images)[-1]).flatten(2).mean(2)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return the embeddings (B, D) of features, in at least single precision."""
+        with full_precision(features.device):
+            return self.projector(features)
+
+    def represent(
+        self, images: Tensor, *, patients: Tensor | None = None, **drawn: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the embeddings of two views, "first" and "second" (B, D), and "patients".
+
+        Args:
+            images: (B, C, *crop).
+            patients: (B,) integer keys of the samples' patients, -1 where unknown; by default all are.
+            drawn: result of `draw` for these samples.
+        """
+        views = self.views(images, drawn)
+        if self.settings.joint_forward:
+            first, second = self.project(self.features(torch.cat(views))).chunk(2)
+        else:
+            first, second = (self.project(self.features(view)) for view in views)
+        unknown = torch.full((len(images),), -1, device=images.device)
+        return {"first": first, "second": second, "patients": unknown if patients is None else patients}, {}
+
+    def compare(self, representations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the loss of all pairs; in training the embeddings then go into the queue."""
+        first, second, patients = (representations[name] for name in ("first", "second", "patients"))
+        queue = self.queue if self.training else None
+        loss = nt_xent(
+            first,
+            second,
+            temperature=self.settings.temperature,
+            decoupled=self.settings.decoupled,
+            queue=None if queue is None else queue.embeddings.clone(),  # which change before the gradient is computed
+            groups=patients,
+            queue_groups=None if queue is None else queue.groups.clone(),
+            same_group=self.settings.same_patient,
+        )
+        if queue is not None:
+            both = torch.stack([first, second], 1).flatten(0, 1)
+            queue.put(both, groups=patients.repeat_interleave(2))
+        return {"loss": loss}
+
+    # --- monitors -----------------------------------------------------------------------------------------------
+
+    def monitor(self, images: Tensor, *, foreground: Tensor | None = None, **drawn: Tensor) -> Monitored:
+        """Return the loss of validation crops beside its chance level, and keep their embeddings for `summarise`.
+
+        Args:
+            images: (B, C, *crop).
+            foreground: (B,), labelled share of each crop, for the probe.
+            drawn: result of `draw`, and "patients".
+        """
+        representations, _ = self.represent(images, **drawn)
+        values = self.compare(representations)
+        pairs = len(gather_rows(representations["first"].detach())[0])
+        chance = chance_level(pairs, decoupled=self.settings.decoupled)
+        values |= {"pair_loss": values["loss"], "chance": torch.tensor(chance)}
+        kept = dict(representations)
+        with torch.no_grad():
+            kept["features"] = self.features(self._whole(images))
+        if foreground is not None:
+            kept["foreground"] = foreground
+        first, second = self.views(images[:1], {n: v[:1] for n, v in drawn.items() if n != "patients"})
+        picture = Picture(images[0, 0], {"first view": first[0, 0], "second view": second[0, 0]})
+        return Monitored(values, {"views": picture}, {name: value.detach() for name, value in kept.items()})
+
+    def _whole(self, images: Tensor) -> Tensor:
+        """Return crops without any change but those that all views have: the patch's size and the normalisation."""
+        images = at_least_single(images)
+        if self.settings.region > 1:
+            patch = [round(size / self.settings.region) for size in images.shape[2:]]
+            images = torch.nn.functional.interpolate(images, patch, mode="bilinear" if len(patch) == 2 else "trilinear")
+        changed = self.settings.standardise or self.settings.legacy_views
+        return standardised(images, images != 0) if changed else images
+
+    def summarise(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return measures of the embeddings of all validation crops, and what the neighbours of a crop tell of it.
+
+        The probe guesses the labelled share of a crop from the most similar crops of other patients, by the features
+        that fine-tuning starts from, beside guessing their mean. It reads features and changes nothing. Where all crops
+        are of one patient there are no neighbours, and it guesses the mean too.
+        """
+        first, second, features = kept["first"], kept["second"], kept["features"]
+        found = {
+            "alignment": embedding_measures.alignment(first, second),
+            "uniformity": embedding_measures.uniformity(first),
+            "effective_rank": embedding_measures.effective_rank(first),
+            "feature_rank": embedding_measures.effective_rank(features),
+            "pair_accuracy": embedding_measures.pair_accuracy(first, second),
+            "pair_chance": torch.tensor(1 / (2 * len(first) - 1)),
+        }
+        if self.uses_foreground:
+            shares = kept["foreground"].to(features)
+            options: dict[str, Any] = {"groups": kept["patients"], "neighbours": self.settings.probe_neighbours}
+            centred = features - features.mean(0)  # else all features of one network point the same way
+            guess = (shares - shares.mean()).abs().mean()
+            error = embedding_measures.knn_regression(centred, shares, **options)
+            found |= {"probe_error": torch.where(error.isfinite(), error, guess), "probe_error_mean": guess}
+        return found
+
+    def verdict(self, latest: Mapping[str, float]) -> str:
+        """Return a sentence on the last validation; a warning that says what to change where nothing is learnt."""
+        loss, chance, rank = latest["pair_loss"], latest["chance"], latest["effective_rank"]
+        found = (
+            f"Held-out pairs: loss {loss:.3f} against {chance:.3f} by chance; {latest['pair_accuracy']:.1%} found, "
+            f"{latest['pair_chance']:.1%} by chance; effective rank {rank:.1f} of {self.settings.projection}"
+        )
+        if rank < LEAST_RANK:
+            return (
+                f"{found}. WARNING: the embeddings have collapsed (rank below {LEAST_RANK:g}): lower "
+                "training.initial_lr or pretraining.temperature, or raise the batch size or pretraining.queue"
+            )
+        if chance > 0 and not loss < (1 - LEAST_GAIN) * chance and not self.settings.decoupled:
+            return (
+                f"{found}. WARNING: the loss is near its chance level: train longer, or weaken the views "
+                "(pretraining.least_share and least_overlap up, pretraining.degrees and noise down)"
+            )
+        return found
