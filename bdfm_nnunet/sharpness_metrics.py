@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bdfm_nnunet.frequency import at_least_single, millimetres
+from bdfm_nnunet.frequency import at_least_single, full_precision, millimetres
 from bdfm_nnunet.kept_tables import kept
 from bdfm_nnunet.metrics import difference, intensity_range
 
@@ -74,8 +74,9 @@ def laplacian_of_gaussian(images: Tensor, *, spacing: Spacing = None, sigma: flo
     for axis, step in enumerate(millimetres(images.shape[2:], spacing), start=2):
         gaussian, curvature = _filters(images.shape[axis], sigma / step, step, images.dtype, images.device)
         # so far `sharp` is the sum over the axes seen, `smooth` the Gaussian along all of them
-        sharp = _along(sharp, gaussian, axis) + _along(smooth, curvature, axis)
-        smooth = _along(smooth, gaussian, axis)
+        with full_precision(images.device):
+            sharp = _along(sharp, gaussian, axis) + _along(smooth, curvature, axis)
+            smooth = _along(smooth, gaussian, axis)
     return sharp
 
 

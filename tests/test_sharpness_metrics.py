@@ -124,5 +124,8 @@ def test_spacing_that_does_not_fit_is_refused(spacing: tuple[float, ...]) -> Non
 def test_half_precision_is_scored_in_single() -> None:
     prediction, target = PREDICTION.to(torch.bfloat16), TARGET.to(torch.bfloat16)
     torch.testing.assert_close(hfen(prediction, target), hfen(prediction.float(), target.float()))
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = hfen(PREDICTION, TARGET)
+    assert torch.equal(under_autocast, hfen(PREDICTION, TARGET))
     with pytest.raises(ValueError, match="give two alike"):
         hfen(prediction[:, :1], target)

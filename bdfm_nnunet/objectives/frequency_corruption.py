@@ -14,6 +14,7 @@ from bdfm_nnunet.networks.encoders import EncoderView
 from bdfm_nnunet.objectives.base import Monitored, Objective, Picture
 from bdfm_nnunet.objectives.corruptions import corrupt, draw_corruptions, mask_cutoff
 from bdfm_nnunet.objectives.embedding_consistency import consistency_loss, embedding_scores
+from bdfm_nnunet.objectives.image_monitors import detail_panels, detail_scores
 from bdfm_nnunet.objectives.pixel_decoders import FinalDecoder, PyramidDecoder
 from bdfm_nnunet.objectives.reconstruction_scores import reconstruction_scores
 from bdfm_nnunet.settings import FrequencyCorruptionSettings, read_block
@@ -222,6 +223,8 @@ class FrequencyCorruption(Objective):
         cutoff = mask_cutoff(self.settings, self.spacing)
         for name, guess in (("", rebuilt), ("_corrupted", corrupted)):
             scores = reconstruction_scores(guess, repeated, spacing=self.spacing, cutoff=cutoff)
+            details = detail_scores(guess.float(), repeated, spacing=self.spacing)
+            scores |= {score: value.nanmean() for score, value in details.items()}
             values |= {f"{score}{name}": value for score, value in scores.items()}
         values |= embedding_scores(features, views=self.views)
         picture = Picture(images[0, 0], {"corrupted": corrupted[0, 0], "network": rebuilt[0, 0].float()})
@@ -254,6 +257,7 @@ def _panels(views: int) -> Mapping[str, Mapping[str, str]]:
             "PSNR [dB]": {"network": "psnr", "corrupted crop": "psnr_corrupted"},
             "share of high frequencies": {"network": "recovered", "corrupted crop": "recovered_corrupted"},
             "high-frequency loss": {"network": "hfl", "corrupted crop": "hfl_corrupted"},
+            **detail_panels("corrupted crop", "corrupted"),
             "embeddings": embeddings,
             "effective rank of the embeddings": {"effective rank": "effective_rank"},
         }

@@ -11,16 +11,45 @@ from bdfm_nnunet.spectrum_metrics import power_spectrum_error
 
 _FILL = "mean_fill"
 
+
+def detail_panels(baseline: str, ending: str) -> dict[str, dict[str, str]]:
+    """Return the panels of what `detail_scores` returns, beside those of a baseline.
+
+    Args:
+        baseline: label of its curves.
+        ending: of its names.
+    """
+    titles = {
+        "hfen": "HFEN",
+        "edge_psnr": "PSNR at edges [dB]",
+        "spectrum_error": "power lost or invented above half the Nyquist frequency [dB]",
+    }
+    return {title: {"network": name, baseline: f"{name}_{ending}"} for name, title in titles.items()}
+
+
+def detail_scores(
+    rebuilt: Tensor, images: Tensor, voxels: Tensor | None = None, *, spacing: Spacing = None
+) -> dict[str, Tensor]:
+    """Return "hfen", "edge_psnr" and "spectrum_error" of each sample, (B,), on the masked voxels or everywhere.
+
+    Args:
+        rebuilt: (B, C, *spatial).
+        images: originals, same shape.
+        voxels: boolean (B, *spatial), True = masked.
+        spacing: voxel size in mm; 1 mm where it is None.
+    """
+    return {
+        "hfen": hfen(rebuilt, images, voxels, spacing=spacing),
+        "edge_psnr": edge_psnr(rebuilt, images, voxels, spacing=spacing),
+        "spectrum_error": power_spectrum_error(rebuilt, images, voxels, spacing=spacing).high,
+    }
+
+
 IMAGE_PANELS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "PSNR on masked voxels [dB]": {"network": "psnr", "mean fill": f"psnr_{_FILL}"},
         "SSIM on masked voxels": {"network": "ssim", "mean fill": f"ssim_{_FILL}"},
-        "HFEN on masked voxels": {"network": "hfen", "mean fill": f"hfen_{_FILL}"},
-        "PSNR on masked edges [dB]": {"network": "edge_psnr", "mean fill": f"edge_psnr_{_FILL}"},
-        "power lost or invented above half the Nyquist frequency [dB]": {
-            "network": "spectrum_error",
-            "mean fill": f"spectrum_error_{_FILL}",
-        },
+        **detail_panels("mean fill", _FILL),
     }
 )
 """Panels of progress.png for what `image_scores` returns, as `Objective.panels`."""
@@ -53,7 +82,5 @@ def _scores(rebuilt: Tensor, images: Tensor, voxels: Tensor, spacing: Spacing) -
     return {
         "psnr": masked_psnr(rebuilt, images, voxels),
         "ssim": masked_ssim(rebuilt, images, voxels),
-        "hfen": hfen(rebuilt, images, voxels, spacing=spacing),
-        "edge_psnr": edge_psnr(rebuilt, images, voxels, spacing=spacing),
-        "spectrum_error": power_spectrum_error(rebuilt, images, voxels, spacing=spacing).high,
+        **detail_scores(rebuilt, images, voxels, spacing=spacing),
     }

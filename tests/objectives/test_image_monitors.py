@@ -3,7 +3,7 @@ import math
 import torch
 
 from bdfm_nnunet.metrics import fill_with_mean, masked_psnr
-from bdfm_nnunet.objectives.image_monitors import IMAGE_PANELS, image_scores
+from bdfm_nnunet.objectives.image_monitors import IMAGE_PANELS, detail_panels, detail_scores, image_scores
 from bdfm_nnunet.sharpness_metrics import edge_psnr, hfen
 from bdfm_nnunet.spectrum_metrics import power_spectrum_error
 
@@ -36,3 +36,12 @@ def test_a_sample_without_a_score_is_left_out() -> None:
     images, rebuilt = torch.cat([IMAGES, torch.zeros(1, 1, 16, 16, 16)]), torch.cat([REBUILT, IMAGES[:1]])
     voxels = torch.cat([VOXELS, VOXELS[:1]])
     assert image_scores(rebuilt, images, voxels)["hfen"] == image_scores(REBUILT, IMAGES, VOXELS)["hfen"]
+
+
+def test_every_panel_of_details_has_its_scores() -> None:
+    names = {name for panel in detail_panels("other", "other").values() for name in panel.values()}
+    everywhere = detail_scores(REBUILT, IMAGES)
+    assert names == {*everywhere, *(f"{name}_other" for name in everywhere)}
+    assert everywhere["hfen"].shape == (3,)
+    for name, value in detail_scores(REBUILT, IMAGES, torch.ones_like(VOXELS)).items():
+        torch.testing.assert_close(value, everywhere[name])
