@@ -15,7 +15,7 @@ def is_compiled(network: nn.Module) -> bool:
 
 
 def start_from_data(network: nn.Module, images: Tensor, **others: Any) -> None:
-    """Set what starts from the first batch before a compiled network runs: all of it would be compiled twice.
+    """Set what starts from the first batch before a compiled network runs: to ask for it would break the graph.
 
     The pass is a plain one without gradient, and leaves the random states as they are. Nothing is done where nothing
     waits for data (`MaskToken.waits_for_data`), nor for networks that are not compiled: they start in their first step.
