@@ -103,7 +103,7 @@ def main() -> None:
     """Compare the arms for every encoder and batch size, and write the result."""
     parser = options(__doc__, rounds=5)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--encoders", nargs="+", default=list(ENCODERS), choices=ENCODERS)
+    parser.add_argument("--encoders", nargs="*", default=list(ENCODERS), choices=ENCODERS)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--precisions", nargs="+", help="number types (default: those the device has units for)")
     parser.add_argument("--packing", action="store_true", help="measure packed blocks in a convolutional encoder too")
@@ -115,7 +115,8 @@ def main() -> None:
         serve_arm(settings.arm, settings.batch, settings.size, settings.device)
         return
     shown = {name: value for name, value in vars(settings).items() if name not in ("arm", "batch")}
-    result = Result("Encoding only what is visible", prose(__doc__), shown, ("torch", "numpy"))
+    title = "Encoding only what is visible" if settings.encoders else "Packed blocks in a convolutional encoder"
+    result = Result(title, prose(__doc__), shown, ("torch", "numpy"))
     types = {n: t for n, t in types_for(settings.device).items() if n in (settings.precisions or [n])}
     rates = {name: matrix_rate(type_, device=settings.device) for name, type_ in types.items()}
     rates["bytes"] = memory_rate(device=settings.device)

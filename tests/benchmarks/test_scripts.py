@@ -49,8 +49,8 @@ def test_help_starts(script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         ),
         pytest.param(
             "visible.py",
-            ["--size", "64", "--batches", "1", "--encoders", "cubic", "--precisions", "fp32"],
-            1,
+            ["--size", "64", "--batches", "1", "--encoders", "cubic", "--precisions", "fp32", "--packing"],
+            2,
             marks=pytest.mark.slow,
         ),
         ("metrics.py", ["--lesions", "2", "--size", "60,60,40"], 1),
