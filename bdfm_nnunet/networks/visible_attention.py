@@ -36,11 +36,12 @@ def visible_attention(qkv: Tensor, buckets: Sequence[Bucket], table: Tensor) -> 
         attended: Tensor = _VisibleAttention.apply(source, buckets, columns)
         return attended[:count]
     heads, width = len(table), qkv.shape[1] // 3
-    columns = columns.to(qkv.dtype)
     parts = []
     for bucket in buckets:
         part = _Take.apply(source, bucket.rows).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        bias = columns.index_select(1, bucket.index.flatten()).unflatten(1, bucket.index.shape).transpose(0, 1)
+        # cast after the choice, so that the gradients of thousands of pairs are summed up in single precision
+        bias = columns.index_select(1, bucket.index.flatten()).to(qkv.dtype)
+        bias = bias.unflatten(1, bucket.index.shape).transpose(0, 1)
         query, key, value = part.unbind(0)
         part = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         parts.append(part.transpose(1, 2).reshape(-1, width))
