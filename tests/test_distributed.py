@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from torch import distributed
-from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from bdfm_nnunet.networks import encoder_of
 from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.settings import PretrainingSettings
+from tests.forking import run_together
 from tests.networks.zoo import network
 
 
@@ -50,7 +50,7 @@ def _train_visible(rank: int, folder: str) -> None:
 
 
 def test_two_processes_that_encode_what_is_visible_are_one_training(tmp_path: Path) -> None:
-    mp.spawn(_train_visible, args=(str(tmp_path),), nprocs=2)
+    run_together(_train_visible, 2, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     alone = _objective(**VISIBLE)
     alone(_visible_images(), **_whole(alone))["loss"].backward()
@@ -79,7 +79,7 @@ def _train(rank: int, folder: str) -> None:
 
 
 def test_two_processes_are_one_training(tmp_path: Path) -> None:
-    mp.spawn(_train, args=(str(tmp_path),), nprocs=2)
+    run_together(_train, 2, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for name in first:
         assert torch.equal(first[name]["token"], second[name]["token"]), name

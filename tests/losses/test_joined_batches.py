@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch import distributed, nn
-from torch import multiprocessing as mp
 
 from bdfm_nnunet.losses.contrastive_losses import NegativeQueue, nt_xent
 from bdfm_nnunet.losses.joined_batches import gather_rows, sum_over_processes
 from bdfm_nnunet.training.gradients import add_gradients, distributed_network
 from bdfm_nnunet.training.process_group import shares
+from tests.forking import run_together
 
 PAIRS = 7  # in uneven shares for 2 and 3 processes
 KEYS = torch.tensor([1, 2, 1, -1, 2, 1, -1])
@@ -88,9 +88,9 @@ def _compiled(rank: int, world: int) -> torch.Tensor:
     return torch.compile(_Embedding({}), backend="eager")(_images()[_share(rank, world)]).detach()
 
 
-def _run(rank: int, worlds: list[int], folder: str, compiled: bool) -> None:
+def _run(rank: int, worlds: str, folder: str, compiled: str = "") -> None:
     torch.set_num_threads(1)
-    for world in worlds:
+    for world in map(int, worlds.split()):
         if rank >= world:
             continue
         meeting = f"file://{folder}/meeting{world}"
@@ -121,7 +121,7 @@ def _check(found: dict[str, Any], rank: int, world: int) -> None:
 
 
 def test_joined_batch_of_two_and_three_processes(tmp_path: Path) -> None:
-    mp.spawn(_run, args=([3, 2], str(tmp_path), False), nprocs=3)
+    run_together(_run, 3, "3 2", str(tmp_path))
     for world in (2, 3):
         for rank in range(world):
             _check(torch.load(tmp_path / f"{world}_{rank}.pt", weights_only=True), rank, world)
@@ -129,7 +129,7 @@ def test_joined_batch_of_two_and_three_processes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_compiled_network_joins_the_batch_as_well(tmp_path: Path) -> None:
-    mp.spawn(_run, args=([2], str(tmp_path), True), nprocs=2)
+    run_together(_run, 2, "2", str(tmp_path), "compiled")
     for rank in range(2):
         found = torch.load(tmp_path / f"2_{rank}.pt", weights_only=True)
         torch.testing.assert_close(found["compiled"], found["losses"]["plain"]["loss"])

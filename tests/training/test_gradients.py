@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from torch import distributed
-from torch import multiprocessing as mp
 
 from bdfm_nnunet.networks import encoder_of
 from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.settings import PretrainingSettings
 from bdfm_nnunet.training.gradients import add_gradients, distributed_network, micro_batches
 from bdfm_nnunet.training.process_group import shares
+from tests.forking import run_together
 from tests.networks.zoo import network
 
 SAMPLES = 9
@@ -38,7 +38,8 @@ def _of(rank: int, world: int) -> dict[str, Any]:
     return {name: value[start : start + sizes[rank]] for name, value in _batch().items()}
 
 
-def _train(rank: int, world: int, folder: str) -> None:
+def _train(rank: int, count: str, folder: str) -> None:
+    world = int(count)
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting{world}", rank=rank, world_size=world)
     results: dict[str, Any] = {}
@@ -60,7 +61,7 @@ def _train(rank: int, world: int, folder: str) -> None:
 
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_gradient_of_the_joined_batch(world: int, tmp_path: Path) -> None:
-    mp.spawn(_train, args=(world, str(tmp_path)), nprocs=world)
+    run_together(_train, world, str(world), str(tmp_path))
     alone, batch = _objective(), _batch()
     alone(batch["data"], mask=batch["mask"])["loss"].backward()
     for rank in range(world):

@@ -5,65 +5,82 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-_PROCESS = """
-import sys, time
+from tests.process_watching import is_alive
+
+_PROGRAM = """
+import os, sys, time
 from datetime import timedelta
 from torch.distributed import TCPStore
 from bdfm_nnunet.training.heartbeat import Heartbeat
-port, rank, serves, seconds = (int(word) for word in sys.argv[1:])
-if serves:
-    store = TCPStore("localhost", port, is_master=True, wait_for_workers=False)
-    print(store.port, flush=True)
+
+def live(port, rank):
+    store = TCPStore("localhost", port, is_master=False, timeout=timedelta(seconds=30))
+    heartbeat = Heartbeat(store, rank, 2, interval=0.1, patience=1.0)
+    heartbeat.start()
+    print("started", flush=True)
+
+reading, writing = os.pipe()
+server = os.fork()
+if server == 0:
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    os.write(writing, str(store.port).encode())
     time.sleep(100)
-store = TCPStore("localhost", port, is_master=False, timeout=timedelta(seconds=30))
-heartbeat = Heartbeat(store, rank, 2, interval=0.1, patience=1.0)
-heartbeat.start()
-print("started", flush=True)
-time.sleep(seconds)
+    os._exit(0)
+port = int(os.read(reading, 9))
+second = os.fork()
+if second == 0:
+    live(port, 1)
+    time.sleep(float(sys.argv[1]))
+    sys.exit()
+print(server, second, flush=True)
+live(port, 0)
+print("ended", os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]), flush=True)
+time.sleep(100)
 """
+"""The first process, which forks the store's and the second before it has any thread; its end is told by the first."""
 
 
-def _start(port: int, rank: int = 0, *, serves: bool = False, seconds: int = 100) -> Any:
-    words = [sys.executable, "-c", _PROCESS, *map(str, (port, rank, int(serves), seconds))]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def _processes(seconds: int = 100) -> tuple[Any, Any, Any]:
-    store = _start(0, serves=True)
-    port = int(store.stdout.readline())
-    pair = [_start(port, rank, seconds=seconds if rank else 100) for rank in (0, 1)]
-    assert [process.stdout.readline() for process in pair] == ["started\n"] * 2
-    return store, *pair
-
-
-def _end(*processes: Any) -> None:
-    for process in processes:
-        process.kill()
-        process.communicate()
+@contextmanager
+def _processes(seconds: float = 100) -> Iterator[tuple[Any, int, int]]:
+    """The first, and the numbers of the store's and the second, which ends of itself after so many seconds."""
+    words = [sys.executable, "-c", _PROGRAM, str(seconds)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+        lines = [first.stdout.readline() for _ in range(3)]  # type: ignore[union-attr]
+        (pids,) = (line for line in lines if line != "started\n")
+        store, second = map(int, pids.split())
+        try:
+            yield first, store, second
+        finally:
+            for pid in (first.pid, store, second):
+                if is_alive(pid):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("victim", ["process", "store stopped", "store killed"])
 def test_silence_is_named(victim: str) -> None:
-    store, first, second = _processes()
-    time.sleep(2)
-    assert first.poll() is None and second.poll() is None
-    target = second if victim == "process" else store
-    os.kill(target.pid, signal.SIGKILL if victim == "store killed" else signal.SIGSTOP)
-    _, text = first.communicate(timeout=20)
+    with _processes() as (first, store, second):
+        time.sleep(2)
+        assert first.poll() is None and is_alive(second)
+        number = signal.SIGKILL if victim == "store killed" else signal.SIGSTOP
+        os.kill(second if victim == "process" else store, number)
+        assert first.wait(timeout=20) == 1
+        for pid in (store, second):  # they hold its output open
+            os.kill(pid, signal.SIGKILL)
+        text = first.stderr.read()
     expected = (
         "process 1 of this training has given" if victim == "process" else "the store where the processes have met"
     )
-    assert first.returncode == 1 and f"bdfm: error: {expected}" in text and "--c" in text
-    _end(store, second)
+    assert f"bdfm: error: {expected}" in text and "--c" in text
 
 
 def test_who_ends_of_itself_is_not_missed() -> None:
-    store, first, second = _processes(seconds=1)
-    assert second.wait(20) == 0
-    time.sleep(2.5)
-    assert first.poll() is None
-    _end(store, first)
+    with _processes(seconds=1) as (first, _, _):
+        assert first.stdout.readline() == "ended 0\n"
+        time.sleep(2.5)
+        assert first.poll() is None

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, distributed, nn
-from torch import multiprocessing as mp
 
 from bdfm_nnunet.networks.resnet import ResNet18
 from bdfm_nnunet.training.gradients import add_gradients, distributed_network
 from bdfm_nnunet.training.joint_batch_norm import JointBatchNorm, join_batch_norms
+from tests.forking import run_together
 
 SAMPLES, FIRST = 5, 3
 KINDS = ("affine", "plain", "cumulative", "resnet18")
@@ -80,7 +80,7 @@ def _train(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     folder = tmp_path_factory.mktemp("joint")
-    mp.spawn(_train, args=(str(folder),), nprocs=2)
+    run_together(_train, 2, str(folder))
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -1,31 +1,47 @@
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import distributed
-from torch import multiprocessing as mp
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.training.process_group import ProcessGroup, device_of_process, shares
+from tests.forking import run_together
 
 
-def _talk(rank: int, folder: str) -> None:
+def _meet(rank: int, folder: str) -> None:
+    """What two processes hear from one another, and what they are told where they differ."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     peers = ProcessGroup(("save", "stop"))
     heard: list[Any] = [peers.exchange({"save"} if rank == 1 else ()), peers.exchange({"stop"} if rank == 0 else ())]
     heard += [peers.exchange(()), peers.exchange({"save"}), peers.settle({"stop"} if rank == 1 else ())]
     heard += [peers.exchange(()), peers.gather(rank * 10), peers.mean([1.0 + rank, 3.0 + rank], weight=1 + 2 * rank)]
     heard += [peers.mean([float("nan")] if rank else [4.0])]
-    torch.save(heard, f"{folder}/{rank}.pt")
+    peers.agree({"plans": "a", "splits": "b"})
+    try:
+        peers.agree({"plans": "a", "splits": rank})
+    except InputError as error:
+        Path(folder, str(rank)).write_bytes(pickle.dumps({"heard": heard, "sentence": str(error)}))
     distributed.destroy_process_group()
 
 
-def test_all_hear_what_one_wants_at_the_same_step(tmp_path: Path) -> None:
-    mp.spawn(_talk, args=(str(tmp_path),), nprocs=2)
-    for rank in (0, 1):
-        heard = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
-        assert heard == [set(), {"save"}, {"stop"}, set(), {"stop"}, set(), [0, 10], 2.75, 4.0]
+@pytest.fixture(scope="module")
+def met(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("met")
+    run_together(_meet, 2, str(folder))
+    return [pickle.loads((folder / str(rank)).read_bytes()) for rank in (0, 1)]
+
+
+def test_all_hear_what_one_wants_at_the_same_step(met: list[dict[str, Any]]) -> None:
+    expected = [set(), {"save"}, {"stop"}, set(), {"stop"}, set(), [0, 10], 2.75, 4.0]
+    assert [each["heard"] for each in met] == [expected] * 2
+
+
+def test_processes_that_differ_are_refused_on_all_of_them(met: list[dict[str, Any]]) -> None:
+    first, second = (each["sentence"] for each in met)
+    assert first == second and first.startswith("process 1 of this training has other splits than process 0: start")
 
 
 def test_alone_one_hears_oneself_at_once() -> None:
@@ -54,21 +70,3 @@ def test_the_device_is_counted_on_each_machine(monkeypatch: pytest.MonkeyPatch) 
         device_of_process("cuda")
     monkeypatch.delenv("LOCAL_RANK")
     assert device_of_process("cuda") == torch.device("cuda", 0)
-
-
-def _disagree(rank: int, folder: str) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    peers = ProcessGroup(("save",))
-    peers.agree({"plans": "a", "splits": "b"})
-    try:
-        peers.agree({"plans": "a", "splits": rank})
-    except InputError as error:
-        torch.save(str(error), f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
-
-
-def test_processes_that_differ_are_refused_on_all_of_them(tmp_path: Path) -> None:
-    mp.spawn(_disagree, args=(str(tmp_path),), nprocs=2)
-    sentences = {torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)}
-    assert len(sentences) == 1
-    assert sentences.pop().startswith("process 1 of this training has other splits than process 0: start")
