@@ -2,6 +2,8 @@
 
 import multiprocessing
 import multiprocessing.dummy
+import random
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +32,6 @@ def point_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setenv("nnUNet_def_n_proc", "1")
     monkeypatch.setenv("nnUNet_compile", "f")
-    # nnU-Net forks twelve of them each time it lists the images of a data set
-    monkeypatch.setattr("nnunetv2.utilities.utils.Pool", multiprocessing.dummy.Pool)
     monkeypatch.delenv("BDFM_WEIGHTS", raising=False)
     monkeypatch.delenv("BDFM_LOGGERS", raising=False)
     return root
@@ -72,7 +72,8 @@ class Prepared:
 
     def folder(self, variable: str, dataset_id: int) -> Path:
         """The folder of a data set under nnUNet_raw or nnUNet_preprocessed."""
-        return next((self.root / variable).glob(f"Dataset{dataset_id:03d}_*"))
+        (folder,) = (self.root / variable).glob(f"Dataset{dataset_id:03d}_*")
+        return folder
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +115,23 @@ def _with_results(prepared: Prepared, results: Path, monkeypatch: pytest.MonkeyP
     return prepared
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Each test draws the same numbers from the global generators, whichever ran before it in this process.
+
+    nnU-Net forks twelve processes each time it lists the images of a data set, which takes seconds; here it takes
+    threads.
+    """
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 (for code that uses the global generator)
+    torch.manual_seed(0)
+    if (module := sys.modules.get("nnunetv2.utilities.utils")) is not None:
+        module.Pool = multiprocessing.dummy.Pool  # type: ignore[attr-defined]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """One thread: sums over several are added up in an order that may differ in the last bit from run to run."""
@@ -122,18 +140,23 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def figures() -> None:
-    """Asks for the figures of each epoch, which are drawn for whoever looks at them: they cost more than the steps."""
-
-
-@pytest.fixture(autouse=True)
-def _figures_for_those_who_look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    trains = {"tasks", "trainers", "training"} & set(request.path.parts)
-    if not trains or "figures" in request.fixturenames:
-        return
+def leave_out_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no figures at the end of an epoch: they cost more than the steps."""
     monkeypatch.setattr(
         "nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda logger, folder: None
     )
     for name in ("progress_figure", "reconstruction_figure", "save_figure"):
         monkeypatch.setattr(f"bdfm_nnunet.tasks.pretraining.{name}", lambda *data, **settings: None)
+
+
+@pytest.fixture
+def figures() -> None:
+    """Asks for the figures of each epoch, which are drawn for whoever looks at them, and in fixtures of modules."""
+
+
+@pytest.fixture(autouse=True)
+def _figures_for_those_who_look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, asked = set(request.path.parts), set(request.fixturenames)
+    trains = {"tasks", "trainers", "training"} & parts or ("objectives" in parts and "prepared" in asked)
+    if trains and "figures" not in asked:
+        leave_out_figures(monkeypatch)

@@ -8,6 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.conftest import point_to
+
 AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
 SUFFIXES = ("t1n", "t1c", "t2w", "t2f")
 SHAPE = (14, 13, 12)
@@ -68,7 +70,4 @@ def new_tree(tmp_path: Path) -> Callable[..., Tree]:
 @pytest.fixture
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty nnUNet_raw; the other two variables point beside it."""
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / variable).mkdir()
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    return tmp_path / "nnUNet_raw"
+    return point_to(tmp_path, monkeypatch) / "nnUNet_raw"

@@ -1,13 +1,16 @@
-"""Made-up converted data sets: dataset.json, manifest.json and, where asked for, tiny volumes."""
+"""Made-up converted data sets: dataset.json, manifest.json and, where asked for, tiny volumes; and nnU-Net's check."""
 
 import hashlib
 import json
+import multiprocessing.dummy
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 LABELS = {"background": 0, "whole_tumor": [1, 2, 3], "tumor_core": [1, 3], "enhancing_tumor": [3]}
 AFFINE = np.diag([-1.0, -1, 1, 1])
@@ -76,3 +79,12 @@ def random_rows(cases: int, *, seed: int) -> list[dict[str, Any]]:
             labels |= {"4": size // 2 + 1} if draw.random() < 0.15 else {}
             rows.append(row(f"{patient}-{visit:03d}", patient, labels=labels, site=site))
     return rows
+
+
+def verify_with_nnunet(folder: Path) -> None:
+    """nnU-Net's own check; a thread does what it would start a process for, which takes seconds."""
+    from nnunetv2.experiment_planning import verify_dataset_integrity as check
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check, "multiprocessing", SimpleNamespace(get_context=lambda method: multiprocessing.dummy))
+        check.verify_dataset_integrity(str(folder), num_processes=1)

@@ -17,6 +17,7 @@ from nibabel.nifti1 import Nifti1Image
 from bdfm_nnunet.dataset_conversion import RELEASES, ConversionReport, convert, convert_release
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
+from tests.dataset_conversion.converted import verify_with_nnunet
 
 GLI = "brats2023-gli"
 
@@ -26,13 +27,11 @@ def _values(path: Path) -> np.ndarray:
 
 
 def test_a_download_becomes_a_data_set_that_nnunet_accepts(tree: Any, raw: Path) -> None:
-    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
-
     for patient in range(3):
         tree.add(patient)
     report = convert(GLI, tree.root, dataset_id=501)
     assert report.folder == raw / "Dataset501_BraTS2023GLI"
-    verify_dataset_integrity(str(report.folder), num_processes=1)
+    verify_with_nnunet(report.folder)
 
 
 def test_channels_are_in_order_and_unchanged(tree: Any, raw: Path) -> None:
@@ -154,11 +153,9 @@ def test_unlabelled_takes_the_brain_mask(tree: Any, raw: Path) -> None:
 
 
 def test_unlabelled_data_set_passes_nnunets_check(tree: Any, raw: Path) -> None:
-    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
-
     for patient in range(2):
         tree.add(patient, labelled=False)
-    verify_dataset_integrity(str(convert(GLI, tree.root, dataset_id=501, unlabelled=True).folder), num_processes=1)
+    verify_with_nnunet(convert(GLI, tree.root, dataset_id=501, unlabelled=True).folder)
 
 
 def test_dry_run_writes_the_manifest_alone(tree: Any, raw: Path, tmp_path: Path) -> None:

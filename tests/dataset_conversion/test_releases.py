@@ -1,10 +1,8 @@
 """Every release: its tree converts as planted, nnU-Net accepts it, and the way back gives the published labels."""
 
 import json
-import multiprocessing.dummy
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -14,6 +12,7 @@ import pytest
 from bdfm_nnunet.dataset_conversion import RELEASES, Release, convert, find_release
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
+from tests.dataset_conversion.converted import verify_with_nnunet
 from tests.dataset_conversion.planting import REFUSED, Planted, Planter
 from tests.dataset_conversion.trees import TREES, make_tree
 
@@ -121,7 +120,7 @@ def test_tree_converts_as_planted(name: str, tmp_path: Path, raw: Path) -> None:
     assert {case for case, row in rows.items() if row["part"] == "test"} == planted.test
     assert manifest["counts"]["junk"] == planted.junk
     _check_details(rows, planted)
-    _verify_with_nnunet(report.folder)
+    verify_with_nnunet(report.folder)
     for case, label in planted.labels.items():
         np.testing.assert_array_equal(_as_published(report.folder, case, manifest), label, err_msg=case)
     for case, masks in planted.masks.items():
@@ -130,15 +129,6 @@ def test_tree_converts_as_planted(name: str, tmp_path: Path, raw: Path) -> None:
             np.testing.assert_array_equal(written >> index & 1, mask, err_msg=case)
     for case in planted.test - {case for case, status in planted.statuses.items() if status == REFUSED}:
         assert (report.folder / f"imagesTs/{case}_0000.nii.gz").exists()
-
-
-def _verify_with_nnunet(folder: Path) -> None:
-    """nnU-Net's own check; a thread does what it would start a process for, which takes seconds."""
-    from nnunetv2.experiment_planning import verify_dataset_integrity as check
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(check, "multiprocessing", SimpleNamespace(get_context=lambda method: multiprocessing.dummy))
-        check.verify_dataset_integrity(str(folder), num_processes=1)
 
 
 def _check_details(rows: Mapping[str, Any], planted: Planted) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import point_to
+
 REGIONS = {"background": 0, "whole_tumor": [1, 2, 3], "tumor_core": [1, 3], "enhancing_tumor": 3}
 
 
@@ -52,8 +54,7 @@ class Skeleton:
 @pytest.fixture
 def skeleton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Skeleton]:
     """Writes data set 501; called with the shape and spacing of its images."""
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(variable, str(tmp_path / variable))
+    point_to(tmp_path, monkeypatch)
 
     def make(*args: object, **settings: object) -> Skeleton:
         made = Skeleton(tmp_path)

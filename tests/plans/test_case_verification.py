@@ -13,6 +13,7 @@ from nibabel.nifti1 import Nifti1Image
 from bdfm_nnunet import cli
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.plans.case_verification import verify_dataset
+from tests.conftest import point_to
 
 DESCRIPTION = {
     "channel_names": {"0": "t1", "1": "t2"},
@@ -36,8 +37,7 @@ def _values(path: Path) -> Any:
 @pytest.fixture
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three whole cases of two channels."""
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(variable, str(tmp_path / variable))
+    point_to(tmp_path, monkeypatch)
     folder = tmp_path / "nnUNet_raw" / "Dataset501_Tiny"
     generator = np.random.default_rng(1)
     for case in "abc":

@@ -54,7 +54,7 @@ def test_data_is_preprocessed_once_for_all_networks(own_copy: tuple[Path, Path])
     path = plan_dataset(502, network="resenc", gpu_memory=0.5, plans_name="Residual", workers=1)
     assert configuration_of(path)["architecture"]["network_class_name"].endswith("ResidualEncoderUNet")
     assert {path: path.stat().st_mtime_ns for path in data.iterdir()} == times
-    image = next((raw / "imagesTr").iterdir())
+    image = min((raw / "imagesTr").iterdir())
     os.utime(image, ns=(0, 0))
     plan_dataset(502, network="swin", gpu_memory=0.25, workers=1)
     assert {path: path.stat().st_mtime_ns for path in data.iterdir()} != times
@@ -85,7 +85,7 @@ def test_an_interrupted_preprocessing_leaves_no_data(
 def test_incomplete_data_is_made_again(own_copy: tuple[Path, Path]) -> None:
     _, preprocessed = own_copy
     plan_dataset(502, gpu_memory=0.25, workers=1)
-    lost = next((preprocessed / "nnUNetPlans_3d_fullres").glob("*_seg.b2nd"))
+    lost = min((preprocessed / "nnUNetPlans_3d_fullres").glob("*_seg.b2nd"))
     lost.unlink()
     plan_dataset(502, gpu_memory=0.25, workers=1)
     assert lost.is_file()
@@ -133,7 +133,7 @@ def test_checksums_are_written_and_damage_is_mended(
         raise ValueError("enough for this test")
 
     monkeypatch.setattr(preprocessing, "preprocess_dataset", refused)
-    next(data.glob("*.pkl")).write_bytes(b"made anew by another program")
+    min(data.glob("*.pkl")).write_bytes(b"made anew by another program")
     with pytest.raises(InputError, match="enough for this test"):
         plan_dataset(502, network="swin", gpu_memory=0.25, workers=1)
 
@@ -182,7 +182,7 @@ def test_a_damaged_image_is_named(own_copy: tuple[Path, Path]) -> None:
 
 def test_a_missing_image_is_named(own_copy: tuple[Path, Path]) -> None:
     raw, _ = own_copy
-    label = next((raw / "labelsTr").iterdir())
+    label = min((raw / "labelsTr").iterdir())
     label.unlink()
     with pytest.raises(InputError, match=f"{label.name}.*does not exist"):
         plan_dataset(502, workers=1)
