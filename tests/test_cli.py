@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,16 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     assert result.stdout.strip() == "[]"
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = _of_children()
         subprocess.run([sys.executable, "-m", "bdfm_nnunet.cli", "--help"], check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(_of_children() - before)
     assert min(seconds) < 1
+
+
+def _of_children() -> float:
+    """Seconds of the processor for ended child processes: what else is at work on the machine does not count."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 @pytest.mark.parametrize(

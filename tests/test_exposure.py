@@ -301,15 +301,15 @@ def test_fifteen_thousand_cases_are_small_and_fast(tmp_path: Path) -> None:
     ]
     path = _save(tmp_path / "a.pth", _cases(rows))
     assert path.stat().st_size < 10_000_000
-    begin = time.perf_counter()
+    begin = time.process_time()
     checkpoint = read_checkpoint(path)
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
     exposure = Exposure.of_checkpoint(checkpoint)
     assert exposure.runs[0]["train"]["case"] == [r["case"] for r in rows]
     report = compare(
         exposure, _cases(rows[::100]), dict.fromkeys((r["case"] for r in rows[::100]), "test"), checkpoint="c"
     )
-    assert len(report.findings) == 153 and time.perf_counter() - begin < 10
+    assert len(report.findings) == 153 and time.process_time() - begin < 10
 
 
 def test_plain_types_alone(tmp_path: Path) -> None:

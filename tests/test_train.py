@@ -36,7 +36,8 @@ def variant(prepared: Prepared) -> Prepared:
 
 def _folder() -> Path:
     name = "nnUNetTrainerBDFMPretrain__BDFMPlans__train_entry"
-    return next(Path(os.environ["nnUNet_results"]).glob(f"*/{name}/fold_0"))
+    (folder,) = Path(os.environ["nnUNet_results"]).glob(f"*/{name}/fold_0")
+    return folder
 
 
 def test_train_pause_and_continue(variant: Prepared, capsys: pytest.CaptureFixture[str]) -> None:

