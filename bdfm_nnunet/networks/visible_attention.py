@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from bdfm_nnunet.frequency import at_least_single
 from bdfm_nnunet.networks import attention
 from bdfm_nnunet.networks.visible_tokens import Bucket
 
@@ -39,9 +40,7 @@ def visible_attention(qkv: Tensor, buckets: Sequence[Bucket], table: Tensor) -> 
     parts = []
     for bucket in buckets:
         part = _Take.apply(source, bucket.rows).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        # cast after the choice, so that the gradients of thousands of pairs are summed up in single precision
-        bias = columns.index_select(1, bucket.index.flatten()).to(qkv.dtype)
-        bias = bias.unflatten(1, bucket.index.shape).transpose(0, 1)
+        bias = _Biases.apply(columns, bucket.index, qkv.dtype)
         query, key, value = part.unbind(0)
         part = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         parts.append(part.transpose(1, 2).reshape(-1, width))
@@ -68,6 +67,32 @@ class _Take(torch.autograd.Function):
         of_source.index_copy_(0, rows.flatten(), gradient.flatten(0, 1))
         of_source[-1] = 0
         return of_source, None
+
+
+class _Biases(torch.autograd.Function):
+    """The biases of the pairs of each piece."""
+
+    @staticmethod
+    def forward(ctx: Any, columns: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """Map columns of biases (H, E + 1) and their numbers (P, L, L) to (P, H, L, L) of a type."""
+        ctx.save_for_backward(index)
+        ctx.like = columns
+        chosen = columns.to(dtype).index_select(1, index.flatten())
+        return chosen.unflatten(1, index.shape).transpose(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of the columns.
+
+        A card adds the gradients of one column one after the other: each piece has columns of its own to add to, which
+        are summed up at the end, in single precision.
+        """
+        (index,) = ctx.saved_tensors
+        gradient = at_least_single(gradient).flatten(2)
+        of_pieces = gradient.new_zeros(len(index), *ctx.like.shape)
+        of_pieces.scatter_add_(2, index.long().flatten(1)[:, None].expand_as(gradient), gradient)
+        return of_pieces.sum(0).to(ctx.like.dtype), None, None
 
 
 class _VisibleAttention(torch.autograd.Function):
