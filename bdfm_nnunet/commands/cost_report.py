@@ -16,22 +16,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRAINERS = ("nnUNetTrainerBDFMPretrain", "nnUNetTrainerBDFM")
 STEPS = 20
 GIB = 2**30
 
 
 def cost_options(add: Add) -> None:
     """Add the options."""
-    add("-tr", "--trainer", metavar="TRAINER", help="whose cost to tell (default: pre-training and fine-tuning)")
+    add(
+        "-tr",
+        "--trainer",
+        metavar="TRAINER",
+        help="whose cost to tell (default: the pre-training that the settings are for, and fine-tuning)",
+    )
     add(
         "--calibrate",
         nargs="?",
         type=count,
         const=STEPS,
         metavar="STEPS",
-        help=f"train for some steps (default: {STEPS}) of TRAINER, by default {TRAINERS[0]}, and tell how long all of "
-        "it will take here",
+        help=f"train for some steps (default: {STEPS}) of TRAINER, by default the pre-training, and tell how long "
+        "all of it will take here",
     )
     add("--device", choices=("cpu", "cuda", "mps"), help="where to calibrate (default: the fastest there is)")
 
@@ -61,7 +65,7 @@ def log_costs(settings: argparse.Namespace, configuration: str) -> None:
     if settings.variant is not None:  # planning has told it already
         logger.info("%s", describe_plans(path, configuration))
     what = {"plans": plans, "configuration": configuration, "dataset": _read_dataset(folder)}
-    names = TRAINERS if settings.trainer is None else (settings.trainer,)
+    names = _trainers_of(plans, configuration) if settings.trainer is None else (settings.trainer,)
     logger.info("\n%s", _table({name: _counted(name, what, path) for name in names}))
     if settings.calibrate is None:
         return
@@ -72,6 +76,13 @@ def log_costs(settings: argparse.Namespace, configuration: str) -> None:
             f"{settings.plans}` without --no-preprocess first"
         )
     logger.info("\n%s", _measured(names[0], what, settings))
+
+
+def _trainers_of(plans: Mapping[str, Any], configuration: str) -> tuple[str, ...]:
+    """Return the pre-training that the settings of a configuration are for, and the fine-tuning."""
+    from bdfm_nnunet.settings import pretrainer_of
+
+    return pretrainer_of(resolve_configuration(plans, configuration)), "nnUNetTrainerBDFM"
 
 
 def _read_dataset(folder: Path) -> Any:

@@ -42,6 +42,7 @@ class FlopCounter(TorchDispatchMode):
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and count it."""
         kwargs = kwargs or {}
+        args = _with_tensors(operation, args)
         formula = None if self._within else flop_registry.get(operation._overloadpacket)
         result = self._do(operation, args, kwargs)
         if formula is not None and args[0].device.type == self.device:
@@ -59,6 +60,18 @@ class FlopCounter(TorchDispatchMode):
         finally:
             self._within = before
         return operation(*args, **kwargs) if result is NotImplemented else result
+
+
+def _with_tensors(operation: Any, args: Sequence[Any]) -> Sequence[Any]:
+    """Return arguments whose numbers are tensors where the operation takes nothing else, as in `tensor & 255`."""
+    if not any(isinstance(value, (int, float)) for value in args):
+        return args
+    device = next((value.device for value in args if isinstance(value, Tensor)), torch.device("cpu"))
+    expected = [str(argument.type) for argument in operation._schema.arguments]
+    return [
+        torch.tensor(value, device=device) if kind == "Tensor" and isinstance(value, (int, float)) else value
+        for value, kind in zip(args, expected, strict=False)
+    ]
 
 
 def _on_meta(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ block becomes one frozen dataclass; a misspelt name or a value of the wrong type
 default.
 """
 
-from bdfm_nnunet.settings.blocks import ALLOWED, check_blocks, pretraining_settings, read_block
+from bdfm_nnunet.settings.blocks import ALLOWED, check_blocks, pretrainer_of, pretraining_settings, read_block
 from bdfm_nnunet.settings.objective_settings import (
     OBJECTIVE_SETTINGS,
     ContrastiveSettings,
@@ -42,6 +42,7 @@ __all__ = [
     "TrainingSettings",
     "WeightedObjective",
     "check_blocks",
+    "pretrainer_of",
     "pretraining_settings",
     "read_block",
 ]

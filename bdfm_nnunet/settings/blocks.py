@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any, Literal
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.presets import LEGACY_PRESETS, MIXTURE_TRAINER, PRESETS
+from bdfm_nnunet.presets import LEGACY_PRESETS, MIXTURE_TRAINER, PRESETS, TRAINER_PRESETS
 from bdfm_nnunet.settings.objective_settings import (
     OBJECTIVE_SETTINGS,
     CropSettings,
@@ -80,6 +80,23 @@ def pretraining_settings(configuration: Mapping[str, Any], preset: str | None) -
     chosen = PRESETS[preset]
     kind = OBJECTIVE_SETTINGS[chosen.objective]
     return typing.cast(CropSettings, read_block(configuration, "pretraining", kind=kind, **chosen.settings))
+
+
+def pretrainer_of(configuration: Mapping[str, Any]) -> str:
+    """Return the first trainer that takes the "pretraining" block of a configuration.
+
+    Raises:
+        InputError: none does.
+
+    Example:
+        >>> pretrainer_of({})
+        'nnUNetTrainerBDFMPretrain'
+        >>> pretrainer_of({"pretraining": {"temperature": 0.1}})
+        'nnUNetTrainerSimCLR'
+    """
+    kinds = [type(settings) for settings in pretraining_blocks(configuration)]
+    fitting = (name for name, each in TRAINER_PRESETS.items() if OBJECTIVE_SETTINGS[PRESETS[each].objective] in kinds)
+    return next(fitting, MIXTURE_TRAINER)
 
 
 def check_blocks(configuration: Mapping[str, Any]) -> None:

@@ -87,6 +87,18 @@ def test_a_variant_is_told_with_costs_of_its_own(plan: Plan) -> None:
     assert forward_of_four == pytest.approx(2 * forward, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("setting", "trainer"),
+    [
+        ('pretraining.objectives=[{"name":"masked"},{"name":"contrastive"}]', "nnUNetTrainerPretrain"),
+        ("pretraining.temperature=0.1", "nnUNetTrainerSimCLR"),
+    ],
+)
+def test_settings_of_another_objective_are_told_with_its_trainer(plan: Plan, setting: str, trainer: str) -> None:
+    rows = plan("--variant", "other", "--set", setting)
+    assert rows["training"].split() == [trainer, "nnUNetTrainerBDFM"]
+
+
 def test_an_existing_variant_is_told_and_kept(plan: Plan) -> None:
     plan("--variant", "kept", "--set", "training.epochs=4")
     before = plan.plans.read_bytes()

@@ -234,3 +234,11 @@ print(*sorted({"torch._dynamo", "sympy", "torch.fx.experimental.symbolic_shapes"
 def test_counting_imports_neither_the_compiler_nor_sympy() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("\n", 0), done.stderr
+
+
+def test_numbers_stand_for_tensors() -> None:
+    """PyTorch hands `tensor & 255` on as a number, which the operation itself refuses."""
+    words = torch.zeros(3, dtype=torch.int32, device="meta")
+    with FlopCounter("meta"):
+        found = [words & 255, words ^ 7, words * 3]
+    assert [(each.shape, each.dtype) for each in found] == [((3,), torch.int32)] * 3

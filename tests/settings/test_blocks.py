@@ -8,6 +8,7 @@ from bdfm_nnunet.settings import (
     PretrainingSettings,
     TrainingSettings,
     check_blocks,
+    pretrainer_of,
     pretraining_settings,
     read_block,
 )
@@ -130,3 +131,17 @@ def test_a_list_of_objectives_is_not_for_the_trainer_of_one() -> None:
         pretraining_settings(_mixture({"name": "masked"}), "bdfm")
     with pytest.raises(InputError, match=r"pretraining\.objectives is None, expected a list"):
         pretraining_settings({}, None)
+
+
+@pytest.mark.parametrize(
+    ("block", "trainer"),
+    [
+        ({}, "nnUNetTrainerBDFMPretrain"),
+        ({"pretraining": {"channels": "all"}}, "nnUNetTrainerBDFMPretrain"),
+        ({"pretraining": {"queue": 64}}, "nnUNetTrainerSimCLR"),
+        ({"pretraining": {"adversarial": 0.1}}, "nnUNetTrainerFrepa"),
+        (_mixture({"name": "masked"}), "nnUNetTrainerPretrain"),
+    ],
+)
+def test_the_trainer_that_a_block_is_for(block: dict[str, object], trainer: str) -> None:
+    assert pretrainer_of(block) == trainer
