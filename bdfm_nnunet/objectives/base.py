@@ -20,11 +20,13 @@ class Picture:
         original: (*spatial), the first image.
         shown: name -> image (*spatial), the next images.
         mask: boolean (*spatial), True = hidden from the encoder; None if nothing is hidden.
+        errors: whether the shown images shall be the original, so that their errors are drawn too.
     """
 
     original: Tensor
     shown: Mapping[str, Tensor]
     mask: Tensor | None = None
+    errors: bool = True
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ class ContrastiveLearning(Objective):
         if foreground is not None:
             kept["foreground"] = foreground
         first, second = self.views(images[:1], {n: v[:1] for n, v in drawn.items() if n != "patients"})
-        picture = Picture(images[0, 0], {"first view": first[0, 0], "second view": second[0, 0]})
+        picture = Picture(images[0, 0], {"first view": first[0, 0], "second view": second[0, 0]}, errors=False)
         return Monitored(values, {"views": picture}, {name: value.detach() for name, value in kept.items()})
 
     def _whole(self, images: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ def reconstruction_figure(
     mask: Volume | None = None,
     title: str = "",
     index: int | None = None,
+    with_errors: bool = True,
 ) -> Figure:
     """One slice of a crop: original, masked, each reconstruction, and its absolute error on one common scale.
 
@@ -53,6 +54,7 @@ def reconstruction_figure(
         mask: boolean crop, True = masked; where it is given, masked voxels are drawn grey in the second picture.
         title: heading.
         index: slice to show; by default the central one.
+        with_errors: whether to draw the errors.
     """
     z = original.shape[0] // 2 if index is None else index
     low, high = _window(original)
@@ -64,7 +66,8 @@ def reconstruction_figure(
         pictures.append(("masked", hidden, "gray", low, high))
     for name, volume in reconstructions.items():
         pictures.append((name, volume[z], "gray", low, high))
-        pictures.append((f"error of {name}", errors[name], "magma", 0.0, worst))
+        if with_errors:
+            pictures.append((f"error of {name}", errors[name], "magma", 0.0, worst))
     figure = Figure(figsize=(2.6 * len(pictures), 3.0), layout="constrained")
     places = np.ravel(figure.subplots(1, len(pictures)))
     for axes, (name, picture, colours, darkest, brightest) in zip(places, pictures):

@@ -273,7 +273,9 @@ class Pretraining(Task):
             shown = {name: image.float().cpu().numpy() for name, image in picture.shown.items()}
             mask = None if picture.mask is None else picture.mask.cpu().numpy()
             masked = None if mask is None else original
-            figure = reconstruction_figure(original, masked, shown, mask=mask, title=f"epoch {epoch}")
+            figure = reconstruction_figure(
+                original, masked, shown, mask=mask, title=f"epoch {epoch}", with_errors=picture.errors
+            )
             path = self.folder / folder / f"epoch_{epoch:04d}.png"
             save_figure(figure, path)
             self.log_picture(folder, path)

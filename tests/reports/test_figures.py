@@ -54,6 +54,12 @@ def test_what_has_no_mask_has_no_picture_of_it(crop):
     assert titles(figure) == ["original", "corrupted", "error of corrupted"]
 
 
+def test_images_that_shall_not_be_the_original_have_no_errors() -> None:
+    crop = np.zeros((4, 4, 4))
+    figure = reconstruction_figure(crop, None, {"first view": crop + 1}, with_errors=False)
+    assert [axes.get_title() for axes in figure.axes] == ["original", "first view"]
+
+
 def test_reconstructions_share_the_windows_of_image_and_error(crop):
     figure = reconstruction_figure(crop, crop, {"a": crop + 1, "b": crop - 2})
     images = [axes.images[0] for axes in figure.axes if axes.images]
