@@ -217,7 +217,7 @@ def choose(
         limit = SMALL_MM3 if small_mm3 is None else float(small_mm3)
         return Chosen(metrics, Task(large_mm3=limit), {"small_up_to_mm3": limit})
     if metrics == VESSELS:
-        return Chosen(metrics, Task(), {})
+        return Chosen(metrics, Task(), {"neighbours": 26})
     if not tasks:
         return Chosen(metrics, Task(penalty=missing_distance), {"missing_distance_mm": missing_distance})
     name = task_name(tasks, release, task, metrics)

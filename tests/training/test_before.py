@@ -101,7 +101,7 @@ def test_a_checkpoint_of_before_goes_on_to_the_same_losses(name: str, folders: d
     trainer.run_training()
     assert steps == [*range(STOPPED_AFTER + 1, 2 * STEPS + 1)]
     now, before = curves(trainer), FOUND["curves"][name]
-    assert now.keys() == before.keys() and len(before["train_losses"]) == 2
+    assert now.keys() >= before.keys() and len(before["train_losses"]) == 2  # later monitors have begun since
     for curve, values in before.items():
         _assert_same(now[curve], values, curve)
 
