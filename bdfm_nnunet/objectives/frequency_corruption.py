@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.losses import gradient_loss, high_frequency_loss, rmse_loss
@@ -15,7 +15,7 @@ from bdfm_nnunet.objectives.base import Monitored, Objective, Picture
 from bdfm_nnunet.objectives.corruptions import corrupt, draw_corruptions, mask_cutoff
 from bdfm_nnunet.objectives.embedding_consistency import consistency_loss, embedding_scores
 from bdfm_nnunet.objectives.image_monitors import detail_panels, detail_scores
-from bdfm_nnunet.objectives.pixel_decoders import FinalDecoder, PyramidDecoder
+from bdfm_nnunet.objectives.pixel_decoders import pixel_decoder
 from bdfm_nnunet.objectives.reconstruction_scores import reconstruction_scores
 from bdfm_nnunet.settings import FrequencyCorruptionSettings, read_block
 
@@ -67,14 +67,7 @@ class FrequencyCorruption(Objective):
         settings = self.settings
         self.views = 2 if settings.consistency_weight else 1
         self.encoder_forwards = 2 if settings.adversarial else 1
-        self.pixel_decoder: nn.Module
-        if settings.decoder == "final":
-            width = settings.decoder_channels
-            self.pixel_decoder = FinalDecoder(view.channels[-1], view.strides[-1], width, view.in_channels)
-        else:
-            self.pixel_decoder = PyramidDecoder(
-                view.channels, view.strides, settings.decoder_channels, view.in_channels
-            )
+        self.pixel_decoder = pixel_decoder(view, settings.decoder, settings.decoder_channels, view.in_channels)
         self.panels = _panels(self.views)
         self._corrupts = True
 

@@ -18,7 +18,7 @@ from bdfm_nnunet.networks.encoders import EncoderView
 from bdfm_nnunet.objectives.base import Monitored, Objective, Picture
 from bdfm_nnunet.objectives.frequency_decoder import FrequencyDecoder
 from bdfm_nnunet.objectives.image_monitors import IMAGE_PANELS, image_scores
-from bdfm_nnunet.objectives.pixel_decoders import FinalDecoder, PyramidDecoder, StemRefinement
+from bdfm_nnunet.objectives.pixel_decoders import StemRefinement, pixel_decoder
 from bdfm_nnunet.objectives.visible_decoder import VisibleDecoder
 from bdfm_nnunet.settings import PretrainingSettings
 from bdfm_nnunet.step_checks import check_masks, check_stem, check_visible, check_whole_blocks, default_block
@@ -78,10 +78,8 @@ class MaskedImageModelling(Objective):
     def _build_pixel_decoder(self, noise: float) -> nn.Module:
         view, settings = self.view, self.settings
         outputs = self._decoded_channels
-        if settings.decoder == "final":
-            return FinalDecoder(view.channels[-1], view.strides[-1], settings.decoder_channels, outputs)
-        if self.encodes_all:
-            return PyramidDecoder(view.channels, view.strides, settings.decoder_channels, outputs)
+        if settings.decoder == "final" or self.encodes_all:
+            return pixel_decoder(view, settings.decoder, settings.decoder_channels, outputs)
         legacy = bool(getattr(view.module, "legacy", False))
         sizes = (self.patch_size, self.block_size, view.strides[-1])
         check_visible(*sizes, transformer=view.is_transformer, legacy=legacy)

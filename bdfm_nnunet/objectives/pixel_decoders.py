@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bdfm_nnunet.frequency import unpatchify
+from bdfm_nnunet.networks.encoders import EncoderView
 
 # the last layer starts near zero, so the first reconstruction is flat instead of noise
 _QUIET = 0.02
@@ -119,3 +121,17 @@ class PyramidDecoder(nn.Module):
             joined = functional.gelu(self.norms[level](lateral)).movedim(-1, 1)
         assert joined is not None
         return self.project(joined)
+
+
+def pixel_decoder(view: EncoderView, kind: Literal["pyramid", "final"], hidden: int, out_channels: int) -> nn.Module:
+    """Return the decoder of an encoder's features that a setting names.
+
+    Args:
+        view: the encoder.
+        kind: "pyramid" joins all stages, "final" reads the last one.
+        hidden: channels of the decoder.
+        out_channels: channels of the output.
+    """
+    if kind == "final":
+        return FinalDecoder(view.channels[-1], view.strides[-1], hidden, out_channels)
+    return PyramidDecoder(view.channels, view.strides, hidden, out_channels)
