@@ -22,8 +22,9 @@ def configuration_costs(
     configuration: Mapping[str, Any], *, channels: int, classes: int, flops: bool = False, name: str = "the plans file"
 ) -> "Costs":
     """Count the costs of one sample through the network of a configuration, with deep supervision as in training."""
-    from bdfm_nnunet.networks.network_building import architecture_of, build_network
+    from bdfm_nnunet.networks.network_building import build_network
     from bdfm_nnunet.networks.network_costs import count_costs
+    from bdfm_nnunet.old_plans import architecture_of
 
     def build() -> "nn.Module":
         return build_network(

@@ -14,8 +14,8 @@ FOLDERS = {
 }
 FOR_EVERYONE = {
     "allocator", "checksums", "errors", "files", "json_shapes", "leftovers", "locks", "nnunet_files", "nnunet_folders",
-    "output_log", "plain_pickles", "presets", "safe_names", "settings", "split_files", "step_checks", "table_files",
-    "thread_count", "worker_pools",
+    "old_plans", "output_log", "plain_pickles", "presets", "safe_names", "settings", "split_files", "step_checks",
+    "table_files", "thread_count", "worker_pools",
 }  # fmt: skip
 """Small modules that import nothing of the others."""
 
@@ -69,9 +69,10 @@ ABOVE_ALL = {"cli", "commands", "studies", "train"}
 
 ONLY_TENSORS = {
     *(f"checkpoints.{file}" for file in ("checkpoint_reading", "checkpoint_writing", "load_report", "nnunet_loading")),
-    *(f"checkpoints.{file}" for file in ("adapting", "safe_loading", "soundness")),
+    *(f"checkpoints.{file}" for file in ("adapting", "hub_folder", "safe_loading", "soundness")),
     *(f"checkpoints.readers.{file}" for file in ("nnunet_reader", "plain_reader", "public_bdfm_reader")),
     *(f"checkpoints.readers.{file}" for file in ("reader", "renaming", "simclr_reader", "swin_names")),
+    *(f"checkpoints.readers.{file}" for file in ("families", "source_network", "weight_sets")),
 }
 """Files of `checkpoints` that know no network."""
 

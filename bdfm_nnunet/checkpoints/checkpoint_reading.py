@@ -1,15 +1,20 @@
 """The one door through which checkpoints come in."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from bdfm_nnunet.checkpoints.readers import Origin, Reader, Renamed, reader_of
+from bdfm_nnunet.checkpoints.hub_folder import weight_file, with_what_lies_beside
+from bdfm_nnunet.checkpoints.readers import Origin, Reader, ReadingSettings, Renamed, reader_of
+from bdfm_nnunet.checkpoints.readers.families import shared_prefix
+from bdfm_nnunet.checkpoints.readers.reader import Merging
 from bdfm_nnunet.checkpoints.readers.renaming import without_wrappers
+from bdfm_nnunet.checkpoints.readers.source_network import TokenOrder
+from bdfm_nnunet.checkpoints.readers.weight_sets import chosen_set, weight_sets
 from bdfm_nnunet.checkpoints.safe_loading import load_as_data
 from bdfm_nnunet.checkpoints.soundness import fault_of_weights
 from bdfm_nnunet.errors import InputError
@@ -64,17 +69,28 @@ class Checkpoint(Origin):
             raise InputError(f"{self.path} cannot be used as weights: {error}") from error
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(
+    path: str | Path,
+    *,
+    weight_set: str | None = None,
+    merging: Merging | None = None,
+    token_order: TokenOrder | None = None,
+) -> Checkpoint:
     """Read the weights of a PyTorch or safetensors file and what it says about them.
 
     The first of `readers.READERS` that recognises the file reads it. Entries beside the weights that are not of the
     expected type count as missing. Nothing in the file is run.
 
     Args:
-        path: a checkpoint of our trainers, of nnU-Net, of the public BDFM code, or a file of named tensors.
+        path: a checkpoint of our trainers, of nnU-Net, nnssl, MONAI or another project with a reader, a file of named
+            tensors, or a folder of a model hub with one of them.
+        weight_set: which of several sets of weights in the file; see `ReadingSettings`.
+        merging: order in which MONAI's Swin transformer merged tokens.
+        token_order: order in which a Primus read its tokens.
 
     Raises:
         InputError: the file is no checkpoint, is damaged, or holds no weights that a network could use.
+        ValueError: an order is unknown.
 
     Example:
         >>> import torch
@@ -88,16 +104,18 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         >>> checkpoint.plans is None  # the file holds none
         True
     """
-    path = Path(path)
-    return checkpoint_of(path, load_as_data(path))
+    settings = ReadingSettings(weight_set=weight_set, merging=merging, token_order=token_order)
+    path = weight_file(Path(path))
+    return checkpoint_of(path, with_what_lies_beside(path, load_as_data(path)), settings)
 
 
-def checkpoint_of(path: Path, content: Mapping[str, Any]) -> Checkpoint:
+def checkpoint_of(path: Path, content: Mapping[str, Any], settings: ReadingSettings | None = None) -> Checkpoint:
     """Return the checkpoint in a file that was loaded already.
 
     Args:
         path: the file.
         content: from `load_as_data`.
+        settings: what the file cannot tell.
 
     Raises:
         InputError: it holds no weights that a network could use.
@@ -107,7 +125,13 @@ def checkpoint_of(path: Path, content: Mapping[str, Any]) -> Checkpoint:
         >>> checkpoint_of(Path("a.pth"), {"state_dict": {"module.weight": torch.zeros(2)}}).weights
         {'weight': tensor([0., 0.])}
     """
-    reader = reader_of(content)
+    settings = settings or ReadingSettings()
+    try:
+        content, chosen = _with_one_set(content, settings.weight_set)
+        reader = reader_of(content).configured(content, settings)
+        origin = reader.origin(content)
+    except InputError as error:
+        raise InputError(f"{path} cannot be used as weights: {error}") from None
     weights = reader.tensors(content)
     if not weights:
         raise InputError(f"{path} holds no named tensors: give a checkpoint with the weights of a network")
@@ -116,4 +140,19 @@ def checkpoint_of(path: Path, content: Mapping[str, Any]) -> Checkpoint:
     unwrapped = {without_wrappers(name): value.detach() for name, value in weights.items()}
     if len(unwrapped) < len(weights):
         raise InputError(f"{path} holds the same weights with and without prefixes: give a checkpoint of one network")
-    return Checkpoint(path=path.resolve(), weights=unwrapped, reader=reader, **vars(reader.origin(content)))
+    said = vars(replace(origin, notes=(*chosen, *origin.notes)))
+    return Checkpoint(path=path.resolve(), weights=unwrapped, reader=reader, **said)
+
+
+def _with_one_set(content: Mapping[str, Any], name: str | None) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Return the content with the chosen set of weights alone, without prefixes, and sentences about the choice."""
+    chosen, told = chosen_set(content, name)
+    prefix = shared_prefix(chosen.tensors)
+    if not prefix and not told:
+        return content, ()
+    others = {each.name.partition(".")[0] for each in weight_sets(content) if each.name}
+    beside = {key: value for key, value in content.items() if key not in others and not isinstance(value, Tensor)}
+    weights = {key.removeprefix(prefix): value for key, value in chosen.tensors.items()}
+    if len(weights) < len(chosen.tensors):
+        return content, told
+    return beside | {"network_weights" if "network_weights" in content else "state_dict": weights}, told

@@ -22,6 +22,22 @@ torch_load = torch.load
 _REFUSED = re.compile(r"(?:GLOBAL|function|new object for|but got) (?:<\w+ ')?([\w.]+)")
 
 
+class PlainNamespace(dict[str, Any]):
+    """Replacement of `argparse.Namespace`, the arguments of a command: a table of their values.
+
+    Example:
+        >>> arguments = PlainNamespace()
+        >>> arguments.__setstate__({"lr": 0.1})
+        >>> arguments
+        {'lr': 0.1}
+    """
+
+    def __setstate__(self, state: Any) -> None:
+        """Set the values; a state of another kind counts as none."""
+        if isinstance(state, Mapping):
+            self.update(state)
+
+
 def load_as_data(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """Load the whole content of a checkpoint as data: tensors on the CPU, numbers, texts, lists and tables.
 
@@ -119,6 +135,7 @@ def _safetensors(path: Path) -> Any:
 
 def _unpickled(path: Path) -> Any:
     allowed: list[Any] = [(replacement, name) for name, replacement in NUMPY.items()]
+    allowed.append((PlainNamespace, "argparse.Namespace"))
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd bytes in what is no checkpoint
@@ -129,7 +146,8 @@ def _unpickled(path: Path) -> Any:
             what = f"the Python object {named[1]}" if named else "Python objects"
             raise InputError(
                 f"{path} is no plain checkpoint (it is not a PyTorch file, or it holds {what}, which would run "
-                "code on loading): give a file with tensors only, for instance one saved from state_dict()"
+                "code on loading): give a file with tensors only; if you trust this one, load it with "
+                "weights_only=False where the code that wrote it is installed, and torch.save its state_dict"
             ) from None
         raise InputError(f"{path} is not a checkpoint: give a file written by torch.save or safetensors") from None
     except (RuntimeError, EOFError, OSError) as error:

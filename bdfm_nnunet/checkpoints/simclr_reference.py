@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bdfm_nnunet.checkpoints.checkpoint_reading import checkpoint_of, read_checkpoint
-from bdfm_nnunet.checkpoints.readers.renaming import named_tensors
 from bdfm_nnunet.checkpoints.readers.simclr_reader import SimclrReader
+from bdfm_nnunet.checkpoints.readers.weight_sets import named_tensors
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.projector import Projector
 from bdfm_nnunet.networks.resnet import RELEASED_STRIDES, ResNet18

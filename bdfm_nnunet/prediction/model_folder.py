@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bdfm_nnunet.checkpoints import Checkpoint, read_checkpoint
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.networks.network_building import architecture_of, build_network
+from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.networks.network_classes import check_network_classes
 from bdfm_nnunet.nnunet_files import (
     channels_of,
@@ -26,6 +26,7 @@ from bdfm_nnunet.nnunet_files import (
     read_plans_file,
     resolve_configuration,
 )
+from bdfm_nnunet.old_plans import architecture_of
 from bdfm_nnunet.presets import PRETRAINERS
 from bdfm_nnunet.training_costs import FINETUNINGS
 

@@ -1,3 +1,4 @@
+import argparse
 import os
 import pickle
 import zipfile
@@ -96,6 +97,25 @@ def test_logs_of_numpy_1_and_2(tmp_path: Path, core: bytes) -> None:
     assert read["dice"][0].tolist() == [0, 1, 2] and read["word"] == "x"
     torch.save(read, tmp_path / "again.pth")  # as nnU-Net does after it continued: ordinary arrays again
     assert b"bdfm_nnunet" not in (tmp_path / "again.pth").read_bytes()
+
+
+def test_arguments_of_a_command_are_data(tmp_path: Path) -> None:
+    arguments = argparse.Namespace(lr=0.1, layers=[1, 2], scale=np.float64(2))
+    path = _saved(tmp_path, {"state_dict": WEIGHTS, "args": arguments, "hyper_parameters": {"inner": arguments}})
+    assert load_as_data(path)["args"] == {"lr": 0.1, "layers": [1, 2], "scale": 2}
+    assert set(read_checkpoint(path).weights) == set(WEIGHTS)
+
+
+def test_arguments_cannot_hide_objects(tmp_path: Path) -> None:
+    path = _saved(tmp_path, {"state_dict": WEIGHTS, "args": argparse.Namespace(callback=_Danger())})
+    with pytest.raises(InputError, match="tensors only"):
+        read_checkpoint(path)
+
+
+def test_a_whole_module_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = _saved(tmp_path, torch.nn.Linear(2, 2))
+    with pytest.raises(InputError, match=r"the Python object torch\.nn\.modules\.linear\.Linear, .* its state_dict"):
+        read_checkpoint(path)
 
 
 def test_old_format_of_pytorch_and_files_without_checksums(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 from bdfm_nnunet import files
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks import network_building
-from bdfm_nnunet.networks.network_building import architecture_of, build_network
+from bdfm_nnunet.networks.network_building import build_network
+from bdfm_nnunet.old_plans import architecture_of
 from bdfm_nnunet.plans.swin_planner import WIDTHS
 from bdfm_nnunet.plans.swin_planner import architecture_of as swin_architecture
 from bdfm_nnunet.plans.token_grid import layouts_for

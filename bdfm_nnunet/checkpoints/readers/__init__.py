@@ -6,9 +6,10 @@ from typing import Any
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import NnunetReader
 from bdfm_nnunet.checkpoints.readers.plain_reader import PlainReader
 from bdfm_nnunet.checkpoints.readers.public_bdfm_reader import PublicBdfmReader
-from bdfm_nnunet.checkpoints.readers.reader import ExpectedImages, Origin, Reader
+from bdfm_nnunet.checkpoints.readers.reader import ExpectedImages, Origin, Reader, ReadingSettings
 from bdfm_nnunet.checkpoints.readers.renaming import Renamed, Table, rename
 from bdfm_nnunet.checkpoints.readers.simclr_reader import SimclrReader
+from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork
 
 READERS: list[Reader] = [PublicBdfmReader(), NnunetReader(), SimclrReader(), PlainReader()]
 """All readers; the first that recognises a file reads it, and the last recognises any."""
@@ -24,4 +25,15 @@ def reader_of(content: Mapping[str, Any]) -> Reader:
     return next(reader for reader in READERS if reader.recognises(content))
 
 
-__all__ = ["READERS", "ExpectedImages", "Origin", "Reader", "Renamed", "Table", "reader_of", "rename"]
+__all__ = [
+    "READERS",
+    "ExpectedImages",
+    "Origin",
+    "Reader",
+    "ReadingSettings",
+    "Renamed",
+    "SourceNetwork",
+    "Table",
+    "reader_of",
+    "rename",
+]

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from bdfm_nnunet.checkpoints.readers.reader import ExpectedImages, Origin, Reader
+from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork, described_network, trained_on_labels
+from bdfm_nnunet.checkpoints.readers.weight_sets import named_tensors
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.json_shapes import fault_of
-from bdfm_nnunet.nnunet_files import resolve_configuration
+from bdfm_nnunet.nnunet_files import channels_of, resolve_configuration
 
 EXPOSURE, EXPOSURE_FORMAT = "bdfm_exposure", 1
 """The entry in which our checkpoints tell which cases they were trained on, and the number of its form."""
@@ -16,6 +18,8 @@ PROGRESS = "bdfm_progress"
 _PLANS = {"configurations": {str: dict}}
 _WINDOWS = {"architecture": {"arch_kwargs": {"window_size": [int]}}}
 _AXES = {"transpose_forward": [int]}
+_CHANNELS = ({"channel_names": {str: str}}, {"modality": {str: str}})
+_MOST_CITATIONS = 50
 _IMAGES = {"spacing": [float], "normalization_schemes": [str], "use_mask_for_norm": [(bool, None)]}
 
 
@@ -51,17 +55,68 @@ def nnunet_origin(content: Mapping[str, Any]) -> Origin:
     plans = _of_type(arguments.get("plans"), dict)
     chosen = _of_type(arguments.get("configuration"), str)
     configuration = _configuration(plans, chosen)
-    trainer = content.get("trainer_name")
+    trainer = trainer_of(content)
     return Origin(
         plans=plans,
         configuration=chosen,
-        trainer=trainer if isinstance(trainer, str) and trainer.isidentifier() else None,
+        trainer=trainer,
         images=_images(plans, configuration),
         window=_window(configuration),
         exposure=content.get(EXPOSURE),
         progress=content.get(PROGRESS),
         mirroring=content.get("inference_allowed_mirroring_axes"),
+        source_network=_network(content, configuration, arguments.get("dataset_json"), trainer),
+        licence=licence_of(content),
+        citations=citations_of(content),
     )
+
+
+def trainer_of(content: Mapping[str, Any]) -> str | None:
+    """Return the class name of the trainer that a file names.
+
+    Example:
+        >>> trainer_of({"trainer_name": "nnUNetTrainer"}), trainer_of({"trainer_name": "os.system"})
+        ('nnUNetTrainer', None)
+    """
+    trainer = content.get("trainer_name")
+    return trainer if isinstance(trainer, str) and trainer.isidentifier() else None
+
+
+def licence_of(content: Mapping[str, Any]) -> str:
+    """Return the licence that a file names for its weights, in one line; empty where it names none.
+
+    Example:
+        >>> licence_of({"license": "CC BY 4.0"})
+        'CC BY 4.0'
+    """
+    named = content.get("licence", content.get("license"))
+    return " ".join(named.split())[:200] if isinstance(named, str) else ""
+
+
+def citations_of(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the citations that a file asks for: its texts, whichever way they are nested.
+
+    Example:
+        >>> citations_of({"citations": [{"name": "OpenMind", "bibtex_citations": ["@article{wald}"]}]})
+        ('@article{wald}',)
+    """
+    found: list[str] = []
+    left = [content.get("citations")]
+    while left and len(found) < _MOST_CITATIONS:
+        part = left.pop(0)
+        if isinstance(part, str):
+            found += [part.strip()[:4000]] if part.strip() else []
+        elif isinstance(part, Mapping):
+            left = [value for key, value in part.items() if key not in ("name", "type")] + left
+        elif isinstance(part, (list, tuple)):
+            left = [*part, *left]
+    return tuple(dict.fromkeys(found))
+
+
+def _network(content: Mapping[str, Any], configuration: Any, dataset: Any, trainer: str | None) -> SourceNetwork:
+    names = [name for name in named_tensors(content) if isinstance(name, str)]
+    known = {} if fault_of(dataset, _CHANNELS) else {"channel_names": tuple(channels_of(dataset))}
+    return described_network(configuration, labels=trained_on_labels(names, trainer), **known)
 
 
 def _of_type(value: Any, kind: type) -> Any:

@@ -6,7 +6,8 @@ from typing import Any
 
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE_FORMAT, nnunet_origin
 from bdfm_nnunet.checkpoints.readers.reader import ExpectedImages, Origin, Reader
-from bdfm_nnunet.checkpoints.readers.renaming import named_tensors, without_wrappers
+from bdfm_nnunet.checkpoints.readers.renaming import without_wrappers
+from bdfm_nnunet.checkpoints.readers.weight_sets import named_tensors
 
 PUBLIC_BDFM: dict[str, Any] = {
     "dataset": "BD-15k",

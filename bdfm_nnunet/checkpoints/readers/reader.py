@@ -2,13 +2,46 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from bdfm_nnunet.checkpoints.readers.renaming import ALIASES, Renamed, named_tensors, rename
+from bdfm_nnunet.checkpoints.readers.renaming import ALIASES, Renamed, rename
+from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork, TokenOrder
 from bdfm_nnunet.checkpoints.readers.swin_names import SWIN, has_swin_names
+from bdfm_nnunet.checkpoints.readers.weight_sets import named_tensors
+
+Merging = Literal["monai-1.4", "monai-1.5", "mergingv2"]
+"""MONAI's three orders of merged tokens: its default up to version 1.4, from 1.5 on, and `downsample="mergingv2"`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingSettings:
+    """What a file cannot tell and somebody who reads it may know; None: the reader's default, which it states.
+
+    Attributes:
+        weight_set: which of several sets of weights in the file, by the key it has there, like "model_ema".
+        merging: order in which MONAI's Swin transformer merged tokens.
+        token_order: order in which a Primus read its tokens: "whd" (first axis slowest) or "hwd" (second axis slowest).
+
+    Raises:
+        ValueError: an order has another name.
+
+    Example:
+        >>> ReadingSettings(merging="mergingv2").token_order is None
+        True
+    """
+
+    weight_set: str | None = None
+    merging: Merging | None = None
+    token_order: TokenOrder | None = None
+
+    def __post_init__(self) -> None:
+        for name, values in (("merging", get_args(Merging)), ("token_order", get_args(TokenOrder))):
+            value = getattr(self, name)
+            if value is not None and value not in values:
+                raise ValueError(f"{name} is {value!r}, expected {' or '.join(map(repr, values))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +79,9 @@ class Origin:
         exposure: the cases of the training, as the file holds them (see `bdfm_nnunet.exposure`).
         progress: the place in an epoch at which our trainers wrote the file; None at an epoch's end.
         mirroring: the image axes that prediction may mirror, not checked.
+        source_network: the network of the weights, as far as it is known.
+        licence: licence of the weights; empty where the file does not name it and it is not known.
+        citations: what its authors ask to cite.
         notes: sentences for the report, for instance what the reader had to assume.
 
     Example:
@@ -61,6 +97,9 @@ class Origin:
     exposure: Any = None
     progress: Any = None
     mirroring: Any = None
+    source_network: SourceNetwork = field(default_factory=SourceNetwork)
+    licence: str = ""
+    citations: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -91,6 +130,14 @@ class Reader(ABC):
     @abstractmethod
     def recognises(self, content: Mapping[str, Any]) -> bool:
         """Return whether a file is of this project."""
+
+    def configured(self, content: Mapping[str, Any], settings: ReadingSettings) -> "Reader":
+        """Return the reader for this file and these settings; itself where neither changes how it reads.
+
+        Raises:
+            InputError: the weights can be recognised, but not used.
+        """
+        return self
 
     def tensors(self, content: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return parameters and buffers under the file's names; by default those in the first usual container."""

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -12,11 +11,9 @@ from bdfm_nnunet.errors import InputError
 Table = tuple[tuple[str, str | None], ...]
 """Rows of a regular expression and its replacement, applied in turn; None for a tensor that is dropped on purpose."""
 
-ALIASES: Table = ((r"^decoder\.encoder\.", None),)
-"""Networks of dynamic-network-architectures hold their encoder a second time inside the decoder."""
+ALIASES: Table = ((r"^decoder\.encoder\.", None), (r"\.all_modules\.\d+\.", None))
+"""Second names in dynamic-network-architectures: of the encoder inside the decoder, and of the layers of a block."""
 
-# keys under which common training codes keep the weights, most specific first
-_CONTAINERS = ("network_weights", "state_dict", "model_state_dict", "model", "teacher", "student")
 # put in front of names by DDP and torch.compile
 _WRAPPERS = ("module.", "_orig_mod.")
 
@@ -36,20 +33,6 @@ class Renamed:
 
     weights: dict[str, Tensor]
     dropped: dict[str, str] = field(default_factory=dict)
-
-
-def named_tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of the first container that training codes commonly use, else those of the file itself.
-
-    Example:
-        >>> import torch
-        >>> named_tensors({"epoch": 3, "state_dict": {"weight": torch.zeros(2)}})
-        {'weight': tensor([0., 0.])}
-    """
-    for key in _CONTAINERS:
-        if isinstance(content.get(key), Mapping):
-            return named_tensors(content[key])
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def without_wrappers(name: str) -> str:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE_FORMAT, nnunet_origin
 from bdfm_nnunet.checkpoints.readers.reader import ExpectedImages, Origin, Reader
-from bdfm_nnunet.checkpoints.readers.renaming import Renamed, named_tensors, rename, without_wrappers
+from bdfm_nnunet.checkpoints.readers.renaming import Renamed, rename, without_wrappers
+from bdfm_nnunet.checkpoints.readers.weight_sets import named_tensors
 
 COHORTS = ("adni", "aomic", "corr", "dlbs", "gsp", "habs-hd", "mcsa", "nifd", "ppmi", "sald", "soop")
 """The public cohorts of the published pre-training, 44,958 T1-weighted scans of 18,759 patients."""

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from bdfm_nnunet.checkpoints.readers.renaming import named_tensors, rename
+from bdfm_nnunet.checkpoints.readers.renaming import rename
+from bdfm_nnunet.checkpoints.readers.weight_sets import named_tensors
 from bdfm_nnunet.errors import InputError
 
 ONE = torch.ones(1)
