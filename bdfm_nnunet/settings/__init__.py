@@ -5,7 +5,14 @@ block becomes one frozen dataclass; a misspelt name or a value of the wrong type
 default.
 """
 
-from bdfm_nnunet.settings.blocks import ALLOWED, check_blocks, pretrainer_of, pretraining_settings, read_block
+from bdfm_nnunet.settings.blocks import (
+    ALLOWED,
+    check_blocks,
+    methods_of,
+    pretrainer_of,
+    pretraining_settings,
+    read_block,
+)
 from bdfm_nnunet.settings.objective_settings import (
     OBJECTIVE_SETTINGS,
     ContrastiveSettings,
@@ -42,6 +49,7 @@ __all__ = [
     "TrainingSettings",
     "WeightedObjective",
     "check_blocks",
+    "methods_of",
     "pretrainer_of",
     "pretraining_settings",
     "read_block",

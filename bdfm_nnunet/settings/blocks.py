@@ -99,6 +99,21 @@ def pretrainer_of(configuration: Mapping[str, Any]) -> str:
     return next(fitting, MIXTURE_TRAINER)
 
 
+def methods_of(settings: CropSettings) -> list[str]:
+    """Return the names of the methods that settings stand for: objectives, and "simmim" for masking in space alone.
+
+    Example:
+        >>> methods_of(PretrainingSettings()), methods_of(PretrainingSettings(frequency_decoder="none"))
+        (['masked'], ['simmim'])
+    """
+    if isinstance(settings, MixtureSettings):
+        return [name for each in settings.objectives for name in methods_of(each.settings)]
+    if isinstance(settings, PretrainingSettings) and settings.frequency_decoder == "none":
+        return ["simmim"]
+    name = _objective_of(type(settings))
+    return [] if name is None else [name]
+
+
 def check_blocks(configuration: Mapping[str, Any]) -> None:
     """Check all blocks of a configuration; "pretraining" may be that of any objective.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -12,16 +12,20 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
+from bdfm_nnunet.checkpoints.adaptation_plan import ADAPTATION_PLAN, CITATIONS, adaptation_plan
+from bdfm_nnunet.checkpoints.citations import citations_of
 from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
 from bdfm_nnunet.data.batch_streams import Batch, BatchSource
 from bdfm_nnunet.data.crops import UnlabelledCrops
 from bdfm_nnunet.networks.compiled_networks import start_from_data
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
+from bdfm_nnunet.networks.network_building import build_network
+from bdfm_nnunet.networks.network_costs import build_on
 from bdfm_nnunet.objectives.base import Objective, Picture
 from bdfm_nnunet.objectives.registry import objective_class
 from bdfm_nnunet.presets import PRESETS
 from bdfm_nnunet.reports.figures import progress_figure, reconstruction_figure, save_figure
-from bdfm_nnunet.settings import CropSettings, pretraining_settings, read_block
+from bdfm_nnunet.settings import CropSettings, methods_of, pretraining_settings, read_block
 from bdfm_nnunet.tasks.last_tenth import LastTenth, last_tenth
 from bdfm_nnunet.tasks.run_summary import only_warned
 from bdfm_nnunet.tasks.task import Task
@@ -223,6 +227,29 @@ class Pretraining(Task):
         if trainer.local_rank == 0:
             with only_warned(trainer, "training goes on without new reports"):
                 self._write_reports()
+
+    def checkpoint_entries(self) -> dict[str, Any]:
+        """Return what nnssl's checkpoints have too: how to reuse the weights, and what to cite for them."""
+        trainer, plans = self.trainer, self.trainer.plans_manager.plans
+        configuration = trainer.configuration_manager.configuration
+        entry = adaptation_plan(
+            plans,
+            configuration,
+            network=self._planned_network,
+            weights=self.objective.state_dict().keys(),
+            channels=self.objective.view.in_channels,
+            crop=self.objective_class.crop_size(trainer.configuration_manager.patch_size, self.settings),
+        )
+        cited = citations_of(methods_of(self.settings), type(self._planned_network).__name__)
+        return {CITATIONS: cited} if entry is None else {ADAPTATION_PLAN: entry, CITATIONS: cited}
+
+    @cached_property
+    def _planned_network(self) -> nn.Module:
+        """The network whose encoder is trained, without memory for it."""
+        configuration = self.trainer.configuration_manager.configuration
+        options: Any = {"inputs": 1, "outputs": 1, "deep_supervision": False, "initialise": False}
+        with torch.random.fork_rng(devices=[]):  # whenever it is asked for, the training goes on with the same numbers
+            return build_on(partial(build_network, configuration, **options))
 
     # --- reports ------------------------------------------------------------------------------------------------
 

@@ -156,6 +156,10 @@ class Task:
         """Return entries that the summary has beside those of every training, from the curves so far."""
         return {}
 
+    def checkpoint_entries(self) -> dict[str, Any]:
+        """Return entries that the task's checkpoints have beside those of every training, in plain types."""
+        return {}
+
     def final_validation(self, *, save_probabilities: bool = False) -> None:
         """Validate the finished training, as nnU-Net does after the last epoch."""
 

@@ -85,7 +85,7 @@ class Saver:
 
 
 def checkpoint_content(trainer: Any) -> dict[str, Any]:
-    """Return nnU-Net's checkpoint of a trainer, with the cases seen and, in an epoch, the place in it."""
+    """Return nnU-Net's checkpoint of a trainer, with the cases seen, what its task adds and the place in an epoch."""
     logged, midway = trainer.logger.get_checkpoint(), trainer.run.midway
     content = {
         "network_weights": unwrap(trainer.network).state_dict(),
@@ -98,6 +98,7 @@ def checkpoint_content(trainer: Any) -> dict[str, Any]:
         "trainer_name": type(trainer).__name__,
         "inference_allowed_mirroring_axes": trainer.inference_allowed_mirroring_axes,
         EXPOSURE: trainer.data.exposure.as_dict(),
+        **trainer.task.checkpoint_entries(),
     }
     if midway is not None:  # the epoch will be begun, and logged, again
         content |= {"current_epoch": trainer.current_epoch, PROGRESS: midway}

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from bdfm_nnunet.checkpoints.adaptation_plan import SHAPE
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain, nnUNetTrainerSimMIM
 from tests.conftest import Prepared
 from tests.recording import RecordedTypes
@@ -45,6 +47,20 @@ def test_run_leaves_checkpoints_pictures_and_a_summary(undisturbed: Any) -> None
     assert "val_frequency" in log and "Reconstruction of held-out crops: PSNR" in log
     # the same crops and masks in every epoch: filling with the mean does as well in all of them
     assert len(set(summary["curves"]["psnr_mean_fill"])) == 1
+
+
+def test_checkpoints_say_how_to_reuse_them_and_what_to_cite(undisturbed: Any) -> None:
+    content = torch.load(checkpoint(undisturbed), weights_only=True)  # as other tools load it
+    entry = content["nnssl_adaptation_plan"]
+    assert fault_of(entry, SHAPE) == ""
+    assert entry["pretrain_num_input_channels"] == 1 and entry["keys_to_in_proj"] == ["encoder.patch_embed"]
+    assert entry["recommended_downstream_patchsize"] == list(undisturbed.configuration_manager.patch_size)
+    assert entry["architecture_plans"]["arch_class_name"] == "bdfm_nnunet.networks.swin_unet.SwinUNet"
+    assert [each["name"] for each in content["citations"]] == ["nnU-Net", "SwinUNet", "BDFM"]
+    state = torch.get_rng_state()
+    del undisturbed.task._planned_network
+    undisturbed.task.checkpoint_entries()
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_golden_curve(undisturbed: Any) -> None:
