@@ -53,7 +53,7 @@ def write_initial_checkpoint(
     preprocessed = plans_path(dataset_id, plans_name).parent / "dataset.json"
     dataset = read_dataset_json(preprocessed if preprocessed.is_file() else raw_folder(dataset_id) / "dataset.json")
     network = _network(resolved, dataset, str(plans_path(dataset_id, plans_name)))
-    report = load_pretrained(network, path, min_match=read_block(resolved, "finetuning").min_match)
+    report = load_pretrained(network, path, **read_block(resolved, "finetuning").loading())
     content = {
         "network_weights": network.state_dict(),
         "init_args": {"plans": plans, "configuration": configuration, "fold": 0, "dataset_json": dataset},

@@ -1,6 +1,6 @@
 """What became of every tensor of a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,17 @@ class LoadReport:
         ignored: names of the checkpoint that were not loaded, and why.
         encoder_share: share of the encoder's parameters that were loaded or adapted, 0 to 1.
         stem_share: the same for the full-resolution stem beside a Swin encoder; 0 for a network without.
+        source_share: share of the checkpoint's encoder that found a place, 0 to 1.
         buffers: number of names in `loaded` that are buffers, such as statistics.
+        behind: names of tensors behind a gap, which were loaded because it was asked for.
+        differences: what the checkpoint's network computes otherwise, as far as the file tells.
+        assumed: what the file does not say, and what was taken for it.
 
     Example:
         >>> report = LoadReport(Path("a.pth"), "0" * 64, new={"head.weight": "not in the checkpoint"})
         >>> print(report)
         weights from a.pth (sha256 000000000000): 0.0% of the encoder; 0 tensors loaded, 0 adapted,
-        1 left new, 0 ignored
+        1 left new, 0 ignored, 0.0% of the checkpoint's encoder used
           left new: not in the checkpoint: head.weight
     """
 
@@ -43,7 +47,11 @@ class LoadReport:
     ignored: dict[str, str] = field(default_factory=dict)
     encoder_share: float = 0.0
     stem_share: float = 0.0
+    source_share: float = 0.0
     buffers: int = 0
+    behind: list[str] = field(default_factory=list)
+    differences: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
 
     def note(self, name: str, fits: bool, how: str) -> None:
         """Enter a tensor of the network for which the checkpoint holds a candidate.
@@ -60,15 +68,25 @@ class LoadReport:
         else:
             self.loaded.append(name)
 
+    def drop(self, name: str, why: str) -> None:
+        """Take back that a tensor of the network is loaded: it stays new."""
+        self.adapted.pop(name, None)
+        if name in self.loaded:
+            self.loaded.remove(name)
+        self.new[name] = why
+
     def __str__(self) -> str:
         stem = f" and {self.stem_share:.1%} of the stem" if self.stem_share else ""
         counted = f" (of which {self.buffers} are buffers)" if self.buffers else ""
         lines = [
             f"weights from {self.path} (sha256 {self.sha256[:12]}): {self.encoder_share:.1%} of the encoder{stem}; "
             f"{len(self.loaded)} tensors loaded{counted}, {len(self.adapted)} adapted, {len(self.new)} left new, "
-            f"{len(self.ignored)} ignored"
+            f"{len(self.ignored)} ignored, {self.source_share:.1%} of the checkpoint's encoder used"
         ]
         lines += [f"  {self.kind}: {note}" for note in self.notes]
+        lines += [f"  differs: {each}" for each in self.differences] + [f"  assumed: {each}" for each in self.assumed]
+        if self.behind:
+            lines.append(f"  behind a gap, as asked for: {_some(self.behind)}")
         for title, entries in (("adapted", self.adapted), ("left new", self.new), ("ignored", self.ignored)):
             lines += [f"  {title}: {line}" for line in _grouped(entries)]
         return "\n".join(lines)
@@ -79,7 +97,8 @@ def _grouped(entries: Mapping[str, str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name, reason in entries.items():
         groups.setdefault(reason, []).append(name)
-    return [
-        f"{reason}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        for reason, names in groups.items()
-    ]
+    return [f"{reason}: {_some(names)}" for reason, names in groups.items()]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -13,6 +13,7 @@ from bdfm_nnunet.settings.blocks import (
     pretraining_settings,
     read_block,
 )
+from bdfm_nnunet.settings.loading_settings import LoadingSettings
 from bdfm_nnunet.settings.objective_settings import (
     OBJECTIVE_SETTINGS,
     ContrastiveSettings,
@@ -41,6 +42,7 @@ __all__ = [
     "CropSettings",
     "FinetuningSettings",
     "FrequencyCorruptionSettings",
+    "LoadingSettings",
     "MaskTokenMode",
     "MixtureSettings",
     "Optimizer",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from bdfm_nnunet.settings.loading_settings import LoadingSettings
 from bdfm_nnunet.settings.value_checks import at_least_zero, positive, share
 
 Optimizer = Literal["auto", "adamw", "sgd", "lars"]
@@ -75,21 +76,19 @@ WEIGHTS_VARIABLE = "BDFM_WEIGHTS"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuningSettings:
+class FinetuningSettings(LoadingSettings):
     """Fine-tuning from pre-trained weights.
 
     Attributes:
         weights: checkpoint to start from; the environment variable BDFM_WEIGHTS overrides it.
         weights_sha256: SHA-256 that the checkpoint must have.
         encoder_lr_factor: learning rate of the pre-trained encoder, relative to that of the rest.
-        min_match: smallest share of the encoder's parameters that the checkpoint must have.
     """
 
     weights: str | None = None
     weights_sha256: str | None = None
     encoder_lr_factor: float = 1.0
-    min_match: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least_zero(self, "encoder_lr_factor")
-        share(self, "min_match")

@@ -55,7 +55,7 @@ class Finetuning(Task):
             tell(f"Training from scratch: neither {WEIGHTS_VARIABLE} nor the plans name weights.")
             return
         digest = None if named else self.finetuning.weights_sha256
-        report = load_pretrained(self.trainer.network, path, min_match=self.finetuning.min_match, sha256=digest)
+        report = load_pretrained(self.trainer.network, path, sha256=digest, **self.finetuning.loading())
         tell(report)
         origin.take(report)
         self._warn_of_cases_seen(report.path.name)

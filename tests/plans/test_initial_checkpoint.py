@@ -66,7 +66,10 @@ def test_configuration_decides_how_much_must_match(prepared: Prepared, weights: 
     content = torch.load(weights, weights_only=True)
     del content["network_weights"][NAME]
     torch.save(content, weights)
-    assert _convert(prepared, weights, tmp_path / "full.pth").encoder_share < 1
+    add_variant(prepared.labelled, plans_name=prepared.plans, variant="gaps", settings={"finetuning.allow_gaps": True})
+    assert _convert(prepared, weights, tmp_path / "full.pth", configuration="gaps").encoder_share < 1
+    with pytest.raises(InputError, match=f"leaves {NAME} new"):
+        _convert(prepared, weights, tmp_path / "strict.pth")
     with pytest.raises(InputError, match="belongs to another architecture"):
         _convert(prepared, weights, tmp_path / "strict.pth", configuration="strict")
     assert not (tmp_path / "strict.pth").exists()

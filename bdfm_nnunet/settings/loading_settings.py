@@ -1,0 +1,37 @@
+"""Settings of how the weights of a file get into a network."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from bdfm_nnunet.settings.value_checks import share
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadingSettings:
+    """What of a checkpoint is taken over, and what is refused.
+
+    Attributes:
+        min_match: smallest share of the encoder's parameters that the checkpoint must have.
+        min_source_match: smallest share of the checkpoint's encoder that must find a place in the network; by default
+            `min_match`.
+        allow_gaps: take weights that lie behind new ones too, seen from the image, or behind parts of the checkpoint
+            that the network does not have; their features are not those of the checkpoint.
+        allow_other_function: take weights of a network that computes something else with the same names and shapes, for
+            instance with another norm or activation.
+
+    Example:
+        >>> LoadingSettings(min_match=0.9).allow_gaps
+        False
+    """
+
+    min_match: float = 0.5
+    min_source_match: float | None = None
+    allow_gaps: bool = False
+    allow_other_function: bool = False
+
+    def __post_init__(self) -> None:
+        share(self, "min_match", *(["min_source_match"] if self.min_source_match is not None else []))
+
+    def loading(self) -> dict[str, Any]:
+        """Return these settings alone, for `load_pretrained`, where they are part of a larger block."""
+        return {field.name: getattr(self, field.name) for field in fields(LoadingSettings)}
