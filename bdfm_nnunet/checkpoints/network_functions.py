@@ -131,7 +131,7 @@ def summary_of(modules: Iterable[nn.Module]) -> dict[str, str]:
 
     Example:
         >>> summary_of(nn.Sequential(nn.Conv3d(1, 2, 3), nn.InstanceNorm3d(2), nn.ReLU()))
-        {'norm': 'instance norm', 'activation': 'ReLU', 'stride': '(1, 1, 1)'}
+        {'stride': '(1, 1, 1)', 'norm': 'instance norm', 'activation': 'ReLU'}
     """
     found: dict[str, list[str]] = {}
     for module in modules:

@@ -59,7 +59,9 @@ def load_pretrained(network: nn.Module, path: str | Path, *, sha256: str | None 
         'a segmentation head belongs to its task'
     """
     chosen = LoadingSettings(**settings)
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(
+        path, weight_set=chosen.weight_set, merging=chosen.merging, token_order=chosen.token_order
+    )
     if sha256 is not None and checkpoint.sha256 != sha256:
         raise InputError(
             f"{path} has the sha256 {checkpoint.sha256[:12]}..., expected {sha256[:12]}...: it is not the "

@@ -1,6 +1,6 @@
 """The reasons for which weights are not loaded into a network, each a sentence with the remedy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from bdfm_nnunet.checkpoints.network_functions import (
     norm_of,
     summary_of,
 )
+from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork
 from bdfm_nnunet.checkpoints.source_building import build_source
 from bdfm_nnunet.checkpoints.transfer import Transfer
 from bdfm_nnunet.errors import InputError
@@ -42,13 +43,13 @@ def check_transfer(transfer: Transfer, checkpoint: Checkpoint, settings: Loading
         >>> transfer = plan_transfer(Target(network), checkpoint)
         >>> check_transfer(transfer, checkpoint, LoadingSettings())
         >>> transfer.report.assumed
-        ('the file does not say its activation, stride, pooling: taken to be those of this network (ReLU; ...',)
+        ('the file does not say its stride, activation, pooling: taken to be those of this network ((1, 1, 1), ...',)
     """
     source = _source_modules(transfer, checkpoint)
-    found = find_differences(transfer, source)
+    found = find_differences(transfer, source, checkpoint.source_network)
     report = transfer.report
     report.differences = tuple(str(each) for each in found)
-    report.assumed = _assumed(transfer, source)
+    report.assumed = () if source else _assumed(transfer, checkpoint.source_network)
     if reason := _other_axes(transfer):
         raise _refused(checkpoint, reason, "give a checkpoint of a network with as many axes")
     if reason := _too_little(transfer, settings):
@@ -62,12 +63,15 @@ def check_transfer(transfer: Transfer, checkpoint: Checkpoint, settings: Loading
         raise _refused(checkpoint, reason, f"make {_MATCHING}, or lower finetuning.min_source_match {_WANTED}")
 
 
-def find_differences(transfer: Transfer, source: Mapping[str, nn.Module]) -> list[Difference]:
+def find_differences(
+    transfer: Transfer, source: Mapping[str, nn.Module], known: SourceNetwork | None = None
+) -> list[Difference]:
     """Return in what the checkpoint's network computes something else, as far as the file tells.
 
     Args:
         transfer: as it was decided.
         source: modules of the checkpoint's encoder by the network's names; empty where the file does not tell them.
+        known: what is known of it otherwise.
 
     Example:
         >>> from pathlib import Path
@@ -81,7 +85,8 @@ def find_differences(transfer: Transfer, source: Mapping[str, nn.Module]) -> lis
     """
     target = transfer.target
     taken = {name.rpartition(".")[0] for name in (*target.encoder, *target.stem) if name in transfer.tensors}
-    found = differences(source, _encoder_modules(target.network))
+    ours = _encoder_modules(target.network)
+    found = differences(source, ours) if source else _by_what_is_known(ours.values(), known or SourceNetwork())
     found += _norms_by_statistics(transfer, taken, {name for each in found for name in each.names})
     if not any(each.what == "heads" for each in found):
         found += _heads_by_tables(transfer)
@@ -136,13 +141,28 @@ def _heads_by_tables(transfer: Transfer) -> list[Difference]:
     return [Difference("heads", *key, tuple(names), grave=True) for key, names in found.items()]
 
 
-def _assumed(transfer: Transfer, source: Mapping[str, nn.Module]) -> tuple[str, ...]:
+def _by_what_is_known(modules: Iterable[nn.Module], known: SourceNetwork) -> list[Difference]:
+    """Return in what a network differs from one of which some properties are known, but not where it has them."""
+    ours = summary_of(modules)
+    theirs = {
+        "norm": f"{known.norm} norm" if known.norm else "",
+        "activation": known.activation or "",
+        "heads": ", ".join(dict.fromkeys(map(str, known.heads or ()))),
+    }
+    return [
+        Difference(what, theirs[what], ours[what], (), grave=True)
+        for what in theirs
+        if theirs[what] and what in ours and not ours[what].startswith(theirs[what])
+    ]
+
+
+def _assumed(transfer: Transfer, known: SourceNetwork) -> tuple[str, ...]:
     """Return what the file does not say and what is taken for it."""
-    if source:
-        return ()
     ours = summary_of(_encoder_modules(transfer.target.network).values())
+    told = {"norm": known.norm, "activation": known.activation, "heads": known.heads, "stride": known.strides}
     if any(name.endswith(STATISTICS) for name in transfer.known):
-        ours.pop("norm", None)
+        told["norm"] = "batch"
+    ours = {what: value for what, value in ours.items() if not told.get(what)}
     if not ours:
         return ()
     return (

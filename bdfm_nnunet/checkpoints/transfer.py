@@ -28,8 +28,11 @@ class Transfer:
         cut: parts of the checkpoint's encoder that the network lacks in front of others that it takes; and these.
 
     Example:
-        >>> Transfer.__dataclass_fields__["gap"].type
-        'tuple[str, list[str]]'
+        >>> from pathlib import Path
+        >>> from bdfm_nnunet.networks import ResNet18
+        >>> target = Target(ResNet18(1, features=(4, 8, 8, 8)))
+        >>> Transfer(target, LoadReport(Path("a.pth"), ""), known={"layer1.2.bn1.bias": None}).encoder_ignored
+        ['layer1.2.bn1.bias']
     """
 
     target: Target

@@ -1,7 +1,7 @@
 """Settings of how the weights of a file get into a network."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from bdfm_nnunet.settings.value_checks import share
 
@@ -18,6 +18,10 @@ class LoadingSettings:
             that the network does not have; their features are not those of the checkpoint.
         allow_other_function: take weights of a network that computes something else with the same names and shapes, for
             instance with another norm or activation.
+        weight_set: which of several sets of weights in the file, by the key it has there, like "model_ema".
+        merging: order in which MONAI's Swin transformer merged tokens; by default the reader's, which it states.
+        token_order: order in which a Primus read its tokens: "whd" (first axis slowest) or "hwd" (second axis slowest);
+            by default what the file tells.
 
     Example:
         >>> LoadingSettings(min_match=0.9).allow_gaps
@@ -28,6 +32,9 @@ class LoadingSettings:
     min_source_match: float | None = None
     allow_gaps: bool = False
     allow_other_function: bool = False
+    weight_set: str | None = None
+    merging: Literal["monai-1.4", "monai-1.5", "mergingv2"] | None = None
+    token_order: Literal["whd", "hwd"] | None = None
 
     def __post_init__(self) -> None:
         share(self, "min_match", *(["min_source_match"] if self.min_source_match is not None else []))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bdfm_nnunet.checkpoints import load_pretrained
+from bdfm_nnunet.checkpoints.readers import Origin
+from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork
 from bdfm_nnunet.errors import InputError
 from tests.checkpoints.described import checkpoint_of_network, configuration_of
 from tests.networks.zoo import NETWORKS, network
@@ -195,3 +197,21 @@ def test_configurations_of_these_tests_build_the_same_networks() -> None:
         built = build_network(configuration_of(kind), inputs=1, outputs=3, deep_supervision=False)
         expected = {name: value.shape for name, value in network(kind, 1).state_dict().items()}
         assert {name: value.shape for name, value in built.state_dict().items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("known", "match"),
+    [
+        ({"norm": "batch"}, "norm is batch norm in the checkpoint, instance norm here"),
+        ({"activation": "ReLU"}, "activation is ReLU in the checkpoint, LeakyReLU"),
+    ],
+)
+def test_what_a_reader_knows_of_a_network_that_it_cannot_describe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: dict[str, Any], match: str
+) -> None:
+    origin = Origin(source_network=SourceNetwork(**known))
+    monkeypatch.setattr("bdfm_nnunet.checkpoints.readers.plain_reader.PlainReader.origin", lambda *_: origin)
+    path = _saved(tmp_path, _weights("plain"))
+    _refused(network("plain", 1), path, match)
+    report = load_pretrained(network("plain", 1), path, allow_other_function=True)
+    assert not any(next(iter(known)) in each for each in report.assumed)
