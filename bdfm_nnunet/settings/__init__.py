@@ -24,6 +24,7 @@ from bdfm_nnunet.settings.objective_settings import (
     PretrainingSettings,
     WeightedObjective,
 )
+from bdfm_nnunet.settings.strategy_settings import StrategySettings
 from bdfm_nnunet.settings.training_settings import (
     LOGGERS_VARIABLE,
     WEIGHTS_VARIABLE,
@@ -48,6 +49,7 @@ __all__ = [
     "Optimizer",
     "Precision",
     "PretrainingSettings",
+    "StrategySettings",
     "TrainingSettings",
     "WeightedObjective",
     "check_blocks",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bdfm_nnunet.settings.loading_settings import LoadingSettings
+from bdfm_nnunet.settings.strategy_settings import StrategySettings
 from bdfm_nnunet.settings.value_checks import at_least_zero, positive, share
 
 Optimizer = Literal["auto", "adamw", "sgd", "lars"]
@@ -76,19 +77,17 @@ WEIGHTS_VARIABLE = "BDFM_WEIGHTS"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuningSettings(LoadingSettings):
+class FinetuningSettings(LoadingSettings, StrategySettings):
     """Fine-tuning from pre-trained weights.
 
     Attributes:
         weights: checkpoint to start from; the environment variable BDFM_WEIGHTS overrides it.
         weights_sha256: SHA-256 that the checkpoint must have.
-        encoder_lr_factor: learning rate of the pre-trained encoder, relative to that of the rest.
     """
 
     weights: str | None = None
     weights_sha256: str | None = None
-    encoder_lr_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least_zero(self, "encoder_lr_factor")
+        LoadingSettings.__post_init__(self)
+        StrategySettings.__post_init__(self)

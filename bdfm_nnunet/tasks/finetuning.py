@@ -1,8 +1,10 @@
 """What every task on labelled data shares: the weights that it starts from, and how fast they learn."""
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from bdfm_nnunet.checkpoints import load_pretrained
 from bdfm_nnunet.errors import InputError
@@ -17,7 +19,12 @@ class Finetuning(Task):
     The weights are those that the environment variable BDFM_WEIGHTS names ("none" for no file), else those of the plans
     ("finetuning": {"weights": ...}), or a whole checkpoint that nnU-Net's -pretrained_weights names; with none of them,
     training starts from scratch and says so.
+
+    Attributes:
+        rates_from_scratch: peak learning rate by optimiser of a training without weights; `rates` are those with.
     """
+
+    rates_from_scratch: ClassVar[Mapping[str, float]] = MappingProxyType({"adamw": 3e-4, "sgd": 1e-2})
 
     @cached_property
     def finetuning(self) -> FinetuningSettings:
@@ -26,10 +33,19 @@ class Finetuning(Task):
         settings: FinetuningSettings = read_block(configuration, "finetuning")
         return settings
 
-    @property
-    def encoder_lr_factor(self) -> float:
-        """Learning rate of the encoder, relative to that of the rest."""
-        return self.finetuning.encoder_lr_factor
+    def check(self) -> None:
+        """Raise InputError where the training is too short for its strategy."""
+        _ = self.trainer.strategy.stages
+
+    def peak_rate(self, optimizer: str) -> float:
+        """Return the peak learning rate where the settings name none: another one for pre-trained weights.
+
+        SGD is for convolutional, AdamW for transformer encoders, unless `training.optimizer` names one. See
+        docs/finetuning.md for where the figures come from.
+        """
+        if optimizer in self.rates_from_scratch and not self.trainer.strategy.loaded.weights:
+            return self.rates_from_scratch[optimizer]
+        return super().peak_rate(optimizer)
 
     def load_weights(self) -> None:
         """Load the pre-trained weights that are named, and tell which held-out cases they have seen.
@@ -49,6 +65,7 @@ class Finetuning(Task):
                 f"{source}: leave the option out, or set {WEIGHTS_VARIABLE}=none"
             )
         if origin.started_from:
+            self.trainer.strategy.take(None)
             self._warn_of_cases_seen(origin.started_from["name"])
             return
         if not path:
@@ -58,6 +75,7 @@ class Finetuning(Task):
         report = load_pretrained(self.trainer.network, path, sha256=digest, **self.finetuning.loading())
         tell(report)
         origin.take(report)
+        self.trainer.strategy.take(report)
         self._warn_of_cases_seen(report.path.name)
 
     def _warn_of_cases_seen(self, name: str) -> None:

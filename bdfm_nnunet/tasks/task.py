@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from bdfm_nnunet.data.batch_streams import Batch, BatchSource
+from bdfm_nnunet.settings import FinetuningSettings
 from bdfm_nnunet.tasks.run_summary import curves_of
 
 
@@ -69,9 +70,9 @@ class Task:
         return rate * self.trainer.whole_batch / 256 if optimizer == "lars" else rate
 
     @property
-    def encoder_lr_factor(self) -> float:
-        """Learning rate of the encoder, relative to that of the rest."""
-        return 1.0
+    def finetuning(self) -> FinetuningSettings:
+        """What trains when; everything at one rate, unless a task reads it from the plans."""
+        return FinetuningSettings()
 
     def load_weights(self) -> None:
         """Load the weights that a new training starts from; not called for one that goes on."""

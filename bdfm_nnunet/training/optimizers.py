@@ -7,7 +7,6 @@ from typing import Literal, cast
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.training.lars import LARS
 
 Named = Iterator[tuple[str, nn.Parameter]]
@@ -40,26 +39,6 @@ def parameter_groups(parts: Mapping[str, tuple[Named, float]], *, weight_decay: 
     return groups
 
 
-def network_optimizer(
-    network: nn.Module, kind: OptimizerKind, *, rate: float, encoder_rate: float, weight_decay: float
-) -> Optimizer:
-    """Return the optimiser of a network whose encoder has a separate learning rate.
-
-    Args:
-        network: compiled, joined with other processes, or plain.
-        kind: the optimiser.
-        rate: peak learning rate of all parameters but the encoder's.
-        encoder_rate: peak learning rate of the encoder.
-        weight_decay: of the parameters that decay.
-    """
-    network = unwrap(network)
-    parts = {
-        "encoder": (encoder_of(network).module.named_parameters(), encoder_rate),
-        "rest": (network.named_parameters(), rate),
-    }
-    return build_optimizer(kind, parameter_groups(parts, weight_decay=weight_decay))
-
-
 def build_optimizer(kind: OptimizerKind, groups: list[dict[str, object]]) -> Optimizer:
     """Return AdamW, SGD with nnU-Net's Nesterov momentum, or LARS; all parameters in one pass where the device can.
 
@@ -83,18 +62,27 @@ class WarmupSchedule:
         epochs: length of the run.
         warmup_epochs: length of the warm-up.
         decay: "poly" with exponent 0.9, as nnU-Net, or "cosine".
+        start: epoch of the training in which the run begins, if it is a stage of it.
     """
 
     def __init__(
-        self, optimizer: Optimizer, epochs: int, warmup_epochs: float, decay: Literal["poly", "cosine"]
+        self,
+        optimizer: Optimizer,
+        epochs: int,
+        warmup_epochs: float,
+        decay: Literal["poly", "cosine"],
+        *,
+        start: int = 0,
     ) -> None:
         self.optimizer = optimizer
+        self.start = start
         self.epochs = epochs
         self.warmup_epochs = warmup_epochs
         self.decay = decay
 
     def factor(self, epoch: float) -> float:
-        """Return the rate after `epoch` epochs (whole or not), relative to its peak."""
+        """Return the rate after `epoch` epochs of the training (whole or not), relative to its peak."""
+        epoch -= self.start
         if epoch < self.warmup_epochs:
             return epoch / self.warmup_epochs
         share = min((epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9), 1.0)

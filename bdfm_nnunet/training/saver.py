@@ -8,7 +8,7 @@ from typing import Any
 
 from bdfm_nnunet.checkpoints import Checkpoint, read_checkpoint
 from bdfm_nnunet.checkpoints.checkpoint_writing import write_checkpoint
-from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE, PROGRESS
+from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE, PROGRESS, STRATEGY
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.networks.encoders import unwrap
@@ -100,6 +100,8 @@ def checkpoint_content(trainer: Any) -> dict[str, Any]:
         EXPOSURE: trainer.data.exposure.as_dict(),
         **trainer.task.checkpoint_entries(),
     }
+    if strategy := trainer.strategy.state():
+        content[STRATEGY] = strategy
     if midway is not None:  # the epoch will be begun, and logged, again
         content |= {"current_epoch": trainer.current_epoch, PROGRESS: midway}
         content["logging"] = {name: values[: trainer.current_epoch] for name, values in logged.items()}

@@ -26,13 +26,14 @@ from bdfm_nnunet.training.fold_data import FoldData
 from bdfm_nnunet.training.gradient_caching import add_compared_gradients
 from bdfm_nnunet.training.gradients import add_gradients, distributed_network, micro_batches
 from bdfm_nnunet.training.loggers import add_loggers
-from bdfm_nnunet.training.optimizers import OptimizerKind, WarmupSchedule, network_optimizer
+from bdfm_nnunet.training.optimizers import OptimizerKind, WarmupSchedule
 from bdfm_nnunet.training.precision import Precision, autocast_type
 from bdfm_nnunet.training.process_group import ProcessGroup, device_of_process
 from bdfm_nnunet.training.raw_dataset import check_preprocessed
 from bdfm_nnunet.training.run import Run
 from bdfm_nnunet.training.saver import BEST, LATEST, Saver, checkpoint_content, not_of_this_training
 from bdfm_nnunet.training.signals import WISHES
+from bdfm_nnunet.training.strategies import Strategy
 from bdfm_nnunet.training.weight_origin import WeightOrigin
 
 _CUDA = torch.device("cuda")
@@ -58,6 +59,7 @@ class Trainer(nnUNetTrainer):
         run: epochs and steps of this training.
         saver: writer of its checkpoints.
         origin: origin of its first weights.
+        strategy: what trains when.
         precision: number type in which the network runs.
         compiler: choice of torch.compile.
         resumed: whether a checkpoint of this run was loaded.
@@ -92,6 +94,7 @@ class Trainer(nnUNetTrainer):
         self.run = Run(self, checkpoint_minutes=self.training.checkpoint_minutes, max_hours=self.training.max_hours)
         self.saver = Saver(Path(self.output_folder), self.print_to_log_file)
         self.origin = WeightOrigin()
+        self.strategy = Strategy(self)
         self.precision = Precision(autocast_type(self.training.precision, self.device), self.device, self.grad_scaler)
         self.grad_scaler = self.precision.scaler
         self.compiler = Compiler(self.training.compile, self.print_to_log_file)
@@ -198,21 +201,8 @@ class Trainer(nnUNetTrainer):
         return suited_optimizer(self.network)
 
     def configure_optimizers(self) -> tuple[Optimizer, WarmupSchedule]:
-        """Return the optimiser, with separate groups for the encoder, and the schedule."""
-        kind = self.optimizer_kind
-        self.initial_lr = self.training.initial_lr or self.task.peak_rate(kind)
-        decay = self.training.weight_decay
-        self.weight_decay = self.task.weight_decays[kind] if decay is None else decay
-        optimizer = network_optimizer(
-            self.network,
-            kind,
-            rate=self.initial_lr,
-            encoder_rate=self.initial_lr * self.task.encoder_lr_factor,
-            weight_decay=self.weight_decay,
-        )
-        asked = self.training.warmup_epochs
-        warmup = min(self.num_epochs / 20, 50) if asked is None else asked
-        return optimizer, WarmupSchedule(optimizer, self.num_epochs, warmup, self.task.decay)
+        """Return optimiser and schedule of a training from scratch; weights and later stages change them."""
+        return self.strategy.begin()
 
     def plot_network_architecture(self) -> None:
         """Do nothing: the library nnU-Net asks for this no longer works."""
@@ -259,6 +249,7 @@ class Trainer(nnUNetTrainer):
         if not self.resumed:
             self.origin.find(self.network, self.print_to_log_file)
             self.task.load_weights()
+            self.strategy.start()
         if self.local_rank == 0:
             self.data.look_for_changed_labels()
             super().on_train_start()
@@ -274,8 +265,10 @@ class Trainer(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """Fix everything random in this epoch, and count from the first step."""
         self.run.start_epoch()
+        self.strategy.reach(self.current_epoch)
         self.reseed_epoch()
         super().on_train_epoch_start()
+        self.strategy.hold_still()
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """Take one optimiser step with all processes.
@@ -387,9 +380,13 @@ class Trainer(nnUNetTrainer):
             InputError: there is none that belongs to this training.
         """
         found = self.saver.read(Path(str(filename_or_checkpoint)))
+        if not self.was_initialized:
+            self.initialize()
         try:
+            self.strategy.recall(found.strategy)
             with loading_as_data():
                 super().load_checkpoint(str(found.path))
+            self.strategy.recall_low_rank(found.strategy)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             fault = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise not_of_this_training(found.path, fault) from None

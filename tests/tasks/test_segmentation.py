@@ -128,12 +128,21 @@ def test_encoder_and_rest_have_rates_of_their_own(prepared: Prepared) -> None:
     assert torch.equal(frozen.network.encoder.patch_embed.weight, before)
 
 
-def test_transformers_take_adamw_and_anything_takes_what_it_is_told(prepared: Prepared) -> None:
-    for optimizer, kind in (("auto", torch.optim.AdamW), ("sgd", torch.optim.SGD)):
-        trainer = _make(prepared, "optimizer", **{"training.optimizer": optimizer})
-        trainer.initialize()
-        assert type(trainer.optimizer) is kind
-    assert trainer.initial_lr == 1e-3
+@pytest.mark.parametrize(
+    ("optimizer", "kind", "rates"),
+    [("auto", torch.optim.AdamW, (3e-4, 1e-4)), ("sgd", torch.optim.SGD, (1e-2, 1e-3))],
+)
+def test_transformers_take_adamw_and_pretrained_weights_a_lower_rate(
+    optimizer: str, kind: type, rates: Any, prepared: Prepared, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = _make(prepared, "optimizer", **{"training.optimizer": optimizer})
+    trainer.initialize()
+    assert type(trainer.optimizer) is kind and trainer.initial_lr == rates[0]
+    monkeypatch.setenv("BDFM_WEIGHTS", str(weights))
+    trainer.task.load_weights()
+    trainer.strategy.start()
+    assert type(trainer.optimizer) is kind and trainer.initial_lr == rates[1]
+    assert {group["peak_lr"] for group in trainer.optimizer.param_groups} == {rates[1]}
 
 
 def test_misspelt_setting_in_a_plans_file(prepared: Prepared) -> None:

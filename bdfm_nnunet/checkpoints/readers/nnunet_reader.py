@@ -14,6 +14,8 @@ EXPOSURE, EXPOSURE_FORMAT = "bdfm_exposure", 1
 """The entry in which our checkpoints tell which cases they were trained on, and the number of its form."""
 PROGRESS = "bdfm_progress"
 """The entry in which a checkpoint from the middle of an epoch tells where that was."""
+STRATEGY = "bdfm_strategy"
+"""The entry in which a checkpoint of a fine-tuning tells the stage that it was in."""
 
 _PLANS = {"configurations": {str: dict}}
 _WINDOWS = {"architecture": {"arch_kwargs": {"window_size": [int]}}}
@@ -64,6 +66,7 @@ def nnunet_origin(content: Mapping[str, Any]) -> Origin:
         window=_window(configuration),
         exposure=content.get(EXPOSURE),
         progress=content.get(PROGRESS),
+        strategy=content.get(STRATEGY),
         mirroring=content.get("inference_allowed_mirroring_axes"),
         source_network=_network(content, configuration, arguments.get("dataset_json"), trainer),
         licence=licence_of(content),
