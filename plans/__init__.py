@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from bdfm_nnunet.plans.initial_checkpoint import write_initial_checkpoint
     from bdfm_nnunet.plans.planning import plan_dataset
     from bdfm_nnunet.plans.plans_summary import describe_plans
+    from bdfm_nnunet.plans.recipes import add_recipe
     from bdfm_nnunet.plans.variants import add_variant
 
-__all__ = ["add_variant", "describe_plans", "plan_dataset", "write_initial_checkpoint"]
+__all__ = ["add_recipe", "add_variant", "describe_plans", "plan_dataset", "write_initial_checkpoint"]
 
 _HOMES = {
+    "add_recipe": "recipes",
     "add_variant": "variants",
     "describe_plans": "plans_summary",
     "plan_dataset": "planning",

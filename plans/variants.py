@@ -21,7 +21,8 @@ from bdfm_nnunet.step_checks import check_steps
 logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
-TOP_LEVEL = ("batch_size", "patch_size")
+TOP_LEVEL = ("batch_size", "patch_size", "batch_dice")
+_OF_A_STEP = ("batch_size", "patch_size")
 RECORD = "variant_settings"  # what a variant was made with, so that planning anew can make it again
 
 
@@ -40,7 +41,8 @@ def add_variant(
         plans_name: the plans file.
         variant: name of the new configuration; one of that name is replaced.
         base: the configuration it derives from, which stays as it is.
-        settings: "training.NAME", "pretraining.NAME", "finetuning.NAME", "batch_size" or "patch_size" to its value.
+        settings: "training.NAME", "pretraining.NAME", "finetuning.NAME", "batch_size", "patch_size" or "batch_dice"
+            to its value.
 
     Returns:
         The plans file.
@@ -79,11 +81,13 @@ def derive(plans: dict[str, Any], base: str, settings: Mapping[str, Any]) -> dic
             configuration[name] = value
         else:
             raise InputError(f"{name} is not a setting: {_nearest(name)}")
-    if "costs" in parent and any(name in settings for name in TOP_LEVEL):
+    if "costs" in parent and any(name in settings for name in _OF_A_STEP):
         configuration["costs"] = None  # those of the base were counted for another step
     resolved = {**parent, **configuration}
     check_blocks(resolved)
     _check_batch_size(resolved["batch_size"])
+    if not isinstance(dice := resolved.get("batch_dice", False), bool):
+        raise InputError(f"batch_dice is {dice!r}, expected true or false")
     _check_patch_size(resolved)
     check_steps(resolved)
     return configuration

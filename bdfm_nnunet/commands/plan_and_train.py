@@ -47,6 +47,7 @@ def _plan_options(add: Add) -> None:
     add("--preprocess", action=SwitchOnce, default=True, help="preprocess after planning")
     workers(add)
     add("--variant", metavar="NAME", help="add this configuration to existing plans, or tell its cost")
+    add("--recipe", metavar="NAME", help="add a named set of settings as a variant of that name: brats")
     add("--base", metavar="CONFIG", help="configuration that the variant starts from (default: 3d_fullres)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the variant; may be repeated")
     cost_options(add)
@@ -55,6 +56,7 @@ def _plan_options(add: Add) -> None:
 def plan(settings: argparse.Namespace) -> int:
     """Plan and preprocess a data set, or add a variant to its plans, and tell what training will cost."""
     check_cost_options(settings)
+    settings.variant = settings.variant or settings.recipe
     if settings.variant is None:
         if settings.set or settings.base is not None:
             raise InputError("--set and --base need --variant NAME: name the configuration that they make")
@@ -71,9 +73,23 @@ def _plan_variant(settings: argparse.Namespace) -> None:
                                      ("--weights", settings.weights)) if value is not None
     ]  # fmt: skip
     if given:
-        raise InputError(f"{given[0]} cannot go with --variant: plan the data set first, then add the variant to it")
+        option = "--variant" if settings.recipe is None else "--recipe"
+        raise InputError(f"{given[0]} cannot go with {option}: plan the data set first, then add the variant to it")
     nnunet_folder("nnUNet_preprocessed")
     values = each_once(map(assignment, settings.set), "--set", "setting")
+    base = settings.base or "3d_fullres"
+    if settings.recipe is not None:
+        from bdfm_nnunet.plans import add_recipe
+
+        add_recipe(
+            settings.dataset,
+            recipe=settings.recipe,
+            plans_name=settings.plans,
+            variant=settings.variant,
+            base=base,
+            settings=values,
+        )
+        return
     if not values and settings.base is None:
         from bdfm_nnunet.plans.plans_lookup import read_plans
 
@@ -81,7 +97,6 @@ def _plan_variant(settings: argparse.Namespace) -> None:
             return  # its cost is asked for
     from bdfm_nnunet.plans import add_variant
 
-    base = settings.base or "3d_fullres"
     add_variant(settings.dataset, plans_name=settings.plans, variant=settings.variant, base=base, settings=values)
 
 

@@ -34,15 +34,15 @@ def encoder_layers(view: EncoderView) -> list[Layer]:
 def _of_swin(module: nn.Module) -> list[Layer]:
     layers = [_all(module.patch_embed)]
     for stage in module.stages:  # type: ignore[union-attr]
-        if stage.merging is not None:  # type: ignore[union-attr]
-            layers[-1] += _all(stage.merging)  # type: ignore[union-attr]
-        layers += [_all(block) for block in stage.blocks]  # type: ignore[union-attr]
+        if stage.merging is not None:
+            layers[-1] += _all(stage.merging)
+        layers += [_all(block) for block in stage.blocks]
     return [*layers, _all(module.norm)]
 
 
 def _of_plain_transformer(module: nn.Module) -> list[Layer]:
     blocks = [_all(block) for block in module.eva.blocks]  # type: ignore[union-attr]
-    last = _all(module.eva.norm)  # type: ignore[union-attr]
+    last = _all(module.eva.norm)
     placed = {id(parameter) for layer in (*blocks, last) for parameter in layer}
     return [[each for each in module.parameters() if id(each) not in placed], *blocks, last]
 

@@ -102,7 +102,7 @@ def add_low_rank(
     """
     for layer in layers:
         addition = LowRank(layer.weight, rank=rank, alpha=alpha, generator=generator)  # type: ignore[arg-type]
-        layer.weight.requires_grad_(False)  # type: ignore[operator]
+        layer.weight.requires_grad_(False)
         parametrize.register_parametrization(layer, "weight", addition)
     network.register_state_dict_post_hook(_merge)
     network.register_load_state_dict_pre_hook(_separate)

@@ -83,10 +83,14 @@ class FinetuningSettings(LoadingSettings, StrategySettings):
     Attributes:
         weights: checkpoint to start from; the environment variable BDFM_WEIGHTS overrides it.
         weights_sha256: SHA-256 that the checkpoint must have.
+        augment: "standard" is nnU-Net's, "strong" that of its nnUNetTrainerDA5: rotation twice as often, quarter
+            turns, a scale for each axis, and median filters, sharpening, blank rectangles, local gamma and gradients of
+            brightness besides.
     """
 
     weights: str | None = None
     weights_sha256: str | None = None
+    augment: Literal["standard", "strong"] = "standard"
 
     def __post_init__(self) -> None:
         LoadingSettings.__post_init__(self)

@@ -6,6 +6,7 @@ from typing import Any
 
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 from torch import Tensor, nn
 
 from bdfm_nnunet.data.batch_streams import Batch, BatchSource
@@ -102,7 +103,8 @@ class Segmentation(Finetuning):
             "ignore_label": labels.ignore_label,
         }
         masked = trainer.configuration_manager.use_mask_for_norm
-        augmentation = trainer.get_training_transforms(
+        strong = self.finetuning.augment == "strong"
+        augmentation = (nnUNetTrainerDA5 if strong else trainer).get_training_transforms(
             patch, rotation, scales, mirror_axes, dummy_2d, use_mask_for_norm=masked, **shared
         )
         training, validation = trainer.get_tr_and_val_datasets()
