@@ -38,9 +38,7 @@ class Recipe:
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "brats": Recipe(
-            settings=MappingProxyType(
-                {"batch_dice": True, "training.epochs": 1500, "finetuning.augment": "strong"}
-            ),
+            settings=MappingProxyType({"batch_dice": True, "training.epochs": 1500, "finetuning.augment": "strong"}),
             regions=True,
         ),
     }
