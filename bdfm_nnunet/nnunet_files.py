@@ -47,7 +47,7 @@ CONFIGURATION = {
     "batch_dice?": bool,
     "architecture?": {
         "network_class_name": str,
-        "arch_kwargs": {"strides?": _PER_AXIS, "kernel_sizes?": _PER_AXIS},
+        "arch_kwargs": {"strides?": _PER_AXIS, "kernel_sizes?": _PER_AXIS, "input_shape?": _SIZES},
         "_kw_requires_import": [str],
     },
     "UNet_class_name?": str,
@@ -126,6 +126,20 @@ def outputs_of(dataset: Mapping[str, Any]) -> int:
     if not any(isinstance(value, (list, tuple)) and len(value) > 1 for value in dataset["labels"].values()):
         return len(set(_flat(wanted.values())))
     return sum(set(_flat([value])) != {0} for value in wanted.values())
+
+
+def token_of(arch_kwargs: Mapping[str, Any]) -> list[int] | None:
+    """Return the voxels per axis of a token of a transformer; None if the network of these arguments is none.
+
+    Example:
+        >>> token_of({"strides": [[1, 1, 1], [4, 4, 4], [2, 2, 2]], "window_size": [4, 4, 4]})
+        [4, 4, 4]
+    """
+    if "window_size" in arch_kwargs:
+        return list(arch_kwargs["strides"][1])
+    if "input_shape" in arch_kwargs:
+        return [math.prod(axis) for axis in zip(*arch_kwargs["strides"])]
+    return None
 
 
 def labels_of(dataset: Mapping[str, Any]) -> set[int]:
@@ -213,6 +227,13 @@ def _check_configuration(settings: Mapping[str, Any], configuration: str, axes: 
         check_name(settings["previous_stage"], f"previous_stage of {where} in {name}")
     _check_strides(settings.get("architecture", {}).get("arch_kwargs", {}), where, name)
     patch, spacing = settings["patch_size"], settings["spacing"]
+    fixed = settings.get("architecture", {}).get("arch_kwargs", {}).get("input_shape", patch)
+    if list(fixed) != list(patch):
+        raise _no_plans(
+            name,
+            f"{where} has patches of {list(patch)} voxels, but its network is for {list(fixed)}; "
+            "`bdfm plan --variant NAME --set patch_size=...` changes both",
+        )
     if not 2 <= len(patch) <= axes or len(spacing) not in (len(patch), axes):
         raise _no_plans(name, f"{where} has a patch of {len(patch)} axes and a spacing of {len(spacing)}")
     if not all(0.001 <= step <= 1000 for step in spacing):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.nnunet_files import token_of
 from bdfm_nnunet.settings import MixtureSettings, PretrainingSettings, read_block
 from bdfm_nnunet.settings.blocks import pretraining_blocks
 
@@ -53,9 +54,9 @@ def check_masks(configuration: Mapping[str, Any], settings: PretrainingSettings)
     crop = [int(size) for size in configuration["patch_size"]]
     kwargs = configuration["architecture"]["arch_kwargs"]
     strides = [_each(step, len(crop), "arch_kwargs.strides") for step in kwargs["strides"]]
-    transformer = "window_size" in kwargs
     coarsest = [math.prod(step[axis] for step in strides) for axis in range(len(crop))]
-    token = strides[1] if transformer else [min(4, step) for step in coarsest]
+    transformer = (of_transformer := token_of(kwargs)) is not None
+    token = of_transformer or [min(4, step) for step in coarsest]
     patch = _each(settings.patch_size or token, len(crop), "pretraining.patch_size")
     default = default_block(settings, patch, coarsest, transformer=transformer)
     block = _each(settings.block_size or default, len(crop), "pretraining.block_size")
@@ -69,9 +70,10 @@ def check_masks(configuration: Mapping[str, Any], settings: PretrainingSettings)
             f"pretraining.patch_size is {patch}, expected whole tokens of {token} voxels: choose multiples of them"
         )
     if settings.stem:
-        check_stem(has_stem=transformer)
+        check_stem(has_stem="window_size" in kwargs)
     if settings.encode == "visible":
-        check_visible(patch, block, coarsest, transformer=transformer, legacy=kwargs.get("legacy", False))
+        alone = transformer and kwargs.get("version", 1) == 1
+        check_visible(patch, block, coarsest, transformer=alone, legacy=kwargs.get("legacy", False))
         check_whole_blocks(crop, patch, block)
     grid = [size // part for size, part in zip(crop, patch)]
     if math.prod(math.ceil(size / part) for size, part in zip(grid, block)) < 2:
@@ -90,7 +92,7 @@ def default_block(
         settings: all other settings.
         patch: voxels per axis of a patch.
         coarsest: voxels per axis of a position of the encoder's last stage.
-        transformer: whether the encoder has tokens.
+        transformer: whether the encoder attends to tokens.
 
     Example:
         >>> default_block(PretrainingSettings(encode="visible"), (4, 4, 4), (4, 32, 32), transformer=True)
@@ -106,14 +108,21 @@ def check_visible(
 ) -> None:
     """Check that an encoder can compute what is visible between blocks of `block` patches, and no more.
 
+    Args:
+        patch: voxels per axis of a patch.
+        block: patches per axis of a block.
+        coarsest: voxels per axis of a position of the encoder's last stage.
+        transformer: whether it has tokens that depend on their own voxels alone.
+        legacy: whether its attention is BDFM's.
+
     Raises:
-        InputError: it has no tokens, its attention is the legacy one, or blocks are no whole positions of its last
+        InputError: it has no such tokens, its attention is the legacy one, or blocks are no whole positions of its last
             stage.
     """
     if not transformer:
         raise InputError(
-            "pretraining.encode is visible, but a convolutional encoder has no tokens to leave out: choose encode=all, "
-            "or plan a Swin U-Net"
+            "pretraining.encode is visible, but a convolutional encoder, or a convolutional embedding of patches, has "
+            "no tokens to leave out: choose encode=all, or plan a Swin U-Net or a Primus of version 1"
         )
     if legacy:
         raise InputError(

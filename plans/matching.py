@@ -16,6 +16,7 @@ from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.networks.network_classes import check_network_classes
 from bdfm_nnunet.nnunet_files import check_plans, resolve_configuration
 from bdfm_nnunet.plans.memory_targets import configuration_costs, largest_batch
+from bdfm_nnunet.plans.network_names import primus_name
 from bdfm_nnunet.plans.planners import FixedDataPlanner
 from bdfm_nnunet.plans.swin_planner import MIN_BATCH_SIZE
 
@@ -26,6 +27,7 @@ NETWORK_OF_CLASS = {
     "ResidualEncoderUNet": "resenc",
     "PlainConvUNet": "plain",
     "ResNet18UNet": "resnet18",
+    "PrimusNet": "primus",
 }
 
 
@@ -36,7 +38,7 @@ class PretrainedPlans:
     Attributes:
         path: the checkpoint.
         sha256: of its bytes.
-        network: "swin", "resenc", "plain" or "resnet18".
+        network: name for `--network`.
         configuration: the configuration it was trained with, inheritance resolved.
         images: order of the axes, spacing and normalisation of the images it was trained on.
     """
@@ -75,6 +77,8 @@ def read_pretrained_plans(path: str | Path, network: str | None = None) -> Pretr
     kind = NETWORK_OF_CLASS.get(class_name)
     if kind is None:
         raise InputError(f"{path} is of a network {class_name}, expected one of {', '.join(NETWORK_OF_CLASS)}")
+    if kind == "primus":
+        kind = primus_name(configuration["architecture"]["arch_kwargs"])
     if network is not None and network != kind:
         raise InputError(f"{path} is of a {kind} network, not {network}: leave --network out or choose other weights")
     if len(configuration["patch_size"]) != 3 or checkpoint.images is None:

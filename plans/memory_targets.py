@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bdfm_nnunet.nnunet_files import token_of
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -32,7 +34,7 @@ def configuration_costs(
         )
 
     kwargs = architecture_of(configuration, name)["arch_kwargs"]
-    copies = TRANSFORMER_COPIES if "window_size" in kwargs else CONVOLUTIONAL_COPIES
+    copies = TRANSFORMER_COPIES if token_of(kwargs) else CONVOLUTIONAL_COPIES
     return count_costs(build, (1, channels, *configuration["patch_size"]), flops=flops, state_copies=copies)
 
 

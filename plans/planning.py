@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,23 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write
 from bdfm_nnunet.output_log import output_to
 from bdfm_nnunet.plans.matching import MatchingPlanner, read_pretrained_plans
+from bdfm_nnunet.plans.network_names import PRIMUS_KINDS
 from bdfm_nnunet.plans.planners import OurPlanner, PlainUNetPlanner, ResidualUNetPlanner
 from bdfm_nnunet.plans.plans_lookup import CONFIGURATION, DEFAULT_PLANS, dataset_name, plans_path, raw_folder
 from bdfm_nnunet.plans.plans_summary import describe_plans
 from bdfm_nnunet.plans.preprocessing import copy_manifest, prepare_data, prepare_fingerprint
+from bdfm_nnunet.plans.primus_planner import PrimusPlanner
 from bdfm_nnunet.plans.resnet_planner import ResNet18UNetPlanner
 from bdfm_nnunet.plans.swin_planner import SwinUNetPlanner
 
 logger = logging.getLogger(__name__)
 
-PLANNERS: dict[str, type[OurPlanner]] = {
+PLANNERS: dict[str, Callable[..., OurPlanner]] = {
     "swin": SwinUNetPlanner,
     "resenc": ResidualUNetPlanner,
     "plain": PlainUNetPlanner,
     "resnet18": ResNet18UNetPlanner,
+    **{name: partial(PrimusPlanner, network=name) for name in PRIMUS_KINDS},
 }
 
 
@@ -45,7 +49,7 @@ def plan_dataset(
 
     Args:
         dataset_id: number of the data set.
-        network: "swin", "resenc", "plain" or "resnet18"; by default the network of `weights`, or "swin".
+        network: a name in `PLANNERS`; by default the network of `weights`, or "swin".
         gpu_memory: GB of GPU memory that training may take, as nnU-Net counts it.
         weights: a checkpoint whose network, patch size, spacing and normalisation the plans must match.
         plans_name: name of the plans file.

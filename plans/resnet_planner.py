@@ -5,10 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bdfm_nnunet.cost_records import Costs
-from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.plans.memory_targets import configuration_costs, largest_batch, memory_gb
-from bdfm_nnunet.plans.planners import FixedDataPlanner
+from bdfm_nnunet.plans.growing_patches import GrowingPatchPlanner, growing_patches
 from bdfm_nnunet.plans.swin_planner import MIN_BATCH_SIZE
 from bdfm_nnunet.plans.token_grid import COARSE_AXIS
 
@@ -45,20 +42,8 @@ def strides_for(spacing: Sequence[float], shape: Sequence[float]) -> list[list[i
 
 
 def patches_for(spacing: Sequence[float], shape: Sequence[float]) -> list[list[int]]:
-    """Return patch sizes, from the smallest to the largest, each inside the next and multiples of the total stride.
-
-    The patch grows as a cube in space, one axis at a time, until it covers the median image.
-    """
-    unit = [math.prod(axis) for axis in zip(*strides_for(spacing, shape))]
-    most = [max(math.floor(voxels / step), 1) for voxels, step in zip(shape, unit)]
-    counts = [min(2, count) for count in most]
-    patches = [[count * step for count, step in zip(counts, unit)]]
-    while any(count < limit for count, limit in zip(counts, most)):
-        growing = [axis for axis in range(len(unit)) if counts[axis] < most[axis]]
-        axis = min(growing, key=lambda a: ((counts[a] + 1) * unit[a] * spacing[a], -shape[a] * spacing[a], a))
-        counts[axis] += 1
-        patches.append([count * step for count, step in zip(counts, unit)])
-    return patches
+    """Return growing patch sizes, multiples of the total stride; see `growing_patches`."""
+    return growing_patches([math.prod(axis) for axis in zip(*strides_for(spacing, shape))], spacing, shape)
 
 
 def architecture_of(strides: list[list[int]], width: int) -> dict[str, Any]:
@@ -76,7 +61,7 @@ def architecture_of(strides: list[list[int]], width: int) -> dict[str, Any]:
     }
 
 
-class ResNet18UNetPlanner(FixedDataPlanner):
+class ResNet18UNetPlanner(GrowingPatchPlanner):
     """The planner of ResNet18UNet: the widest network that fits, then the largest patch, then as many samples as fit.
 
     A width is taken where two samples of 64 x 64 x 64 voxels, or of the whole image if that is smaller, fit in memory;
@@ -99,35 +84,9 @@ class ResNet18UNetPlanner(FixedDataPlanner):
             if self._batch(costs) >= MIN_BATCH_SIZE:
                 break
         else:
-            needed = math.ceil(memory_gb(costs, MIN_BATCH_SIZE) * 1000) / 1000
-            raise InputError(
-                f"--gpu-memory {self.UNet_vram_target_GB} is too little for any network: give at least {needed}"
-            )
+            raise self.too_little(costs)
         if width != RELEASED_WIDTH:
             logger.warning("a ResNet-18 of %d instead of %d channels is planned: released weights do not fit it; give "
                            "more --gpu-memory for them", width, RELEASED_WIDTH)  # fmt: skip
-        best, costs = self._largest(patches, architecture, best, costs)
-        covered = math.floor(voxels * self.max_dataset_covered / math.prod(patches[best]))
-        batch_size = max(min(self._batch(costs), covered), MIN_BATCH_SIZE)
-        return {"patch_size": patches[best], "batch_size": batch_size, "architecture": architecture}
-
-    def _largest(
-        self, patches: list[list[int]], architecture: dict[str, Any], best: int, costs: Costs
-    ) -> tuple[int, Costs]:
-        """Return the number of the largest patch of which two samples fit, by bisection from one that does."""
-        end = len(patches)
-        while end - best > 1:
-            middle = (best + end) // 2
-            more = self._costs(patches[middle], architecture)
-            if self._batch(more) >= MIN_BATCH_SIZE:
-                best, costs = middle, more
-            else:
-                end = middle
-        return best, costs
-
-    def _costs(self, patch: list[int], architecture: dict[str, Any]) -> Costs:
-        configuration = {"patch_size": patch, "architecture": architecture}
-        return configuration_costs(configuration, channels=self.input_channels, classes=self.output_channels)
-
-    def _batch(self, costs: Costs) -> int:
-        return largest_batch(costs, self.UNet_vram_target_GB)
+        best, costs = self.largest(patches, lambda patch: architecture, best, costs)
+        return self.chosen(patches[best], costs, architecture, voxels)

@@ -81,6 +81,9 @@ def derive(plans: dict[str, Any], base: str, settings: Mapping[str, Any]) -> dic
             configuration[name] = value
         else:
             raise InputError(f"{name} is not a setting: {_nearest(name)}")
+    if "patch_size" in settings and "input_shape" in parent.get("architecture", {}).get("arch_kwargs", {}):
+        configuration["architecture"] = deepcopy(parent["architecture"])  # its positions are for one size
+        configuration["architecture"]["arch_kwargs"]["input_shape"] = configuration["patch_size"]
     if "costs" in parent and any(name in settings for name in _OF_A_STEP):
         configuration["costs"] = None  # those of the base were counted for another step
     resolved = {**parent, **configuration}

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from bdfm_nnunet.networks.encoders import encoder_of
+from bdfm_nnunet.networks.encoders import encoder_of, image_kernels
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class Target:
     @property
     def reading_image(self) -> tuple[str, ...]:
         """Names of the kernels that read the image."""
-        first = (next((n for n in names if self.parameters[n].ndim > 2), None) for names in (self.stem, self.encoder))
-        return tuple(name for name in first if name is not None)
+        view = encoder_of(self.network)
+        kernels = [each for part in (view.stem, view.module) if part is not None for each in image_kernels(part)]
+        return tuple(self._name_of[id(kernel)] for kernel in kernels)
 
     def owner(self, name: str) -> nn.Module:
         """Return the module that has a parameter or buffer."""
@@ -87,8 +88,11 @@ class Target:
         return name
 
     def _names(self, part: nn.Module) -> tuple[str, ...]:
-        names = {id(parameter): name for name, parameter in self.parameters.items()}
-        return tuple(names[id(parameter)] for parameter in part.parameters())
+        return tuple(self._name_of[id(parameter)] for parameter in part.parameters())
+
+    @cached_property
+    def _name_of(self) -> dict[int, str]:
+        return {id(parameter): name for name, parameter in self.parameters.items()}
 
 
 def behind_the_end(names: Sequence[str], taken: Collection[str], kernels: Collection[str]) -> tuple[str, list[str]]:

@@ -10,6 +10,7 @@ from bdfm_nnunet.commands.arguments import Add, SwitchOnce, assignment, command,
 from bdfm_nnunet.commands.cost_report import check_cost_options, cost_options, log_costs
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.nnunet_folders import nnunet_folder, trainer_search_path
+from bdfm_nnunet.plans.network_names import NETWORKS
 
 
 def add_commands(commands: Any) -> None:
@@ -41,7 +42,7 @@ def env(settings: argparse.Namespace) -> int:
 def _plan_options(add: Add) -> None:
     dataset(add)
     add("-p", "--plans", default="BDFMPlans", metavar="NAME", help="name of the plans (default: %(default)s)")
-    add("--network", choices=("swin", "resenc", "plain", "resnet18"), help="network to plan for")
+    add("--network", choices=NETWORKS, metavar="NETWORK", help=f"network to plan for: {', '.join(NETWORKS)}")
     add("--gpu-memory", type=positive, metavar="GB", help="memory that training may take")
     add("--weights", type=Path, metavar="CKPT", help="plan to match this pre-trained checkpoint")
     add("--preprocess", action=SwitchOnce, default=True, help="preprocess after planning")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bdfm_nnunet.masking import MaskToken, upsample
+from bdfm_nnunet.networks.primus_encoder import PrimusEncoder
 from bdfm_nnunet.networks.skip_decoder import ConvStage
 from bdfm_nnunet.networks.swin import SwinEncoder
 from bdfm_nnunet.networks.visible_tokens import VisibleTokens
@@ -36,8 +38,13 @@ class EncoderView:
 
     @property
     def is_transformer(self) -> bool:
-        """Whether tokens are masked; otherwise voxels are."""
-        return isinstance(self.module, SwinEncoder)
+        """Whether the encoder attends to tokens; otherwise it convolves voxels."""
+        return isinstance(self.module, (SwinEncoder, PrimusEncoder))
+
+    @property
+    def masks_tokens(self) -> bool:
+        """Whether tokens are masked; otherwise voxels are, as where an embedding of patches looks beyond a patch."""
+        return isinstance(self.module, SwinEncoder) or getattr(self.module, "masks_tokens", False)
 
     @property
     def axes(self) -> int:
@@ -47,7 +54,7 @@ class EncoderView:
     @property
     def mask_channels(self) -> int:
         """Channels of the mask token: those of a token, or of the images."""
-        return self.channels[0] if self.is_transformer else self.in_channels
+        return self.channels[0] if self.masks_tokens else self.in_channels
 
     @property
     def token_patch(self) -> tuple[int, ...]:
@@ -62,7 +69,7 @@ class EncoderView:
         Args:
             images: (B, C, *spatial).
             mask: boolean (B, *grid), True = masked.
-            token: replacement of masked tokens (transformer) or voxels (convolutional encoder).
+            token: replacement of masked tokens or voxels, see `masks_tokens`.
             patch_size: voxels per axis of a patch of the mask.
 
         Returns:
@@ -71,7 +78,9 @@ class EncoderView:
         Raises:
             ValueError: a patch is not a whole number of tokens.
         """
-        if not self.is_transformer:
+        if not self.masks_tokens:
+            if self.is_transformer:
+                self._of_tokens(mask, patch_size)  # parts of a token cannot be hidden either
             masked = token(images.movedim(1, -1), upsample(mask, patch_size)).movedim(-1, 1)
             return list(self.module(masked.contiguous()))
         mask = self._of_tokens(mask, patch_size)
@@ -93,10 +102,21 @@ class EncoderView:
         Raises:
             ValueError: the encoder has no tokens, or a position of its last stage is partly visible.
         """
-        if not isinstance(self.module, SwinEncoder):
-            raise ValueError(f"{type(self.module).__name__} has no tokens: only a Swin encoder computes visible ones")
-        where = VisibleTokens(~self._of_positions(mask.cpu(), patch_size), self.module.strides[1:], images.device)
+        if not self.masks_tokens:
+            raise ValueError(
+                f"{type(self.module).__name__} has no tokens that depend on their own voxels alone: only those of a "
+                "Swin encoder or of a Primus of version 1 are computed without the others"
+            )
+        where = VisibleTokens(~self._of_positions(mask.cpu(), patch_size), self._merging, images.device)
         return list(self.module(images, visible=where)), where
+
+    @property
+    def _merging(self) -> list[tuple[int, ...]]:
+        """Positions per axis that become one from each stage to the next."""
+        return [
+            tuple(coarse // fine for coarse, fine in zip(second, first, strict=True))
+            for first, second in pairwise(self.strides)
+        ]
 
     def _of_positions(self, mask: Tensor, patch_size: Sequence[int]) -> Tensor:
         """Return which positions of the last stage a mask hides, each as a whole."""
@@ -116,23 +136,42 @@ class EncoderView:
 
 
 def encoder_of(network: nn.Module) -> EncoderView:
-    """Return the encoder of a SwinUNet, ResNet18UNet, ResidualEncoderUNet or PlainConvUNet, wrapped or not.
+    """Return the encoder of a SwinUNet, ResNet18UNet, PrimusNet, ResidualEncoderUNet or PlainConvUNet, wrapped or not.
+
+    A Primus of dynamic-network-architectures, which has no module for its encoder, gets one that shares its modules.
 
     Raises:
         ValueError: the network has no encoder that states its channels and strides.
     """
-    encoder = getattr(unwrap(network), "encoder", unwrap(network))
+    network = unwrap(network)
+    encoder = PrimusEncoder.of(network) if _is_bare_primus(network) else getattr(network, "encoder", network)
     channels, strides = getattr(encoder, "output_channels", None), getattr(encoder, "strides", None)
     if channels is None or strides is None:
         raise ValueError(
-            f"{type(unwrap(network)).__name__} has no encoder with output_channels and strides: "
-            "use SwinUNet, ResNet18UNet, ResidualEncoderUNet or PlainConvUNet"
+            f"{type(network).__name__} has no encoder with output_channels and strides: "
+            "use SwinUNet, ResNet18UNet, PrimusNet, ResidualEncoderUNet or PlainConvUNet"
         )
     totals = [tuple(math.prod(axis) for axis in zip(*strides[: i + 1], strict=True)) for i in range(len(strides))]
-    first = next(parameter for parameter in encoder.parameters() if parameter.ndim > 2)
-    stem = getattr(unwrap(network), "stem", None)
+    stem = getattr(network, "stem", None)
     stem = stem if isinstance(stem, ConvStage) else None
-    return EncoderView(encoder, first.shape[1], tuple(channels), tuple(totals), stem)
+    return EncoderView(encoder, image_kernels(encoder)[0].shape[1], tuple(channels), tuple(totals), stem)
+
+
+def image_kernels(part: nn.Module) -> list[nn.Parameter]:
+    """Return the kernels of an encoder or a stem that read the images: their input channels are those of the images.
+
+    Example:
+        >>> [kernel.shape for kernel in image_kernels(nn.Sequential(nn.Conv3d(4, 8, 3), nn.Conv3d(8, 8, 3)))]
+        [torch.Size([8, 4, 3, 3, 3])]
+    """
+    if isinstance(part, PrimusEncoder):
+        return part.image_kernels()
+    return [next(parameter for parameter in part.parameters() if parameter.ndim > 2)]
+
+
+def _is_bare_primus(network: nn.Module) -> bool:
+    """Tell a Primus by its parts: its library takes seconds to import."""
+    return not isinstance(network, PrimusEncoder) and hasattr(network, "eva") and hasattr(network, "down_projection")
 
 
 def suited_optimizer(network: nn.Module) -> Literal["adamw", "sgd"]:

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -60,6 +62,21 @@ class FlopCounter(TorchDispatchMode):
         finally:
             self._within = before
         return operation(*args, **kwargs) if result is NotImplemented else result
+
+
+class FusedAttention(TorchFunctionMode):
+    """Context in which attention without a mask keeps on the meta device what the fused kernels of devices keep.
+
+    There PyTorch takes the slow form, which keeps the weights of all pairs of tokens.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one function."""
+        kwargs = kwargs or {}
+        masked = len(args) > 3 or kwargs.get("attn_mask") is not None or kwargs.get("dropout_p", 0) > 0
+        if function is functional.scaled_dot_product_attention and not masked and args[0].is_meta:
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(*args)[0]
+        return function(*args, **kwargs)
 
 
 def _with_tensors(operation: Any, args: Sequence[Any]) -> Sequence[Any]:

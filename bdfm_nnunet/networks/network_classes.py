@@ -65,11 +65,13 @@ def find_class(path: Any, what: str, name: str) -> type[nn.Module]:
 
 
 def _check_sizes(kwargs: Mapping[str, Any], name: str) -> None:
-    blocks = ("n_stages", "n_blocks_per_stage", "n_conv_per_stage", "n_conv_per_stage_decoder", "depths")
+    blocks = ("n_stages", "n_blocks_per_stage", "n_conv_per_stage", "n_conv_per_stage_decoder", "depths", "eva_depth")
     limits = {
         **dict.fromkeys(blocks, MOST_BLOCKS),
-        **dict.fromkeys(("features_per_stage", "decoder_features", "num_heads"), MOST_FEATURES),
-        **dict.fromkeys(("window_size", "kernel_sizes", "strides"), MOST_SIDE),
+        **dict.fromkeys(
+            ("features_per_stage", "decoder_features", "num_heads", "embed_dim", "eva_numheads"), MOST_FEATURES
+        ),
+        **dict.fromkeys(("window_size", "kernel_sizes", "strides", "input_shape"), MOST_SIDE),
     }
     for key, most in limits.items():
         for value in _numbers(kwargs.get(key)):

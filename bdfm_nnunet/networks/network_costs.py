@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from bdfm_nnunet.cost_records import Costs
-from bdfm_nnunet.networks.flop_counting import FlopCounter
+from bdfm_nnunet.networks.flop_counting import FlopCounter, FusedAttention
 
 # Bytes per parameter beside the activations: weight, gradient and the two moments of AdamW, all fp32.
 STATE_COPIES = 4
@@ -63,7 +63,7 @@ def count_costs(
     counter = FlopCounter(device)
     images = torch.zeros(tuple(input_shape), device=device)
     others = {name: value.to(device) for name, value in (arguments or {}).items()}
-    with counter:
+    with counter, FusedAttention():
         if flops and device != "meta":
             network(images, **others)  # makes the constants that are kept for all steps
             counter.flops = 0

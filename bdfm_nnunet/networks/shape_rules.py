@@ -115,6 +115,15 @@ def _var_mean(values: Tensor, axes: Any = None, *, correction: Any = None, keepd
     return tuple(_aten.sum.dim_IntList(values, axes, keepdim) for _ in range(2))
 
 
+def _attention(query: Tensor, *others: Any, **settings: Any) -> Any:
+    batch, heads, tokens, _ = query.shape
+    return torch.empty_like(query), torch.empty(batch, tokens, heads, device="meta").transpose(1, 2)
+
+
+def _attention_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *others: Any, **kw: Any) -> Any:
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
 def _fft(signal: Tensor, axes: Sequence[int], normalization: int, forward: bool) -> Tensor:
     return _transformed(signal, _by_stride(signal, axes), signal.shape)
 
@@ -146,6 +155,8 @@ _RULES: dict[Any, Rule] = {
     _aten.native_layer_norm.default: _layer_norm,
     _aten.native_layer_norm_backward.default: _layer_norm_backward,
     _aten.index_select.default: _index_select,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_backward,
     _aten.var_mean.correction: _var_mean,
     _aten._fft_c2c.default: _fft,
     _aten._fft_r2c.default: _fft_of_real,

@@ -82,7 +82,7 @@ class MaskedImageModelling(Objective):
             return pixel_decoder(view, settings.decoder, settings.decoder_channels, outputs)
         legacy = bool(getattr(view.module, "legacy", False))
         sizes = (self.patch_size, self.block_size, view.strides[-1])
-        check_visible(*sizes, transformer=view.is_transformer, legacy=legacy)
+        check_visible(*sizes, transformer=view.masks_tokens, legacy=legacy)
         return VisibleDecoder(
             view.channels,
             view.strides,

@@ -10,11 +10,12 @@ from torch.optim import SGD, AdamW, Optimizer
 from bdfm_nnunet.training.lars import LARS
 
 Named = Iterator[tuple[str, nn.Parameter]]
+_TABLES = ("bias_table", "mask_token.value", "pos_embed", "register_tokens")
 OptimizerKind = Literal["adamw", "sgd", "lars"]
 
 
 def parameter_groups(parts: Mapping[str, tuple[Named, float]], *, weight_decay: float) -> list[dict[str, object]]:
-    """Return groups for an optimiser, two for each part: kernels decay, biases, norms and bias tables do not.
+    """Return groups for an optimiser, two for each part: kernels decay, biases, norms, tables and tokens do not.
 
     Args:
         parts: name -> (named parameters, learning rate). A parameter counts in the first part that has it.
@@ -29,7 +30,7 @@ def parameter_groups(parts: Mapping[str, tuple[Named, float]], *, weight_decay: 
             if id(parameter) in seen or not parameter.requires_grad:
                 continue
             seen.add(id(parameter))
-            vector = parameter.ndim < 2 or name.endswith(("bias_table", "mask_token.value"))
+            vector = parameter.ndim < 2 or name.endswith(_TABLES)
             (free if vector else decaying).append(parameter)
         for suffix, parameters, decay in (("", decaying, weight_decay), ("_no_decay", free, 0.0)):
             if parameters:

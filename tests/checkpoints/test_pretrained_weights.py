@@ -9,8 +9,9 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import sha256_of
 from bdfm_nnunet.networks import encoder_of
 from bdfm_nnunet.networks.attention_windows import relative_position_index
+from bdfm_nnunet.networks.encoders import image_kernels
 from bdfm_nnunet.objectives.masked import MaskedImageModelling
-from tests.networks.zoo import NETWORKS, network
+from tests.networks.zoo import NETWORKS, PRIMUS, network
 
 
 def _pretrained(
@@ -23,7 +24,7 @@ def _pretrained(
     return tmp_path / "a.pth", objective.encoder
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", NETWORKS + PRIMUS)
 @pytest.mark.parametrize(("old", "new"), [(1, 1), (1, 4), (4, 4), (4, 1)])
 def test_pretrained_encoder_into_every_network(tmp_path: Path, kind: str, old: int, new: int) -> None:
     path, encoder = _pretrained(tmp_path, kind, old)
@@ -31,7 +32,7 @@ def test_pretrained_encoder_into_every_network(tmp_path: Path, kind: str, old: i
     target = network(kind, new)
     report = load_pretrained(target, path)
     assert report.encoder_share == 1
-    assert len(report.adapted) == (old != new)
+    assert len(report.adapted) == (old != new) * len(image_kernels(target.encoder))
     assert all(name.startswith("encoder.") for name in [*report.loaded, *report.adapted])
     assert not any(name.startswith("encoder.") for name in report.new)
     image = torch.randn(1, 1, 32, 32, 32)

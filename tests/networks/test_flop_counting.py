@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bdfm_nnunet.networks import swin
 from bdfm_nnunet.networks.encoders import encoder_of
-from bdfm_nnunet.networks.flop_counting import FlopCounter
+from bdfm_nnunet.networks.flop_counting import FlopCounter, FusedAttention
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.networks.network_costs import count_costs
 from bdfm_nnunet.objectives import frequency_decoder
@@ -98,7 +98,7 @@ def by_pytorch(make: Build, shape: Sequence[int]) -> tuple[int, int, int]:
     images = torch.zeros(*shape, device="meta")
     network(images)
     counter = FlopCounterMode(display=False)
-    with counter, saved_tensors_hooks(pack, lambda tensor: tensor):
+    with counter, FusedAttention(), saved_tensors_hooks(pack, lambda tensor: tensor):
         outputs = network(images)
     forward = counter.get_total_flops()
     outputs = [outputs["loss"]] if isinstance(outputs, dict) else outputs

@@ -13,6 +13,7 @@ from bdfm_nnunet.networks.swin import SwinEncoder
 from bdfm_nnunet.networks.swin_unet import SwinUNet
 from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.settings import PretrainingSettings
+from tests.networks.zoo import network
 
 CONVOLUTIONS = {
     "n_stages": 3,
@@ -51,7 +52,11 @@ def residual() -> nn.Module:
     return ResidualEncoderUNet(2, num_classes=3, n_blocks_per_stage=1, **CONVOLUTIONS)
 
 
-NETWORKS = pytest.mark.parametrize("build", [swin, plain, residual])
+def primus() -> nn.Module:
+    return network("primus_v3", 2, input_shape=[16, 16, 16], deep_supervision=True)
+
+
+NETWORKS = pytest.mark.parametrize("build", [swin, plain, residual, primus])
 
 
 @NETWORKS
@@ -65,10 +70,10 @@ def test_meta_count_equals_what_a_real_pass_keeps(build: Callable[[], nn.Module]
 @NETWORKS
 def test_activations_are_freed_by_the_backward_pass_and_no_more(build: Callable[[], nn.Module]) -> None:
     """An independent count: the storages that live only as long as the graph, found through weak references."""
-    network = build()
-    network.train()
+    built = build()
+    built.train()
     images = torch.zeros(1, 2, 16, 16, 16)
-    network(images)  # makes the tables of windows, which stay for all passes
+    built(images)  # makes the tables of windows, which stay for all passes
     own = {thing.untyped_storage()._cdata for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)}
     alive: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
 
@@ -82,7 +87,7 @@ def test_activations_are_freed_by_the_backward_pass_and_no_more(build: Callable[
             return result
 
     with Recorder():
-        outputs = network(images)
+        outputs = built(images)
     gc.collect()
     held = sum(size for key, (storage, size) in alive.items() if storage() is not None and key not in own)
     counted = count_costs(build, images.shape, flops=False).activation_bytes

@@ -1,0 +1,30 @@
+"""The networks that `bdfm plan --network` knows, by name. Imports no nnU-Net."""
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+PRIMUS_SIZES = {"s": (396, 12, 6), "b": (792, 12, 12), "m": (864, 16, 12), "l": (1056, 24, 16)}
+"""Published sizes of a Primus: channels of a token, blocks and heads."""
+_VERSIONS = (1, 2, 3)
+
+
+def _name_of(size: str, version: int) -> str:
+    return f"primus-{size}" if version == 1 else f"primus-v{version}-{size}"
+
+
+PRIMUS_KINDS = {_name_of(size, version): (size, version) for version, size in product(_VERSIONS, PRIMUS_SIZES)}
+"""Name of a Primus -> its size and version."""
+NETWORKS = ("swin", "resenc", "plain", "resnet18", *PRIMUS_KINDS)
+
+
+def primus_name(arch_kwargs: Mapping[str, Any]) -> str:
+    """Return the name of the Primus with these arguments; "primus" for one of another size.
+
+    Example:
+        >>> primus_name({"embed_dim": 864, "eva_depth": 16, "eva_numheads": 12, "version": 3})
+        'primus-v3-m'
+    """
+    sizes = tuple(arch_kwargs.get(key) for key in ("embed_dim", "eva_depth", "eva_numheads"))
+    version = arch_kwargs.get("version", 1)
+    return next((_name_of(size, version) for size, known in PRIMUS_SIZES.items() if known == sizes), "primus")
