@@ -129,10 +129,18 @@ def checkpoint_of(path: Path, content: Mapping[str, Any], settings: ReadingSetti
     try:
         content, chosen = _with_one_set(content, settings.weight_set)
         reader = reader_of(content).configured(content, settings)
+        weights = _checked(reader.tensors(content), path)
         origin = reader.origin(content)
     except InputError as error:
+        if str(error).startswith(str(path)):
+            raise
         raise InputError(f"{path} cannot be used as weights: {error}") from None
-    weights = reader.tensors(content)
+    said = vars(replace(origin, notes=(*chosen, *origin.notes)))
+    return Checkpoint(path=path.resolve(), weights=weights, reader=reader, **said)
+
+
+def _checked(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return sound weights without the prefixes of wrappers."""
     if not weights:
         raise InputError(f"{path} holds no named tensors: give a checkpoint with the weights of a network")
     if fault := fault_of_weights(weights):
@@ -140,8 +148,7 @@ def checkpoint_of(path: Path, content: Mapping[str, Any], settings: ReadingSetti
     unwrapped = {without_wrappers(name): value.detach() for name, value in weights.items()}
     if len(unwrapped) < len(weights):
         raise InputError(f"{path} holds the same weights with and without prefixes: give a checkpoint of one network")
-    said = vars(replace(origin, notes=(*chosen, *origin.notes)))
-    return Checkpoint(path=path.resolve(), weights=unwrapped, reader=reader, **said)
+    return unwrapped
 
 
 def _with_one_set(content: Mapping[str, Any], name: str | None) -> tuple[Mapping[str, Any], tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from bdfm_nnunet.checkpoints.readers.nnssl_reader import NnsslReader
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import NnunetReader
 from bdfm_nnunet.checkpoints.readers.plain_reader import PlainReader
 from bdfm_nnunet.checkpoints.readers.public_bdfm_reader import PublicBdfmReader
@@ -11,7 +12,7 @@ from bdfm_nnunet.checkpoints.readers.renaming import Renamed, Table, rename
 from bdfm_nnunet.checkpoints.readers.simclr_reader import SimclrReader
 from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork
 
-READERS: list[Reader] = [PublicBdfmReader(), NnunetReader(), SimclrReader(), PlainReader()]
+READERS: list[Reader] = [PublicBdfmReader(), NnsslReader(), NnunetReader(), SimclrReader(), PlainReader()]
 """All readers; the first that recognises a file reads it, and the last recognises any."""
 
 
