@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from bdfm_nnunet.checkpoints.adaptation_plan import ADAPTATION_PLAN
-from bdfm_nnunet.checkpoints.readers.primus_tokens import DEPTHS, HEADS, is_primus, primus_kwargs, token_grid
+from bdfm_nnunet.checkpoints.readers.primus_tokens import heads_of, is_primus, primus_kwargs, token_grid
 from bdfm_nnunet.checkpoints.readers.reader import ExpectedImages
 from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork, TokenOrder, described_network
 from bdfm_nnunet.json_shapes import fault_of
@@ -84,7 +84,7 @@ class NnsslPlans:
         plan = _table(entry.get("pretrain_plan")) or _table(arguments.get("plan"))
         chosen = _chosen(plan, arguments.get("configuration_name"))
         architecture = _table(entry.get("architecture_plans"))
-        sizes = (entry.get("pretrain_patch_size"), chosen.get("patch_size"))
+        sizes: tuple[Any, ...] = (entry.get("pretrain_patch_size"), chosen.get("patch_size"))
         channels = entry.get("pretrain_num_input_channels")
         return cls(
             architecture={} if fault_of(architecture, _ARCHITECTURE) else architecture,
@@ -110,7 +110,8 @@ class NnsslPlans:
     @property
     def images(self) -> ExpectedImages | None:
         """The images of the pre-training; None where the file does not tell their spacing."""
-        axes, spacing = self.beside.get("transpose_forward", [0, 1, 2]), self.pretraining.get("spacing")
+        axes: Any = self.beside.get("transpose_forward", [0, 1, 2])
+        spacing: Any = self.pretraining.get("spacing")
         if fault_of(spacing, _NUMBERS) or fault_of(axes, _SIZES) or sorted(axes) != list(range(len(spacing or ()))):
             return None
         schemes = self._normalisation()
@@ -126,21 +127,15 @@ class NnsslPlans:
         return _USUAL_NORMALISATION if not schemes or fault_of(schemes, [str]) else tuple(schemes)
 
     def _masked(self, channels: int) -> tuple[bool | None, ...]:
-        masked = self.pretraining.get("use_mask_for_norm")
+        masked: Any = self.pretraining.get("use_mask_for_norm")
         if not fault_of(masked, [(bool, None)]) and len(masked) == channels:
             return tuple(masked)
         return (bool(masked),) * channels if isinstance(masked, bool) else (False,) * channels
 
-    def heads(self, weights: Mapping[str, Tensor]) -> int | None:
-        """Return the attention heads of a Primus: as the file tells them, else those of its published size."""
-        kwargs = _table(self.architecture.get("arch_kwargs"))
-        told = kwargs.get("eva_numheads", kwargs.get("encoder_eva_numheads"))
-        if not fault_of(told, int) and told > 0:
-            return int(told)
-        size = str(self.architecture.get("arch_class_name", ""))[-1:]
-        kernel = weights.get("encoder.eva.blocks.0.norm1.weight")
-        width = DEPTHS[size][0] if kernel is None and size in DEPTHS else len(kernel) if kernel is not None else 0
-        return HEADS.get(width)
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """Arguments of the network; empty where the file tells none."""
+        return _table(self.architecture.get("arch_kwargs"))
 
     def network(self, weights: Mapping[str, Tensor], token_order: TokenOrder | None) -> SourceNetwork:
         """Return the network as far as it is known.
@@ -163,7 +158,7 @@ class NnsslPlans:
             name, kwargs = "ResidualEncoderUNet", dict(_RESENC_L)
         if name is None or kwargs is None:
             return {}
-        imported = self.architecture.get("arch_kwargs_requiring_import")
+        imported: Any = self.architecture.get("arch_kwargs_requiring_import")
         if fault_of(imported, [str]):
             imported = [key for key in _IMPORTED if key in kwargs]
         return {
@@ -173,7 +168,7 @@ class NnsslPlans:
         }
 
     def _described_primus(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-        grid, heads = token_grid(weights, self.patch_size), self.heads(weights)
+        grid, heads = token_grid(weights, self.patch_size), heads_of(weights, self.arguments)
         if grid is None or heads is None:
             return {}
         try:

@@ -13,11 +13,10 @@ from torch import Tensor
 from bdfm_nnunet.checkpoints.adaptation_plan import ADAPTATION_PLAN
 from bdfm_nnunet.checkpoints.readers.nnssl_plans import NnsslPlans
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import nnunet_origin
-from bdfm_nnunet.checkpoints.readers.primus_tokens import PRIMUS, is_primus, raster_order, token_grid
+from bdfm_nnunet.checkpoints.readers.primus_tokens import PRIMUS, in_raster_order, is_primus
 from bdfm_nnunet.checkpoints.readers.reader import Origin, Reader, ReadingSettings
 from bdfm_nnunet.checkpoints.readers.renaming import ALIASES, Renamed, Table, rename, without_wrappers
 from bdfm_nnunet.checkpoints.readers.source_network import TokenOrder
-from bdfm_nnunet.errors import InputError
 
 NNSSL: Table = (
     *ALIASES,
@@ -80,11 +79,8 @@ class NnsslReader(Reader):
         renamed = self._under_our_names(weights)
         if self.token_order != "hwd":
             return renamed
-        grid, heads = token_grid(renamed.weights, self.plans.patch_size), self.plans.heads(renamed.weights)
-        if grid is None or heads is None:
-            lacking = "tokens per axis" if grid is None else "attention heads"
-            raise InputError(f"it does not tell its {lacking}, by which its tokens could be put in order")
-        return Renamed(raster_order(renamed.weights, grid, heads), renamed.dropped)
+        ordered = in_raster_order(renamed.weights, self.plans.arguments, self.plans.patch_size)
+        return Renamed(ordered, renamed.dropped)
 
     def _under_our_names(self, weights: Mapping[str, Tensor]) -> Renamed:
         prefix = self.plans.prefix

@@ -1,10 +1,20 @@
 """Checkpoints of nnU-Net v2 and of our trainers, which add entries to nnU-Net's."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bdfm_nnunet.checkpoints.readers.reader import ExpectedImages, Origin, Reader
-from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork, described_network, trained_on_labels
+from torch import Tensor
+
+from bdfm_nnunet.checkpoints.readers.primus_tokens import in_raster_order, is_primus
+from bdfm_nnunet.checkpoints.readers.reader import ExpectedImages, Origin, Reader, ReadingSettings
+from bdfm_nnunet.checkpoints.readers.renaming import Renamed
+from bdfm_nnunet.checkpoints.readers.source_network import (
+    SourceNetwork,
+    TokenOrder,
+    described_network,
+    trained_on_labels,
+)
 from bdfm_nnunet.checkpoints.readers.weight_sets import named_tensors
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.json_shapes import fault_of
@@ -17,6 +27,7 @@ PROGRESS = "bdfm_progress"
 STRATEGY = "bdfm_strategy"
 """The entry in which a checkpoint of a fine-tuning tells the stage that it was in."""
 
+_OLDER = "token_order=hwd is that of dynamic-network-architectures before 24 June 2025"
 _PLANS = {"configurations": {str: dict}}
 _WINDOWS = {"architecture": {"arch_kwargs": {"window_size": [int]}}}
 _AXES = {"transpose_forward": [int]}
@@ -25,13 +36,21 @@ _MOST_CITATIONS = 50
 _IMAGES = {"spacing": [float], "normalization_schemes": [str], "use_mask_for_norm": [(bool, None)]}
 
 
+@dataclass(frozen=True)
 class NnunetReader(Reader):
     """nnU-Net's `network_weights` with `init_args` and, from our trainers, exposure and progress.
+
+    Attributes:
+        token_order: order in which the file's Primus reads its tokens.
+        architecture: arguments of the planned network; positions of a Primus are put in order by them.
 
     Example:
         >>> NnunetReader().recognises({"network_weights": {}}), NnunetReader().recognises({"state_dict": {}})
         (True, False)
     """
+
+    token_order: TokenOrder = "whd"
+    architecture: Mapping[str, Any] = field(default_factory=dict)
 
     kind = "nnunet"
 
@@ -39,9 +58,27 @@ class NnunetReader(Reader):
         """Return whether the file has nnU-Net's entry of weights."""
         return "network_weights" in content
 
+    def configured(self, content: Mapping[str, Any], settings: ReadingSettings) -> "NnunetReader":
+        """Return the reader that puts tokens in order, where a Primus is said to read them in another."""
+        if settings.token_order in (None, "whd"):
+            return self
+        described = nnunet_origin(content).source_network
+        return NnunetReader(settings.token_order, described.arch_kwargs or {})
+
+    def rename(self, weights: Mapping[str, Tensor]) -> Renamed:
+        """Return the weights under our names, tokens of a Primus in raster order."""
+        renamed = super().rename(weights)
+        if self.token_order == "whd" or not is_primus(renamed.weights):
+            return renamed
+        return Renamed(in_raster_order(renamed.weights, self.architecture), renamed.dropped)
+
     def origin(self, content: Mapping[str, Any]) -> Origin:
         """Return what nnU-Net and our trainers write beside the weights."""
-        return nnunet_origin(content)
+        said = nnunet_origin(content)
+        if EXPOSURE in content or not is_primus(self.tensors(content)):
+            return said
+        order = " ".join(self.token_order)
+        return replace(said, notes=(f"tokens are taken to be read in the order ({order}), {_OLDER}",))
 
 
 def nnunet_origin(content: Mapping[str, Any]) -> Origin:

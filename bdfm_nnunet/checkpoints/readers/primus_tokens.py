@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bdfm_nnunet.checkpoints.readers.renaming import Table
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.json_shapes import fault_of
 
 PRIMUS: Table = (
     (r"(^|\.)rope\.", None),
@@ -26,8 +27,6 @@ PRIMUS: Table = (
 
 HEADS = {396: 6, 792: 12, 864: 12, 1056: 16}
 """Channels of the published sizes S, B, M and L, and attention heads, which weights do not show."""
-DEPTHS = {"S": (396, 12), "B": (792, 12), "M": (864, 16), "L": (1056, 24)}
-"""Published size: channels and blocks."""
 
 
 def is_primus(names: Iterable[str]) -> bool:
@@ -106,6 +105,50 @@ def token_grid(weights: Mapping[str, Tensor], patch_size: Sequence[int] | None) 
             return planned
     side = round(count ** (1 / 3))
     return (side,) * 3 if side**3 == count else None
+
+
+def heads_of(weights: Mapping[str, Tensor], kwargs: Mapping[str, Any]) -> int | None:
+    """Return the attention heads of a Primus: as its arguments tell them, else those of its published size.
+
+    Args:
+        weights: under our names.
+        kwargs: arguments of the network, in any project's names, not checked.
+
+    Example:
+        >>> weights = {"encoder.eva.blocks.0.norm1.weight": torch.zeros(864)}
+        >>> heads_of(weights, {}), heads_of(weights, {"eva_numheads": 18})
+        (12, 18)
+    """
+    told = kwargs.get("eva_numheads", kwargs.get("encoder_eva_numheads"))
+    if isinstance(told, int) and told > 0:
+        return told
+    norm = weights.get("encoder.eva.blocks.0.norm1.weight")
+    return None if norm is None or norm.ndim != 1 else HEADS.get(len(norm))
+
+
+def in_raster_order(
+    weights: Mapping[str, Tensor], kwargs: Mapping[str, Any], patch_size: Sequence[int] | None = None
+) -> dict[str, Tensor]:
+    """Turn a Primus of the order "hwd" into one of raster order, see `raster_order`.
+
+    Args:
+        weights: under our names.
+        kwargs: arguments of the network, not checked; they may tell its heads and `input_shape`.
+        patch_size: voxels of its images, where they do not.
+
+    Raises:
+        InputError: heads or tokens per axis are not told, or the weights cannot be put in order.
+
+    Example:
+        >>> in_raster_order({"encoder.eva.pos_embed": torch.zeros(1, 8, 24)}, {"eva_numheads": 2}).keys()
+        dict_keys(['encoder.eva.pos_embed'])
+    """
+    shape = kwargs.get("input_shape", patch_size)
+    grid, heads = token_grid(weights, None if fault_of(shape, [int]) else shape), heads_of(weights, kwargs)
+    if grid is None or heads is None:
+        lacking = "tokens per axis" if grid is None else "attention heads"
+        raise InputError(f"it does not tell its {lacking}, by which its tokens could be put in order")
+    return raster_order(weights, grid, heads)
 
 
 def raster_order(weights: Mapping[str, Tensor], grid: Sequence[int], heads: int) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
+from bdfm_nnunet.checkpoints.readers.primus_tokens import PRIMUS, is_primus
 from bdfm_nnunet.checkpoints.readers.renaming import ALIASES, Renamed, rename
 from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork, TokenOrder
 from bdfm_nnunet.checkpoints.readers.swin_names import SWIN, has_swin_names
@@ -154,6 +155,8 @@ class Reader(ABC):
         Raises:
             InputError: two of them would get the same name.
         """
+        if is_primus(weights):
+            return rename(weights, (*ALIASES, *PRIMUS))
         return rename(weights, (*ALIASES, *SWIN) if has_swin_names(weights) else ALIASES)
 
     def origin(self, content: Mapping[str, Any]) -> Origin:

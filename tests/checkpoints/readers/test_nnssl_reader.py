@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.checkpoints.readers.nnssl_plans import NnsslPlans
+from bdfm_nnunet.checkpoints.readers.primus_tokens import heads_of
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.nnunet_files import check_plans
@@ -260,7 +261,21 @@ def test_the_version_of_a_primus_is_seen(tmp_path: Path, kind: Any, version: int
     assert described.heads == (2,) and described.norm == "layer"
 
 
-@pytest.mark.parametrize(("size", "heads"), [("S", 6), ("B", 12), ("M", 12), ("L", 16)])
-def test_published_sizes_tell_their_heads(size: str, heads: int) -> None:
-    plans = NnsslPlans.of({"nnssl_adaptation_plan": _entry(f"Primus{size}", [160] * 3)})
-    assert plans.heads({}) == heads
+@pytest.mark.parametrize(("channels", "heads"), [(396, 6), (792, 12), (864, 12), (1056, 16), (48, None)])
+def test_published_sizes_tell_their_heads(channels: int, heads: int | None) -> None:
+    assert heads_of({"encoder.eva.blocks.0.norm1.weight": torch.zeros(channels)}, {}) == heads
+
+
+@pytest.mark.parametrize("order", ["hwd", "whd"])
+def test_primus_of_nnunet_trainers(tmp_path: Path, order: Any) -> None:
+    """nnU-Net's own plans may name a Primus; the file does not tell from which version of the library it is."""
+    source = _primus()
+    arguments = {"eva_numheads": 2, "input_shape": [16, 16, 16]}
+    architecture = {"network_class_name": "x.Primus", "arch_kwargs": arguments, "_kw_requires_import": []}
+    plans = {"transpose_forward": [0, 1, 2], "configurations": {"3d_fullres": {"architecture": architecture}}}
+    content = {"network_weights": source.state_dict(), "init_args": {"plans": plans, "configuration": "3d_fullres"}}
+    torch.save(content, tmp_path / "a.pth")
+    image = torch.randn(1, 1, 16, 16, 16)
+    ours = _read(tmp_path / "a.pth", token_order=order).tokens(image, "whd")
+    torch.testing.assert_close(ours, source.tokens(image, order), rtol=1e-5, atol=1e-5)
+    assert read_checkpoint(tmp_path / "a.pth").kind == "nnunet"
