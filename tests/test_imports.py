@@ -73,7 +73,8 @@ ONLY_TENSORS = {
     *(f"checkpoints.{file}" for file in ("network_functions", "tensor_copying")),
     *(f"checkpoints.readers.{file}" for file in ("nnunet_reader", "plain_reader", "public_bdfm_reader")),
     *(f"checkpoints.readers.{file}" for file in ("reader", "renaming", "simclr_reader", "swin_names")),
-    *(f"checkpoints.readers.{file}" for file in ("families", "nnssl_plans", "nnssl_reader", "source_network")),
+    *(f"checkpoints.readers.{file}" for file in ("families", "monai_orders", "monai_plans", "monai_reader")),
+    *(f"checkpoints.readers.{file}" for file in ("nnssl_plans", "nnssl_reader", "source_network")),
     *(f"checkpoints.readers.{file}" for file in ("primus_tokens", "weight_sets")),
 }
 """Files of `checkpoints` that know no network."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bdfm_nnunet.checkpoints.hub_folder import weight_file, with_what_lies_beside
 from bdfm_nnunet.checkpoints.readers import Origin, Reader, ReadingSettings, Renamed, reader_of
-from bdfm_nnunet.checkpoints.readers.families import shared_prefix
+from bdfm_nnunet.checkpoints.readers.families import shared_prefix, without_prefix
 from bdfm_nnunet.checkpoints.readers.reader import Merging
 from bdfm_nnunet.checkpoints.readers.renaming import without_wrappers
 from bdfm_nnunet.checkpoints.readers.source_network import TokenOrder
@@ -159,7 +159,7 @@ def _with_one_set(content: Mapping[str, Any], name: str | None) -> tuple[Mapping
         return content, ()
     others = {each.name.partition(".")[0] for each in weight_sets(content) if each.name}
     beside = {key: value for key, value in content.items() if key not in others and not isinstance(value, Tensor)}
-    weights = {key.removeprefix(prefix): value for key, value in chosen.tensors.items()}
+    weights = {without_prefix(key, prefix): value for key, value in chosen.tensors.items()}
     if len(weights) < len(chosen.tensors):
         return content, told
     return beside | {"network_weights" if "network_weights" in content else "state_dict": weights}, told

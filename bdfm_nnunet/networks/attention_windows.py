@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from torch import Tensor
 from bdfm_nnunet.kept_tables import kept
 
 _CPU = torch.device("cpu")
+Legacy = bool | Literal["reversed"]
+"""Whether attention is the published one of BDFM and MONAI, and whether for axes in the reversed order."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def window_groups(
     window: tuple[int, ...],
     shift: tuple[int, ...],
     table_window: tuple[int, ...],
-    legacy: bool,
+    legacy: Legacy,
     device: torch.device,
 ) -> tuple[WindowGroup, ...]:
     """Return every token of the grid once, in groups of windows that can be computed together.
@@ -67,7 +69,7 @@ def window_groups(
         [(1, 4), (2, 2), (2, 2), (4, 1)]
     """
     axes = [
-        list(window_pieces(size, extent, step, padding=legacy))
+        list(window_pieces(size, extent, step, padding=bool(legacy)))
         for size, extent, step in zip(grid, window, shift, strict=True)
     ]
     found: dict[tuple[tuple[int, ...], ...], list[list[int]]] = {}
@@ -80,7 +82,7 @@ def window_groups(
     for places, rows in found.items():
         if legacy:
             inside = torch.tensor(list(_numbers(window, places)))
-            index = relative_position_index(window, table_window, True)[inside][:, inside].to(device)
+            index = relative_position_index(window, table_window, legacy)[inside][:, inside].to(device)
         else:
             index = relative_position_index(tuple(map(len, places)), table_window, False, device)
         padded = any(outside in row for row in rows)
@@ -116,14 +118,15 @@ def _numbers(grid: Sequence[int], places: Sequence[Sequence[int]]) -> Iterable[i
 
 @kept(maxsize=64)
 def relative_position_index(
-    window: tuple[int, ...], table_window: tuple[int, ...], legacy: bool, device: torch.device = _CPU
+    window: tuple[int, ...], table_window: tuple[int, ...], legacy: Legacy, device: torch.device = _CPU
 ) -> Tensor:
     """Return the row of the bias table for each pair of tokens of a window, (N, N).
 
     Args:
         window: tokens per axis of the window.
         table_window: window size of the bias table.
-        legacy: use the tokens of the unclipped window with the same raster number.
+        legacy: use the tokens of the unclipped window with the same raster number; "reversed" counts the raster with
+            the first axis fastest.
         device: device of the table.
 
     Example:
@@ -133,9 +136,24 @@ def relative_position_index(
     """
     shape = table_window if legacy else window
     points = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij"), -1).reshape(-1, len(shape))
+    if legacy == "reversed":
+        points = _first_axis_fastest(points.reshape(*shape, -1))[_places_first_axis_fastest(window)]
     offsets = points[:, None] - points[None]  # (N, N, axes)
     index = torch.zeros(offsets.shape[:2], dtype=torch.long)
     for axis, size in enumerate(table_window):
         index = index * (2 * size - 1) + offsets[..., axis] + size - 1
     tokens = math.prod(window)
     return index[:tokens, :tokens].to(device)
+
+
+def _first_axis_fastest(points: Tensor) -> Tensor:
+    """Return the points of a grid, (*grid, axes), in a list with the first axis fastest."""
+    axes = points.ndim - 1
+    return points.permute(*range(axes - 1, -1, -1), axes).flatten(0, axes - 1)
+
+
+def _places_first_axis_fastest(window: tuple[int, ...]) -> Tensor:
+    """Return for each token of a window, last axis fastest, its place in a list with the first axis fastest."""
+    reversed_window = window[::-1]
+    places = torch.arange(math.prod(window)).reshape(reversed_window)
+    return places.permute(*range(len(window) - 1, -1, -1)).flatten()

@@ -8,7 +8,7 @@ computed, they are (B, N, C), in the order of a `VisibleStage`.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,18 @@ from torch.nn import functional
 
 from bdfm_nnunet.frequency import patchify
 from bdfm_nnunet.networks.attention import window_attention
-from bdfm_nnunet.networks.attention_windows import window_groups
+from bdfm_nnunet.networks.attention_windows import Legacy, window_groups
 from bdfm_nnunet.networks.recomputing import recomputed
 from bdfm_nnunet.networks.visible_attention import visible_attention
 from bdfm_nnunet.networks.visible_tokens import VisibleStage, VisibleTokens
 
 TokenFilter = Callable[[Tensor], Tensor]
+MergingOrder = Literal["swin", "monai-1.4"]
+_MONAI_1_4 = (0, 4, 2, 1, 5, 2, 1, 7)
+"""The neighbours that MONAI up to 1.4 joins, numbered with the first axis fastest.
+
+MONAI's axes are (x, y, z), those here (z, y, x): its 000 100 010 001 101 010 001 111 is read backwards.
+"""
 
 
 class PatchEmbedding(nn.Module):
@@ -53,11 +59,26 @@ class PatchEmbedding(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Merging of neighbouring tokens, `stride` per axis, and their projection to `out_channels`."""
+    """Merging of neighbouring tokens, `stride` per axis, and their projection to `out_channels`.
 
-    def __init__(self, channels: int, out_channels: int, stride: Sequence[int]) -> None:
+    Args:
+        channels: channels of a token.
+        out_channels: channels of a merged token.
+        stride: tokens per axis that are merged.
+        order: "swin" joins all neighbours, first axis fastest; "monai-1.4" joins what MONAI up to 1.4 joins: of eight
+            neighbours two twice and two never (https://github.com/Project-MONAI/MONAI/issues/4757).
+    """
+
+    def __init__(
+        self, channels: int, out_channels: int, stride: Sequence[int], *, order: MergingOrder = "swin"
+    ) -> None:
         super().__init__()
         self.stride = tuple(stride)
+        if order not in get_args(MergingOrder):
+            raise ValueError(f"merging_order is {order!r}, expected {' or '.join(map(repr, get_args(MergingOrder)))}")
+        if order != "swin" and self.stride != (2, 2, 2):
+            raise ValueError(f"merging_order {order!r} is one of 2 x 2 x 2 neighbours, got strides of {self.stride}")
+        self.merging_order = order
         joined = channels * math.prod(stride)
         self.norm = nn.LayerNorm(joined)
         self.reduction = nn.Linear(joined, out_channels, bias=False)
@@ -71,11 +92,19 @@ class PatchMerging(nn.Module):
         # the first axis varies fastest among the joined neighbours, as in the published Swin transformers
         neighbours = range(2 * axes, 0, -2)
         tokens = tokens.reshape(batch, *split, channels).permute(0, *range(1, 2 * axes, 2), *neighbours, -1)
-        return self.reduction(self.norm(tokens.flatten(1 + axes)))
+        return self.reduction(self.norm(self._chosen(tokens.flatten(1 + axes), channels)))
 
     def merge_visible(self, tokens: Tensor) -> Tensor:
         """Map the visible tokens of a stage, (B, N, C), to those of the next one."""
-        return self.reduction(self.norm(tokens.reshape(len(tokens), -1, math.prod(self.stride) * tokens.shape[-1])))
+        channels = tokens.shape[-1]
+        joined = tokens.reshape(len(tokens), -1, math.prod(self.stride) * channels)
+        return self.reduction(self.norm(self._chosen(joined, channels)))
+
+    def _chosen(self, joined: Tensor, channels: int) -> Tensor:
+        """Return the neighbours that the order has, (..., 8 C), from all of them, first axis fastest."""
+        if self.merging_order == "swin":
+            return joined
+        return joined.unflatten(-1, (-1, channels))[..., _MONAI_1_4, :].flatten(-2)
 
 
 class WindowAttention(nn.Module):
@@ -85,11 +114,12 @@ class WindowAttention(nn.Module):
         channels: channels of a token.
         window_size: tokens per axis of the largest window; it sets the size of the bias table.
         num_heads: number of heads; must divide the channels.
-        legacy: read the bias table of windows clipped to a smaller grid as BDFM's code does: by the raster number of
-            their tokens in the *unclipped* window instead of by relative position.
+        legacy: read the bias table of windows clipped to a smaller grid as BDFM's and MONAI's code does: by the raster
+            number of their tokens in the *unclipped* window instead of by relative position; "reversed" counts the
+            raster with the first axis fastest, as for weights that were turned from axes in the reversed order.
     """
 
-    def __init__(self, channels: int, window_size: Sequence[int], num_heads: int, *, legacy: bool = False) -> None:
+    def __init__(self, channels: int, window_size: Sequence[int], num_heads: int, *, legacy: Legacy = False) -> None:
         super().__init__()
         if channels % num_heads:
             raise ValueError(f"{channels} channels cannot be divided among {num_heads} heads")
@@ -186,7 +216,7 @@ class SwinBlock(nn.Module):
         shifted: bool,
         mlp_ratio: float,
         drop_path: float,
-        legacy: bool,
+        legacy: Legacy,
     ) -> None:
         super().__init__()
         self.window_size = tuple(window_size)
@@ -263,7 +293,9 @@ class SwinEncoder(nn.Module):
         mlp_ratio: width of the perceptrons, relative to the channels.
         drop_path_rate: probability of dropping the last block; it grows linearly from 0 at the first block.
         gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
-        legacy: attention as in BDFM's code: padding takes part, and clipped windows misread the bias table.
+        legacy: attention as in BDFM's and MONAI's code: padding takes part, and clipped windows misread the bias table;
+            "reversed" for weights of MONAI, whose axes are in the reversed order.
+        merging_order: neighbours that are merged, "swin" or "monai-1.4", see `PatchMerging`.
 
     Example:
         >>> encoder = SwinEncoder(
@@ -287,9 +319,12 @@ class SwinEncoder(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.1,
         gradient_checkpointing: bool = False,
-        legacy: bool = False,
+        legacy: Legacy = False,
+        merging_order: MergingOrder = "swin",
     ) -> None:
         super().__init__()
+        if legacy not in (False, True, "reversed"):
+            raise ValueError(f"legacy is {legacy!r}, expected true, false or 'reversed'")
         if not len(features) == len(depths) == len(num_heads) == len(merging) + 1:
             raise ValueError(
                 f"a Swin encoder of {len(features)} stages needs as many depths ({len(depths)}) and heads "
@@ -317,7 +352,7 @@ class SwinEncoder(nn.Module):
                 )
                 for j in range(depth)
             ]
-            merge = PatchMerging(features[i - 1], channels, merging[i - 1]) if i else None
+            merge = PatchMerging(features[i - 1], channels, merging[i - 1], order=merging_order) if i else None
             stages.append(SwinStage(blocks, merge, checkpointing=gradient_checkpointing))
         self.stages = nn.ModuleList(stages)
         self.norm = nn.LayerNorm(features[-1])

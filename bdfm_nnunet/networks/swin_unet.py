@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from bdfm_nnunet.networks.attention_windows import Legacy
 from bdfm_nnunet.networks.skip_decoder import ConvStage, SkipDecoder, on_padded
-from bdfm_nnunet.networks.swin import SwinEncoder
+from bdfm_nnunet.networks.swin import MergingOrder, SwinEncoder
 
 
 class SwinUNet(nn.Module):
@@ -26,7 +27,8 @@ class SwinUNet(nn.Module):
         n_conv_per_stage_decoder: convolutions of each decoder stage: one number, or one per stage, deepest first.
         deep_supervision: return the outputs of all decoder stages, finest first, instead of only the finest.
         gradient_checkpointing: recompute the Swin blocks in the backward pass.
-        legacy: attention as in BDFM's code, see `SwinEncoder`.
+        legacy: attention as in BDFM's code, or "reversed" as in MONAI's, see `SwinEncoder`.
+        merging_order: neighbours that are merged, "swin" or "monai-1.4", see `PatchMerging`.
 
     Raises:
         ValueError: strides, features, depths and heads do not fit each other.
@@ -62,7 +64,8 @@ class SwinUNet(nn.Module):
         n_conv_per_stage_decoder: int | Sequence[int] = 1,
         deep_supervision: bool = False,
         gradient_checkpointing: bool = False,
-        legacy: bool = False,
+        legacy: Legacy = False,
+        merging_order: MergingOrder = "swin",
     ) -> None:
         super().__init__()
         if len(strides) < 2 or any(step != 1 for step in strides[0]) or len(strides) != len(features_per_stage):
@@ -83,6 +86,7 @@ class SwinUNet(nn.Module):
             drop_path_rate=drop_path_rate,
             gradient_checkpointing=gradient_checkpointing,
             legacy=legacy,
+            merging_order=merging_order,
         )
         self.decoder = SkipDecoder(
             features_per_stage,

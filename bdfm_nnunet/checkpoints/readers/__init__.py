@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from bdfm_nnunet.checkpoints.readers.monai_reader import MonaiReader
 from bdfm_nnunet.checkpoints.readers.nnssl_reader import NnsslReader
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import NnunetReader
 from bdfm_nnunet.checkpoints.readers.plain_reader import PlainReader
@@ -12,7 +13,14 @@ from bdfm_nnunet.checkpoints.readers.renaming import Renamed, Table, rename
 from bdfm_nnunet.checkpoints.readers.simclr_reader import SimclrReader
 from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork
 
-READERS: list[Reader] = [PublicBdfmReader(), NnsslReader(), NnunetReader(), SimclrReader(), PlainReader()]
+READERS: list[Reader] = [
+    PublicBdfmReader(),
+    MonaiReader(),
+    NnsslReader(),
+    NnunetReader(),
+    SimclrReader(),
+    PlainReader(),
+]
 """All readers; the first that recognises a file reads it, and the last recognises any."""
 
 

@@ -76,5 +76,19 @@ def shared_prefix(names: Iterable[str]) -> str:
     return found
 
 
+def without_prefix(name: str, prefix: str) -> str:
+    """Return a name without the prefix of the encoder's names, or without as many of its parts as the name has.
+
+    Example:
+        >>> [without_prefix(name, "model.swinViT.") for name in ("model.swinViT.norm.bias", "model.head.bias")]
+        ['norm.bias', 'head.bias']
+    """
+    for part in prefix.split(".")[:-1]:
+        if not name.startswith(f"{part}."):
+            break
+        name = name.removeprefix(f"{part}.")
+    return name
+
+
 def _next_prefix(names: list[str]) -> str:
     return next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in names)), "")
