@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from bdfm_nnunet.networks.attention_windows import Legacy
+from bdfm_nnunet.networks.patch_merging import MergingOrder
 from bdfm_nnunet.networks.skip_decoder import ConvStage, SkipDecoder, on_padded
-from bdfm_nnunet.networks.swin import MergingOrder, SwinEncoder
+from bdfm_nnunet.networks.swin import SwinEncoder
 
 
 class SwinUNet(nn.Module):

@@ -3,7 +3,8 @@ import torch
 from torch.nn import functional
 
 from bdfm_nnunet.networks.attention_windows import relative_position_index
-from bdfm_nnunet.networks.swin import PatchEmbedding, PatchMerging, SwinEncoder, WindowAttention
+from bdfm_nnunet.networks.patch_merging import PatchMerging
+from bdfm_nnunet.networks.swin import PatchEmbedding, SwinEncoder, WindowAttention
 
 
 def _encoder(**changes: object) -> SwinEncoder:

@@ -81,7 +81,9 @@ def monai_plans(weights: Mapping[str, Tensor], images: ExpectedImages, *, mergin
 def _arguments(weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """Return the arguments of a SwinUNet of as many stages as have blocks; None where parts are missing."""
     features: list[int] = []
-    depths, heads, windows = [], [], set()
+    depths: list[int] = []
+    heads: list[int] = []
+    windows: set[tuple[int, ...] | None] = set()
     while True:
         prefix = f"encoder.stages.{len(depths)}.blocks."
         numbers = {name.split(".")[4] for name in weights if name.startswith(prefix)}
