@@ -165,6 +165,11 @@ def raster_order(weights: Mapping[str, Tensor], grid: Sequence[int], heads: int)
 
     Raises:
         InputError: the grid is of another shape, or heads and channels do not fit.
+
+    Example:
+        >>> weights = {"encoder.eva.pos_embed": torch.arange(4.0).reshape(1, 4, 1)}
+        >>> raster_order(weights, (2, 2, 1), 1)["encoder.eva.pos_embed"].flatten()
+        tensor([0., 2., 1., 3.])
     """
     if grid[0] != grid[1]:
         raise InputError(
