@@ -218,6 +218,36 @@ def write_atomically(path: str | os.PathLike[str], *, again: str = _AGAIN) -> It
             temporary.unlink()
 
 
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`, and rename it to `path` when the block ends without an error.
+
+    Args:
+        path: the folder; it must not exist, or be empty.
+
+    Raises:
+        InputError: there is something, or the folder cannot be written.
+
+    Example:
+        >>> with new_folder("out") as temporary:
+        ...     _ = (temporary / "notes.txt").write_text("done")
+        >>> Path("out/notes.txt").read_text()
+        'done'
+    """
+    path = Path(path)
+    if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} exists already and is not overwritten: name another folder, or move it away")
+    temporary = unfinished(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write `content` as indented JSON, completely or not at all; NaN and infinity become null."""
     with write_atomically(path) as temporary:

@@ -5,12 +5,22 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import read_json, read_regular, sha256_of, sweep, unfinished, write_atomically, write_json
+from bdfm_nnunet.files import (
+    new_folder,
+    read_json,
+    read_regular,
+    sha256_of,
+    sweep,
+    unfinished,
+    write_atomically,
+    write_json,
+)
 
 
 def test_file_appears_whole_and_keeps_its_suffixes(tmp_path: Path) -> None:
@@ -30,6 +40,19 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         raise RuntimeError("interrupted")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    for fails in (True, False):
+        with pytest.raises(RuntimeError) if fails else nullcontext(), new_folder(tmp_path / "in" / "out") as temporary:
+            (temporary / "a.txt").write_text("half")
+            assert not (tmp_path / "in" / "out").exists()
+            if fails:
+                raise RuntimeError("interrupted")
+        assert [path.name for path in (tmp_path / "in").rglob("*")] == ([] if fails else ["out", "a.txt"])
+    with pytest.raises(InputError, match="exists already"), new_folder(tmp_path / "in" / "out"):
+        pass
+    assert (tmp_path / "in" / "out" / "a.txt").read_text() == "half"
 
 
 @pytest.mark.parametrize(

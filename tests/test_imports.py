@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"data", "masking"},
     "evaluation": {"evaluation", "images", "results"},
     "reports": {"reports", "evaluation", "images", "results"},
+    "sharing": {"sharing", "checkpoints", "networks", "exposure", "results", "training_costs", "__version__"},
     "plans": {"plans", "networks", "checkpoints", "exposure", "patients", "images", "cost_records"},
     "tasks": {
         "tasks", "objectives", "networks", "checkpoints", "data", "exposure", "reports", "results", "evaluation",

@@ -1,5 +1,6 @@
 """The whole way with nnU-Net's own console scripts, as a user types them."""
 
+import gzip
 import json
 import os
 import shutil
@@ -151,6 +152,33 @@ def test_prediction_and_evaluation_of_what_was_fine_tuned(bench: Bench, tuned: P
     assert [row["case"] for row in result["cases"]] == cases
     assert all(0 <= region["dice"]["mean"] <= 1 for region in result["summary"].values())
     assert scores.with_suffix(".csv").is_file()
+
+
+def test_an_exported_model_segments_the_same_without_our_trainers(bench: Bench, tuned: Path, tmp_path: Path) -> None:
+    images = bench.prepared.folder("nnUNet_raw", 502) / "imagesTr"
+    case = sorted(path.name[:-12] for path in images.iterdir())[0]
+    (tmp_path / "images").mkdir()
+    for path in images.glob(f"{case}_*.nii.gz"):
+        shutil.copy(path, tmp_path / "images")
+    bench.run("bdfm", "export", tuned.parent, "--as", "nnUNetTrainer", "-o", tmp_path / "stock")
+    for model, trainers in ((tuned.parent, bench.environ["nnUNet_extTrainer"]), (tmp_path / "stock", "")):
+        bench.run(
+            "nnUNetv2_predict_from_modelfolder", "-m", model, "-i", tmp_path / "images", "-o", tmp_path / model.name,
+            "-f", 0, "-device", "cpu", "-npp", 1, "-nps", 1, nnUNet_extTrainer=trainers,
+        )  # fmt: skip
+    ours, theirs = ((tmp_path / name / f"{case}.nii.gz").read_bytes() for name in (tuned.parent.name, "stock"))
+    assert gzip.decompress(ours) == gzip.decompress(theirs)
+
+
+def test_exported_weights_are_fine_tuned_from(bench: Bench, pretrained: Path, tmp_path: Path) -> None:
+    bench.run("bdfm", "export", pretrained, "-o", tmp_path / "shared", "--licence", "CC BY 4.0")
+    assert "SwinUNet" in bench.run("bdfm", "info", tmp_path / "shared")
+    bench.run("bdfm", "plan", "-d", 502, "--weights", tmp_path / "shared", "-p", "FromHub", "--workers", 1)
+    out = tmp_path / "full.pth"
+    output = bench.run("bdfm", "weights", tmp_path / "shared", "-d", 502, "-p", "FromHub", "-o", out)
+    assert "100.0% of the encoder" in output
+    full, source = (read_checkpoint(path).weights[FIRST_BLOCK] for path in (out, pretrained))
+    assert full.equal(source)
 
 
 def test_plans_that_match_a_checkpoint_bring_its_weights(bench: Bench, pretrained: Path) -> None:

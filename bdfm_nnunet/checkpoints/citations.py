@@ -53,6 +53,16 @@ _NETWORKS = MappingProxyType(
 )
 
 
+def title_of(method: str) -> str:
+    """Return the name by which a method is known.
+
+    Example:
+        >>> title_of("contrastive"), title_of("mine")
+        ('SimCLR', 'mine')
+    """
+    return _METHODS[method][0] if method in _METHODS else method
+
+
 def citations_of(methods: Iterable[str], network: str) -> list[dict[str, Any]]:
     """Return what to cite for weights.
 

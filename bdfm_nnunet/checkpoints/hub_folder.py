@@ -14,8 +14,8 @@ BESIDE = ("config.json", "adaptation_plan.json")
 
 _PLAN = "nnssl_adaptation_plan"
 _ENTRIES = {
-    "init_args", "trainer_name", _PLAN, "citations", "bdfm_exposure", "inference_allowed_mirroring_axes", "licence",
-    "license",
+    "init_args", "trainer_name", "current_epoch", _PLAN, "citations", "bdfm_exposure",
+    "inference_allowed_mirroring_axes", "licence", "license",
 }  # fmt: skip
 """Entries of a checkpoint that config.json may hold for it."""
 

@@ -15,6 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import Tensor, nn
 
 from bdfm_nnunet.checkpoints import Checkpoint, read_checkpoint
+from bdfm_nnunet.checkpoints.exact_weights import check_weights
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.networks.network_classes import check_network_classes
@@ -213,23 +214,3 @@ def _build(
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{trainer} cannot build the network of {path} ({reason}): check the plans") from error
     return network
-
-
-def check_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
-    """Check that a checkpoint has every weight of a network, in its shape, and no other.
-
-    Raises:
-        InputError: it has not.
-    """
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in checkpoint.weights.items()}
-    fault = next(
-        (f"it lacks {name}" if name not in found else f"its {name} is {found[name]}, the plans make {shape}"
-         for name, shape in wanted.items() if found.get(name) != shape),
-        next((f"its {name} belongs to no part of the network" for name in found if name not in wanted), ""),
-    )  # fmt: skip
-    if fault:
-        raise InputError(
-            f"{checkpoint.path} does not fit the {type(network).__name__} of the plans ({fault}): take checkpoint and "
-            "plans.json from the same training"
-        )

@@ -92,6 +92,11 @@ def test_exposure_is_told_without_nnunet_and_the_compiler(planned: Path, tmp_pat
     assert not set(found) & {"nnunetv2", "torch._dynamo", "matplotlib", "SimpleITK"}
 
 
+def test_weights_are_described_without_nnunet_and_the_compiler(planned: Path, tmp_path: Path) -> None:
+    found = imported("info", str(tmp_path / "pretrained.pth"))
+    assert not set(found) & {"nnunetv2", "torch._dynamo", "matplotlib", "SimpleITK"}
+
+
 def test_messages_of_other_libraries_are_not_shown() -> None:
     program = (
         "import logging; from bdfm_nnunet.cli import _set_up_messages; _set_up_messages();"
