@@ -10,7 +10,7 @@ from bdfm_nnunet.checkpoints.checkpoint_writing import write_checkpoint
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE
 from bdfm_nnunet.exposure import Exposure
 from bdfm_nnunet.networks.network_building import build_network
-from bdfm_nnunet.nnunet_files import inputs_of, outputs_of, read_dataset_json, resolve_configuration
+from bdfm_nnunet.nnunet_files import channels_of, inputs_of, outputs_of, read_dataset_json, resolve_configuration
 from bdfm_nnunet.plans.plans_lookup import (
     CONFIGURATION,
     DEFAULT_PLANS,
@@ -53,7 +53,9 @@ def write_initial_checkpoint(
     preprocessed = plans_path(dataset_id, plans_name).parent / "dataset.json"
     dataset = read_dataset_json(preprocessed if preprocessed.is_file() else raw_folder(dataset_id) / "dataset.json")
     network = _network(resolved, dataset, str(plans_path(dataset_id, plans_name)))
-    report = load_pretrained(network, path, **read_block(resolved, "finetuning").loading())
+    report = load_pretrained(
+        network, path, channels=channels_of(dataset), **read_block(resolved, "finetuning").loading()
+    )
     content = {
         "network_weights": network.state_dict(),
         "init_args": {"plans": plans, "configuration": configuration, "fold": 0, "dataset_json": dataset},

@@ -71,7 +71,7 @@ ABOVE_ALL = {"cli", "commands", "studies", "train"}
 ONLY_TENSORS = {
     *(f"checkpoints.{file}" for file in ("checkpoint_reading", "checkpoint_writing", "load_report", "nnunet_loading")),
     *(f"checkpoints.{file}" for file in ("adapting", "hub_folder", "safe_loading", "soundness")),
-    *(f"checkpoints.{file}" for file in ("network_functions", "tensor_copying")),
+    *(f"checkpoints.{file}" for file in ("network_functions", "tensor_copying", "token_adapting")),
     *(f"checkpoints.readers.{file}" for file in ("nnunet_reader", "plain_reader", "public_bdfm_reader")),
     *(f"checkpoints.readers.{file}" for file in ("reader", "renaming", "simclr_reader", "swin_names")),
     *(f"checkpoints.readers.{file}" for file in ("families", "monai_orders", "monai_plans", "monai_reader")),

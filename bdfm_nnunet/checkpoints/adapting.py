@@ -1,11 +1,9 @@
 """Fitting tensors of one network to another: pure functions, each exact where the two networks agree."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
@@ -29,6 +27,66 @@ def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
     """
     old = weight.shape[1]
     return (weight.mean(1, keepdim=True) * (old / channels)).repeat(1, channels, *(1,) * (weight.ndim - 2))
+
+
+def adapt_named_channels(weight: Tensor, columns: Sequence[int | None]) -> Tensor:
+    """Give each input channel of a convolution the filters of the channel of the same modality.
+
+    Channels without a counterpart get zeros: the answer is exactly that to the channels that both have, and training
+    makes use of the others.
+
+    Args:
+        weight: kernel (C_out, C_in, *kernel).
+        columns: for each new channel its number among the old ones, None for none; see `channel_columns`.
+
+    Returns:
+        A kernel (C_out, len(columns), *kernel).
+
+    Example:
+        >>> weight = torch.tensor([[[1.0], [4.0]]])  # one output, two inputs
+        >>> adapt_named_channels(weight, [1, None, 0]).flatten()
+        tensor([4., 0., 1.])
+    """
+    nothing = weight.new_zeros(len(weight), 1, *weight.shape[2:])
+    return torch.cat([nothing if column is None else weight[:, column : column + 1] for column in columns], 1)
+
+
+_MODALITIES = (
+    ("t1", "t1w", "t1n", "t1weighted", "t1native"),
+    ("t1c", "t1ce", "t1gd", "t1wce", "t1post", "t1km"),
+    ("t2", "t2w", "t2weighted"),
+    ("flair", "t2f", "t2flair", "fluidattenuated"),
+    ("dwi", "dw"),
+    ("pd", "pdw"),
+)
+"""Names of one modality in public data sets, as letters and digits only."""
+
+
+def channel_columns(theirs: Sequence[str], ours: Sequence[str]) -> list[int | None] | None:
+    """Return for each of our channels the number of the channel of the same modality among theirs.
+
+    Args:
+        theirs: names of the channels of a checkpoint.
+        ours: names of the channels of a network.
+
+    Returns:
+        Numbers, None for a channel that they lack; None where no modality is in both, or a name is there twice.
+
+    Example:
+        >>> channel_columns(["T1w", "FLAIR"], ["t1c", "t2f", "t1n"])
+        [None, 1, 0]
+        >>> channel_columns(["CT"], ["t1c"]) is None
+        True
+    """
+    known, wanted = [_modality(name) for name in theirs], [_modality(name) for name in ours]
+    if len(set(known)) < len(known) or len(set(wanted)) < len(wanted) or not set(known) & set(wanted):
+        return None
+    return [known.index(name) if name in known else None for name in wanted]
+
+
+def _modality(name: str) -> str:
+    plain = "".join(letter for letter in name.lower() if letter.isalnum())
+    return next((names[0] for names in _MODALITIES if plain in names), plain)
 
 
 def adapt_kernel(weight: Tensor, kernel: Sequence[int]) -> Tensor:
@@ -71,32 +129,51 @@ def adapt_kernel(weight: Tensor, kernel: Sequence[int]) -> Tensor:
 
 
 def adapt_patch_embedding(weight: Tensor, patch_size: Sequence[int]) -> Tensor:
-    """Resample a patch embedding to another patch size.
+    """Resample a patch embedding to another patch size, for patches that show the same content in other voxels.
 
-    The patch shows the same content in more or fewer voxels, so the interpolated weights are multiplied by the old
-    number of voxels over the new one: content that varies inside a patch gets the same answer as far as the new voxels
-    can show it. The change that interpolation makes to the sum is corrected evenly over the patch, so that the answer
-    to a constant image stays exactly the same.
+    A voxel shows the mean of what lies in it. The new weights are those that first guess the old voxels from the new
+    ones and then embed them: along each axis w' = R^T w with R the best linear guess (kriging) of the old means, given
+    the new ones, of content whose differences grow with distance as those of natural images do (power 1/f^2, a linear
+    variogram). Where new voxels are parts of old ones R is their mean, so the answer to any content is the same; a
+    constant is always answered the same. Otherwise smooth content is answered alike as far as the new voxels show it:
+    closer than by interpolated weights, and than by the pseudo-inverse of interpolation (FlexiViT, Beyer et al. 2023,
+    https://arxiv.org/abs/2212.08013), whose content is white noise on the old grid.
 
     Args:
-        weight: (C_out, C_in, *patch) of 1 to 3 axes.
+        weight: (C_out, C_in, *patch) of any number of axes.
         patch_size: the new size, one number per axis.
 
     Returns:
         Weights (C_out, C_in, *patch_size) of the same type.
 
     Example:
-        >>> weight = torch.tensor([[[1.0, 1.0, 3.0, 3.0]]])
-        >>> adapt_patch_embedding(weight, [2])
-        tensor([[[2., 6.]]])
+        >>> weight = torch.tensor([[[1.0, 3.0]]])
+        >>> adapt_patch_embedding(weight, [4])
+        tensor([[[0.5000, 0.5000, 1.5000, 1.5000]]])
     """
-    modes = {1: "linear", 2: "bilinear", 3: "trilinear"}
-    old = weight.shape[2:]
-    resized = functional.interpolate(weight.float(), tuple(patch_size), mode=modes[len(old)])
-    resized = resized * (math.prod(old) / math.prod(patch_size))
-    answer = weight.float().flatten(2).sum(-1) - resized.flatten(2).sum(-1)
-    correction = answer / math.prod(patch_size)  # evenly over the patch
-    return (resized + correction[(..., *(None,) * len(old))]).to(weight.dtype)
+    resized = weight.double()
+    for old, new in zip(weight.shape[2:], patch_size, strict=True):
+        resized = torch.tensordot(resized, _best_guess(old, new).to(weight.device), dims=([2], [0]))
+    return resized.to(weight.dtype)
+
+
+def _best_guess(old: int, new: int) -> Tensor:
+    """Return the matrix that guesses the means over `old` cells of an interval from those over `new` ones.
+
+    Kriging with the variogram |x - y|: the weights that sum to one and leave the least expected error.
+    """
+    among, across = -_mean_distances(new, new), -_mean_distances(new, old)
+    one = torch.ones(new, 1, dtype=torch.float64)
+    system = torch.cat([torch.cat([among, one], 1), torch.cat([one.T, one.new_zeros(1, 1)], 1)])
+    wanted = torch.cat([across, one.new_ones(1, old)])
+    return torch.linalg.solve(system, wanted)[:new].T
+
+
+def _mean_distances(rows: int, columns: int) -> Tensor:
+    """Return the mean distance of a point in each of `rows` cells of an interval to one in each of `columns` cells."""
+    ends = [torch.linspace(0, 1, count + 1, dtype=torch.float64) for count in (rows, columns)]
+    cubes = (ends[0][:, None] - ends[1][None]).abs() ** 3 / 6
+    return (cubes[1:, :-1] - cubes[:-1, :-1] - cubes[1:, 1:] + cubes[:-1, 1:]) * rows * columns
 
 
 def adapt_bias_table(table: Tensor, old_window: Sequence[int], window: Sequence[int]) -> Tensor:

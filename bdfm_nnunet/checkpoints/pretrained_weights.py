@@ -1,6 +1,7 @@
 """Pre-trained weights into a network, with a report of every tensor."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from bdfm_nnunet.settings import LoadingSettings
 logger = logging.getLogger(__name__)
 
 
-def load_pretrained(network: nn.Module, path: str | Path, *, sha256: str | None = None, **settings: Any) -> LoadReport:
+def load_pretrained(
+    network: nn.Module,
+    path: str | Path,
+    *,
+    sha256: str | None = None,
+    channels: Sequence[str] = (),
+    **settings: Any,
+) -> LoadReport:
     """Load the weights of a checkpoint into a network, in place.
 
     The weights of the encoder, and of a stem beside it, are adapted to the network (input channels, windows, kernels,
@@ -35,6 +43,7 @@ def load_pretrained(network: nn.Module, path: str | Path, *, sha256: str | None 
         path: a checkpoint that one of the `readers` recognises: of our trainers, of nnU-Net, of the public BDFM code,
             of 3D-Neuro-SimCLR, or plain weights.
         sha256: the digest that the file must have.
+        channels: names of the channels of the network's images, as in dataset.json.
         settings: what is taken over and what is refused, see `LoadingSettings`.
 
     Returns:
@@ -68,7 +77,7 @@ def load_pretrained(network: nn.Module, path: str | Path, *, sha256: str | None 
             "file that was planned for; plan again with --weights"
         )
     target = Target(unwrap(network))
-    transfer = plan_transfer(target, checkpoint)
+    transfer = plan_transfer(target, checkpoint, chosen, channels)
     check_transfer(transfer, checkpoint, chosen)
     _check_values(transfer, path)
     copy_all_or_nothing(target.network, transfer.tensors, str(path))

@@ -40,7 +40,7 @@ def check_transfer(transfer: Transfer, checkpoint: Checkpoint, settings: Loading
         >>> network = ResNet18(1, features=(4, 8, 8, 8))
         >>> _ = Path("a.pth").write_bytes(b"")
         >>> checkpoint = checkpoint_of(Path("a.pth"), network.state_dict())
-        >>> transfer = plan_transfer(Target(network), checkpoint)
+        >>> transfer = plan_transfer(Target(network), checkpoint, LoadingSettings())
         >>> check_transfer(transfer, checkpoint, LoadingSettings())
         >>> transfer.report.assumed
         ('the file does not say its stride, activation, pooling: taken to be those of this network ((1, 1, 1), ...',)
@@ -84,7 +84,7 @@ def find_differences(
         activation is GELU(approximate=none) in the checkpoint, ReLU here (relu)
     """
     target = transfer.target
-    taken = {name.rpartition(".")[0] for name in (*target.encoder, *target.stem) if name in transfer.tensors}
+    taken = {name.rpartition(".")[0] for name in (*target.encoder, *target.stem) if name in transfer.filled}
     ours = _encoder_modules(target.network)
     found = differences(source, ours) if source else _by_what_is_known(ours.values(), known or SourceNetwork())
     found += _norms_by_statistics(transfer, taken, {name for each in found for name in each.names})
@@ -114,7 +114,7 @@ def _encoder_modules(network: nn.Module) -> dict[str, nn.Module]:
 
 def _norms_by_statistics(transfer: Transfer, taken: set[str], told: set[str]) -> list[Difference]:
     """Return norms of which statistics, or their absence, tell that they are others in the checkpoint."""
-    with_statistics = {name.rpartition(".")[0] for name in transfer.known if name.endswith(".running_mean")}
+    with_statistics = {name.rpartition(".")[0] for name in transfer.known.tensors if name.endswith(".running_mean")}
     bare, odd = [], []
     for name in sorted(taken - told):
         norm, has = norm_of(transfer.target.modules[name]), f"{name}.running_mean" in transfer.target.buffers
@@ -135,7 +135,10 @@ def _heads_by_tables(transfer: Transfer) -> list[Difference]:
     """Return attentions whose number of heads the columns of their bias tables tell to be another."""
     found: dict[tuple[str, str], list[str]] = {}
     for name, module in transfer.target.modules.items():
-        heads, table = getattr(module, "num_heads", None), transfer.known.get(f"{name}.relative_position_bias_table")
+        heads, table = (
+            getattr(module, "num_heads", None),
+            transfer.known.tensors.get(f"{name}.relative_position_bias_table"),
+        )
         if heads is not None and table is not None and table.ndim == 2 and table.shape[1] != heads:
             found.setdefault((str(table.shape[1]), str(heads)), []).append(name)
     return [Difference("heads", *key, tuple(names), grave=True) for key, names in found.items()]
@@ -160,7 +163,7 @@ def _assumed(transfer: Transfer, known: SourceNetwork) -> tuple[str, ...]:
     """Return what the file does not say and what is taken for it."""
     ours = summary_of(_encoder_modules(transfer.target.network).values())
     told = {"norm": known.norm, "activation": known.activation, "heads": known.heads, "stride": known.strides}
-    if any(name.endswith(STATISTICS) for name in transfer.known):
+    if any(name.endswith(STATISTICS) for name in transfer.theirs):
         told["norm"] = "batch"
     ours = {what: value for what, value in ours.items() if not told.get(what)}
     if not ours:
@@ -177,7 +180,7 @@ def _other_axes(transfer: Transfer) -> str:
         return tensor.ndim - 2
 
     for name in transfer.target.encoder:
-        ours, theirs = transfer.target.parameters[name], transfer.known.get(name)
+        ours, theirs = transfer.target.parameters[name], transfer.known.tensors.get(name)
         if (
             theirs is not None
             and name.endswith("weight")

@@ -1,10 +1,40 @@
 """A tensor of a checkpoint in the shape that its place in a network has."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from bdfm_nnunet.checkpoints import adapting
+from bdfm_nnunet.checkpoints.token_adapting import Positions, adapt_positions
 from bdfm_nnunet.networks.swin import PatchEmbedding, WindowAttention
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """What the shapes of a checkpoint's tensors do not tell; None or empty: unknown.
+
+    Attributes:
+        window: tokens per axis of its attention windows; else read off the length of the tables.
+        their_channels: names of the channels of its images.
+        our_channels: names of the channels of the network's images.
+        their_grid: tokens per axis of its absolute positions.
+        our_grid: tokens per axis of the network's.
+        positions: how absolute positions get another grid, see `adapt_positions`.
+
+    Example:
+        >>> Geometry(window=(7, 7, 7)).positions
+        'resample'
+    """
+
+    window: tuple[int, ...] | None = None
+    their_channels: Sequence[str] = ()
+    our_channels: Sequence[str] = ()
+    their_grid: tuple[int, ...] | None = None
+    our_grid: tuple[int, ...] | None = None
+    positions: Positions = "resample"
 
 
 def fit_exactly(source: Tensor, target: Tensor) -> tuple[Tensor | None, str]:
@@ -21,7 +51,7 @@ def fit_exactly(source: Tensor, target: Tensor) -> tuple[Tensor | None, str]:
 
 
 def fit(
-    source: Tensor, target: Tensor, owner: nn.Module, windows: tuple[int, ...] | None, *, reads_image: bool
+    source: Tensor, target: Tensor, owner: nn.Module, geometry: Geometry, *, reads_image: bool
 ) -> tuple[Tensor | None, str]:
     """Return the source in the target's shape and how it was adapted, or None and why it cannot be loaded.
 
@@ -29,7 +59,7 @@ def fit(
         source: from the checkpoint.
         target: parameter of an encoder.
         owner: the module that has the parameter.
-        windows: attention windows of the checkpoint, tokens per axis; None: read off the length of the table.
+        geometry: what shapes do not tell.
         reads_image: whether the parameter reads the image, so that its input channels are the image's.
 
     Returns:
@@ -37,25 +67,65 @@ def fit(
 
     Example:
         >>> kernel = torch.nn.Conv3d(1, 2, 3)
-        >>> fit(torch.ones(2, 1, 1, 3, 3), kernel.weight, kernel, None, reads_image=True)[1]
+        >>> fit(torch.ones(2, 1, 1, 3, 3), kernel.weight, kernel, Geometry(), reads_image=True)[1]
         'kernel (1, 3, 3) to (3, 3, 3)'
     """
     if isinstance(owner, WindowAttention) and target is owner.relative_position_bias_table:
-        return _fit_bias_table(source, target, owner, windows)
+        return _fit_bias_table(source, target, owner, geometry.window)
+    if target is getattr(owner, "pos_embed", None):
+        return _fit_positions(source, target, geometry)
     old, new = tuple(source.shape), tuple(target.shape)
-    convolution = len(old) == len(new) > 2 and old[0] == new[0] and source.numel() > 0 and old != new
+    convolution = len(old) == len(new) > 2 and old[0] == new[0] and source.numel() > 0
     if not convolution or (old[1] != new[1] and not reads_image):
         return fit_exactly(source, target)
-    source = source.float()  # sums of half precision would be coarse, and may be infinite
+    fitted = source.float()  # sums of half precision would be coarse, and may be infinite
     steps = []
-    if old[1] != new[1]:
-        source = adapting.adapt_input_channels(source, new[1])
-        steps.append(f"input channels {old[1]} to {new[1]}")
+    if reads_image:
+        fitted, step = _fit_channels(fitted, new[1], geometry)
+        steps += step
     if old[2:] != new[2:]:
-        change = adapting.adapt_patch_embedding if isinstance(owner, PatchEmbedding) else adapting.adapt_kernel
-        source = change(source, new[2:])
+        change = adapting.adapt_patch_embedding if _is_patch_embedding(owner) else adapting.adapt_kernel
+        fitted = change(fitted, new[2:])
         steps.append(f"kernel {old[2:]} to {new[2:]}")
-    return source, ", ".join(steps)
+    return (fitted, ", ".join(steps)) if steps else (source, "")
+
+
+def _is_patch_embedding(owner: nn.Module) -> bool:
+    """Whether a layer reads patches that do not overlap."""
+    return isinstance(owner, PatchEmbedding) or (
+        isinstance(owner, _ConvNd) and tuple(owner.stride) == tuple(owner.kernel_size) != (1,) * len(owner.stride)
+    )
+
+
+def _fit_channels(kernel: Tensor, channels: int, geometry: Geometry) -> tuple[Tensor, list[str]]:
+    """Return a kernel for other channels of the image, by name where both sides name them."""
+    theirs, ours, old = list(geometry.their_channels), list(geometry.our_channels), kernel.shape[1]
+    named = old == len(theirs) > 1 and channels == len(ours)  # one filter alone reads whatever the image shows
+    columns = adapting.channel_columns(theirs, ours) if named else None
+    if columns == list(range(channels)) and channels == old:
+        return kernel, []
+    if columns is not None:
+        start = [name for name, column in zip(ours, columns, strict=True) if column is None]
+        zero = f"; {', '.join(start)} start at zero" if start else ""
+        how = f"input channels {', '.join(theirs)} to {', '.join(ours)} by name{zero}"
+        return adapting.adapt_named_channels(kernel, columns), [how]
+    if channels == old:
+        return kernel, []
+    return adapting.adapt_input_channels(kernel, channels), [f"input channels {old} to {channels}"]
+
+
+def _fit_positions(source: Tensor, target: Tensor, geometry: Geometry) -> tuple[Tensor | None, str]:
+    new = geometry.our_grid
+    if new is None or source.ndim != 3 or source.shape[2] != target.shape[2]:
+        return fit_exactly(source, target)
+    if source.shape == target.shape and geometry.their_grid in (None, new):
+        return source, ""
+    registers = target.shape[1] - torch.Size(new).numel()
+    side = round(max(source.shape[1] - registers, 0) ** (1 / len(new)))
+    old = geometry.their_grid or (side,) * len(new)
+    if len(old) != len(new) or torch.Size(old).numel() + registers != source.shape[1]:
+        return fit_exactly(source, target)
+    return adapt_positions(source, old, new, how=geometry.positions), f"positions {old} to {new}, {geometry.positions}"
 
 
 def _fit_bias_table(

@@ -18,6 +18,12 @@ class LoadingSettings:
             that the network does not have; their features are not those of the checkpoint.
         allow_other_function: take weights of a network that computes something else with the same names and shapes, for
             instance with another norm or activation.
+        depth: blocks that a stage has more of than the checkpoint's: "new" ones, which start as the identity where they
+            are residual, or "copied" from the last block before them.
+        positions: absolute positions for another grid of tokens: "resample" stretches them, "extend" keeps them in the
+            middle.
+        decoder: "none" leaves the decoder new, "same-plan" takes that of a segmentation whose encoder and decoder fit
+            as a whole, "all" whatever of a decoder fits, that of a training without labels too.
         weight_set: which of several sets of weights in the file, by the key it has there, like "model_ema".
         merging: order in which MONAI's Swin transformer merged tokens; by default the reader's, which it states.
         token_order: order in which a Primus read its tokens: "whd" (first axis slowest) or "hwd" (second axis slowest);
@@ -32,6 +38,9 @@ class LoadingSettings:
     min_source_match: float | None = None
     allow_gaps: bool = False
     allow_other_function: bool = False
+    depth: Literal["new", "copied"] = "new"
+    positions: Literal["resample", "extend"] = "resample"
+    decoder: Literal["none", "same-plan", "all"] = "same-plan"
     weight_set: str | None = None
     merging: Literal["monai-1.4", "monai-1.5", "mergingv2"] | None = None
     token_order: Literal["whd", "hwd"] | None = None

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from bdfm_nnunet.checkpoints import load_pretrained
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import compare, parts_of
+from bdfm_nnunet.nnunet_files import channels_of
 from bdfm_nnunet.settings import WEIGHTS_VARIABLE, FinetuningSettings, read_block
 from bdfm_nnunet.tasks.task import Task
 
@@ -72,7 +73,13 @@ class Finetuning(Task):
             tell(f"Training from scratch: neither {WEIGHTS_VARIABLE} nor the plans name weights.")
             return
         digest = None if named else self.finetuning.weights_sha256
-        report = load_pretrained(self.trainer.network, path, sha256=digest, **self.finetuning.loading())
+        report = load_pretrained(
+            self.trainer.network,
+            path,
+            sha256=digest,
+            channels=channels_of(self.trainer.dataset_json),
+            **self.finetuning.loading(),
+        )
         tell(report)
         origin.take(report)
         self.trainer.strategy.take(report)

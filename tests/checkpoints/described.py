@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 
 from tests.networks import zoo
 
@@ -13,7 +14,18 @@ _NAMES = {
     "resenc": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
     "plain": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
 }
-_BLOCKS = {"resenc": {"n_blocks_per_stage": [1, 1, 2, 2]}, "plain": {"n_conv_per_stage": [2, 2, 2, 2]}}
+_BLOCKS: dict[str, dict[str, Any]] = {
+    "resenc": {"n_blocks_per_stage": [1, 1, 2, 2]},
+    "plain": {"n_conv_per_stage": [2, 2, 2, 2]},
+}
+
+
+def network_of(kind: str, channels: int, **changes: Any) -> Any:
+    """Like `zoo.network`, with numbers of blocks too."""
+    if kind not in _BLOCKS:
+        return zoo.network(kind, channels, **changes)
+    build = {"resenc": ResidualEncoderUNet, "plain": PlainConvUNet}[kind]
+    return build(channels, num_classes=3, **(zoo._CONV | _BLOCKS[kind] | changes))
 
 
 def configuration_of(kind: str, **changes: Any) -> dict[str, Any]:
@@ -42,7 +54,7 @@ def checkpoint_of_network(
 ) -> Path:
     """Save a network with random weights as nnU-Net does."""
     torch.manual_seed(1)
-    content: dict[str, Any] = {"network_weights": zoo.network(kind, channels, **changes).state_dict()}
+    content: dict[str, Any] = {"network_weights": network_of(kind, channels, **changes).state_dict()}
     if plans:
         described = {
             "dataset_name": "Dataset900_Made",

@@ -12,7 +12,7 @@ from bdfm_nnunet.checkpoints import load_pretrained
 from bdfm_nnunet.checkpoints.readers import Origin
 from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork
 from bdfm_nnunet.errors import InputError
-from tests.checkpoints.described import checkpoint_of_network, configuration_of
+from tests.checkpoints.described import checkpoint_of_network, configuration_of, network_of
 from tests.networks.zoo import NETWORKS, network
 
 BATCH_NORM = {"norm_op": nn.BatchNorm3d, "norm_op_kwargs": {"eps": 1e-5}}
@@ -85,15 +85,7 @@ def test_blocks_cut_out_of_the_middle(tmp_path: Path, kind: str, deep: dict[str,
 
 
 def _deep(kind: str, changes: dict[str, Any]) -> Weights:
-    from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-
-    from tests.networks import zoo
-
-    if kind == "swin":
-        return _weights(kind, **changes)
-    settings = {"n_conv_per_stage": [2] * 4} if kind == "plain" else {}
-    build = PlainConvUNet if kind == "plain" else ResidualEncoderUNet
-    whole = build(1, num_classes=2, **(zoo._CONV | settings | changes)).state_dict()
+    whole = network_of(kind, 1, **changes).state_dict()
     return {name: value for name, value in whole.items() if name.startswith("encoder.") and ".all_" not in name}
 
 
