@@ -45,3 +45,38 @@ def hold_lock(path: Path, *, otherwise: str, wait: float = 0.0) -> Iterator[None
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def lock_if_free(path: Path) -> Iterator[bool]:
+    """Hold a lock file for the duration of a `with` block, unless another process does, and tell which it is.
+
+    A missing folder is created. On a disk without locks every process is told that it holds it, after a warning.
+
+    Args:
+        path: the lock file.
+
+    Raises:
+        InputError: the folder cannot be written.
+
+    Example:
+        >>> with lock_if_free(Path("results/.task.lock")) as mine:
+        ...     mine
+        True
+    """
+    lock = FileLock(path, timeout=0)
+    mine = True
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        mine = False
+    except NotImplementedError:
+        logger.warning("%s is on a disk without locks: see to it that no other process writes there", path.parent)
+    except OSError as error:
+        raise cannot_write(path.parent, error) from error
+    try:
+        yield mine
+    finally:
+        if mine:
+            lock.release()

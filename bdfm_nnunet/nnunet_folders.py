@@ -1,7 +1,8 @@
 """The folders that nnU-Net takes from the environment."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from bdfm_nnunet.errors import InputError
@@ -56,3 +57,24 @@ def trainer_search_path(environ: Mapping[str, str] | None = None) -> str:
     """Return the value of `nnUNet_extTrainer` by which nnU-Net finds our trainers; folders already in it are kept."""
     present = (os.environ if environ is None else environ).get("nnUNet_extTrainer", "").split(os.pathsep)
     return os.pathsep.join([str(PLUGIN), *(folder for folder in present if folder and folder != str(PLUGIN))])
+
+
+@contextmanager
+def changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Give environment variables other values for the length of a block.
+
+    Example:
+        >>> with changed_environment({"nnUNet_results": "elsewhere"}):
+        ...     str(nnunet_folder("nnUNet_results"))
+        'elsewhere'
+    """
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

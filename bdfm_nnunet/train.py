@@ -280,13 +280,13 @@ def _checkpoint_to_continue(trainer: Any, asked: bool) -> Path | None:
     folder = Path(trainer.output_folder)
     marker = folder / _MARKER
     if asked:
-        return _last_of(folder)
+        return last_checkpoint(folder)
     run = os.environ.get("TORCHELASTIC_RUN_ID")
     if run is None:
         return None
     known = marker.is_file() and run != "none" and read_json(marker)["run"] == run
     if known or (marker.is_file() and _was_restarted()):
-        return _last_of(folder, since=marker.stat().st_mtime)
+        return last_checkpoint(folder, since=marker.stat().st_mtime)
     write_json(marker, {"run": run})
     return None
 
@@ -296,7 +296,7 @@ def _was_restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
-def _last_of(folder: Path, *, since: float = 0.0) -> Path | None:
+def last_checkpoint(folder: Path, *, since: float = 0.0) -> Path | None:
     """Return the most advanced checkpoint, in nnU-Net's order, without final ones of earlier runs."""
     times = {name: (folder / name).stat().st_mtime for name in _CHECKPOINTS if (folder / name).is_file()}
     final, latest = _CHECKPOINTS[:2]

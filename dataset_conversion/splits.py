@@ -117,7 +117,7 @@ def make_splits(
     _check_settings(folds, fractions)
     folders = _folders(dataset)
     cases = _cases(folders, patients)
-    facts = _facts(cases, _labels(folders), sites=read_sites(sites) if sites is not None else {})
+    facts = facts_of(cases, _labels(folders), sites=read_sites(sites) if sites is not None else {})
     patient_count = len({fact.group for fact in facts})
     if patient_count < 2:
         raise InputError(f"{folders[0]} has fewer than two patients: there is nothing to split")
@@ -157,7 +157,7 @@ def splits_of(cases: CaseList, labels: Mapping[str, Any], *, folds: int = FOLDS,
     Returns:
         One entry per fold; none with fewer than two patients.
     """
-    facts = _facts(cases, labels, sites={})
+    facts = facts_of(cases, labels, sites={})
     return _all_splits(facts, folds, (1.0,), seed)[0] if len({fact.group for fact in facts}) > 1 else []
 
 
@@ -257,7 +257,17 @@ def _patient(pattern: str, case: str) -> str:
     return match[1] if match.re.groups else match[0]
 
 
-def _facts(cases: CaseList, labels: Mapping[str, Any], *, sites: Mapping[str, str]) -> list[Facts]:
+def facts_of(cases: CaseList, labels: Mapping[str, Any], *, sites: Mapping[str, str]) -> list[Facts]:
+    """Return what the training cases of a data set are stratified by.
+
+    Args:
+        cases: of the data set.
+        labels: as in dataset.json, by which regions are known.
+        sites: case or patient id to its site; may be empty.
+
+    Raises:
+        InputError: the table of sites knows none of the cases.
+    """
     rows = sorted(cases.of_part("train"), key=lambda row: row["case"])
     group = groups(rows, cases.scope)
     regions = {} if cases.content.get("unlabelled") else _regions_on_disk(labels, cases.content)

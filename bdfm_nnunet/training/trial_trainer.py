@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -17,7 +16,7 @@ from torch import nn
 from bdfm_nnunet.cost_records import Costs, Schedule
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.network_costs import build_on
-from bdfm_nnunet.nnunet_folders import trainer_search_path
+from bdfm_nnunet.nnunet_folders import changed_environment, trainer_search_path
 from bdfm_nnunet.settings import LOGGERS_VARIABLE, WEIGHTS_VARIABLE
 from bdfm_nnunet.training_costs import count_step
 
@@ -50,7 +49,7 @@ def trial_trainer(
             WEIGHTS_VARIABLE: "none",
             LOGGERS_VARIABLE: "none",
         }
-        with _environment(changes):
+        with changed_environment(changes):
             try:
                 kind = recursive_find_trainer_class_by_name(name)
             except RuntimeError:
@@ -60,20 +59,6 @@ def trial_trainer(
                 ) from None
             content = {**deepcopy(dict(plans)), "continue_training": False}
             yield kind(content, configuration, "all", dict(dataset), device or torch.device("cpu"))
-
-
-@contextlib.contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def count_training(trainer: nnUNetTrainer) -> Costs:

@@ -1,0 +1,79 @@
+"""Intervals of a mean over cases and repetitions, which both are samples: the crossed bootstrap."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bdfm_nnunet.evaluation.score_summary import Summary
+
+CROSSED_INTERVAL = "95 % percentile bootstrap of the mean, patients and seeds drawn with replacement"
+"""The interval of `summarise_crossed`, in words."""
+
+
+def summarise_crossed(
+    scores: ArrayLike,
+    *,
+    patients: Sequence[str] | None = None,
+    seed: int = 0,
+    level: float = 0.95,
+    resamples: int = 10_000,
+) -> Summary:
+    """Return the mean over cases and repetitions, with an interval that covers the spread of both.
+
+    The same cases are scored in every repetition, so that rows and columns of a table are drawn, each with replacement
+    (Owen 2007, https://doi.org/10.1214/07-AOAS122): a seed with all of its cases, a patient with all of its cases in
+    all seeds. The paired difference of two methods is the same of the differences of their scores. One repetition gives
+    the spread over cases alone.
+
+    Args:
+        scores: (repetitions, cases); NaN where a score is undefined or missing.
+        patients: patient of each case, whose cases are drawn together; by default each case is one.
+        seed: of the resampling.
+        level: share of the means inside the interval.
+        resamples: number of resamples.
+
+    Returns:
+        Mean, interval and median of all scores, and how many there are.
+
+    Raises:
+        ValueError: there are no scores, or they are no table.
+
+    Example:
+        >>> change = summarise_crossed([[0.02, 0.04, 0.03], [0.01, 0.05, 0.02]])
+        >>> round(change.mean, 3), change.low > 0
+        (0.028, True)
+    """
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"expected scores of repetitions and cases, got the shape {table.shape}")
+    known = np.isfinite(table)
+    found = table[known]
+    if not found.size:
+        nothing = float("nan")
+        return Summary(nothing, nothing, nothing, nothing, 0, int(table.size))
+    numbers = _numbers(patients, table.shape[1])
+    generator = np.random.default_rng(seed)
+    rows = _counts(generator, table.shape[0], resamples)
+    columns = _counts(generator, int(numbers.max()) + 1, resamples)[:, numbers]
+    sums = np.einsum("rs,sc,rc->r", rows, np.where(known, table, 0.0), columns, optimize=True)
+    weights = np.einsum("rs,sc,rc->r", rows, known.astype(np.float64), columns, optimize=True)
+    means = sums[weights > 0] / weights[weights > 0]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    undefined = int(table.size - found.size)
+    return Summary(float(found.mean()), float(low), float(high), float(np.median(found)), int(found.size), undefined)
+
+
+def _numbers(patients: Sequence[str] | None, cases: int) -> NDArray[np.int64]:
+    """Return the number of the patient of each case."""
+    if patients is None:
+        return np.arange(cases)
+    if len(patients) != cases:
+        raise ValueError(f"expected a patient for each of {cases} cases, got {len(patients)}")
+    _, numbers = np.unique(np.asarray(patients), return_inverse=True)
+    return numbers.reshape(-1)
+
+
+def _counts(generator: np.random.Generator, count: int, resamples: int) -> NDArray[np.float64]:
+    """Return how often each of some things is drawn, per resample."""
+    return generator.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)

@@ -1,0 +1,124 @@
+"""The results of a study: study.json, a row for each arm, fraction, seed, case and region; result.json; study.md."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bdfm_nnunet.files import write_json
+from bdfm_nnunet.locks import hold_lock
+from bdfm_nnunet.reports.study_report import StudyFacts, write_report
+from bdfm_nnunet.results import Cost, RunResult, versions_of, write_result
+from bdfm_nnunet.studies.study_settings import RATE
+from bdfm_nnunet.studies.study_tasks import Task, TaskList
+
+KIND = "study"
+_WAIT = 60.0
+
+
+def write_study(tasks: TaskList) -> Path | None:
+    """Write the results of the cells that are finished, and return study.md; None where none is.
+
+    Raises:
+        InputError: a file cannot be written, or a result is of other settings.
+    """
+    study = tasks.study
+    with hold_lock(study.path / ".results.lock", otherwise=f"another process writes {study.path}: wait", wait=_WAIT):
+        finished = {task.name: (task, found) for task in tasks if (found := tasks.result(task)) is not None}
+        cells = [(task, found) for task, found in finished.values() if task.kind == "cell"]
+        if not cells:
+            return None
+        rows = [row for task, found in cells for row in rows_of(task, found)]
+        order = {arm.name: number for number, arm in enumerate(study.settings.arms)}
+        rows.sort(key=lambda row: (study.settings.fractions.index(row["fraction"]), order[row["arm"]], row["seed"]))
+        write_json(study.path / "study.json", rows)
+        facts = _facts(tasks, finished)
+        table = write_report(study.path, rows, facts)
+        seconds = sum((found.cost and found.cost.seconds) or 0.0 for _, found in finished.values())
+        steps = sum((found.cost and found.cost.steps) or 0 for _, found in finished.values())
+        result = RunResult(
+            kind=KIND,
+            settings=study.settings.as_dict(),
+            cost=Cost(seconds=seconds, steps=steps),
+            versions=versions_of("nnunetv2", "torch", "numpy", "scipy"),
+            extra={
+                "table": [entry.as_dict() for entry in table],
+                "warnings": list(facts.warnings),
+                "missing_tasks": facts.missing,
+                "rows": "study.json",
+            },
+        )
+        write_result(study.path / "result.json", result)
+    return study.path / "study.md"
+
+
+def rows_of(task: Task, result: RunResult) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a cell: one for each test case and region."""
+    assert result.scores is not None
+    about = {
+        "arm": task.arm.name,
+        "fraction": task.fraction,
+        "seed": task.seed,
+        "train_cases": result.extra["train_cases"],
+        "rate": result.extra["chosen"]["settings"].get(RATE),
+        "validation_dice": result.extra["chosen"]["score"],
+    }
+    for case in result.scores["cases"]:
+        patient = result.extra["patients"][case["case"]]
+        for region, scores in case["regions"].items():
+            yield {**about, "case": case["case"], "patient": patient, "region": region, **scores}
+
+
+def _facts(tasks: TaskList, finished: Mapping[str, tuple[Task, RunResult]]) -> StudyFacts:
+    study, settings = tasks.study, tasks.study.settings
+    cells = [(task, found) for task, found in finished.values() if task.kind == "cell"]
+    chosen: dict[tuple[str, float], list[str]] = {}
+    hours: dict[tuple[str, float], list[tuple[float, float]]] = {}
+    for task, found in cells:
+        place = task.arm.name, task.fraction
+        chosen.setdefault(place, []).append(_told(found.extra["chosen"]["settings"]))
+        pretraining = sum(_hours(finished[name][1]) for name in task.needs if finished[name][0].kind == "pretraining")
+        hours.setdefault(place, []).append((_hours(found), pretraining))
+    seen = {f"{task.arm.name}: {found.extra['seen']}" for task, found in cells if found.extra["seen"]}
+    diverged = sum(trial["score"] is None for _, found in cells for trial in found.extra["trials"])
+    warnings = [*sorted(seen), *([f"{diverged} trainings of the search diverged."] if diverged else [])]
+    return StudyFacts(
+        title=f"Study of {study.dataset}",
+        baseline=settings.baseline,
+        setup=_setup(tasks, sorted({str(found.extra["device"]) for _, found in finished.values()})),
+        warnings=warnings,
+        costs={place: (_mean(a for a, _ in each), _mean(b for _, b in each)) for place, each in hours.items()},
+        missing=len(tasks) - len(finished),
+        chosen={place: "; ".join(each) for place, each in chosen.items()},
+    )
+
+
+def _setup(tasks: TaskList, devices: list[str]) -> list[str]:
+    study, settings, parts = tasks.study, tasks.study.settings, tasks.study.parts
+    where = f"data set {settings.test}" if settings.test is not None else f"{len(parts.test)} held-out cases"
+    trials = len(settings.trials(settings.arms[0]))
+    how = "halving the field at each rung" if settings.halving else "all in full"
+    again = "with each seed" if settings.search_seeds == "each" else "with the first seed, for all"
+    fitted = study.dataset if settings.pretrain_on is None else study.pretraining_dataset
+    plans = sorted({arm.plans or settings.plans for arm in settings.arms})
+    pretrained = f"Arms that the study pre-trains take {settings.pretrain_steps} steps on {fitted}, once a seed."
+    return [
+        f"Tested on {where}; {len(parts.validation)} validation cases choose the settings, {len(parts.train)} cases "
+        "are for training. No patient is on two sides.",
+        f"Each arm takes {settings.steps} optimiser steps of fine-tuning with every fraction, and tries {trials} "
+        f"settings ({how}), {again}.",
+        *([pretrained] if any(arm.pretrain for arm in settings.arms) else []),
+        f"Plans: {', '.join(plans)}. Device: {', '.join(devices)}.",
+    ]
+
+
+def _told(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in settings.items())
+
+
+def _hours(result: RunResult) -> float:
+    return ((result.cost and result.cost.seconds) or 0.0) / 3600
+
+
+def _mean(values: Any) -> float:
+    found = list(values)
+    return float(sum(found) / len(found))

@@ -1,0 +1,98 @@
+"""The folder of a study: made once, grown by arms and seeds, and never mixed with another study."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.split_files import read_splits
+from bdfm_nnunet.studies.study_folder import StudyFolder, prepare
+from tests.studies.study_cohort import ARMS, NAME, make_dataset, settings
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return make_dataset(tmp_path, monkeypatch)
+
+
+def test_folds_hold_the_fractions_of_each_seed(dataset: Path, tmp_path: Path) -> None:
+    study = prepare(settings(), tmp_path / "out")
+    folds = read_splits(study.preprocessed / NAME / "splits_final.json")
+    assert len(folds) == 1 + 2 * 2 and folds[0]["train"] == study.parts.train
+    assert all(fold["val"] == study.parts.validation for fold in folds)
+    for seed in range(2):
+        for number, fraction in enumerate(study.settings.fractions):
+            assert folds[study.fold(fraction, seed)]["train"] == study.parts.subsets[seed][number]
+    assert not {case for fold in folds for part in fold.values() for case in part} & set(study.parts.test)
+    assert json.loads((dataset / "splits_final.json").read_text())[0]["train"] == ["case_00"], "the user's stay"
+
+
+def test_data_is_linked_and_plans_are_kept(dataset: Path, tmp_path: Path) -> None:
+    study = prepare(settings(), tmp_path / "out")
+    assert (study.preprocessed / NAME / "data").resolve() == dataset / "data"
+    (dataset / "BDFMPlans.json").write_text("{}")
+    assert prepare(settings(), tmp_path / "out").plans(NAME, "BDFMPlans")["dataset_name"] == NAME
+    assert StudyFolder.open(tmp_path / "out") == study
+
+
+def test_arms_and_seeds_may_be_added(dataset: Path, tmp_path: Path) -> None:
+    before = prepare(settings(), tmp_path / "out")
+    arms = {**ARMS, "simmim": {"pretrain": "nnUNetTrainerSimMIM"}}
+    after = prepare(settings(arms=arms, seeds=3), tmp_path / "out")
+    assert after.parts.subsets[:2] == before.parts.subsets and len(after.parts.subsets) == 3
+    assert [arm.name for arm in after.settings.arms] == ["scratch", "bdfm", "simmim"]
+    folds = read_splits(after.preprocessed / NAME / "splits_final.json")
+    assert folds[after.fold(100, 2)]["train"] == after.parts.subsets[2][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"steps": 20}, "a study with steps = 10, this one has 20"),
+        ({"fractions": [20]}, "a study with fractions = "),
+        ({"seeds": 1}, "2 seeds instead of 1"),
+        ({"arms": {"bdfm": ARMS["bdfm"]}, "baseline": "bdfm"}, "a study with baseline = scratch"),
+        ({"arms": {"scratch": {}}}, "another arm bdfm"),
+        ({"arms": {**ARMS, "scratch": {"set": {"training.workers": 0}}}}, "another arm scratch"),
+    ],
+)
+def test_another_study_needs_another_folder(
+    dataset: Path, tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    prepare(settings(), tmp_path / "out")
+    before = (tmp_path / "out" / "settings.json").read_bytes()
+    with pytest.raises(InputError, match="name a new folder") as refusal:
+        prepare(settings(**changes), tmp_path / "out")
+    assert sentence in str(refusal.value)
+    assert (tmp_path / "out" / "settings.json").read_bytes() == before
+
+
+def test_cases_that_changed_are_noticed(dataset: Path, tmp_path: Path) -> None:
+    prepare(settings(), tmp_path / "out")
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    manifest["cases"].append({"case": "case_99", "patient": "p99", "part": "train"})
+    (dataset / "manifest.json").write_text(json.dumps(manifest))
+    prepare(settings(), tmp_path / "out")  # nothing is drawn anew
+    with pytest.raises(InputError, match="cases of the data set have changed"):
+        prepare(settings(seeds=3), tmp_path / "out")
+
+
+def test_what_is_no_study_is_left_alone(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"holds thesis\.tex, and is no folder of a study"):
+        prepare(settings(), tmp_path / "out")
+    with pytest.raises(InputError, match="holds no study"):
+        StudyFolder.open(tmp_path / "out")
+
+
+def test_weights_and_plans_must_be_there(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"run `bdfm plan -d 9 -p Other`"):
+        prepare(settings(plans="Other"), tmp_path / "first")
+    with pytest.raises(InputError, match=r"weights gone.pth of an arm do not exist"):
+        prepare(settings(arms={"a": {"weights": "gone.pth"}}), tmp_path / "second")
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    study = prepare(settings(arms={"a": {"weights": str(tmp_path / "w.pth")}}), tmp_path / "second")
+    assert len(study.weights[str(tmp_path / "w.pth")]["sha256"]) == 64
