@@ -27,6 +27,7 @@ class Entry:
         fraction: percent of the training cases.
         cases: number of these cases.
         dice: mean over test cases, regions and seeds.
+        baseline: arm that it is compared with.
         difference: from the baseline, by pairs of the same case and seed; None for the baseline itself.
         regions: the difference region by region.
         seeds: that are finished.
@@ -38,6 +39,7 @@ class Entry:
     fraction: float
     cases: float
     dice: Summary
+    baseline: str
     difference: Summary | None
     regions: Mapping[str, Summary]
     seeds: int
@@ -64,7 +66,7 @@ class StudyFacts:
 
     Attributes:
         title: heading.
-        baseline: arm that the others are compared with.
+        baselines: arm -> the arm that it is compared with; of a baseline itself its own name.
         setup: sentences on cases, steps and search.
         warnings: sentences on what limits the comparison.
         costs: (arm, fraction) -> mean device hours of a seed, and of its pre-training.
@@ -73,7 +75,7 @@ class StudyFacts:
     """
 
     title: str
-    baseline: str
+    baselines: Mapping[str, str]
     setup: Sequence[str]
     warnings: Sequence[str]
     costs: Mapping[tuple[str, float], tuple[float, float]]
@@ -91,14 +93,14 @@ def entries(rows: Sequence[Row], facts: StudyFacts) -> list[Entry]:
     found = []
     for fraction in dict.fromkeys(row["fraction"] for row in rows):
         here = [row for row in rows if row["fraction"] == fraction]
-        base = [row for row in here if row["arm"] == facts.baseline]
         for arm in dict.fromkeys(row["arm"] for row in here):
             own = [row for row in here if row["arm"] == arm]
-            found.append(_entry(own, base if arm != facts.baseline else [], facts.costs[arm, fraction]))
+            base = [row for row in here if row["arm"] == facts.baselines[arm] != arm]
+            found.append(_entry(own, base, facts.baselines[arm], facts.costs[arm, fraction]))
     return found
 
 
-def _entry(own: Sequence[Row], base: Sequence[Row], costs: tuple[float, float]) -> Entry:
+def _entry(own: Sequence[Row], base: Sequence[Row], baseline: str, costs: tuple[float, float]) -> Entry:
     dice, _ = _table(own)
     regions = dict.fromkeys(row["region"] for row in own) if base else {}
     by_region = {
@@ -111,6 +113,7 @@ def _entry(own: Sequence[Row], base: Sequence[Row], costs: tuple[float, float]) 
         fraction=own[0]["fraction"],
         cases=sum(counts.values()) / len(counts),
         dice=summarise_crossed(dice, patients=_patients(own)),
+        baseline=baseline,
         difference=_difference(own, base) if base else None,
         regions={name: summary for name, summary in by_region.items() if summary is not None},
         seeds=len(counts),
@@ -150,17 +153,18 @@ def _patients(rows: Sequence[Row]) -> list[str]:
 # ------------------------------------------------------------------------------------------------------- in words
 
 
-def verdict(entry: Entry, baseline: str) -> str:
+def verdict(entry: Entry) -> str:
     """Return what a difference means, in plain words.
 
     Example:
         >>> summary = Summary(-0.012, -0.02, -0.004, -0.01, 80)
-        >>> entry = Entry(arm="bdfm", fraction=5.0, cases=7, dice=summary, difference=summary, regions={}, seeds=3,
-        ...               hours=0.1, pretraining_hours=0.2)
-        >>> verdict(entry, "scratch")
+        >>> entry = Entry(arm="bdfm", fraction=5.0, cases=7, dice=summary, baseline="scratch", difference=summary,
+        ...               regions={}, seeds=3, hours=0.1, pretraining_hours=0.2)
+        >>> verdict(entry)
         'With 5 % of the labels (7 cases), bdfm is worse than scratch by 0.012 Dice [0.004, 0.020].'
     """
     assert entry.difference is not None
+    baseline = entry.baseline
     mean, low, high = (getattr(entry.difference, name) for name in ("mean", "low", "high"))
     labels = f"With {entry.fraction:g} % of the labels ({entry.cases:g} case{'s' * (entry.cases != 1)})"
     if low > 0:
@@ -176,14 +180,14 @@ def verdict(entry: Entry, baseline: str) -> str:
 def findings(table: Sequence[Entry], facts: StudyFacts) -> list[str]:
     """Return what was found, in sentences."""
     compared = [entry for entry in table if entry.difference is not None]
-    told = [verdict(entry, facts.baseline) for entry in compared]
+    told = [verdict(entry) for entry in compared]
     for arm in dict.fromkeys(entry.arm for entry in compared):
         changes = [entry.difference for entry in compared if entry.arm == arm]
         better = sum(change.low > 0 for change in changes if change)
         worse = sum(change.high < 0 for change in changes if change)
         told.append(
-            f"In all, {arm} is ahead of {facts.baseline} with {better}, behind with {worse} and not told apart from it "
-            f"with {len(changes) - better - worse} of {len(changes)} label fractions."
+            f"In all, {arm} is ahead of {facts.baselines[arm]} with {better}, behind with {worse} and not told apart "
+            f"from it with {len(changes) - better - worse} of {len(changes)} label fractions."
         )
     if table and max(entry.seeds for entry in table) < _FEW_SEEDS:
         told.append("With fewer than three seeds, the intervals hardly know how much two trainings alike differ.")
@@ -208,8 +212,8 @@ def study_text(table: Sequence[Entry], facts: StudyFacts, *, figure: str = "") -
             *warnings,
             "## Mean Dice",
             "",
-            f"Over test cases, regions and seeds; brackets: {CROSSED_INTERVAL}. The difference is that from "
-            f"`{facts.baseline}`, by pairs of the same case and seed.",
+            f"Over test cases, regions and seeds; brackets: {CROSSED_INTERVAL}. The difference is by pairs "
+            f"of the same case and seed, from {_named(facts.baselines)}.",
             "",
             *_lines(table),
             "",
@@ -225,6 +229,16 @@ def study_text(table: Sequence[Entry], facts: StudyFacts, *, figure: str = "") -
             "",
         ]
     )
+
+
+def _named(baselines: Mapping[str, str]) -> str:
+    """Return which arms are compared with which."""
+    compared: dict[str, list[str]] = {}
+    for arm, baseline in baselines.items():
+        compared.setdefault(baseline, []).extend([arm] if arm != baseline else [])
+    if len(compared) == 1:
+        return f"`{next(iter(compared))}`"
+    return " and ".join(f"`{baseline}` (of {', '.join(arms)})" for baseline, arms in compared.items() if arms)
 
 
 def _lines(table: Sequence[Entry]) -> list[str]:
@@ -264,8 +278,8 @@ def _interval(summary: Summary, sign: str = "") -> str:
 # ------------------------------------------------------------------------------------------------------ a picture
 
 
-def study_figure(table: Sequence[Entry], *, baseline: str, title: str = "") -> Figure:
-    """Mean Dice over the label fractions, a line for each arm, and the differences from the baseline beside it."""
+def study_figure(table: Sequence[Entry], *, title: str = "") -> Figure:
+    """Mean Dice over the label fractions, a line for each arm, and the differences from the baselines beside it."""
     figure = Figure(figsize=(11.0, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     places = {fraction: i for i, fraction in enumerate(sorted({entry.fraction for entry in table}))}
@@ -277,7 +291,8 @@ def study_figure(table: Sequence[Entry], *, baseline: str, title: str = "") -> F
         _draw(left, [(places[e.fraction] + shift, e.dice) for e in own], label=arm, **style)
         _draw(right, [(places[e.fraction] + shift, e.difference) for e in own if e.difference], label=arm, **style)
     right.axhline(0, color="black", lw=0.8)
-    for axes, ylabel in ((left, "Dice"), (right, f"Dice minus that of {baseline}")):
+    baselines = " or ".join(dict.fromkeys(entry.baseline for entry in table))
+    for axes, ylabel in ((left, "Dice"), (right, f"Dice minus that of {baselines}")):
         axes.set_xticks(range(len(places)), [f"{fraction:g} %" for fraction in places])
         axes.set_xlabel("training cases whose labels are used")
         axes.set_ylabel(ylabel)
@@ -305,7 +320,7 @@ def write_report(folder: Path, rows: Sequence[Row], facts: StudyFacts) -> list[E
         facts: of the study.
     """
     table = entries(rows, facts)
-    save_figure(study_figure(table, baseline=facts.baseline, title=facts.title), folder / "figures" / "dice.png")
+    save_figure(study_figure(table, title=facts.title), folder / "figures" / "dice.png")
     with write_atomically(folder / "study.md") as temporary:
         temporary.write_text(study_text(table, facts, figure="figures/dice.png"), encoding="utf-8")
     return table

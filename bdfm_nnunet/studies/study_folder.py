@@ -122,7 +122,9 @@ def prepare(settings: StudySettings, path: Path) -> StudyFolder:
         parts = _parts(settings)
         if there is not None:
             _check_parts(parts, there.parts, path)
-        weights = {arm.weights: _found(arm.weights) for arm in settings.arms if arm.weights != "none"}
+        weights: dict[str, Mapping[str, str]] = {
+            arm.weights: _found(arm.weights) for arm in settings.arms if arm.weights != "none"
+        }
         if there is not None:
             weights |= {name: there.weights[name] for name in weights if name in there.weights}
         _write_splits(settings, parts, path / "preprocessed")

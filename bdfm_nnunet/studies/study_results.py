@@ -83,7 +83,7 @@ def _facts(tasks: TaskList, finished: Mapping[str, tuple[Task, RunResult]]) -> S
     warnings = [*sorted(seen), *([f"{diverged} trainings of the search diverged."] if diverged else [])]
     return StudyFacts(
         title=f"Study of {study.dataset}",
-        baseline=settings.baseline,
+        baselines={arm.name: settings.complete(arm).baseline for arm in settings.arms},
         setup=_setup(tasks, sorted({str(found.extra["device"]) for _, found in finished.values()})),
         warnings=warnings,
         costs={place: (_mean(a for a, _ in each), _mean(b for _, b in each)) for place, each in hours.items()},

@@ -37,6 +37,7 @@ class Arm:
         plans: name of the plans, if not those of the study.
         configuration: one of their configurations, if not that of the study.
         trainer: of fine-tuning, if not that of the study.
+        baseline: arm that it is compared with, if not that of the study; for instance the same network from scratch.
         rates: learning rates that it searches, as many as those of the study, if not the same ones.
         set: settings of fine-tuning, as `bdfm plan --set` takes them.
         pretrain_set: settings of pre-training.
@@ -53,6 +54,7 @@ class Arm:
     plans: str = ""
     configuration: str = ""
     trainer: str = ""
+    baseline: str = ""
     rates: tuple[float, ...] = ()
     set: Mapping[str, Any] = field(default_factory=dict)
     pretrain_set: Mapping[str, Any] = field(default_factory=dict)
@@ -143,8 +145,8 @@ class StudySettings:
         scratch = [arm.name for arm in self.arms if not arm.is_pretrained]
         object.__setattr__(self, "baseline", self.baseline or (scratch or [self.arms[0].name])[0])
         names = [arm.name for arm in self.arms]
-        if self.baseline not in names:
-            raise InputError(f"baseline is {self.baseline!r}: {nearest(self.baseline, names)}")
+        for wrong in {self.baseline, *(arm.baseline or self.baseline for arm in self.arms)} - {*names}:
+            raise InputError(f"baseline is {wrong!r}: {nearest(wrong, names)}")
 
     def _check_arms(self) -> None:
         names = [arm.name.casefold() for arm in self.arms]
@@ -187,6 +189,7 @@ class StudySettings:
             plans=arm.plans or self.plans,
             configuration=arm.configuration or self.configuration,
             trainer=arm.trainer or self.trainer,
+            baseline=arm.baseline or self.baseline,
             rates=arm.rates or self.rates,
             set={**self.set, **arm.set, **strategy},
             pretrain_set={**self.pretrain_set, **arm.pretrain_set} if arm.pretrain else {},
@@ -235,7 +238,7 @@ _EXPECTED = {
 }
 _VALUES = {str: object}
 _ARM = {
-    **dict.fromkeys(("weights?", "pretrain?", "strategy?", "plans?", "configuration?", "trainer?"), str),
+    **dict.fromkeys(("weights?", "pretrain?", "strategy?", "plans?", "configuration?", "trainer?", "baseline?"), str),
     "rates?": [float], "set?": _VALUES, "pretrain_set?": _VALUES,
 }  # fmt: skip
 _SHAPE = {

@@ -148,7 +148,7 @@ class TaskRunner:
             note = str(error).partition(",")[0]
         wall = time.monotonic() - began
         about = {"score": None if scores is None else mean_dice(scores), "note": note, "wall_seconds": wall}
-        what = {"trainer": task.arm.trainer, "settings": {"task": task.name, **asdict(trial)}}
+        what: dict[str, Any] = {"trainer": task.arm.trainer, "settings": {"task": task.name, **asdict(trial)}}
         cost = cost or Cost(seconds=wall, steps=trial.steps)
         write_result(place.with_suffix(".json"), RunResult(kind=TRIAL, scores=scores, cost=cost, extra=about, **what))
 

@@ -7,6 +7,7 @@ import pytest
 
 from bdfm_nnunet.reports.study_report import StudyFacts, entries, findings, study_figure, study_text, verdict
 
+BASELINES = dict.fromkeys(("scratch", "good", "bad", "a"), "scratch")
 CASES = [f"case_{i}" for i in range(12)]
 
 
@@ -24,7 +25,7 @@ def rows(gains: dict[str, dict[float, float]], *, seeds: int = 3, noise: float =
 
 def facts(found: list[dict[str, Any]], **changes: Any) -> StudyFacts:
     costs = {(row["arm"], row["fraction"]): (0.5, 0.0 if row["arm"] == "scratch" else 1.5) for row in found}
-    given: dict[str, Any] = {"title": "T", "baseline": "scratch", "setup": ["how"], "warnings": [], "costs": costs}
+    given: dict[str, Any] = {"title": "T", "baselines": BASELINES, "setup": ["how"], "warnings": [], "costs": costs}
     return StudyFacts(**given, chosen={("scratch", 5.0): "initial_lr 0.001"}, **changes)
 
 
@@ -55,7 +56,7 @@ def test_words_tell_gains_losses_and_what_cannot_be_told() -> None:
     found = rows(GAINS)
     about = facts(found)
     table = entries(found, about)
-    told = {(e.arm, e.fraction): verdict(e, "scratch") for e in table if e.difference}
+    told = {(e.arm, e.fraction): verdict(e) for e in table if e.difference}
     assert "good is better than scratch by 0.0" in told["good", 5.0]
     assert "cannot be told apart" in told["good", 100.0] and "spans zero" in told["good", 100.0]
     assert "bad is worse than scratch by 0.0" in told["bad", 5.0] and "[0.0" in told["bad", 5.0]
@@ -108,7 +109,18 @@ def test_page_and_figure() -> None:
                   "- scratch, 5 %: initial_lr 0.001", "- how"):  # fmt: skip
         assert piece in page
     assert "What limits this" not in page and "nan" not in page
-    figure = study_figure(table, baseline="scratch")
+    figure = study_figure(table)
     left, right = figure.axes
     assert len(left.containers) == 3 and len(right.containers) == 2
     assert [label.get_text() for label in left.get_xticklabels()] == ["5 %", "100 %"]
+
+
+def test_arms_may_have_a_baseline_of_their_own() -> None:
+    found = rows(GAINS)
+    about = facts(found)
+    about = StudyFacts(**{**about.__dict__, "baselines": {"scratch": "scratch", "good": "scratch", "bad": "good"}})
+    table = {(entry.arm, entry.fraction): entry for entry in entries(found, about)}
+    change = table["bad", 5.0].difference
+    assert change is not None and change.mean == pytest.approx(-0.1, abs=0.012)
+    assert "bad is worse than good by" in verdict(table["bad", 5.0])
+    assert "from `scratch` (of good) and `good` (of bad)." in study_text(list(table.values()), about)

@@ -43,6 +43,8 @@ def test_baseline_is_the_first_from_scratch() -> None:
     assert study(arms={"bdfm": BDFM, "public": {"weights": "x.pth"}, "plain": {}}).baseline == "plain"
     assert study(arms={"bdfm": BDFM}).baseline == "bdfm"
     assert study(baseline="bdfm").baseline == "bdfm"
+    own = study(arms={"scratch": {}, "resenc": {}, "bdfm": {**BDFM, "baseline": "resenc"}})
+    assert [own.complete(arm).baseline for arm in own.arms] == ["scratch", "scratch", "resenc"]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,7 @@ def test_baseline_is_the_first_from_scratch() -> None:
         ({"steps": 211}, "steps is 211, expected a whole number up to 50 or a multiple of 10"),
         ({"seeds": 0}, "seeds is 0"),
         ({"baseline": "scrach"}, "did you mean scratch?"),
+        ({"arms": {"a": {}, "b": {"baseline": "c"}}}, "baseline is 'c'"),
         ({"search_seeds": "some"}, "search_seeds is some"),
     ],
 )
