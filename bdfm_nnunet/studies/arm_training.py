@@ -107,8 +107,9 @@ def _trainer(training: Training) -> Trainer:
     plans = {**training.plans, "continue_training": False}
     dataset, place = dict(training.dataset_json), (training.configuration, training.fold)
     trainer: Trainer = find_trainer(training.trainer)(plans, *place, dataset, training.device)
-    # figures of progress, once an epoch, take longer than the steps of a small one, and nobody looks at them
+    # once an epoch they take longer than the steps of a small one, and nobody looks at them: figures, best checkpoints
     trainer.logger.local_logger.plot_progress_png = lambda folder: None
+    trainer.save_if_best = lambda score: None  # type: ignore[method-assign]
     return trainer
 
 

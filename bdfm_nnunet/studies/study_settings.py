@@ -250,18 +250,20 @@ _SHAPE = {
 }  # fmt: skip
 
 
-def lengths(steps: int, longest: int = LONGEST_EPOCH) -> tuple[int, int]:
+def lengths(steps: int, *, longest: int = LONGEST_EPOCH, epochs: int = 20) -> tuple[int, int]:
     """Return epochs and steps an epoch of a training of that many steps.
 
     Args:
         steps: of the training.
         longest: most steps of an epoch.
+        epochs: number to have at least, where there are as many steps; strategies of fine-tuning count in epochs.
 
     Example:
         >>> lengths(1000), lengths(37), lengths(130)
-        ((20, 50), (1, 37), (5, 26))
+        ((20, 50), (37, 1), (26, 5))
     """
-    epoch = next(size for size in range(min(steps, longest), 0, -1) if steps % size == 0)
+    most = max(1, min(longest, steps // epochs))
+    epoch = next(size for size in range(most, 0, -1) if steps % size == 0)
     return steps // epoch, epoch
 
 

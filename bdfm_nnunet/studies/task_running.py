@@ -192,7 +192,7 @@ class TaskRunner:
 
 def pretraining_settings(task: Task, steps: int) -> dict[str, Any]:
     """Return the settings with which a pre-training is derived from the plans."""
-    epochs, iterations = lengths(steps, _LONG_EPOCH)
+    epochs, iterations = lengths(steps, longest=_LONG_EPOCH, epochs=1)
     length = {"training.epochs": epochs, "training.iterations_per_epoch": iterations, "training.seed": task.seed}
     return {"training.val_iterations_per_epoch": 4, **length, **task.arm.pretrain_set}
 

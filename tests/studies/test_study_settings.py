@@ -85,8 +85,8 @@ def test_what_cannot_be_is_refused(changes: dict[str, Any], sentence: str) -> No
 def test_lengths_give_exactly_the_steps() -> None:
     for steps in [*range(1, 51), *range(60, 3000, 10)]:
         epochs, iterations = lengths(steps)
-        assert (epochs * iterations == steps and 5 <= iterations <= 50) or steps < 5
-    assert lengths(1000, 250) == (4, 250)
+        assert epochs * iterations == steps and 1 <= iterations <= 50 and epochs >= min(steps, 20)
+    assert lengths(1000) == (20, 50) and lengths(1000, longest=250, epochs=1) == (4, 250)
 
 
 def test_an_arm_from_weights_is_pretrained() -> None:

@@ -67,7 +67,7 @@ def test_what_changes_no_result_changes_no_fingerprint(study: StudyFolder) -> No
     arms = {"new": {"strategy": "frozen"}, **ARMS}
     before, after = TaskList(study), with_settings(study, arms=arms)
     for task in before:
-        assert after.named(task.name) == task
+        assert after.named(task.name).fingerprint == task.fingerprint
     assert len({task.fingerprint for task in before}) == len(before)
 
 
