@@ -1,11 +1,10 @@
 """Plans that match a pre-trained checkpoint: its network and patch size, its spacing and normalisation."""
 
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +14,11 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.networks.network_classes import check_network_classes
 from bdfm_nnunet.nnunet_files import check_plans, resolve_configuration
+from bdfm_nnunet.plans.like_checkpoint import LikeCheckpoint, Likeness
 from bdfm_nnunet.plans.memory_targets import configuration_costs, largest_batch
 from bdfm_nnunet.plans.network_names import primus_name
 from bdfm_nnunet.plans.planners import FixedDataPlanner
 from bdfm_nnunet.plans.swin_planner import MIN_BATCH_SIZE
-
-logger = logging.getLogger(__name__)
 
 NETWORK_OF_CLASS = {
     "SwinUNet": "swin",
@@ -130,45 +128,13 @@ def _check_network(configuration: Mapping[str, Any], name: str) -> None:
         raise InputError(f"{name} describe a network that cannot be built ({reason}): choose other weights") from None
 
 
-class MatchingPlanner(FixedDataPlanner):
+class MatchingPlanner(LikeCheckpoint, FixedDataPlanner):
     """A planner that takes the network of a checkpoint for another data set; the batch follows the memory target."""
 
     def __init__(self, *args: Any, source: PretrainedPlans, **settings: Any) -> None:
-        super().__init__(*args, overwrite_target_spacing=list(source.images.spacing), **settings)
+        super().__init__(*args, **settings)
         self.source = source
-
-    def generate_data_identifier(self, configuration_name: str) -> str:
-        """Return the name of a separate folder: spacing and normalisation are the checkpoint's, not the data set's."""
-        return f"{self.plans_identifier}_{configuration_name}"
-
-    def determine_transpose(self) -> tuple[list[int], list[int]]:
-        """Return the checkpoint's order of axes."""
-        forward = list(self.source.images.axes)
-        return forward, [forward.index(axis) for axis in range(len(forward))]
-
-    def determine_fullres_target_spacing(self) -> np.ndarray:
-        """Return the checkpoint's spacing."""
-        return np.array(self.source.images.spacing)
-
-    def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
-        """Return the checkpoint's normalisation, channel by channel, or one for all if it has only one kind."""
-        images = self.source.images
-        schemes, masked = list(images.normalisation), cast(list[bool], list(images.masked))  # nnU-Net's None counts too
-        if len(schemes) == self.input_channels:
-            return schemes, masked
-        if len(set(zip(schemes, masked))) == 1:
-            return [schemes[0]] * self.input_channels, [masked[0]] * self.input_channels
-        own: tuple[list[str], list[bool]] = super().determine_normalization_scheme_and_whether_mask_is_used_for_norm()
-        logger.warning(
-            "%s normalises its %d channels differently (%s), which cannot be carried over to %d channels: "
-            "the data set's own normalisation is used (%s)",
-            self.source.path,
-            len(schemes),
-            ", ".join(schemes),
-            self.input_channels,
-            ", ".join(own[0]),
-        )
-        return own
+        self.likeness = Likeness(path=source.path, images=source.images, patch=None, spacing="like_pretrained")
 
     def choose_network(self, spacing: list[float], median_shape: list[float], voxels: float) -> dict[str, Any]:
         """Choose patch size, batch size and architecture."""

@@ -10,6 +10,7 @@ from typing import Any
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write
 from bdfm_nnunet.output_log import output_to
+from bdfm_nnunet.plans.like_checkpoint import planner_like, read_likeness
 from bdfm_nnunet.plans.matching import MatchingPlanner, read_pretrained_plans
 from bdfm_nnunet.plans.network_names import PRIMUS_KINDS
 from bdfm_nnunet.plans.planners import OurPlanner, PlainUNetPlanner, ResidualUNetPlanner
@@ -37,6 +38,8 @@ def plan_dataset(
     network: str | None = None,
     gpu_memory: float = 8.0,
     weights: str | Path | None = None,
+    like: str | Path | None = None,
+    spacing: str | Sequence[float] | None = None,
     plans_name: str = DEFAULT_PLANS,
     preprocess: bool = True,
     workers: int | None = None,
@@ -51,7 +54,11 @@ def plan_dataset(
         dataset_id: number of the data set.
         network: a name in `PLANNERS`; by default the network of `weights`, or "swin".
         gpu_memory: GB of GPU memory that training may take, as nnU-Net counts it.
-        weights: a checkpoint whose network, patch size, spacing and normalisation the plans must match.
+        weights: a checkpoint whose network, patch size, spacing and normalisation the plans must match, and from which
+            fine-tuning starts.
+        like: a checkpoint whose axes, spacing, normalisation and patch size the plans take over for any network;
+            nothing starts from it.
+        spacing: with `like`, another spacing than the checkpoint's, see `read_likeness`.
         plans_name: name of the plans file.
         preprocess: whether to preprocess the images too.
         workers: processes that read and preprocess; by default one a core, at most 8.
@@ -68,15 +75,19 @@ def plan_dataset(
     raw_folder(dataset_id)
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     _check_settings(network, gpu_memory, workers)
+    _check_sources(weights, like, spacing)
     source = read_pretrained_plans(weights, network) if weights is not None else None
+    planner: Callable[..., OurPlanner] = PLANNERS[network or "swin"]
+    if source is not None:
+        planner = partial(MatchingPlanner, source=source)
+    elif like is not None:
+        planner = planner_like(planner, read_likeness(like, spacing))
     log = path.with_suffix(".log")
     logger.info("planning %s; what nnU-Net prints goes to %s", dataset_name(dataset_id), log)
     with output_to(log):
         prepare_fingerprint(dataset_id, workers=workers)
         copy_manifest(dataset_id)
-        planner_class: Any = MatchingPlanner if source else PLANNERS[network or "swin"]
-        settings = {"source": source} if source else {}
-        _plan(planner_class, dataset_name(dataset_id), float(gpu_memory), plans_name, settings)
+        _plan(planner, dataset_name(dataset_id), float(gpu_memory), plans_name)
         for configuration in configurations if preprocess else ():
             prepare_data(dataset_id, plans_name, configuration, workers=workers)
     logger.info("%s", describe_plans(path))
@@ -92,9 +103,16 @@ def _check_settings(network: str | None, gpu_memory: float, workers: int) -> Non
         raise InputError(f"--workers is {workers}, expected at least 1")
 
 
-def _plan(planner_class: Any, name: str, gpu_memory: float, plans_name: str, settings: dict[str, Any]) -> None:
+def _check_sources(weights: Any, like: Any, spacing: Any) -> None:
+    if weights is not None and like is not None:
+        raise InputError("--weights and --like were given: --weights matches the plans too, give one of them")
+    if spacing is not None and like is None:
+        raise InputError("--spacing needs --like CKPT: other plans have the spacing of the data set or of the weights")
+
+
+def _plan(make: Callable[..., OurPlanner], name: str, gpu_memory: float, plans_name: str) -> None:
     try:
-        planner: OurPlanner = planner_class(name, gpu_memory_target_in_gb=gpu_memory, plans_name=plans_name, **settings)
+        planner = make(name, gpu_memory_target_in_gb=gpu_memory, plans_name=plans_name)
     except AssertionError:
         raise InputError(
             f"splits_final.json of {name} in nnUNet_raw disagrees with the one in nnUNet_preprocessed: "

@@ -134,6 +134,14 @@ def positive(text: str) -> float:
     return value
 
 
+def spacing(text: str) -> str | list[float]:
+    """Read three numbers of millimetres between commas, or a word."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        return text
+
+
 def names(text: str) -> list[str]:
     """Read names between commas."""
     found = [name.strip() for name in text.split(",")]

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bdfm_nnunet.commands.arguments import Add, SwitchOnce, assignment, command, dataset, each_once, positive, workers
+from bdfm_nnunet.commands.arguments import (
+    Add,
+    SwitchOnce,
+    assignment,
+    command,
+    dataset,
+    each_once,
+    positive,
+    spacing,
+    workers,
+)
 from bdfm_nnunet.commands.cost_report import check_cost_options, cost_options, log_costs
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.nnunet_folders import nnunet_folder, trainer_search_path
@@ -44,7 +54,10 @@ def _plan_options(add: Add) -> None:
     add("-p", "--plans", default="BDFMPlans", metavar="NAME", help="name of the plans (default: %(default)s)")
     add("--network", choices=NETWORKS, metavar="NETWORK", help=f"network to plan for: {', '.join(NETWORKS)}")
     add("--gpu-memory", type=positive, metavar="GB", help="memory that training may take")
-    add("--weights", type=Path, metavar="CKPT", help="plan to match this pre-trained checkpoint")
+    add("--weights", type=Path, metavar="CKPT", help="plan to match this pre-trained checkpoint, and start from it")
+    add("--like", type=Path, metavar="CKPT", help="take only axes, spacing, normalisation and patch of a checkpoint")
+    add("--spacing", type=spacing, metavar="MODE", help="with --like: like_pretrained (default), default, no_resample, "
+        "or X,Y,Z in mm along the axes of nnU-Net's arrays")  # fmt: skip
     add("--preprocess", action=SwitchOnce, default=True, help="preprocess after planning")
     workers(add)
     add("--variant", metavar="NAME", help="add this configuration to existing plans, or tell its cost")
@@ -71,7 +84,8 @@ def plan(settings: argparse.Namespace) -> int:
 def _plan_variant(settings: argparse.Namespace) -> None:
     given = [
         option for option, value in (("--network", settings.network), ("--gpu-memory", settings.gpu_memory),
-                                     ("--weights", settings.weights)) if value is not None
+                                     ("--weights", settings.weights), ("--like", settings.like),
+                                     ("--spacing", settings.spacing)) if value is not None
     ]  # fmt: skip
     if given:
         option = "--variant" if settings.recipe is None else "--recipe"
@@ -106,7 +120,7 @@ def _plan_dataset(settings: argparse.Namespace) -> None:
         nnunet_folder(variable)
     from bdfm_nnunet.plans import plan_dataset
 
-    chosen = {"network": settings.network, "gpu_memory": settings.gpu_memory, "weights": settings.weights}
+    chosen = {name: getattr(settings, name) for name in ("network", "gpu_memory", "weights", "like", "spacing")}
     plan_dataset(
         settings.dataset,
         plans_name=settings.plans,

@@ -33,6 +33,14 @@ def test_plan_hands_over_its_options(folders: Path, replace: Any, told: Calls) -
     assert [configuration for (_, configuration), _ in told] == ["3d_fullres", "3d_fullres"]
 
 
+def test_plan_hands_over_what_to_take_from_a_checkpoint(folders: Path, replace: Any, told: Calls) -> None:
+    calls = replace("bdfm_nnunet.plans", "plan_dataset")
+    for options in ("--like a.pth", "--like a.pth --spacing no_resample", "--like a.pth --spacing 1,0.5,2"):
+        assert cli.main(["plan", "-d", "9", *options.split()]) == 0
+    given = [(settings.get("like"), settings.get("spacing")) for _, settings in calls]
+    assert given == [(Path("a.pth"), None), (Path("a.pth"), "no_resample"), (Path("a.pth"), [1.0, 0.5, 2.0])]
+
+
 def test_variant_settings_are_json_where_they_can_be(folders: Path, replace: Any, told: Calls) -> None:
     calls = replace("bdfm_nnunet.plans", "add_variant")
     settings = ["training.epochs=2", "training.initial_lr=1e-4", "pretraining.channels=all", "finetuning.weights=a=b"]
@@ -54,6 +62,7 @@ def test_variant_settings_are_json_where_they_can_be(folders: Path, replace: Any
         (["--set", "training.epochs=2"], "need --variant"),
         (["--base", "2d"], "need --variant"),
         (["--variant", "short", "--network", "swin"], "--network cannot go with --variant"),
+        (["--variant", "short", "--like", "a.pth"], "--like cannot go with --variant"),
         (["--variant", "short", "--set", "training.epochs"], "has no value"),
         (["--device", "cpu"], "--device needs --calibrate"),
     ],
