@@ -26,7 +26,7 @@ class TrainingSettings:
         warmup_epochs: epochs of linear warm-up; by default a twentieth of `epochs`, at most 50.
         optimizer: "auto" is AdamW for transformer encoders and SGD with Nesterov momentum for convolutional ones;
             "lars" is meant for contrastive training with large batches.
-        gradient_clip: largest norm of the gradients.
+        gradient_clip: largest norm of the gradients; by default 12, and 1 for a Primus.
         precision: autocast type on CUDA; "auto" is bf16 if the card supports it, else fp16 with loss scaling. On CPU
             and MPS "auto" is fp32.
         seed: random seed; every random number is a function of the seed, the step and the rank.
@@ -50,7 +50,7 @@ class TrainingSettings:
     weight_decay: float | None = None
     warmup_epochs: int | None = None
     optimizer: Optimizer = "auto"
-    gradient_clip: float = 12.0
+    gradient_clip: float | None = None
     precision: Precision = "auto"
     seed: int = 12345
     save_every: int = 10

@@ -69,6 +69,7 @@ def settings_of(trainer: Any) -> dict[str, Any]:
         weight_decay=trainer.weight_decay,
         warmup_epochs=getattr(trainer.lr_scheduler, "warmup_epochs", None),
         optimizer=trainer.optimizer_kind,
+        gradient_clip=trainer.strategy.clip,
         precision=trainer.precision.name,
     )
     return {

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal, cast
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from bdfm_nnunet.networks.encoders import unwrap
+from bdfm_nnunet.networks.primus_encoder import PrimusEncoder
 from bdfm_nnunet.training.lars import LARS
 
 Named = Iterator[tuple[str, nn.Parameter]]
@@ -40,7 +43,28 @@ def parameter_groups(parts: Mapping[str, tuple[Named, float]], *, weight_decay: 
     return groups
 
 
-def build_optimizer(kind: OptimizerKind, groups: list[dict[str, object]]) -> Optimizer:
+@dataclass(frozen=True)
+class Habits:
+    """Figures that go with a kind of encoder, where the settings name none.
+
+    Attributes:
+        betas: of AdamW.
+        clip: largest norm of the gradients.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 12.0
+
+    @classmethod
+    def of(cls, network: nn.Module) -> "Habits":
+        """Return those of a network: a Primus has other ones, as published (https://arxiv.org/abs/2503.01835)."""
+        plain = isinstance(getattr(unwrap(network), "encoder", None), PrimusEncoder)
+        return cls(betas=(0.9, 0.98), clip=1.0) if plain else cls()
+
+
+def build_optimizer(
+    kind: OptimizerKind, groups: list[dict[str, object]], *, betas: tuple[float, float] = Habits.betas
+) -> Optimizer:
     """Return AdamW, SGD with nnU-Net's Nesterov momentum, or LARS; all parameters in one pass where the device can.
 
     LARS neither decays nor adapts what does not decay in the others either: biases, norms, tables and tokens.
@@ -51,7 +75,7 @@ def build_optimizer(kind: OptimizerKind, groups: list[dict[str, object]]) -> Opt
     devices = {parameter.device.type for group in groups for parameter in cast(list[nn.Parameter], group["params"])}
     fused = devices <= {"cpu", "cuda"}
     if kind == "adamw":
-        return AdamW(groups, fused=fused)
+        return AdamW(groups, betas=betas, fused=fused)
     return SGD(groups, momentum=0.99, nesterov=True, fused=fused)
 
 

@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 
 from bdfm_nnunet.checkpoints import LoadReport
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.networks.encoders import encoder_of, unwrap
+from bdfm_nnunet.networks.encoders import encoder_of, image_kernels, unwrap
 from bdfm_nnunet.networks.low_rank import add_low_rank, kernels_of, load_low_rank_state, low_rank_state
 from bdfm_nnunet.settings import StrategySettings
 from bdfm_nnunet.training.gradients import distributed_network
-from bdfm_nnunet.training.optimizers import WarmupSchedule, build_optimizer, parameter_groups
+from bdfm_nnunet.training.optimizers import Habits, WarmupSchedule, build_optimizer, parameter_groups
 from bdfm_nnunet.training.stages import Stage, stages_of
-from bdfm_nnunet.training.trained_parts import LoadedParts, image_kernels, moving, rated_parts
+from bdfm_nnunet.training.trained_parts import LoadedParts, moving, rated_parts
 
 
 class Strategy:
@@ -63,6 +63,11 @@ class Strategy:
     def stage(self) -> Stage:
         """The present stage."""
         return self.stages[self._number]
+
+    @property
+    def clip(self) -> float:
+        """The largest norm of the gradients."""
+        return float(self.trainer.training.gradient_clip or Habits.of(self.trainer.network).clip)
 
     # --- what happens when --------------------------------------------------------------------------------------
 
@@ -155,7 +160,8 @@ class Strategy:
         decay = trainer.training.weight_decay
         trainer.weight_decay = trainer.task.weight_decays[kind] if decay is None else decay
         parts = rated_parts(trainer.network, self.settings, rate=trainer.initial_lr, loaded=self.loaded)
-        optimizer = build_optimizer(kind, parameter_groups(parts, weight_decay=trainer.weight_decay))
+        groups = parameter_groups(parts, weight_decay=trainer.weight_decay)
+        optimizer = build_optimizer(kind, groups, betas=Habits.of(trainer.network).betas)
         return optimizer, WarmupSchedule(optimizer, stage.epochs, stage.warmup, trainer.task.decay, start=stage.start)
 
     def _training(self) -> set[int]:

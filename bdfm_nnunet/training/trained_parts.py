@@ -7,7 +7,7 @@ from torch import nn
 
 from bdfm_nnunet.checkpoints import LoadReport
 from bdfm_nnunet.networks.encoder_depth import encoder_layers
-from bdfm_nnunet.networks.encoders import encoder_of, unwrap
+from bdfm_nnunet.networks.encoders import encoder_of, image_kernels, unwrap
 from bdfm_nnunet.networks.low_rank import additions_of
 from bdfm_nnunet.settings import StrategySettings
 from bdfm_nnunet.training.optimizers import Named
@@ -40,11 +40,6 @@ class LoadedParts:
     def as_dict(self) -> dict[str, bool]:
         """Return it for a checkpoint."""
         return asdict(self)
-
-
-def image_kernels(part: nn.Module) -> list[nn.Parameter]:
-    """Return the kernels of an encoder or a stem that read the images."""
-    return [next(parameter for parameter in part.parameters() if parameter.ndim > 2)]
 
 
 def moving(network: nn.Module, moves: Moves, loaded: LoadedParts) -> set[int]:

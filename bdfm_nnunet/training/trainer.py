@@ -285,7 +285,7 @@ class Trainer(nnUNetTrainer):
             self.network = uncompiled(self.network)
             self.loss = self._build_loss()
             terms = self._differentiate(parts)
-        norm = self.precision.descend(self.optimizer, clip=self.training.gradient_clip)
+        norm = self.precision.descend(self.optimizer, clip=self.strategy.clip)
         # a scaler skips steps whose gradients overflow, which is no fault
         return terms if self.grad_scaler is not None else terms | {"gradient_norm": norm}
 

@@ -16,6 +16,7 @@ from tests.forking import run_together
 from tests.networks.zoo import NETWORKS, network
 from tests.training.staged import Staged, changed, state_of
 
+KINDS = (*NETWORKS, "primus")
 LOADED = LoadedParts(weights=True)
 
 
@@ -24,11 +25,13 @@ def _network(kind: str, channels: int = 1, **changes: Any) -> Any:
     torch.manual_seed(0)
     if kind in ("resenc", "plain"):
         changes = {"norm_op": nn.BatchNorm3d} | changes
+    if kind == "primus":
+        changes = {"input_shape": [16, 16, 16], "drop_path_rate": 0.0} | changes
     return network(kind, channels, **changes)
 
 
-def _start(kind: str, loaded: LoadedParts = LOADED, **settings: Any) -> Staged:
-    trainer = Staged(_network(kind), **settings)
+def _start(kind: str, loaded: LoadedParts = LOADED, *, net: Any = None, **settings: Any) -> Staged:
+    trainer = Staged(net or _network(kind), **settings)
     trainer.strategy.loaded = loaded
     trainer.strategy.start()
     return trainer
@@ -38,10 +41,11 @@ def _of_encoder(names: set[str]) -> set[str]:
     return {name for name in names if name.startswith(("encoder.", "decoder.encoder."))}
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_frozen_encoder_keeps_every_bit(kind: str) -> None:
     """Statistics of norms too; and no path is dropped in it, so that its features are those of evaluation."""
-    trainer = _start(kind, strategy="frozen")
+    drops = {"drop_path_rate": 0.5} if kind in ("swin", "primus") else {}
+    trainer = _start(kind, strategy="frozen", net=_network(kind, **drops))
     before, encoder = state_of(trainer.network), encoder_of(trainer.network).module
     images = torch.randn(2, 1, 16, 16, 16)
     with torch.no_grad():
@@ -57,9 +61,9 @@ def test_a_frozen_encoder_keeps_every_bit(kind: str) -> None:
     assert any(not torch.equal(a, b) for a, b in zip(encoder(images), expected)), "training mode shows no difference"
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_stages_train_the_decoder_and_then_everything(kind: str) -> None:
-    strategy = "warmup" if kind in ("swin", "plain") else "sawtooth"
+    strategy = "sawtooth" if kind in ("resenc", "resnet18") else "warmup"
     trainer = _start(kind, strategy=strategy, decoder_share=0.5, epochs=2)
     before = state_of(trainer.network)
     trainer.train()
@@ -70,7 +74,7 @@ def test_two_stages_train_the_decoder_and_then_everything(kind: str) -> None:
     assert kernels <= changed(trainer.network, middle)
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_inputs_that_were_not_loaded_as_they_are_train_with_the_decoder(kind: str) -> None:
     trainer = _start(kind, LoadedParts(weights=True, inputs=False), strategy="warmup", decoder_share=0.5)
     before = state_of(trainer.network)
@@ -100,7 +104,7 @@ def test_rates_of_a_stem_follow_those_of_the_encoder_that_it_was_loaded_with() -
 
 
 @pytest.mark.parametrize("strategy", ["norms", "embeddings"])
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_only_a_part_of_the_encoder_trains(kind: str, strategy: str) -> None:
     trainer = _start(kind, LoadedParts(weights=True, stem=True), strategy=strategy)
     before = state_of(trainer.network)
@@ -115,7 +119,8 @@ def test_only_a_part_of_the_encoder_trains(kind: str, strategy: str) -> None:
         assert {name for name in norms if ".layer4." not in name} <= trained <= norms
         return
     first = {"swin": ("encoder.patch_embed.", "stem."), "resenc": ("encoder.stem.",),
-             "plain": ("encoder.stages.0.",), "resnet18": ("encoder.conv1.", "encoder.bn1.")}[kind]  # fmt: skip
+             "plain": ("encoder.stages.0.",), "primus": ("encoder.down_projection.", "encoder.eva.pos_embed"),
+             "resnet18": ("encoder.conv1.", "encoder.bn1.")}[kind]  # fmt: skip
     inside = {name for name in parameters if name.startswith(first)}
     assert trained and trained <= inside and {name for name in inside if parameters[name].ndim > 1} <= trained
     buffers = {name for name in found if "running" in name and name.startswith("encoder.")}
@@ -209,6 +214,28 @@ def test_a_strange_state_is_refused(state: dict[str, Any]) -> None:
         trainer.strategy.recall_low_rank(state)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["sawtooth", "lora"])
+def test_a_compiled_network_passes_from_stage_to_stage(strategy: str) -> None:
+    """Through PyTorch's tracer, which must see that other parameters train and that layers have additions."""
+    states = []
+    for compiled in (False, True):
+        trainer = Staged(_network("plain"), strategy=strategy, decoder_share=0.5)
+        trainer.network = torch.compile(trainer.network, backend="eager") if compiled else trainer.network
+        trainer.strategy.loaded = LOADED
+        trainer.strategy.start()
+        states.append(trainer.train(4).saved()["weights"])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_primus_has_the_figures_that_it_was_published_with() -> None:
+    for kind, betas, clip in (("swin", (0.9, 0.999), 12.0), ("primus", (0.9, 0.98), 1.0)):
+        trainer = _start(kind)
+        assert {group["betas"] for group in trainer.optimizer.param_groups} == {betas}
+        assert trainer.strategy.clip == clip
+        assert _start(kind, training={"gradient_clip": 3.0}).strategy.clip == 3
+
+
 def _train_together(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
@@ -217,7 +244,7 @@ def _train_together(rank: int, folder: str) -> None:
         trainer.network = distributed_network(trainer.network, trainer.device)
         trainer.strategy.loaded = LOADED
         trainer.strategy.start()
-        trainer.train(4, rank=rank, world=2)
+        trainer.train(2, rank=rank, world=2)
         torch.save(trainer.saved()["weights"], f"{folder}/{strategy}_{rank}.pt")
     distributed.destroy_process_group()
 
@@ -225,7 +252,7 @@ def _train_together(rank: int, folder: str) -> None:
 def _for_two(strategy: str) -> Staged:
     """With statistics of the joined batch, and a use for every parameter."""
     network = _network("plain", deep_supervision=True)
-    return Staged(network, strategy=strategy, decoder_share=0.5, training={"initial_lr": 1e-3})
+    return Staged(network, strategy=strategy, decoder_share=0.5, epochs=2, training={"initial_lr": 1e-3})
 
 
 def test_two_processes_pass_from_stage_to_stage_as_one(tmp_path: Path) -> None:
@@ -237,7 +264,7 @@ def test_two_processes_pass_from_stage_to_stage_as_one(tmp_path: Path) -> None:
         alone.strategy.loaded = LOADED
         alone.strategy.start()
         before = state_of(alone.network)
-        alone.train(4)
+        alone.train(2)
         moved = {name for name in changed(alone.network, before) if before[name].is_floating_point()}
         assert any(name.startswith("encoder.stages.3") for name in moved)
         for name in moved:
@@ -248,7 +275,7 @@ def test_two_processes_pass_from_stage_to_stage_as_one(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------- low-rank additions
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_merged_kernels_compute_what_the_additions_do(kind: str) -> None:
     trainer = _start(kind, strategy="lora", lora_rank=2, lora_alpha=6.0)
     before = state_of(trainer.network)

@@ -9,6 +9,8 @@ from bdfm_nnunet.training.optimizers import parameter_groups
 from bdfm_nnunet.training.trained_parts import LoadedParts, rated_parts
 from tests.networks.zoo import NETWORKS, network
 
+KINDS = (*NETWORKS, "primus")
+
 
 def _rates(kind: str, **settings: float) -> dict[str, float]:
     """Rate of each parameter, by its name."""
@@ -38,6 +40,10 @@ DEPTHS = {
         "encoder.stages.2.blocks.1.conv2.conv.weight": 2,
         "encoder.stages.3.blocks.0.conv1.norm.weight": 1,
     },
+    "primus": {
+        "encoder.down_projection.proj.weight": 3, "encoder.eva.pos_embed": 3, "encoder.eva.blocks.0.norm1.weight": 2,
+        "encoder.eva.blocks.1.attn.proj.weight": 1, "encoder.eva.norm.bias": 0,
+    },
     "plain": {"encoder.stages.0.0.convs.0.conv.weight": 4, "encoder.stages.3.0.convs.1.conv.bias": 1},
     "resnet18": {
         "encoder.conv1.weight": 5, "encoder.bn1.bias": 5, "encoder.layer1.0.conv1.weight": 4,
@@ -46,7 +52,7 @@ DEPTHS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_rates_fall_from_layer_to_layer_towards_the_image(kind: str) -> None:
     rates = _rates(kind, layer_decay=0.75, encoder_lr_factor=0.5)
     for name, depth in DEPTHS[kind].items():
@@ -54,14 +60,14 @@ def test_rates_fall_from_layer_to_layer_towards_the_image(kind: str) -> None:
     assert {rate for name, rate in rates.items() if name.startswith("decoder.") and ".encoder." not in name} == {1.0}
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_of_an_encoder_is_in_one_layer(kind: str) -> None:
     view = encoder_of(network(kind, 1))
     members = [id(parameter) for layer in encoder_layers(view) for parameter in layer]
     assert len(members) == len(set(members)) and set(members) == {id(each) for each in view.module.parameters()}
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_without_factors_there_are_the_groups_that_checkpoints_of_before_have(kind: str) -> None:
     parts = rated_parts(network(kind, 1), FinetuningSettings(), rate=1.0, loaded=LoadedParts())
     assert list(parts) == ["encoder", "rest"]
