@@ -70,13 +70,13 @@ ABOVE_ALL = {"cli", "commands", "studies", "train"}
 
 ONLY_TENSORS = {
     *(f"checkpoints.{file}" for file in ("checkpoint_reading", "checkpoint_writing", "load_report", "nnunet_loading")),
-    *(f"checkpoints.{file}" for file in ("adapting", "hub_folder", "safe_loading", "soundness")),
+    *(f"checkpoints.{file}" for file in ("adapting", "hub_folder", "last_training", "safe_loading", "soundness")),
     *(f"checkpoints.{file}" for file in ("network_functions", "tensor_copying", "token_adapting")),
     *(f"checkpoints.readers.{file}" for file in ("nnunet_reader", "plain_reader", "public_bdfm_reader")),
     *(f"checkpoints.readers.{file}" for file in ("reader", "renaming", "simclr_reader", "swin_names")),
     *(f"checkpoints.readers.{file}" for file in ("families", "monai_orders", "monai_plans", "monai_reader")),
     *(f"checkpoints.readers.{file}" for file in ("nnssl_plans", "nnssl_reader", "source_network")),
-    *(f"checkpoints.readers.{file}" for file in ("primus_tokens", "weight_sets")),
+    *(f"checkpoints.readers.{file}" for file in ("primus_tokens", "unsupported_reader", "weight_sets")),
 }
 """Files of `checkpoints` that know no network."""
 

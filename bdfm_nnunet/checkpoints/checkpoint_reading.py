@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from bdfm_nnunet.checkpoints.hub_folder import weight_file, with_what_lies_beside
+from bdfm_nnunet.checkpoints.last_training import named_checkpoint
 from bdfm_nnunet.checkpoints.readers import Origin, Reader, ReadingSettings, Renamed, reader_of
 from bdfm_nnunet.checkpoints.readers.families import shared_prefix, without_prefix
 from bdfm_nnunet.checkpoints.readers.reader import Merging
@@ -83,7 +84,8 @@ def read_checkpoint(
 
     Args:
         path: a checkpoint of our trainers, of nnU-Net, nnssl, MONAI or another project with a reader, a file of named
-            tensors, or a folder of a model hub with one of them.
+            tensors, or a folder of a model hub with one of them; or `last:ID`, the last finished pre-training of a
+            data set in nnUNet_results.
         weight_set: which of several sets of weights in the file; see `ReadingSettings`.
         merging: order in which MONAI's Swin transformer merged tokens.
         token_order: order in which a Primus read its tokens.
@@ -105,8 +107,10 @@ def read_checkpoint(
         True
     """
     settings = ReadingSettings(weight_set=weight_set, merging=merging, token_order=token_order)
-    path = weight_file(Path(path))
-    return checkpoint_of(path, with_what_lies_beside(path, load_as_data(path)), settings)
+    named, told = named_checkpoint(path)
+    path = weight_file(named)
+    checkpoint = checkpoint_of(path, with_what_lies_beside(path, load_as_data(path)), settings)
+    return replace(checkpoint, notes=(*told, *checkpoint.notes)) if told else checkpoint
 
 
 def checkpoint_of(path: Path, content: Mapping[str, Any], settings: ReadingSettings | None = None) -> Checkpoint:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -104,6 +105,8 @@ def plan_transfer(
     tensors = _under_names_of(target, checkpoint.renamed.weights)
     strides = checkpoint.source_network.strides if checkpoint.window else None
     known = prepare(target, tensors, depth=settings.depth, merging=(strides or ())[2:])
+    optional = _under_names_of(target, checkpoint.renamed.optional)
+    known.used.update({name: why for name, why in optional.items() if name not in target.every_name})
     transfer = Transfer(target, report, known=known, theirs=tuple(tensors))
     _fit_parameters(transfer, _geometry(target, checkpoint, settings, channels))
     _end_transfer(transfer)
@@ -117,10 +120,10 @@ def plan_transfer(
     return transfer
 
 
-def _under_names_of(target: Target, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights with names of an encoder alone where the network is one."""
+def _under_names_of(target: Target, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what has names of a checkpoint with names of an encoder alone where the network is one."""
     bare = not any(name.startswith("encoder.") for name in target.every_name)
-    return {name.removeprefix("encoder.") if bare else name: tensor for name, tensor in weights.items()}
+    return {name.removeprefix("encoder.") if bare else name: value for name, value in named.items()}
 
 
 def _geometry(target: Target, checkpoint: Checkpoint, settings: LoadingSettings, channels: Sequence[str]) -> Geometry:

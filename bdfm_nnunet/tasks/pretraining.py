@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bdfm_nnunet.checkpoints.adaptation_plan import ADAPTATION_PLAN, CITATIONS, adaptation_plan
 from bdfm_nnunet.checkpoints.citations import citations_of
+from bdfm_nnunet.checkpoints.last_training import SUMMARY
 from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
 from bdfm_nnunet.data.batch_streams import Batch, BatchSource
 from bdfm_nnunet.data.crops import UnlabelledCrops
@@ -50,7 +51,7 @@ class Pretraining(Task):
     rates = MappingProxyType({"adamw": 2e-4, "sgd": 1e-2, "lars": 0.3})
     decay = "cosine"
     kind = "pretraining"
-    summary_file = "pretraining_summary.json"
+    summary_file = SUMMARY
     objective_class: ClassVar[type[Objective]]
     preset: ClassVar[str | None] = None
 

@@ -12,6 +12,7 @@ from bdfm_nnunet.checkpoints.readers.reader import ExpectedImages, Origin, Reade
 from bdfm_nnunet.checkpoints.readers.renaming import Renamed, Table, rename
 from bdfm_nnunet.checkpoints.readers.simclr_reader import SimclrReader
 from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork
+from bdfm_nnunet.checkpoints.readers.unsupported_reader import UnsupportedReader
 
 READERS: list[Reader] = [
     PublicBdfmReader(),
@@ -19,6 +20,7 @@ READERS: list[Reader] = [
     NnsslReader(),
     NnunetReader(),
     SimclrReader(),
+    UnsupportedReader(),
     PlainReader(),
 ]
 """All readers; the first that recognises a file reads it, and the last recognises any."""

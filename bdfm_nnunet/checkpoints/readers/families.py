@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 FAMILIES: tuple[tuple[str, str], ...] = (
-    ("bottleneck transformer", r"image_encoder\.blocks\.\d+\."),
+    ("sam-med3d", r"image_encoder\.blocks\.\d+\."),
     ("monai swin", r"layers[1-9]\d*c?\.0\.(blocks\.\d+\.|conv|norm)"),
     ("swin", r"layers\.\d+\.blocks\.\d+\.(attn|norm1|mlp)\."),
     ("primus", r"eva\.blocks\.\d+\.|down_projection\."),
@@ -15,11 +15,14 @@ FAMILIES: tuple[tuple[str, str], ...] = (
     ("residual u-net", r"stages\.\d+\.blocks\.\d+\.conv\d\.|encoder\.stem\.convs\.\d+\."),
     ("plain u-net", r"stages\.\d+\.\d+\.convs\.\d+\."),
     ("mednext", r"enc_block_\d+\.\d+\.conv1\."),
-    ("resnet", r"(conv1\.weight$|layer[1-4]\.\d+\.(conv|bn|downsample))"),
     ("segresnet", r"convInit\.conv\.|conv_init\.|down_layers\.\d+\."),
     ("yucca u-net", r"encoder\.(in_conv|encoder_conv\d)\."),
     ("nnu-net v1", r"conv_blocks_(context|localization)\."),
     ("uniformer", r"(patch_embed[1-4]\.proj|blocks[1-4]\.\d+)\."),
+    ("models genesis", r"down_tr\d+\."),
+    ("3d-unet", r"encoders\.\d+\.basic_module\."),
+    ("resnet", r"layer[1-4]\.\d+\.(conv|bn|downsample)"),
+    ("vit", r"blocks\.\d+\.(attn|norm1|mlp)\."),
     ("embedding", r"patch_embed\.(proj\.)?(weight|bias)$"),
 )
 """Kind of encoder and an expression for names that it has, behind any prefix; the first that fits tells the kind."""

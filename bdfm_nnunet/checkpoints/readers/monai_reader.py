@@ -84,33 +84,21 @@ class MonaiReader(Reader):
         return family_of(name for name in named_tensors(content) if isinstance(name, str)) == "monai swin"
 
     def configured(self, content: Mapping[str, Any], settings: ReadingSettings) -> "MonaiReader":
-        """Return the reader of the order asked for.
-
-        Raises:
-            InputError: the file is of version 2, with convolutions before each stage, or in 2-D.
-        """
-        names = named_tensors(content)
-        if any(".layers" in f".{name}" and "c.0." in name for name in names):
-            raise InputError(
-                "it is of a SwinUNETR with use_v2=True (as VoCo's are), whose residual convolutions before each stage "
-                "no network here has: give weights of SwinUNETR without use_v2, or of another project"
-            )
-        kernel = names.get("patch_embed.proj.weight")
-        if kernel is not None and kernel.ndim != 5:
-            raise InputError("it is of a 2-D Swin transformer: give weights that were trained in 3-D")
-        if "patch_embed.norm.weight" in names:
-            raise InputError("it has a norm after its patch embedding, which no network here has: give other weights")
+        """Return the reader of the order asked for."""
         return MonaiReader(settings.merging or DEFAULT_MERGING, settings.merging is None)
 
     def rename(self, weights: Mapping[str, Tensor]) -> Renamed:
         """Return the weights under our names, for axes (z, y, x) and our order of merged tokens.
 
         Raises:
-            InputError: a bias table is not one of a window with equal sides.
+            InputError: the file is of version 2, with convolutions before each stage, or in 2-D; or a bias table is not
+                one of a window with equal sides.
         """
+        _check(weights)
         renamed = rename(weights, MONAI)
         turned = {name: self._turned(name, tensor) for name, tensor in renamed.weights.items()}
-        return Renamed(turned, {name: _why_dropped(name, why) for name, why in renamed.dropped.items()})
+        dropped = {name: _why_dropped(name, why) for name, why in renamed.dropped.items()}
+        return Renamed(turned, dropped, _last_merging(turned))
 
     def _turned(self, name: str, tensor: Tensor) -> Tensor:
         if name.endswith("relative_position_bias_table"):
@@ -168,6 +156,26 @@ class MonaiReader(Reader):
             'padding takes part in its attention: features are exact with legacy="reversed" in the plans',
             "spacing and normalisation are not in the file: taken to be those of its project's examples",
         )
+
+
+def _check(weights: Mapping[str, Tensor]) -> None:
+    if any(name.startswith("layers") and "c.0." in name for name in weights):
+        raise InputError(
+            "it is of a SwinUNETR with use_v2=True (as VoCo's are), whose residual convolutions before each stage "
+            "no network here has: give weights of SwinUNETR without use_v2, or of another project"
+        )
+    kernel = weights.get("patch_embed.proj.weight")
+    if kernel is not None and kernel.ndim != 5:
+        raise InputError("it is of a 2-D Swin transformer: give weights that were trained in 3-D")
+    if "patch_embed.norm.weight" in weights:
+        raise InputError("it has a norm after its patch embedding, which no network here has: give other weights")
+
+
+def _last_merging(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the parts of the merging after the last stage, whose result only MONAI's decoder reads."""
+    stages = {int(name.split(".")[2]) for name in weights if name.startswith("encoder.stages.") and ".blocks." in name}
+    last = f"encoder.stages.{max(stages, default=0) + 1}.merging."
+    return {name: "MONAI merges once more after its last stage" for name in weights if name.startswith(last)}
 
 
 def _why_dropped(name: str, why: str) -> str:

@@ -25,6 +25,7 @@ class Renamed:
     Attributes:
         weights: parameters and buffers.
         dropped: names in the file that were left out on purpose, and why.
+        optional: our names of parts that a network may lack without loss, and why.
 
     Example:
         >>> Renamed({}, {"index": "derived from other entries"}).dropped["index"]
@@ -33,6 +34,7 @@ class Renamed:
 
     weights: dict[str, Tensor]
     dropped: dict[str, str] = field(default_factory=dict)
+    optional: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 def without_wrappers(name: str) -> str:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bdfm_nnunet.checkpoints import read_checkpoint
+from bdfm_nnunet.checkpoints import load_pretrained, read_checkpoint
 from bdfm_nnunet.checkpoints.readers.monai_orders import NEIGHBOURS, turned_merging
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.networks import SwinUNet
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.nnunet_files import check_plans
 from tests.checkpoints.monai_swin import SLICES, MonaiSwin
@@ -128,6 +129,34 @@ def test_images_of_pretraining_are_scaled(tmp_path: Path) -> None:
     assert checkpoint.source_network.labels is False
 
 
+def _target(merging_order: str, **changes: Any) -> SwinUNet:
+    sizes: dict[str, Any] = {
+        "strides": [[1] * 3, *[[2] * 3] * 3], "features_per_stage": [8, 12, 24, 48], "depths": [2, 1, 2],
+        "num_heads": [3, 2, 4], "window_size": [3] * 3, "legacy": "reversed",
+    }  # fmt: skip
+    return SwinUNet(1, 2, merging_order=merging_order, **(sizes | changes))
+
+
+def test_loading_says_that_all_of_it_is_used(tmp_path: Path) -> None:
+    """Up to the merging that only MONAI's decoder reads."""
+    path = _saved(tmp_path, _monai())
+    report = load_pretrained(_target("monai-1.4"), path)
+    assert report.source_share == 1
+    assert report.ignored["encoder.stages.3.merging.norm.bias"] == "MONAI merges once more after its last stage"
+    deeper = _target("monai-1.4", strides=[[1] * 3, *[[2] * 3] * 4], features_per_stage=[8, 12, 24, 48, 96],
+                     depths=[2, 1, 2, 1], num_heads=[3, 2, 4, 4])  # fmt: skip
+    assert "encoder.stages.3.merging.norm.bias" in load_pretrained(deeper, path).loaded
+
+
+def test_another_merging_is_never_loaded_in_silence(tmp_path: Path) -> None:
+    path, target = _saved(tmp_path, _monai()), _target("swin")
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    with pytest.raises(InputError, match=r"merging is monai-1\.4 in the checkpoint, swin here"):
+        load_pretrained(target, path)
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+    assert load_pretrained(target, path, merging="monai-1.5").source_share == 1
+
+
 def test_a_network_of_one_stage_more_keeps_the_last_merging(tmp_path: Path) -> None:
     weights = read_checkpoint(_saved(tmp_path, _monai())).renamed.weights
     assert weights["encoder.stages.3.merging.reduction.weight"].shape == (96, 8 * 48)
@@ -136,14 +165,16 @@ def test_a_network_of_one_stage_more_keeps_the_last_merging(tmp_path: Path) -> N
 def test_version_2_flat_images_and_odd_windows_are_refused(tmp_path: Path) -> None:
     residual = {"module.layers1c.0.conv1.conv.weight": torch.ones(12, 12, 3, 3, 3)}
     with pytest.raises(InputError, match=r"model_swinvit\.pt cannot be used as weights: .*use_v2=True"):
-        read_checkpoint(_saved(tmp_path, _monai(), **residual))
+        assert read_checkpoint(_saved(tmp_path, _monai(), **residual)).renamed
     with pytest.raises(InputError, match="2-D Swin"):
-        read_checkpoint(_saved(tmp_path, _monai(), **{"module.patch_embed.proj.weight": torch.ones(12, 1, 2, 2)}))
+        assert read_checkpoint(
+            _saved(tmp_path, _monai(), **{"module.patch_embed.proj.weight": torch.ones(12, 1, 2, 2)})
+        ).renamed
     table = {"module.layers1.0.blocks.0.attn.relative_position_bias_table": torch.ones(5 * 5 * 3, 3)}
     with pytest.raises(InputError, match="expected a window with equal sides"):
         assert read_checkpoint(_saved(tmp_path, _monai(), **table)).renamed
     with pytest.raises(InputError, match="norm after its patch embedding"):
-        read_checkpoint(_saved(tmp_path, _monai(), **{"module.patch_embed.norm.weight": torch.ones(12)}))
+        assert read_checkpoint(_saved(tmp_path, _monai(), **{"module.patch_embed.norm.weight": torch.ones(12)})).renamed
 
 
 @pytest.mark.parametrize("order", ["monai-1.5", "mergingv2"])
