@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bdfm_nnunet.commands import datasets, plan_and_train, predict, probe, scores, share, study
+from bdfm_nnunet.commands import datasets, extraction, plan_and_train, predict, probe, scores, share, study
 from bdfm_nnunet.commands.arguments import command
 from bdfm_nnunet.errors import InputError
 
@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     scores.add_commands(commands)
     share.add_commands(commands)
     probe.add_commands(commands)
+    extraction.add_commands(commands)
     study.add_commands(commands)
     add = command(commands, "demo", demo, "see all of it happen on a made-up cohort, in minutes, without a GPU")
     add("--out", type=Path, default=Path("demo_results"), metavar="DIR", help="results (default: %(default)s)")
