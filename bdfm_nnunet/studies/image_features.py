@@ -103,7 +103,7 @@ def write_features(
     rows = {}
     for case, paths in cases.items():
         prepared = prepare_case(paths, expected, encoder.checkpoint.plans)
-        found = features_of(encoder, prepared, axes=expected.axes, maps=maps, device=device)
+        found: dict[str, Any] = features_of(encoder, prepared, axes=expected.axes, maps=maps, device=device)
         with write_atomically(out / f"{case}.npz") as path, path.open("wb") as stream:
             np.savez_compressed(stream, **found)
         rows[case] = found[f"stage{len(encoder.view.channels) - 1}"]
@@ -115,7 +115,7 @@ def write_features(
 
 def features_of(
     encoder: FrozenEncoder, case: PreparedCase, *, axes: Sequence[int], maps: bool, device: str = "cpu"
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """Return the features of one prepared image: "stageN" (C,), and "mapN" (C, z, y, x) where maps are wanted.
 
     Args:

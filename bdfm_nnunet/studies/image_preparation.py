@@ -74,11 +74,10 @@ def prepare_case(paths: Sequence[Path], expected: ExpectedImages, plans: Mapping
 
 
 def _cropped(array: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    filled = array.any(0)
-    if not filled.any():
+    filled = np.argwhere((array != 0).any(axis=0))
+    if not len(filled):
         return array, (0, 0, 0)
-    spans = [np.flatnonzero(filled.any(tuple(other for other in range(3) if other != axis))) for axis in range(3)]
-    box = tuple(slice(int(span[0]), int(span[-1]) + 1) for span in spans)
+    box = tuple(slice(int(low), int(high) + 1) for low, high in zip(filled.min(0), filled.max(0), strict=True))
     return array[(slice(None), *box)], tuple(side.start for side in box)
 
 
