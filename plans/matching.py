@@ -14,6 +14,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.networks.network_classes import check_network_classes
 from bdfm_nnunet.nnunet_files import check_plans, resolve_configuration
+from bdfm_nnunet.old_plans import architecture_of
 from bdfm_nnunet.plans.like_checkpoint import LikeCheckpoint, Likeness
 from bdfm_nnunet.plans.memory_targets import configuration_costs, largest_batch
 from bdfm_nnunet.plans.network_names import primus_name
@@ -113,6 +114,8 @@ def _checked(checkpoint: Checkpoint) -> dict[str, Any]:
     if fault := fault_of(plans, {"configurations": {str: {"inherits_from?": (str, None)}}}):
         raise InputError(f"{name} cannot be used ({fault}): choose other weights, or plan without --weights")
     configuration = resolve_configuration(plans, chosen)
+    if "UNet_class_name" in configuration and "architecture" not in configuration:  # nnU-Net's first plans
+        configuration["architecture"] = architecture_of(configuration, name)
     alone = _PREPROCESSING | {key: value for key, value in configuration.items() if key != "inherits_from"}
     check_plans(_NAMES | plans | {"configurations": {"3d_fullres": alone}}, name)
     return configuration
