@@ -11,7 +11,7 @@ from typing import Any
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.nnunet_files import read_dataset_json
 from bdfm_nnunet.nnunet_folders import dataset_name, nnunet_folder
-from bdfm_nnunet.plans.plans_lookup import CONFIGURATION, DEFAULT_PLANS
+from bdfm_nnunet.plans.plans_lookup import CONFIGURATION, DEFAULT_PLANS, read_plans
 from bdfm_nnunet.plans.variants import add_variant
 from bdfm_nnunet.split_files import SPLITS, read_splits
 
@@ -74,6 +74,7 @@ def add_recipe(
     if recipe not in RECIPES:
         raise InputError(f"--recipe {recipe} does not exist: the recipes are {', '.join(RECIPES)}")
     chosen, name = RECIPES[recipe], variant or recipe
+    read_plans(dataset_id, plans_name)  # which says what to do where the data set is not planned yet
     folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset_id)
     regions = _regions(read_dataset_json(folder / "dataset.json"))
     if chosen.regions and not regions:

@@ -8,6 +8,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, distributed, nn
 from torch._dynamo.exc import TorchDynamoException
+from torch.nn.utils.parametrize import cached
 from torch.optim import Optimizer
 
 from bdfm_nnunet.checkpoints.nnunet_loading import loading_as_data
@@ -384,7 +385,7 @@ class Trainer(nnUNetTrainer):
             self.initialize()
         try:
             self.strategy.recall(found.strategy)
-            with loading_as_data():
+            with loading_as_data(), cached():  # nnU-Net asks for the whole state at every name
                 super().load_checkpoint(str(found.path))
             self.strategy.recall_low_rank(found.strategy)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

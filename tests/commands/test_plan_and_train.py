@@ -56,6 +56,18 @@ def test_variant_settings_are_json_where_they_can_be(folders: Path, replace: Any
     assert [configuration for (_, configuration), _ in told] == ["short", "flat"]
 
 
+def test_a_recipe_is_a_variant_of_its_name_or_of_another(folders: Path, replace: Any, told: Calls) -> None:
+    calls = replace("bdfm_nnunet.plans", "add_recipe")
+    assert cli.main(["plan", "-d", "9", "--recipe", "brats"]) == 0
+    changed = ["--variant", "mine", "--base", "2d", "-p", "Mine", "--set", "training.epochs=2"]
+    assert cli.main(["plan", "-d", "9", "--recipe", "brats", *changed]) == 0
+    given = {"recipe": "brats", "plans_name": "BDFMPlans", "variant": "brats", "base": "3d_fullres", "settings": {}}
+    assert calls[0] == ((9,), given)
+    other = {"plans_name": "Mine", "variant": "mine", "base": "2d", "settings": {"training.epochs": 2}}
+    assert calls[1] == ((9,), given | other)
+    assert [configuration for (_, configuration), _ in told] == ["brats", "mine"]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -63,6 +75,7 @@ def test_variant_settings_are_json_where_they_can_be(folders: Path, replace: Any
         (["--base", "2d"], "need --variant"),
         (["--variant", "short", "--network", "swin"], "--network cannot go with --variant"),
         (["--variant", "short", "--like", "a.pth"], "--like cannot go with --variant"),
+        (["--recipe", "brats", "--weights", "a.pth"], "--weights cannot go with --recipe"),
         (["--variant", "short", "--set", "training.epochs"], "has no value"),
         (["--device", "cpu"], "--device needs --calibrate"),
     ],
