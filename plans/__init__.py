@@ -12,12 +12,21 @@ if TYPE_CHECKING:
     from bdfm_nnunet.plans.plans_summary import describe_plans
     from bdfm_nnunet.plans.recipes import add_recipe
     from bdfm_nnunet.plans.variants import add_variant
+    from bdfm_nnunet.plans.weights_check import check_weights_of
 
-__all__ = ["add_recipe", "add_variant", "describe_plans", "plan_dataset", "write_initial_checkpoint"]
+__all__ = [
+    "add_recipe",
+    "add_variant",
+    "check_weights_of",
+    "describe_plans",
+    "plan_dataset",
+    "write_initial_checkpoint",
+]
 
 _HOMES = {
     "add_recipe": "recipes",
     "add_variant": "variants",
+    "check_weights_of": "weights_check",
     "describe_plans": "plans_summary",
     "plan_dataset": "planning",
     "write_initial_checkpoint": "initial_checkpoint",

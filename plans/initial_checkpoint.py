@@ -1,5 +1,6 @@
 """Pre-trained weights as a full nnU-Net checkpoint, for the stock trainer and its -pretrained_weights flag."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,19 @@ def write_initial_checkpoint(
     Raises:
         InputError: the plans do not exist, the weights do not fit, or `out` cannot be written.
     """
-    plans = read_plans(dataset_id, plans_name)
-    resolved = resolve_configuration(plans, configuration)
-    preprocessed = plans_path(dataset_id, plans_name).parent / "dataset.json"
-    dataset = read_dataset_json(preprocessed if preprocessed.is_file() else raw_folder(dataset_id) / "dataset.json")
-    network = _network(resolved, dataset, str(plans_path(dataset_id, plans_name)))
-    report = load_pretrained(
-        network, path, channels=channels_of(dataset), **read_block(resolved, "finetuning").loading()
-    )
-    content = {
+    network, planned = network_of_plans(dataset_id, plans_name, configuration)
+    settings = read_block(planned.configuration, "finetuning")
+    report = load_pretrained(network, path, channels=channels_of(planned.dataset), **settings.loading())
+    content: dict[str, Any] = {
         "network_weights": network.state_dict(),
-        "init_args": {"plans": plans, "configuration": configuration, "fold": 0, "dataset_json": dataset},
+        "init_args": {
+            "plans": planned.plans,
+            "configuration": configuration,
+            "fold": 0,
+            "dataset_json": planned.dataset,
+        },
         "trainer_name": "nnUNetTrainer",
-        "inference_allowed_mirroring_axes": tuple(range(len(resolved["patch_size"]))),
+        "inference_allowed_mirroring_axes": tuple(range(len(planned.configuration["patch_size"]))),
         "bdfm_source": {
             "path": str(report.path),
             "sha256": report.sha256,
@@ -68,6 +69,10 @@ def write_initial_checkpoint(
             "stem_share": report.stem_share,
         },
     }
+    if report.licence:
+        content["licence"] = report.licence
+    if report.citations:
+        content["citations"] = list(report.citations)
     exposure = Exposure.of(report.exposure)
     if exposure.runs:
         content[EXPOSURE] = exposure.as_dict()
@@ -75,13 +80,33 @@ def write_initial_checkpoint(
     return report
 
 
-def _network(configuration: dict[str, Any], dataset: dict[str, Any], name: str) -> torch.nn.Module:
+@dataclass(frozen=True)
+class Planned:
+    """What a network is planned from.
+
+    Attributes:
+        plans: the content of the plans file.
+        configuration: its configuration, with everything that it inherits.
+        dataset: the content of dataset.json.
+    """
+
+    plans: dict[str, Any]
+    configuration: dict[str, Any]
+    dataset: dict[str, Any]
+
+
+def network_of_plans(dataset_id: int, plans_name: str, configuration: str) -> tuple[torch.nn.Module, Planned]:
+    """Build the network that plans describe, with weights from a fixed seed.
+
+    Raises:
+        InputError: the plans do not exist.
+    """
+    plans, path = read_plans(dataset_id, plans_name), plans_path(dataset_id, plans_name)
+    resolved = resolve_configuration(plans, configuration)
+    preprocessed = path.parent / "dataset.json"
+    dataset = read_dataset_json(preprocessed if preprocessed.is_file() else raw_folder(dataset_id) / "dataset.json")
+    inputs, outputs = inputs_of(dataset, resolved), outputs_of(dataset)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        return build_network(
-            configuration,
-            inputs=inputs_of(dataset, configuration),
-            outputs=outputs_of(dataset),
-            deep_supervision=True,
-            name=name,
-        )
+        network = build_network(resolved, inputs=inputs, outputs=outputs, deep_supervision=True, name=str(path))
+    return network, Planned(plans, resolved, dataset)

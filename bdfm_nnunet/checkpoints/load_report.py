@@ -1,7 +1,7 @@
 """What became of every tensor of a checkpoint."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ class LoadReport:
         behind: names of tensors behind a gap, which were loaded because it was asked for.
         differences: what the checkpoint's network computes otherwise, as far as the file tells.
         assumed: what the file does not say, and what was taken for it.
+        checked: how far each stage is from the checkpoint's network on a random image, or why that was not looked at.
+        trainer: the trainer of the checkpoint.
+        licence: of the weights, as in `Checkpoint`.
+        citations: what their authors ask to cite, as in `Checkpoint`.
 
     Example:
         >>> report = LoadReport(Path("a.pth"), "0" * 64, new={"head.weight": "not in the checkpoint"})
@@ -34,6 +38,8 @@ class LoadReport:
         weights from a.pth (sha256 000000000000): 0.0% of the encoder; 0 tensors loaded, 0 adapted,
         1 left new, 0 ignored, 0.0% of the checkpoint's encoder used
           left new: not in the checkpoint: head.weight
+        Of this network's encoder 0% starts from a.pth (trained by weights on data that the file does not name);
+        the decoder starts anew. Licence: not stated by the file.
     """
 
     path: Path
@@ -52,6 +58,10 @@ class LoadReport:
     behind: list[str] = field(default_factory=list)
     differences: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+    checked: tuple[str, ...] = ()
+    trainer: str | None = None
+    licence: str = ""
+    citations: tuple[str, ...] = ()
 
     def note(self, name: str, fits: bool, how: str) -> None:
         """Enter a tensor of the network for which the checkpoint holds a candidate.
@@ -75,6 +85,24 @@ class LoadReport:
             self.loaded.remove(name)
         self.new[name] = why
 
+    @property
+    def sentence(self) -> str:
+        """All of it in one sentence, and the licence."""
+        adapted = "; ".join(dict.fromkeys(self.adapted.values()))
+        adapted = f", adapted: {adapted}" if 0 < len(adapted) < 200 else f", {len(self.adapted)} tensors adapted"
+        taken = sum(name.startswith("decoder.") for name in (*self.loaded, *self.adapted))
+        decoder = "the decoder comes from there too" if taken else "the decoder starts anew"
+        return (
+            f"Of this network's encoder {self.encoder_share:.0%} starts from {self.path.name} (trained by "
+            f"{self.trainer or self.kind} on {_data_of(self.exposure)}){adapted if self.adapted else ''}; {decoder}. "
+            f"Licence: {self.licence or 'not stated by the file'}."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything but the exposure, for a JSON file."""
+        content = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "exposure"}
+        return {"sentence": self.sentence, **content, "path": str(self.path)}
+
     def __str__(self) -> str:
         stem = f" and {self.stem_share:.1%} of the stem" if self.stem_share else ""
         counted = f" (of which {self.buffers} are buffers)" if self.buffers else ""
@@ -89,7 +117,17 @@ class LoadReport:
             lines.append(f"  behind a gap, as asked for: {_some(self.behind)}")
         for title, entries in (("adapted", self.adapted), ("left new", self.new), ("ignored", self.ignored)):
             lines += [f"  {title}: {line}" for line in _grouped(entries)]
+        lines += [f"  check: {each}" for each in self.checked] + [f"  please cite: {each}" for each in self.citations]
+        lines.append(self.sentence)
         return "\n".join(lines)
+
+
+def _data_of(exposure: Any) -> str:
+    """Return the names of the data sets of a record of exposure, which may be of any kind."""
+    runs = exposure.get("runs") if isinstance(exposure, Mapping) else None
+    found = [run.get("dataset") for run in runs if isinstance(run, Mapping)] if isinstance(runs, (list, tuple)) else []
+    names = [name for name in dict.fromkeys(found) if isinstance(name, str) and name]
+    return ", ".join(names) or "data that the file does not name"
 
 
 def _grouped(entries: Mapping[str, str]) -> list[str]:

@@ -1,17 +1,18 @@
 """Pre-trained weights into a network, with a report of every tensor."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bdfm_nnunet.checkpoints.checkpoint_reading import read_checkpoint
+from bdfm_nnunet.checkpoints.checkpoint_reading import Checkpoint, read_checkpoint
+from bdfm_nnunet.checkpoints.feature_check import NotComparableError, check_features, explained
 from bdfm_nnunet.checkpoints.load_report import LoadReport
 from bdfm_nnunet.checkpoints.refusals import check_transfer
-from bdfm_nnunet.checkpoints.tensor_copying import copy_all_or_nothing
+from bdfm_nnunet.checkpoints.tensor_copying import copy_all_or_nothing, put_back
 from bdfm_nnunet.checkpoints.transfer import Transfer, plan_transfer
 from bdfm_nnunet.checkpoints.transfer_chain import Target
 from bdfm_nnunet.errors import InputError
@@ -80,9 +81,30 @@ def load_pretrained(
     transfer = plan_transfer(target, checkpoint, chosen, channels)
     check_transfer(transfer, checkpoint, chosen)
     _check_values(transfer, path)
-    copy_all_or_nothing(target.network, transfer.tensors, str(path))
+    before = copy_all_or_nothing(target.network, transfer.tensors, str(path))
+    if chosen.check:
+        _check_features(transfer, checkpoint, channels, before)
     logger.info("%s", transfer.report)
     return transfer.report
+
+
+def _check_features(
+    transfer: Transfer, checkpoint: Checkpoint, channels: Sequence[str], before: Mapping[str, Tensor]
+) -> None:
+    """Enter how far features are from the checkpoint's, and undo the transfer where nothing explains it."""
+    report, network = transfer.report, transfer.target.network
+    try:
+        found = check_features(network, checkpoint, channels)
+    except NotComparableError as error:
+        report.checked = (f"features were not compared, {error}",)
+        return
+    report.checked = tuple(map(str, found))
+    if not explained(found, report):
+        put_back(network, before)
+        raise InputError(
+            f"{checkpoint.path} gives other features in this network than in its own ({'; '.join(report.checked)}), "
+            "and nothing that was adapted explains it: please report this, or set finetuning.check to false"
+        )
 
 
 def _check_values(transfer: Transfer, path: str | Path) -> None:

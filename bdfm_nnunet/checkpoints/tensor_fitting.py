@@ -97,11 +97,29 @@ def _is_patch_embedding(owner: nn.Module) -> bool:
     )
 
 
+def named_columns(theirs: Sequence[str], ours: Sequence[str], old: int, new: int) -> list[int | None] | None:
+    """Return `adapting.channel_columns` where the names are those of all channels, and more than one; else None.
+
+    One filter alone reads whatever modality the image shows.
+
+    Args:
+        theirs: names of the checkpoint's channels.
+        ours: names of the network's channels.
+        old: channels that the checkpoint's kernel reads.
+        new: channels that the network's kernel reads.
+
+    Example:
+        >>> named_columns(["T1", "T2"], ["T2"], 2, 1), named_columns(["T1"], ["T2", "T1"], 1, 2)
+        ([1], None)
+    """
+    complete = old == len(theirs) > 1 and new == len(ours)
+    return adapting.channel_columns(theirs, ours) if complete else None
+
+
 def _fit_channels(kernel: Tensor, channels: int, geometry: Geometry) -> tuple[Tensor, list[str]]:
     """Return a kernel for other channels of the image, by name where both sides name them."""
-    theirs, ours, old = list(geometry.their_channels), list(geometry.our_channels), kernel.shape[1]
-    named = old == len(theirs) > 1 and channels == len(ours)  # one filter alone reads whatever the image shows
-    columns = adapting.channel_columns(theirs, ours) if named else None
+    theirs, ours, old = geometry.their_channels, geometry.our_channels, kernel.shape[1]
+    columns = named_columns(theirs, ours, old, channels)
     if columns == list(range(channels)) and channels == old:
         return kernel, []
     if columns is not None:

@@ -101,6 +101,9 @@ def plan_transfer(
         checkpoint.exposure,
         checkpoint.notes,
         ignored={**checkpoint.renamed.dropped},
+        trainer=checkpoint.trainer,
+        licence=checkpoint.licence,
+        citations=checkpoint.citations,
     )
     tensors = _under_names_of(target, checkpoint.renamed.weights)
     strides = checkpoint.source_network.strides if checkpoint.window else None

@@ -72,9 +72,9 @@ def options_given(settings: argparse.Namespace, names: Iterable[str]) -> list[st
     return [given[name] for name in names if name in given]
 
 
-def dataset(add: Add) -> None:
+def dataset(add: Add, *, required: bool = True) -> None:
     """Add `-d ID`."""
-    add("-d", "--dataset", required=True, type=dataset_id, metavar="ID", help="nnU-Net data set number, 1 to 999")
+    add("-d", "--dataset", required=required, type=dataset_id, metavar="ID", help="nnU-Net data set number, 1 to 999")
 
 
 def workers(add: Add) -> None:

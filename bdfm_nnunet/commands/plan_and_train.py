@@ -29,10 +29,12 @@ def add_commands(commands: Any) -> None:
 
     add = command(commands, "weights", weights, "write weights as a checkpoint for nnU-Net's -pretrained_weights")
     add("path", type=Path, metavar="PATH", help="the pre-trained checkpoint")
-    dataset(add)
-    add("-p", "--plans", required=True, metavar="PLANS", help="name of the plans")
+    dataset(add, required=False)
+    add("-p", "--plans", metavar="PLANS", help="name of the plans")
     add("-c", "--configuration", default="3d_fullres", metavar="CONFIG", help="configuration (default: %(default)s)")
-    add("-o", "--out", required=True, type=Path, metavar="OUT", help="the checkpoint to write")
+    add("-o", "--out", type=Path, metavar="OUT", help="the checkpoint to write")
+    check = "show a random image to the network of the plans and to the file's own, and compare their features"
+    add("--check", action="store_true", help=check)
 
     purpose = "nnUNetv2_train with our trainers, on any number of processes; takes every argument of it"
     commands.add_parser("train", help=purpose, description=purpose, add_help=False)
@@ -131,8 +133,19 @@ def _plan_dataset(settings: argparse.Namespace) -> None:
 
 
 def weights(settings: argparse.Namespace) -> int:
-    """Write pre-trained weights as a checkpoint that nnU-Net's own -pretrained_weights takes."""
-    nnunet_folder("nnUNet_preprocessed")
+    """Write pre-trained weights as a checkpoint that nnU-Net's own -pretrained_weights takes, or check them."""
+    if (settings.dataset is None) != (settings.plans is None):
+        raise InputError("-d and -p belong together: give the number of a data set and the name of its plans")
+    if settings.out is not None and settings.dataset is None:
+        raise InputError("-o needs -d ID and -p PLANS: their network is what is written")
+    if settings.out is None and not settings.check:
+        raise InputError("nothing to do: give -o OUT with -d ID and -p PLANS to write a checkpoint, or --check")
+    if settings.dataset is not None:
+        nnunet_folder("nnUNet_preprocessed")
+    if settings.check and not _check_weights(settings):
+        return 1
+    if settings.out is None:
+        return 0
     from bdfm_nnunet.plans import write_initial_checkpoint
 
     write_initial_checkpoint(
@@ -143,6 +156,15 @@ def weights(settings: argparse.Namespace) -> int:
         out=settings.out,
     )
     return 0
+
+
+def _check_weights(settings: argparse.Namespace) -> bool:
+    from bdfm_nnunet.plans import check_weights_of
+
+    named = {} if settings.dataset is None else {"dataset_id": settings.dataset, "plans_name": settings.plans}
+    found = check_weights_of(settings.path, configuration=settings.configuration, **named)
+    print(found)
+    return found.passed
 
 
 # ---------------------------------------------------------------------------------------------- stock commands

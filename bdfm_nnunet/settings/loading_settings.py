@@ -24,6 +24,8 @@ class LoadingSettings:
             middle.
         decoder: "none" leaves the decoder new, "same-plan" takes that of a segmentation whose encoder and decoder fit
             as a whole, "all" whatever of a decoder fits, that of a training without labels too.
+        check: hold the features of a random image against those of the checkpoint's network, where its file describes
+            it, and refuse what no adaptation explains.
         weight_set: which of several sets of weights in the file, by the key it has there, like "model_ema".
         merging: order in which MONAI's Swin transformer merged tokens; by default the reader's, which it states.
         token_order: order in which a Primus read its tokens: "whd" (first axis slowest) or "hwd" (second axis slowest);
@@ -41,6 +43,7 @@ class LoadingSettings:
     depth: Literal["new", "copied"] = "new"
     positions: Literal["resample", "extend"] = "resample"
     decoder: Literal["none", "same-plan", "all"] = "same-plan"
+    check: bool = True
     weight_set: str | None = None
     merging: Literal["monai-1.4", "monai-1.5", "mergingv2"] | None = None
     token_order: Literal["whd", "hwd"] | None = None

@@ -3,15 +3,20 @@
 import os
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from bdfm_nnunet.checkpoints import load_pretrained
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import compare, parts_of
+from bdfm_nnunet.files import write_json
 from bdfm_nnunet.nnunet_files import channels_of
 from bdfm_nnunet.settings import WEIGHTS_VARIABLE, FinetuningSettings, read_block
 from bdfm_nnunet.tasks.task import Task
+
+REPORT = "load_report.json"
+"""In the results folder: what became of every tensor of the weights that a training started from."""
 
 
 class Finetuning(Task):
@@ -81,6 +86,8 @@ class Finetuning(Task):
             **self.finetuning.loading(),
         )
         tell(report)
+        if self.trainer.local_rank == 0:
+            write_json(Path(self.trainer.output_folder) / REPORT, report.as_dict())
         origin.take(report)
         self.trainer.strategy.take(report)
         self._warn_of_cases_seen(report.path.name)

@@ -1,5 +1,6 @@
 """Strategies of fine-tuning in whole trainings."""
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ def test_a_run_stopped_in_the_first_tooth_goes_on_into_the_second(prepared: Prep
     assert not torch.equal(last["encoder.norm.weight"], seen[1]["encoder.norm.weight"])
     log = Path(whole.log_file).read_text()
     assert "Stage 1 of 2, epochs 0 to 0: all but the encoder" in log and "Stage 2 of 2, epochs 1 to 1" in log
+    report = json.loads((Path(whole.output_folder) / "load_report.json").read_text())
+    assert report["sentence"].startswith("Of this network's encoder 100% starts from pretrained.pth (trained by ")
+    assert report["adapted"]["encoder.patch_embed.weight"] == "input channels 1 to 4" and report["sentence"] in log
     assert_same_run(stopped_and_continued(lambda: make("teeth_stopped"), step=1), whole)
 
 
