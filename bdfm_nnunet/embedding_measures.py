@@ -59,10 +59,17 @@ def effective_rank(embeddings: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pair_accuracy(first: Tensor, second: Tensor) -> Tensor:
+def pair_accuracy(first: Tensor, second: Tensor, *, groups: Tensor | None = None) -> Tensor:
     """Return the share of the 2N views whose pair is the most similar of the 2N - 1 others; chance is 1 / (2N - 1).
 
-    Where several are equally similar, the pair counts as one guess among them.
+    Where several are equally similar, the pair counts as one guess among them. So embeddings that are all alike give
+    the chance level, with groups too.
+
+    Args:
+        first: (N, D), one view of each sample.
+        second: (N, D), the other views, in the same order.
+        groups: (N,) whose samples they are, such as patients: other samples of one group are not compared; numbers
+            below 0 match nobody.
 
     Example:
         >>> pair_accuracy(torch.eye(4), torch.eye(4)), pair_accuracy(torch.ones(4, 2), torch.ones(4, 2))
@@ -71,6 +78,10 @@ def pair_accuracy(first: Tensor, second: Tensor) -> Tensor:
     views = directions(torch.cat([first, second]))
     scores = (views @ views.T).fill_diagonal_(-torch.inf)
     pair = scores.diagonal(len(first)).repeat(2)  # the similarity is symmetric
+    if groups is not None:
+        number, own = torch.arange(len(first), device=groups.device).repeat(2), groups.repeat(2)
+        related = (own[:, None] == own) & (own >= 0) & (number[:, None] != number)
+        scores = scores.masked_fill(related.to(scores.device), -torch.inf)
     ties = (scores >= pair[:, None]).sum(1)
     found = scores.amax(1) <= pair
     return (found / ties).mean()

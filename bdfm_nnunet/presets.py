@@ -56,6 +56,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 "joint_forward": False,
                 "same_patient": "negative",
                 "temperature": 0.5,
+                "standardise_embeddings": False,
                 "projection": 64,
             },
         ),

@@ -65,6 +65,16 @@ def test_pair_accuracy_of_collapsed_embeddings_is_chance(pairs: int) -> None:
     assert float(pair_accuracy(same, same)) == pytest.approx(1 / (2 * pairs - 1))
 
 
+def test_pairs_are_not_sought_among_others_of_the_group() -> None:
+    same = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # two scans of one patient, alike
+    groups = torch.tensor([5, 5, -1])
+    assert pair_accuracy(same, same) == pytest.approx((1 / 3 + 1 / 3 + 1) / 3)
+    assert pair_accuracy(same, same, groups=groups) == 1
+    assert pair_accuracy(same, same, groups=torch.tensor([-1, -1, 2])) < 1
+    alike = torch.ones(3, 2)
+    assert pair_accuracy(alike, alike, groups=groups) == pytest.approx((1 / 3 + 1 / 3 + 1 / 5) / 3)
+
+
 def _slow_votes(units: torch.Tensor, values: list[float], own: int, k: int, allowed: list[int]) -> dict[float, float]:
     scores = sorted(((float(units[own] @ units[j]), j) for j in allowed), reverse=True)[:k]
     votes: dict[float, float] = {}

@@ -14,6 +14,7 @@ from bdfm_nnunet.losses.joined_batches import gather_rows, sum_over_processes
 
 SameGroup = Literal["negative", "exclude", "positive"]
 _ZERO = 1e-12  # vectors without a larger entry have no direction
+_ROUNDING = 1e-8  # a variance below this share of the mean square is none
 
 
 def directions(embeddings: Tensor) -> Tensor:
@@ -31,6 +32,32 @@ def directions(embeddings: Tensor) -> Tensor:
     empty = largest <= _ZERO
     scaled = embeddings.masked_fill(empty, 0) / largest.masked_fill(empty, 1)
     return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).clamp_min(1)
+
+
+def standardised_columns(rows: Tensor, over: Tensor) -> Tensor:
+    """Return rows less the mean of other rows, divided by their standard deviation, column by column.
+
+    Over all views of a batch it is the last layer of SimCLR's public projector (https://github.com/google-research/
+    simclr, a batch norm without offset): embeddings that all point the same way, as those of an untrained network with
+    instance norm do, spread over the sphere, and get gradients of a useful size. It has no parameters and no running
+    statistics. A column without spread becomes 0.
+
+    Args:
+        rows: (..., D).
+        over: (N, D), the rows of the statistics.
+
+    Example:
+        >>> rows = torch.tensor([[100.0, 1.0], [101.0, 1.0], [99.0, 1.0], [100.0, 1.0]])
+        >>> standardised_columns(rows, rows)
+        tensor([[ 0.0000,  0.0000],
+                [ 1.4141,  0.0000],
+                [-1.4141,  0.0000],
+                [ 0.0000,  0.0000]])
+    """
+    mean = over.mean(0)
+    variance = (over - mean).square().mean(0)
+    rounding = _ROUNDING * over.detach().square().mean(0) + _ZERO**2
+    return (rows - mean) * (variance + rounding).rsqrt()
 
 
 def nt_xent(

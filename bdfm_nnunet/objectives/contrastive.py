@@ -14,7 +14,7 @@ from torch import Tensor
 from bdfm_nnunet import embedding_measures
 from bdfm_nnunet.frequency import at_least_single, full_precision
 from bdfm_nnunet.losses import nt_xent
-from bdfm_nnunet.losses.contrastive_losses import NegativeQueue, chance_level
+from bdfm_nnunet.losses.contrastive_losses import NegativeQueue, standardised_columns
 from bdfm_nnunet.losses.joined_batches import gather_rows
 from bdfm_nnunet.networks.encoders import EncoderView
 from bdfm_nnunet.networks.projector import Projector
@@ -133,11 +133,25 @@ class ContrastiveLearning(Objective):
 
     def compare(self, representations: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the loss of all pairs; in training the embeddings then go into the queue."""
-        first, second, patients = (representations[name] for name in ("first", "second", "patients"))
+        views, patients = (
+            torch.stack([representations["first"], representations["second"]], 1),
+            representations["patients"],
+        )
+        with full_precision(views.device):
+            views = self._spread(views, gather_rows(views)[0])
         queue = self.queue if self.training else None
-        loss = nt_xent(
-            first,
-            second,
+        loss = self._loss(views, patients, queue)
+        if queue is not None:
+            queue.put(views.flatten(0, 1), groups=patients.repeat_interleave(2))
+        return {"loss": loss}
+
+    def _spread(self, views: Tensor, over: Tensor) -> Tensor:
+        """Return embeddings (n, 2, D), standardised over those of all processes (N, 2, D) if the settings say so."""
+        return standardised_columns(views, over.flatten(0, 1)) if self.settings.standardise_embeddings else views
+
+    def _loss(self, views: Tensor, patients: Tensor, queue: NegativeQueue | None = None) -> Tensor:
+        return nt_xent(
+            *views.unbind(1),
             temperature=self.settings.temperature,
             decoupled=self.settings.decoupled,
             queue=None if queue is None else queue.embeddings.clone(),  # which change before the gradient is computed
@@ -145,10 +159,6 @@ class ContrastiveLearning(Objective):
             queue_groups=None if queue is None else queue.groups.clone(),
             same_group=self.settings.same_patient,
         )
-        if queue is not None:
-            both = torch.stack([first, second], 1).flatten(0, 1)
-            queue.put(both, groups=patients.repeat_interleave(2))
-        return {"loss": loss}
 
     # --- monitors -----------------------------------------------------------------------------------------------
 
@@ -162,9 +172,8 @@ class ContrastiveLearning(Objective):
         """
         representations, _ = self.represent(images, **drawn)
         values = self.compare(representations)
-        pairs = len(gather_rows(representations["first"].detach())[0])
-        chance = chance_level(pairs, decoupled=self.settings.decoupled)
-        values |= {"pair_loss": values["loss"], "chance": torch.tensor(chance)}
+        alike = torch.ones_like(representations["first"])[:, None].expand(-1, 2, -1)
+        values |= {"pair_loss": values["loss"], "chance": self._loss(alike, representations["patients"])}
         kept = dict(representations)
         with torch.no_grad():
             kept["features"] = self.features(self._whole(images))
@@ -190,14 +199,17 @@ class ContrastiveLearning(Objective):
         that fine-tuning starts from, beside guessing their mean. It reads features and changes nothing. Where all crops
         are of one patient there are no neighbours, and it guesses the mean too.
         """
-        first, second, features = kept["first"], kept["second"], kept["features"]
+        views, features = torch.stack([kept["first"], kept["second"]], 1), kept["features"]
+        first, second = self._spread(views, views).unbind(1)
+        others = None if self.settings.same_patient == "negative" else kept["patients"]
+        alike = torch.ones_like(first)
         found = {
             "alignment": embedding_measures.alignment(first, second),
             "uniformity": embedding_measures.uniformity(first),
             "effective_rank": embedding_measures.effective_rank(first),
             "feature_rank": embedding_measures.effective_rank(features),
-            "pair_accuracy": embedding_measures.pair_accuracy(first, second),
-            "pair_chance": torch.tensor(1 / (2 * len(first) - 1)),
+            "pair_accuracy": embedding_measures.pair_accuracy(first, second, groups=others),
+            "pair_chance": embedding_measures.pair_accuracy(alike, alike, groups=others),
         }
         if self.uses_foreground:
             shares = kept["foreground"].to(features)
@@ -223,6 +235,6 @@ class ContrastiveLearning(Objective):
         if chance > 0 and not loss < (1 - LEAST_GAIN) * chance and not self.settings.decoupled:
             return (
                 f"{found}. WARNING: the loss is near its chance level: train longer, or weaken the views "
-                "(pretraining.least_share and least_overlap up, pretraining.degrees and noise down)"
+                "(pretraining.least_share and least_overlap up, pretraining.p_flip, degrees and noise down)"
             )
         return found

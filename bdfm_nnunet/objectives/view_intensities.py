@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bdfm_nnunet.objectives.hashed_noise import normal_noise
+from bdfm_nnunet.objectives.hashed_noise import normal_field
 
 _REACH = 3  # voxels of a Gaussian filter
 
@@ -164,22 +164,22 @@ def lowered_resolution(images: Tensor, factors: Tensor) -> Tensor:
     return images
 
 
-def noisy(images: Tensor, foreground: Tensor, strength: Tensor, seeds: Tensor) -> Tensor:
+def noisy(images: Tensor, foreground: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
     """Return images plus normal noise, whose deviation is `strength` times that of the foreground; neutral: 0.
 
     Args:
         images: (B, C, *spatial).
         foreground: boolean, of the same shape.
         strength: (B,).
-        seeds: (B,) whole numbers, which decide the noise, see `normal_noise`.
+        keys: (B, 2) whole numbers, which decide the noise, see `normal_field`.
 
     Example:
         >>> images = torch.tensor([[[-1.0, 1.0]]])
-        >>> noisy(images, images != 0, torch.tensor([0.0]), torch.tensor([7]))
+        >>> noisy(images, images != 0, torch.tensor([0.0]), torch.tensor([[7, 8]]))
         tensor([[[-1., 1.]]])
     """
     deviation = _mean((images - _mean(images, foreground)).square(), foreground).sqrt()
-    noise = normal_noise(seeds, images.shape[1:]).to(images.dtype)
+    noise = normal_field(keys, images.shape[1:]).to(images.dtype)
     return images + _per_sample(strength, images) * deviation * noise
 
 

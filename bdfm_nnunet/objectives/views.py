@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from bdfm_nnunet.objectives import view_intensities
+from bdfm_nnunet.objectives.hashed_noise import draw_keys
 from bdfm_nnunet.objectives.legacy_views import draw_legacy_views, legacy_view
 from bdfm_nnunet.objectives.view_boxes import draw_boxes
 from bdfm_nnunet.objectives.view_geometry import sampled, view_matrices
 from bdfm_nnunet.settings import ContrastiveSettings
 
 _WAVES = 4  # cosines per axis of a bias field, with 0 to 3 half waves
-_SEEDS = 2**62
 
 
 def draw_views(
@@ -53,7 +53,7 @@ def draw_views(
     if settings.legacy_views:
         return draw_legacy_views(batch, spatial, generator=generator)
     spacing = tuple(spacing) if spacing else (1.0,) * len(spatial)
-    seeds = torch.randint(_SEEDS, (8,), generator=generator).tolist()
+    seeds = torch.randint(2**62, (8,), generator=generator).tolist()
     box, *parts = (_Draws(batch, torch.Generator().manual_seed(seed)) for seed in seeds)
     flip, turn, bias, gamma, contrast, resolution, noise = parts
     return {
@@ -65,7 +65,7 @@ def draw_views(
         ),
         **_resolution(resolution, spacing, settings),
         "noise": noise.sometimes(settings.p_noise, noise.between((0, settings.noise)), 0.0),
-        "noise_seed": torch.randint(_SEEDS, (batch, 2), generator=noise.generator),
+        "noise_keys": draw_keys(2 * batch, generator=noise.generator).unflatten(0, (batch, 2)),
     }
 
 
@@ -225,7 +225,7 @@ _PARTS = (
         "noise",
         0.0,
         lambda values, foreground, drawn: view_intensities.noisy(
-            values, foreground, drawn["noise"], drawn["noise_seed"]
+            values, foreground, drawn["noise"], drawn["noise_keys"]
         ),
     ),
 )

@@ -207,7 +207,8 @@ class ContrastiveSettings(CropSettings):
         region: sides of the loaded crop, relative to those of the patch; above 1 boxes differ more.
         least_share: least share of the loaded crop's volume that a view shows; its sides have the patch's proportions.
         least_overlap: least volume that two boxes share, relative to the smaller one.
-        p_flip: probability of reversing an axis, for each axis.
+        p_flip: probability of reversing an axis, for each axis; none by default, as heads have an upper end, a
+            front and two sides.
         p_rotation: probability of a rotation, about all axes.
         degrees: largest angle about an axis, in mm and not in voxels.
         p_scaling: probability of scaling a box, beyond the edge of the loaded crop if need be.
@@ -229,6 +230,8 @@ class ContrastiveSettings(CropSettings):
             scanners differ in both, so these would tell pairs without any anatomy.
         legacy_views: make the views of 3D-Neuro-SimCLR in place of all this, see `objectives.legacy_views`.
         temperature: divisor of the cosines in the loss.
+        standardise_embeddings: centre and scale each dimension of the embeddings over the whole batch, as the last
+            batch norm of SimCLR's projector does, but without parameters.
         decoupled: leave the pair out of the denominator (Yeh et al. 2022, https://arxiv.org/abs/2110.06848).
         queue: embeddings of earlier steps that serve as further negatives.
         same_patient: other scans of one patient in a batch are "negative" ones, left out ("exclude"), or further
@@ -246,9 +249,9 @@ class ContrastiveSettings(CropSettings):
     region: float = 1.0
     least_share: float = 0.5
     least_overlap: float = 0.5
-    p_flip: float = 0.5
+    p_flip: float = 0.0
     p_rotation: float = 0.5
-    degrees: float = 30.0
+    degrees: float = 15.0
     p_scaling: float = 0.3
     scaling: tuple[float, ...] = (0.8, 1.25)
     outside: Literal["zero", "edge"] = "zero"
@@ -266,7 +269,8 @@ class ContrastiveSettings(CropSettings):
     noise: float = 0.2
     standardise: bool = True
     legacy_views: bool = False
-    temperature: float = 0.5
+    temperature: float = 0.2
+    standardise_embeddings: bool = True
     decoupled: bool = False
     queue: int = 0
     same_patient: Literal["exclude", "positive", "negative"] = "exclude"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from bdfm_nnunet.losses.contrastive_losses import NegativeQueue, chance_level, directions, nt_xent
+from bdfm_nnunet.losses.contrastive_losses import NegativeQueue, chance_level, directions, nt_xent, standardised_columns
 
 OUTPUTS = Path(os.environ.get("BDFM_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 needs_outputs = pytest.mark.skipif(
@@ -186,6 +186,22 @@ def test_chance_level_is_the_loss_of_equal_embeddings(queued: int, decoupled: bo
     loss = nt_xent(same, same, queue=queue, decoupled=decoupled)
     assert float(loss) == pytest.approx(chance_level(4, queued=queued, decoupled=decoupled), abs=1e-6)
     assert chance_level(1, decoupled=True) == 0
+
+
+def test_standardised_columns_are_those_of_batch_norm_at_any_scale() -> None:
+    rows = torch.randn(9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 30
+    expected = torch.nn.BatchNorm1d(4, eps=1e-12, affine=False, dtype=torch.float64)(rows)
+    for scale in (1, 1e-6, 1e6):
+        found = standardised_columns(scale * rows[:5], scale * rows)
+        torch.testing.assert_close(found, expected[:5], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e-20, 1e15])
+def test_columns_without_spread_become_nought_and_have_finite_gradients(value: float) -> None:
+    rows = torch.full((6, 3), value, requires_grad=True)
+    found = standardised_columns(rows, rows)
+    (gradient,) = torch.autograd.grad(nt_xent(found[:3], found[3:]), rows)
+    assert found.abs().max() < 1e-2 and gradient.isfinite().all()
 
 
 def test_directions_do_not_depend_on_length() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import distributed, nn
 
-from bdfm_nnunet.losses.contrastive_losses import NegativeQueue, nt_xent
+from bdfm_nnunet.losses.contrastive_losses import NegativeQueue, nt_xent, standardised_columns
 from bdfm_nnunet.losses.joined_batches import gather_rows, sum_over_processes
 from bdfm_nnunet.training.gradients import add_gradients, distributed_network
 from bdfm_nnunet.training.process_group import shares
@@ -19,6 +19,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "cold": {"temperature": 0.05, "decoupled": True},
     "exclude": {"groups": KEYS, "same_group": "exclude"},
+    "standardised": {"standardise": True},
     "positive": {"groups": KEYS, "same_group": "positive", "queue": torch.ones(2, 4)},
 }
 
@@ -27,16 +28,19 @@ class _Embedding(nn.Module):
     def __init__(self, options: dict[str, Any]) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4))
+        self.layers = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4)).double()
         self.options = options
 
     def forward(self, images: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
-        first, second = self.layers(images).unbind(1)
-        return nt_xent(first, second, **self.options | given)
+        views, options = self.layers(images), self.options | given
+        if options.pop("standardise", False):
+            views = standardised_columns(views, gather_rows(views)[0].flatten(0, 1))
+        first, second = views.unbind(1)
+        return nt_xent(first, second, **options)
 
 
 def _images() -> torch.Tensor:
-    return torch.randn(PAIRS, 2, 5, generator=torch.Generator().manual_seed(3))
+    return torch.randn(PAIRS, 2, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
 def _gradients(module: nn.Module) -> torch.Tensor:

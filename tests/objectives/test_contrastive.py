@@ -42,10 +42,20 @@ def test_loss_is_that_of_the_projected_mean_features_of_the_views() -> None:
     drawn = _drawn(objective)
     views = two_views(IMAGES, drawn, objective.settings)
     first, second = (objective.projector(objective.encoder(view)[-1].mean((2, 3, 4))) for view in views)
-    torch.testing.assert_close(objective(IMAGES, **drawn)["loss"], nt_xent(first, second, temperature=0.2))
+    expected = nt_xent(*_batch_normed(first, second), temperature=0.2)
+    torch.testing.assert_close(objective(IMAGES, **drawn)["loss"], expected, atol=1e-4, rtol=1e-4)
+    plain = _objective(temperature=0.2, standardise_embeddings=False).eval()
+    torch.testing.assert_close(plain(IMAGES, **drawn)["loss"], nt_xent(first, second, temperature=0.2))
     representations, alone = objective.represent(IMAGES, **drawn)
     assert alone == {} and representations["first"].shape == (4, 64)
     torch.testing.assert_close(objective.compare(representations)["loss"], objective(IMAGES, **drawn)["loss"])
+
+
+def _batch_normed(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    normed = nn.BatchNorm1d(first.shape[1], eps=1e-12, affine=False, track_running_stats=False)(
+        torch.cat([first, second])
+    )
+    return normed[: len(first)], normed[len(first) :]
 
 
 def test_widths_of_the_projector() -> None:
@@ -181,6 +191,20 @@ def test_monitors_are_those_of_the_panels_and_pictures_show_the_views() -> None:
         torch.testing.assert_close(picture.shown[name], view[0, 0])
     without = _objective(probe_neighbours=0)
     assert not without.uses_foreground and "probe_error" not in without.monitors
+
+
+@pytest.mark.parametrize(
+    ("same_patient", "candidates"), [("exclude", (5, 5, 7, 7)), ("negative", (7, 7, 7, 7)), ("positive", (7, 7, 7, 7))]
+)
+def test_chance_counts_what_is_compared(same_patient: str, candidates: tuple[int, ...]) -> None:
+    objective = _objective(same_patient=same_patient).eval()
+    known = {"patients": torch.tensor([3, 3, -1, 5]), "foreground": torch.rand(4)}
+    with torch.no_grad():
+        found = objective.monitor(IMAGES, **_drawn(objective), **known)
+        summary = objective.summarise(found.kept)
+    assert found.values["chance"].item() == pytest.approx(sum(map(math.log, candidates)) / 4, abs=1e-6)
+    compared = candidates if same_patient == "negative" else (5, 5, 7, 7)
+    assert summary["pair_chance"].item() == pytest.approx(sum(1 / count for count in compared) / 4)
 
 
 def test_probe_reads_the_foreground_of_crops_alike_and_gives_no_gradient() -> None:

@@ -31,7 +31,7 @@ def test_constant_and_empty_images_stay_finite(values: torch.Tensor) -> None:
     results = [
         change.standardised(values, inside),
         change.contrast_changed(scaled, inside, torch.tensor([1.0])),
-        change.noisy(scaled, inside, torch.tensor([0.5]), torch.tensor([1])),
+        change.noisy(scaled, inside, torch.tensor([0.5]), torch.tensor([[1, 2]])),
     ]
     assert all(result.isfinite().all() for result in results)
 
@@ -95,7 +95,7 @@ def test_low_resolution_keeps_one_voxel_in_each_larger_one() -> None:
 def test_noise_has_the_strength_asked_for() -> None:
     images = torch.randn(1, 1, 30, 30, 30, generator=GENERATOR) * 3
     inside = torch.ones_like(images, dtype=torch.bool)
-    added = change.noisy(images, inside, torch.tensor([0.2]), torch.tensor([9])) - images
+    added = change.noisy(images, inside, torch.tensor([0.2]), torch.tensor([[9, 4]])) - images
     assert abs(float(added.std()) - 0.6) < 0.02
 
 
@@ -107,7 +107,7 @@ def test_noise_has_the_strength_asked_for() -> None:
         ("contrast_changed", {"foreground": HEAD, "strength": TWO}),
         ("blurred", {"sigmas": TWO[:, None].expand(2, 3)}),
         ("lowered_resolution", {"factors": 1 + TWO[:, None].expand(2, 3)}),
-        ("noisy", {"foreground": HEAD, "strength": TWO, "seeds": torch.tensor([1, 2])}),
+        ("noisy", {"foreground": HEAD, "strength": TWO, "keys": torch.tensor([[1, 5], [2, 6]])}),
     ],
 )
 def test_neutral_samples_stay_as_they_are(name: str, arguments: dict[str, torch.Tensor]) -> None:

@@ -149,4 +149,4 @@ def test_one_seed_repeats_all_and_another_one_nothing() -> None:
     settings = ContrastiveSettings()
     draws = [draw_views(3, SPATIAL, settings, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
     assert all(torch.equal(draws[0][name], draws[1][name]) for name in draws[0])
-    assert not any(torch.equal(draws[0][name], draws[2][name]) for name in ("matrix", "gamma", "noise_seed"))
+    assert not any(torch.equal(draws[0][name], draws[2][name]) for name in ("matrix", "gamma", "noise_keys"))

@@ -55,8 +55,8 @@ def test_monitors_pictures_and_verdict_are_there(trained: Any) -> None:
     found = curves(trained)
     names = ("pair_loss", "chance", "pair_accuracy", "alignment", "uniformity", "feature_rank", "probe_error")
     assert all(len(found[name]) == 2 and all(map(math.isfinite, found[name])) for name in names)
-    pairs = trained.whole_batch
-    assert found["chance"] == pytest.approx([math.log(2 * pairs - 1)] * 2)
+    assert found["chance"] == found["pair_loss"] == [0.0] * 2  # crops of one patient, which are not compared
+    assert found["pair_chance"] == [1.0] * 2
     assert len(set(found["probe_error_mean"])) == 1  # the same crops in every epoch
     trained.perform_actual_validation()
     assert "Held-out pairs: loss" in Path(trained.log_file).read_text()
@@ -114,13 +114,13 @@ def test_no_two_steps_are_alike_and_one_seed_repeats_all_whatever_the_workers(
     alone = _steps(prepared, f"alone_{method}", 4)
     shared = _steps(prepared, f"shared_{method}", 4, **{"training.workers": 2})
     assert all(_same(one, two) for one, two in zip(alone, shared, strict=True))
-    for name in ("matrix", "noise_seed", "bias"):
+    for name in ("matrix", "noise_keys", "bias"):
         kinds = {tuple(view.flatten().tolist()) for step in alone for views in step["drawn"][name] for view in views}
         samples = sum(len(step["data"]) for step in alone)
         drawn = sum(bool(view.any()) for step in alone for views in step["drawn"][name] for view in views)
         assert len(kinds - {tuple([0.0] * alone[0]["drawn"][name][0, 0].numel())}) == drawn <= 2 * samples
     other = _steps(prepared, f"other_{method}", 1, **{"training.seed": 3})
-    assert not torch.equal(other[0]["drawn"]["noise_seed"], alone[0]["drawn"]["noise_seed"])
+    assert not torch.equal(other[0]["drawn"]["noise_keys"], alone[0]["drawn"]["noise_keys"])
 
 
 def test_crops_of_one_patient_have_one_key(prepared: Prepared) -> None:

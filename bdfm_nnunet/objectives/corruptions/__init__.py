@@ -1,6 +1,5 @@
 """Corruptions of images, as functions of random fields: what is drawn and what is done with it are apart."""
 
-from bdfm_nnunet.objectives.corruptions.noise_fields import draw_keys, normal_field, uniform_field
 from bdfm_nnunet.objectives.corruptions.patch_noise import (
     PatchFill,
     choose_patches,
@@ -25,10 +24,8 @@ __all__ = [
     "corrupt",
     "default_patch",
     "draw_corruptions",
-    "draw_keys",
     "mask_cutoff",
     "mask_spectrum",
-    "normal_field",
     "patch_grid",
     "patch_mask",
     "perturb_low_frequencies",
@@ -36,5 +33,4 @@ __all__ = [
     "published_image_corruption",
     "radial_mask",
     "replace_patches",
-    "uniform_field",
 ]

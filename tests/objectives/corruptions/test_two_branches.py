@@ -6,13 +6,12 @@ import torch
 from bdfm_nnunet.objectives.corruptions import (
     corrupt,
     draw_corruptions,
-    normal_field,
     perturb_low_frequencies,
     published_frequency_corruption,
     published_image_corruption,
     replace_patches,
-    uniform_field,
 )
+from bdfm_nnunet.objectives.hashed_noise import normal_field, uniform_field
 from bdfm_nnunet.settings import FrequencyCorruptionSettings
 
 SPATIAL, SPACING = (12, 16, 10), (2.0, 1.0, 1.0)
