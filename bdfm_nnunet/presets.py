@@ -1,4 +1,4 @@
-"""Named sets of pre-training settings, in one table, and the trainers that have them."""
+"""Named sets of pre-training settings, in one table, the trainers that have them, and published sizes of networks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,3 +84,8 @@ MIXTURE_TRAINER = "nnUNetTrainerPretrain"
 
 PRETRAINERS = (*TRAINER_PRESETS, MIXTURE_TRAINER)
 """All pre-training trainers."""
+
+PRIMUS_SIZES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
+    {"s": (396, 12, 6), "b": (792, 12, 12), "m": (864, 16, 12), "l": (1056, 24, 16)}
+)
+"""Published sizes of a Primus (Wald et al. 2025, arXiv:2503.01835): channels of a token, blocks and heads."""

@@ -7,6 +7,7 @@ nnU-Net's development branch has the same four ways to choose the spacing for we
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,17 +75,15 @@ def read_likeness(path: str | Path, spacing: str | Sequence[float] | None = None
             raise InputError(f"--spacing is {','.join(map(str, chosen))}, expected three numbers of 0.001 to 1000 mm")
     elif chosen not in SPACING_MODES:
         raise InputError(f"--spacing {chosen} does not exist: take {', '.join(SPACING_MODES)} or three millimetres")
-    return Likeness(path=checkpoint.path, images=images, patch=_patch_of(checkpoint), spacing=cast(Any, chosen))
+    return Likeness(path=checkpoint.path, images=images, patch=_patch_of(checkpoint, images), spacing=cast(Any, chosen))
 
 
-def _patch_of(checkpoint: Checkpoint) -> tuple[int, ...] | None:
+def _patch_of(checkpoint: Checkpoint, images: ExpectedImages) -> tuple[int, ...] | None:
     plans, name = checkpoint.plans, checkpoint.configuration
-    if plans is None or name is None or fault_of(plans, {"configurations": {str: {"inherits_from?": (str, None)}}}):
-        return None
-    try:
-        patch: Any = resolve_configuration(plans, name).get("patch_size")
-    except InputError:
-        return None
+    patch: Any = images.patch
+    if plans and name and not fault_of(plans, {"configurations": {str: {"inherits_from?": (str, None)}}}):
+        with suppress(InputError):
+            patch = resolve_configuration(plans, name).get("patch_size")
     good = not fault_of(patch, [int]) and len(patch) == 3 and all(0 < size <= LARGEST_PATCH for size in patch)
     return tuple(patch) if good else None
 

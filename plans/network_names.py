@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-PRIMUS_SIZES = {"s": (396, 12, 6), "b": (792, 12, 12), "m": (864, 16, 12), "l": (1056, 24, 16)}
-"""Published sizes of a Primus: channels of a token, blocks and heads."""
+from bdfm_nnunet.presets import PRIMUS_SIZES
+
 _VERSIONS = (1, 2, 3)
 
 

@@ -6,8 +6,9 @@ Primus: Wald et al. 2025, https://arxiv.org/abs/2503.01835. The sizes are the pu
 from typing import Any
 
 from bdfm_nnunet.plans.growing_patches import GrowingPatchPlanner, growing_patches
-from bdfm_nnunet.plans.network_names import PRIMUS_KINDS, PRIMUS_SIZES
+from bdfm_nnunet.plans.network_names import PRIMUS_KINDS
 from bdfm_nnunet.plans.swin_planner import MIN_BATCH_SIZE
+from bdfm_nnunet.presets import PRIMUS_SIZES
 
 TOKEN = 8
 """Voxels of a token on every axis."""

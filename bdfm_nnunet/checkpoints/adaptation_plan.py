@@ -4,8 +4,11 @@ nnssl (https://github.com/MIC-DKFZ/nnssl) writes it as `nnssl_adaptation_plan`, 
 detection counterpart and other tools build a network and find encoder and stem by it.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from bdfm_nnunet.presets import PRIMUS_SIZES
 
 ADAPTATION_PLAN, CITATIONS = "nnssl_adaptation_plan", "citations"
 """Entries of a checkpoint."""
@@ -40,6 +43,7 @@ SHAPE = {
 """The shape of the entry, as far as readers of it use it."""
 
 _LIBRARY = "dynamic_network_architectures."
+_PRIMUS, _TOKEN = "bdfm_nnunet.networks.primus.PrimusNet", 8
 _OF_PLANS = (
     "dataset_name", "plans_name", "original_median_spacing_after_transp", "image_reader_writer", "transpose_forward",
     "transpose_backward", "experiment_planner_used",
@@ -127,13 +131,27 @@ def _keys(network: Any, weights: Collection[str]) -> dict[str, Any] | None:
 
 
 def _architecture(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    name = architecture["network_class_name"]
+    name, preset = architecture["network_class_name"], _primus_preset(architecture)
+    if preset is not None:
+        return {"arch_class_name": preset, "arch_kwargs": None, "arch_kwargs_requiring_import": None}
     return {
         # nnssl knows the networks of this library by their bare names
         "arch_class_name": name.rsplit(".", 1)[-1] if name.startswith(_LIBRARY) else name,
         "arch_kwargs": _plain(architecture["arch_kwargs"]),
         "arch_kwargs_requiring_import": list(architecture["_kw_requires_import"]),
     }
+
+
+def _primus_preset(architecture: Mapping[str, Any]) -> str | None:
+    """Return the name by which nnssl builds a Primus of the first version, of a published size and token."""
+    if architecture["network_class_name"] != _PRIMUS:
+        return None
+    kwargs = architecture["arch_kwargs"]
+    sizes = tuple(kwargs.get(key) for key in ("embed_dim", "eva_depth", "eva_numheads"))
+    token = {math.prod(axis) for axis in zip(*kwargs.get("strides", ((_TOKEN,),)))}
+    if kwargs.get("version", 1) != 1 or token != {_TOKEN}:
+        return None
+    return next((f"Primus{size.upper()}" for size, known in PRIMUS_SIZES.items() if known == sizes), None)
 
 
 def _plan(plans: Mapping[str, Any], configuration: Mapping[str, Any], crop: list[int]) -> dict[str, Any]:

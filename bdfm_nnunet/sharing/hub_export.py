@@ -14,6 +14,7 @@ from torch import Tensor
 from bdfm_nnunet import __version__
 from bdfm_nnunet.checkpoints.adaptation_plan import ADAPTATION_PLAN, CITATIONS
 from bdfm_nnunet.checkpoints.hub_folder import WEIGHT_FILES
+from bdfm_nnunet.checkpoints.last_training import SUMMARY
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure
@@ -25,7 +26,7 @@ from bdfm_nnunet.sharing.weight_description import Describer
 logger = logging.getLogger(__name__)
 
 MODEL, CONFIG, CARD = WEIGHT_FILES[0], "config.json", "README.md"
-SUMMARIES = ("pretraining_summary.json", "training_summary.json")
+SUMMARIES = (SUMMARY, "training_summary.json")
 _KEPT = ("trainer_name", "current_epoch", "inference_allowed_mirroring_axes", ADAPTATION_PLAN, CITATIONS)
 """Entries of a checkpoint that config.json has as they are."""
 
@@ -40,7 +41,7 @@ def export_weights(
     out.
 
     Args:
-        path: a checkpoint, or a folder of a model hub.
+        path: whatever `checkpoints.read_checkpoint` reads.
         out: the folder; it must not exist, or be empty.
         name: title of the page; by default that of `out`.
         licence: of the weights; by default the one that the file states.

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from bdfm_nnunet.checkpoints.adaptation_plan import ADAPTATION_PLAN, SHAPE
 from bdfm_nnunet.checkpoints.checkpoint_reading import Checkpoint, checkpoint_of
 from bdfm_nnunet.checkpoints.citations import citations_of, title_of
 from bdfm_nnunet.checkpoints.hub_folder import weight_file, with_what_lies_beside
+from bdfm_nnunet.checkpoints.last_training import named_checkpoint
 from bdfm_nnunet.checkpoints.readers.weight_sets import weight_sets
 from bdfm_nnunet.checkpoints.safe_loading import load_as_data
 from bdfm_nnunet.errors import InputError
@@ -36,7 +37,7 @@ _INPUTS = (
     "encoder.conv1.weight", "down_projection.proj.weight", "encoder.down_projection.proj.weight",
 )  # fmt: skip
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "relative_position_index")
-_STAGE = re.compile(r"^(?:encoder\.stages\.(\d+)|encoder\.layer(\d+)|(?:encoder\.)?eva\.blocks\.(\d+))\.")
+_STAGE = re.compile(r"^encoder\.(?:stages\.|layer)(\d+)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ def describe_weights(path: str | Path) -> WeightDescription:
     """Describe a file of weights without building a network.
 
     Args:
-        path: a file or folder that `checkpoints.read_checkpoint` reads.
+        path: whatever `checkpoints.read_checkpoint` reads.
 
     Raises:
         InputError: it cannot be used as weights.
@@ -137,9 +138,11 @@ class Describer:
     @classmethod
     def of(cls, path: str | Path) -> "Describer":
         """Read a file or a folder of a model hub, see `describe_weights`."""
-        file = weight_file(Path(path))
+        named, told = named_checkpoint(path)
+        file = weight_file(named)
         content = with_what_lies_beside(file, load_as_data(file))
-        return cls(checkpoint_of(file, content), content)
+        checkpoint = checkpoint_of(file, content)
+        return cls(replace(checkpoint, notes=(*told, *checkpoint.notes)), content)
 
     def description(self) -> WeightDescription:
         """Return all of it."""
@@ -222,7 +225,7 @@ class Describer:
 
     def _network(self, names: Mapping[str, Tensor]) -> dict[str, Any]:
         source = self.checkpoint.source_network
-        stages = {stage for name in names if (found := _STAGE.match(name)) for stage in found.groups() if stage}
+        stages = {found[1] for name in names if (found := _STAGE.match(name))}
         encoder = {name: value for name, value in names.items() if name.startswith(("encoder.", "eva."))}
         return {
             "class": self._class_name(),

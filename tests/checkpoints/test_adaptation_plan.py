@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from dynamic_network_architectures.architectures.primus import Primus
 from torch import nn
 
 from bdfm_nnunet.checkpoints.adaptation_plan import SHAPE, adaptation_plan, pretraining_configuration
@@ -79,6 +80,34 @@ def test_others_find_encoder_and_stem_by_it(kind: str, channels: int) -> None:
     source.eval(), target.eval()
     for a, b in zip(source.encoder(image), target.encoder(image.expand(-1, channels, -1, -1, -1)), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_a_primus_has_the_name_that_nnssl_builds_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published class, which is what others build, takes the weights strictly."""
+    sizes = zoo._PRIMUS["embed_dim"], zoo._PRIMUS["eva_depth"], zoo._PRIMUS["eva_numheads"]
+    monkeypatch.setattr("bdfm_nnunet.checkpoints.adaptation_plan.PRIMUS_SIZES", {"m": sizes})
+    torch.manual_seed(1)
+    network = zoo.network("primus", 1).eval()
+    kwargs = zoo._PRIMUS | {"strides": [[1, 1, 1], [2, 2, 2], [4, 4, 4]]}
+    name = "bdfm_nnunet.networks.primus.PrimusNet"
+    architecture = {"network_class_name": name, "arch_kwargs": kwargs, "_kw_requires_import": []}
+    settings = SETTINGS | {"architecture": architecture}
+    weights = network.state_dict()
+    entry = adaptation_plan(PLANS, settings, network=network, weights=weights, channels=1)
+    assert entry is not None and fault_of(entry, SHAPE) == ""
+    assert entry["architecture_plans"]["arch_class_name"] == "PrimusM"
+    assert entry["architecture_plans"]["arch_kwargs"] is None and entry["key_to_lpe"] == "encoder.eva.pos_embed"
+    target = Primus(1, 24, (8, 8, 8), 3, 2, 2, (32, 32, 32), init_values=0.1, scale_attn_inner=True).eval()
+    _load_as_nnunet_does(target, entry, weights, 1)
+    image = torch.randn(1, 1, 32, 32, 32)
+    tokens = target.down_projection(image)
+    assert torch.equal(tokens, network.encoder.down_projection(image))
+    flat = tokens.flatten(2).transpose(1, 2)
+    assert torch.equal(target.eva(flat)[0], network.encoder.eva(flat)[0])
+    for change in ({"version": 2}, {"embed_dim": 48}, {"strides": [[1, 1, 1], [2, 2, 2]]}):
+        other = architecture | {"arch_kwargs": kwargs | change}
+        entry = adaptation_plan(PLANS, settings | {"architecture": other}, network=network, weights=weights, channels=1)
+        assert entry is not None and entry["architecture_plans"]["arch_class_name"] == name
 
 
 def test_nnssl_gets_every_field_that_it_asks_for() -> None:

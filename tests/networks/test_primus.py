@@ -8,7 +8,8 @@ from dynamic_network_architectures.architectures import primus as published
 
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.networks.primus import PrimusNet
-from bdfm_nnunet.plans.network_names import PRIMUS_KINDS, PRIMUS_SIZES
+from bdfm_nnunet.plans.network_names import PRIMUS_KINDS
+from bdfm_nnunet.presets import PRIMUS_SIZES
 from tests.networks.zoo import PRIMUS, network
 
 SHAPE = [16, 24, 16]

@@ -12,6 +12,7 @@ import torch
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.plans import plan_dataset, planning
 from bdfm_nnunet.plans.like_checkpoint import read_likeness
+from tests.networks import zoo
 from tests.sharing.made_checkpoints import pretrained
 
 PATCH = [32, 48, 64]
@@ -107,6 +108,30 @@ def test_a_checkpoint_of_any_spacing_is_not_resampled(
     assert settings["normalization_schemes"] == ["RescaleTo01Normalization"] * 2
     with pytest.raises(InputError, match="images of any spacing"):
         plan(like=tmp_path / "public.pth", spacing="like_pretrained")
+
+
+@pytest.mark.parametrize(("spacing", "mode"), [([1, 1, 1], "like_pretrained"), (None, "no_resample")])
+def test_weights_of_nnssl(spacing: Any, mode: str, plan: Callable[..., Any], tmp_path: Path) -> None:
+    """1 mm or no resampling, z-score, and the patch that nnssl recommends."""
+    configuration = {
+        "spacing": spacing, "patch_size": [64, 64, 64], "normalization_schemes": ["ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+    }  # fmt: skip
+    entry = {
+        "architecture_plans": {"arch_class_name": "ResEncL", "arch_kwargs": None, "arch_kwargs_requiring_import": None},
+        "pretrain_plan": {"configurations": {"onemmiso": configuration}, "transpose_forward": [0, 1, 2]},
+        "pretrain_num_input_channels": 1, "recommended_downstream_patchsize": [64, 64, 64],
+        "key_to_encoder": "encoder.stages", "key_to_stem": "encoder.stem",
+        "keys_to_in_proj": ["encoder.stem.convs.0.conv"], "key_to_lpe": None,
+    }  # fmt: skip
+    weights = zoo.network("resenc", 1).state_dict()
+    torch.save({"network_weights": weights, "nnssl_adaptation_plan": entry, "citations": []}, tmp_path / "a.pth")
+    assert read_likeness(tmp_path / "a.pth").spacing == mode
+    plans, settings = plan(network="plain", like=tmp_path / "a.pth", gpu_memory=4)
+    assert plans["transpose_forward"] == [0, 1, 2] and settings["patch_size"] == [64, 64, 64]
+    assert settings["normalization_schemes"] == ["ZScoreNormalization"] * 2
+    assert settings["spacing"] == ([1.0] * 3 if spacing else [1.0, 1.5, 1.0])
+    assert (settings["resampling_fn_data"] == "no_resampling_hack") == (spacing is None)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ RUN = {"dataset": "Dataset501_A", "note": "", "trainer": "nnUNetTrainerSimMIM", 
 def architecture(kind: str) -> dict[str, Any]:
     """The plans' entry for a network of the zoo."""
     network = type(zoo.network(kind, 1))
-    found = {"swin": zoo._SWIN, "resnet18": zoo._RESNET18}.get(kind)
+    found = {"swin": zoo._SWIN, "resnet18": zoo._RESNET18, "primus": zoo._PRIMUS}.get(kind)
     if found is None:
         blocks = "n_blocks_per_stage" if kind == "resenc" else "n_conv_per_stage"
         found = zoo._CONV | {blocks: [1, 1, 2, 2] if kind == "resenc" else [2, 2, 2, 2]}

@@ -15,7 +15,7 @@ from tests.networks import zoo
 from tests.sharing.made_checkpoints import pretrained
 
 
-@pytest.mark.parametrize("kind", zoo.NETWORKS)
+@pytest.mark.parametrize("kind", [*zoo.NETWORKS, "primus"])
 def test_a_folder_reads_back_to_the_same_features(tmp_path: Path, kind: str) -> None:
     pretrained(tmp_path / "a.pth", kind)
     out = export_weights(tmp_path / "a.pth", tmp_path / "shared")

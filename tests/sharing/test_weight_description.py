@@ -11,7 +11,7 @@ from tests.networks import zoo
 from tests.sharing.made_checkpoints import pretrained
 
 
-@pytest.mark.parametrize("kind", zoo.NETWORKS)
+@pytest.mark.parametrize("kind", [*zoo.NETWORKS, "primus"])
 def test_our_pretraining(tmp_path: Path, kind: str) -> None:
     content = pretrained(tmp_path / "a.pth", kind)
     found = describe_weights(tmp_path / "a.pth")
@@ -20,7 +20,7 @@ def test_our_pretraining(tmp_path: Path, kind: str) -> None:
     assert found.epochs == 7 and found.fits == [kind]
     assert found.network["class"] == type(zoo.network(kind, 1)).__name__ and found.network["input_channels"] == 1
     assert found.network["encoder_parameters"] == sum(each.numel() for each in encoder.parameters())
-    stages = {"swin": 2, "resnet18": 4}.get(kind, 4)
+    stages = {"swin": 2, "primus": None}.get(kind, 4)
     assert found.network["stages"] == stages
     assert found.plans is not None and found.plans["patch_size"] == [32, 32, 32]
     assert found.plans["spacing"] == [1.0, 1.0, 1.0] and found.plans["normalisation"] == ["ZScoreNormalization"] * 2
@@ -52,6 +52,15 @@ def test_settings_that_the_plans_changed_choose_the_method(tmp_path: Path) -> No
         torch.save(content | {"trainer_name": trainer}, tmp_path / "a.pth")
         found = describe_weights(tmp_path / "a.pth")
         assert found.methods == methods and found.settings == (block if trainer != "nnUNetTrainer" else {})
+
+
+def test_a_short_name_is_told(tmp_path: Path, nnunet_dirs: Path) -> None:
+    fold = nnunet_dirs / "nnUNet_results" / "Dataset501_A" / "nnUNetTrainerSimMIM__P__c" / "fold_0"
+    fold.mkdir(parents=True)
+    pretrained(fold / "checkpoint_final.pth")
+    (fold / "pretraining_summary.json").write_text("{}")
+    found = describe_weights("last:501")
+    assert found.path == str(fold / "checkpoint_final.pth") and "last:501 is Dataset501_A" in found.notes[0]
 
 
 def test_weights_alone(tmp_path: Path) -> None:

@@ -109,12 +109,19 @@ class NnsslPlans:
 
     @property
     def images(self) -> ExpectedImages | None:
-        """The images of the pre-training; None where the file does not tell their spacing."""
+        """The images of the pre-training; None where the file does not tell their spacing, or that it varied."""
         axes: Any = self.beside.get("transpose_forward", [0, 1, 2])
         spacing: Any = self.pretraining.get("spacing")
-        if fault_of(spacing, _NUMBERS) or fault_of(axes, _SIZES) or sorted(axes) != list(range(len(spacing or ()))):
+        if fault_of(axes, _SIZES) or sorted(axes) != list(range(len(axes))):
             return None
         schemes = self._normalisation()
+        if "spacing" in self.pretraining and spacing in (None, [None] * len(axes)):
+            patch = self.recommended or self.patch_size or ()
+            return ExpectedImages(
+                axes=tuple(axes), normalisation=schemes, masked=self._masked(len(schemes)), patch=patch
+            )
+        if fault_of(spacing, _NUMBERS) or len(spacing) != len(axes):
+            return None
         return ExpectedImages(
             axes=tuple(axes),
             normalisation=schemes,
@@ -185,7 +192,7 @@ class NnsslPlans:
         """
         architecture, images = self._described(weights), self.images
         patch = _input_shape(architecture) or self.recommended or self.patch_size
-        if not architecture or images is None or patch is None:
+        if not architecture or images is None or not images.spacing or patch is None:
             return None
         backward = [images.axes.index(axis) for axis in range(len(images.axes))]
         return {

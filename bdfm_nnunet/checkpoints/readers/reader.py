@@ -54,6 +54,7 @@ class ExpectedImages:
         normalisation: name of nnU-Net's normalisation for each channel.
         masked: for each channel whether only voxels inside the non-zero region were normalised; None: not stored.
         spacing: voxel size in mm along the axes of nnU-Net's arrays; empty where it varied.
+        patch: voxels along the axes, in their order, that the authors recommend; empty where there are plans to say it.
 
     Example:
         Images (x, y, z) of one channel, scaled to 0..1:
@@ -65,6 +66,7 @@ class ExpectedImages:
     normalisation: tuple[str, ...]
     masked: tuple[bool | None, ...]
     spacing: tuple[float, ...] = ()
+    patch: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
