@@ -114,6 +114,15 @@ def _folder(settings: argparse.Namespace) -> "StudyFolder":
     return prepare(_settings(content), out)
 
 
+def study_settings_of(settings: argparse.Namespace) -> "StudySettings":
+    """Return the study that the options of the command and its file tell.
+
+    Raises:
+        InputError: they tell none.
+    """
+    return _settings(_content(settings))
+
+
 def _joined(stored: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a study that is there, with those that are given in their places, and arms added."""
     return {**stored, **content, "arms": {**stored["arms"], **content.get("arms", {})}}

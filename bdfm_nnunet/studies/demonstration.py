@@ -1,15 +1,15 @@
 """`bdfm demo`: the whole way on a made-up cohort, with the commands of a real run.
 
-Cohort -> convert -> plan -> pre-train -> fine-tune from it and train from scratch with few labels -> predict ->
-evaluate -> one folder with a summary and pictures. Every step but the first and the last is a separate command, as a
-user would type it; `commands.sh` in the results holds them all.
+Cohort -> convert -> plan -> pre-train -> a study of two arms, fine-tuned from it and from scratch with few labels ->
+one folder with a summary and pictures. Every step but the first and the last is a separate command, as a user would
+type it; `commands.sh` in the results holds them all.
 """
 
 import logging
+import math
 import os
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.nnunet_folders import trainer_search_path
 from bdfm_nnunet.reports.demo_summary import DemoFiles, write_summary
+from bdfm_nnunet.studies.study_tasks import PREDICTIONS, SCORES
 from bdfm_nnunet.studies.subprocesses import Step, run_steps, write_script
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ PLANS, VARIANT, FOLD = "BDFMPlans", "demo", "0"
 UNLABELLED, LABELLED, TEST = 901, 902, 903
 PRETRAINER, TRAINER = "nnUNetTrainerBDFMPretrain", "nnUNetTrainerBDFM"
 METHODS = ("from scratch", "fine-tuned")
+_LENGTH = {"training.epochs": 1000, "training.iterations_per_epoch": 250}
+_RATE = "training.initial_lr"
 _MARKER = ".bdfm_demo"
 _PARTS = ("work", "logs", "figures", "scores")
 
@@ -42,11 +45,11 @@ class DemoSettings:
         test_cases: held-out scans for the comparison.
         spacing: voxel size in mm.
         shape: number of voxels; by default the field of view of BraTS.
-        seed: seed of the cohort and of both fine-tuning runs.
+        seed: seed of the cohort and of the parts of its labelled cases.
         network: what `bdfm plan --network` takes.
         gpu_memory: memory in GB that the plan may take; it decides the size of network, patch and batch.
         pretraining: settings of the pre-training configuration, as `bdfm plan --set` takes them.
-        finetuning: settings of the configuration that both fine-tuning and training from scratch use.
+        finetuning: settings that both fine-tuning and training from scratch use.
         device: what nnU-Net's `-device` takes.
     """
 
@@ -124,6 +127,7 @@ def run_demo(*, out: Path, settings: DemoSettings | None = None, progress: bool 
     # half the cores: crops as small as these do not feed more threads, and wait for them instead
     threads = max(1, cores // 2)
     seconds = run_steps(groups, environment=environment, logs=out / "logs", threads=threads, progress=progress)
+    _take_scores(out)
     summary = write_summary(
         _files(out), settings=asdict(settings), seconds={"make the cohort": made, **seconds}, started=started
     )
@@ -185,10 +189,6 @@ def _environment(work: Path, cores: int) -> dict[str, str]:
     }
 
 
-def _results(out: Path, method: str) -> Path:
-    return out / "work" / f"nnUNet_results_{method.replace(' ', '_').replace('-', '_')}"
-
-
 def _raw(out: Path, dataset_id: int) -> Path:
     """Return the raw data set that `bdfm convert` makes; its name follows from the release."""
     from bdfm_nnunet.dataset_conversion import find_release
@@ -214,12 +214,34 @@ def _files(out: Path) -> DemoFiles:
     )
 
 
+def _cell(out: Path, method: str) -> Path:
+    """Return the folder of the study's task with the one label fraction and seed of an arm."""
+    return _study_folder(out) / "tasks" / f"{_arm(method)}_100percent_seed0"
+
+
+def _study_folder(out: Path) -> Path:
+    return out / "work" / "study"
+
+
+def _arm(method: str) -> str:
+    return method.replace(" ", "_")
+
+
 def _prediction(out: Path, method: str) -> Path:
-    return out / "work" / "predictions" / method.replace(" ", "_")
+    return _cell(out, method) / PREDICTIONS
 
 
 def _scores(out: Path, method: str) -> Path:
-    return out / "scores" / f"{method.replace(' ', '_')}.json"
+    return out / "scores" / f"{_arm(method)}.json"
+
+
+def _take_scores(out: Path) -> None:
+    """Copy the scores of the test cases, as `bdfm evaluate` writes them, from the study."""
+    for method in METHODS:
+        for ending in (".json", ".csv"):
+            target = _scores(out, method).with_suffix(ending)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile((_cell(out, method) / SCORES).with_suffix(ending), target)
 
 
 def demo_steps(out: Path, settings: DemoSettings, *, workers: int) -> list[list[Step]]:
@@ -232,10 +254,7 @@ def demo_steps(out: Path, settings: DemoSettings, *, workers: int) -> list[list[
         [_variant("unlabelled", UNLABELLED, settings.pretraining)],
         [Step("pre-train", _train(UNLABELLED, PRETRAINER, settings))],
         [_plan("labelled", LABELLED, ("--weights", str(checkpoint)), workers)],
-        [_variant("labelled", LABELLED, (*settings.finetuning, ("training.seed", settings.seed)))],
-        [_fit(out, method, checkpoint, settings) for method in METHODS],
-        [_predict(out, method, settings) for method in METHODS],
-        [_evaluate(out, method) for method in METHODS],
+        [_study(out, checkpoint, settings)],
     ]
 
 
@@ -265,21 +284,15 @@ def _train(dataset_id: int, trainer: str, settings: DemoSettings) -> tuple[str, 
     return ("nnUNetv2_train", *what, "-device", settings.device)
 
 
-def _fit(out: Path, method: str, checkpoint: Path, settings: DemoSettings) -> Step:
-    weights = str(checkpoint) if method == "fine-tuned" else "none"
-    environment = {"nnUNet_results": str(_results(out, method)), "BDFM_WEIGHTS": weights}
-    return Step(f"train {method}", _train(LABELLED, TRAINER, settings), environment)
-
-
-def _predict(out: Path, method: str, settings: DemoSettings) -> Step:
-    folders = ("-i", str(_raw(out, TEST) / "imagesTr"), "-o", str(_prediction(out, method)))
-    model = ("-d", str(LABELLED), "-c", VARIANT, "-f", FOLD, "-tr", TRAINER, "-p", PLANS)
-    how = ("--disable_tta", "--disable_progress_bar", "-npp", "1", "-nps", "1", "-device", settings.device)
-    environment: Mapping[str, str] = {"nnUNet_results": str(_results(out, method))}
-    return Step(f"predict {method}", ("nnUNetv2_predict", *folders, *model, *how), environment)
-
-
-def _evaluate(out: Path, method: str) -> Step:
-    folders = (str(_raw(out, TEST) / "labelsTr"), str(_prediction(out, method)))
-    command = ("bdfm", "evaluate", *folders, "--release", RELEASE, "-o", str(_scores(out, method)), "--workers", "1")
-    return Step(f"evaluate {method}", command)
+def _study(out: Path, checkpoint: Path, settings: DemoSettings) -> Step:
+    """Return the study of two arms: as long as the settings say, with the one rate that they name."""
+    given = {**_LENGTH, _RATE: 1e-3, **dict(settings.finetuning)}
+    steps, rate = math.prod(given.pop(name) for name in _LENGTH), given.pop(_RATE)
+    scratch, tuned = map(_arm, METHODS)
+    arms = ("--arm", scratch, "--arm", f"{tuned}=weights:{checkpoint}")
+    others = [text for key, value in given.items() for text in ("--set", f"{key}={value}")]
+    size = ("--fractions", "100", "--seeds", "1", "--steps", str(steps), "--rates", str(rate))
+    cases = ("--test", str(TEST), "--split-seed", str(settings.seed))
+    command = ("bdfm", "study", "-d", str(LABELLED), "-p", PLANS, *cases, *size, *arms, *others)
+    how = ("--device", settings.device, "--keep-models", "-o", str(_study_folder(out)))
+    return Step("compare with training from scratch", (*command, *how))

@@ -13,7 +13,7 @@ from bdfm_nnunet.evaluation.scored_regions import target_of_dataset
 from bdfm_nnunet.exposure import Exposure, compare
 from bdfm_nnunet.locks import hold_lock
 from bdfm_nnunet.nnunet_files import channels_of, read_dataset_json
-from bdfm_nnunet.patients import groups, read_cases
+from bdfm_nnunet.patients import OPEN_RELEASES, groups, read_cases
 from bdfm_nnunet.plans.plans_lookup import raw_folder
 from bdfm_nnunet.plans.training_files import find_training_files
 from bdfm_nnunet.studies.arm_training import preprocess_test_cases
@@ -99,10 +99,13 @@ def _check_fits(study: StudyFolder, raw: Path) -> None:
             raise InputError(f"{raw} has the {what} {second}, {study.dataset} has {first}: test on a data set like it")
 
 
-def score(study: StudyFolder, cases: CaseSet, predictions: Path, *, out: Path | None = None) -> dict[str, Any]:
-    """Return the scores of predicted cases, in the form of `evaluate_folders`."""
+def score(study: StudyFolder, cases: CaseSet, predictions: Path, out: Path | None = None) -> dict[str, Any]:
+    """Return the scores of predicted cases, in the form of `evaluate_folders`, which can write them to a file too."""
     path = study.preprocessed / study.dataset / "dataset.json"
-    target = target_of_dataset(study.dataset_json(study.dataset), name=study.dataset, path=str(path))
+    dataset = study.dataset_json(study.dataset)
+    release = dataset.get("release")
+    name = release if isinstance(release, str) and release not in OPEN_RELEASES else study.dataset
+    target = target_of_dataset(dataset, name=name, path=str(path))
     return evaluate_folders(
         cases.reference,
         predictions,

@@ -6,6 +6,7 @@ DIR/tasks/NAME                    result.json of a finished task, and what it ne
 DIR/study.json, study.md, result.json, figures/
 """
 
+import hashlib
 import logging
 import os
 import shutil
@@ -23,6 +24,7 @@ from bdfm_nnunet.nnunet_files import read_dataset_json, read_plans_file
 from bdfm_nnunet.nnunet_folders import VARIABLES, dataset_folders, dataset_name, nnunet_folder
 from bdfm_nnunet.patients import read_cases
 from bdfm_nnunet.plans.plans_lookup import read_plans
+from bdfm_nnunet.plans.variants import derive
 from bdfm_nnunet.split_files import SPLITS
 from bdfm_nnunet.studies.study_settings import StudySettings
 
@@ -118,7 +120,10 @@ def prepare(settings: StudySettings, path: Path) -> StudyFolder:
                 return there
         elif others := [each.name for each in path.iterdir() if each.name not in (".study.lock", "preprocessed")]:
             raise InputError(f"{path} holds {others[0]}, and is no folder of a study: name an empty or a new folder")
+        if there is None:  # what a refused study has left is not of the plans of today
+            shutil.rmtree(path / "preprocessed", ignore_errors=True)
         _snapshot(settings, path / "preprocessed")
+        _check_arms(settings, path / "preprocessed")
         parts = _parts(settings)
         if there is not None:
             _check_parts(parts, there.parts, path)
@@ -171,9 +176,31 @@ def _parts(settings: StudySettings) -> Parts:
 
 def _found(weights: str) -> dict[str, str]:
     path = Path(os.path.expanduser(weights)).absolute()
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"weights {weights} of an arm do not exist: give the path of a checkpoint")
-    return {"path": str(path), "sha256": sha256_of(path)}
+    return {"path": str(path), "sha256": _digest(path)}
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file; of a folder of a model hub, that of all of its files."""
+    if path.is_file():
+        return sha256_of(path)
+    files = sorted(each for each in path.rglob("*") if each.is_file())
+    told = "".join(f"{each.relative_to(path)} {sha256_of(each)}\n" for each in files)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _check_arms(settings: StudySettings, preprocessed: Path) -> None:
+    """Check that plans take the settings of every arm, before hours of work for the others."""
+    for arm in map(settings.complete, settings.arms):
+        pretrained = settings.pretrain_on or settings.dataset
+        wanted = [(settings.dataset, {**arm.set, **trial}) for trial in settings.trials(arm)]
+        for number, values in [*wanted, *([(pretrained, arm.pretrain_set)] if arm.pretrain else [])]:
+            plans = read_plans_file(preprocessed / dataset_in(preprocessed, number) / f"{arm.plans}.json")
+            try:
+                derive(plans, arm.configuration, values)
+            except InputError as error:
+                raise InputError(f"arm {arm.name}: {error}") from None
 
 
 # ------------------------------------------------------------------------------------------------ preprocessed data

@@ -20,6 +20,8 @@ from bdfm_nnunet.studies.study_settings import Arm, nearest
 
 KIND = "study_task"
 RESULT, FAILURE, LOCK = "result.json", "failed.json", ".lock"
+PREDICTIONS, SCORES = "predictions", "scores.json"
+"""In the folder of a cell: segmentations of the test cases, if models are kept, and scores as of `bdfm evaluate`."""
 State = Literal["done", "running", "failed", "waiting"]
 
 

@@ -15,10 +15,18 @@ from bdfm_nnunet.files import read_json, write_json
 from bdfm_nnunet.plans.variants import derive
 from bdfm_nnunet.results import Cost, RunResult, read_result, versions_of, write_result
 from bdfm_nnunet.studies.arm_training import FINAL, DivergedError, Training, predict, train
-from bdfm_nnunet.studies.scored_cases import cases_seen, held_out_set, mean_dice, patients_of, score, validation_set
+from bdfm_nnunet.studies.scored_cases import (
+    CaseSet,
+    cases_seen,
+    held_out_set,
+    mean_dice,
+    patients_of,
+    score,
+    validation_set,
+)
 from bdfm_nnunet.studies.settings_search import Outcome, Trial, search
 from bdfm_nnunet.studies.study_settings import Arm, lengths
-from bdfm_nnunet.studies.study_tasks import KIND, RESULT, Task, TaskList
+from bdfm_nnunet.studies.study_tasks import KIND, PREDICTIONS, RESULT, SCORES, Task, TaskList
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +65,7 @@ class TaskRunner:
         """Remove what no later task needs."""
         for path in self.tasks.folder(task).iterdir():
             of_trials = path.name.startswith("trial_") and path.is_dir()
-            if task.kind == "cell" and (of_trials or path.name == "predictions") and not self.keep_models:
+            if task.kind == "cell" and (of_trials or path.name == PREDICTIONS) and not self.keep_models:
                 shutil.rmtree(path)
 
     def _training(self, task: Task, folder: Path, settings: Mapping[str, Any], **what: Any) -> Training:
@@ -163,10 +171,10 @@ class TaskRunner:
             weights=self._weights(task),
         )
 
-    def _predict(self, fold: Path, cases: Any, out: Path) -> dict[str, Any]:
+    def _predict(self, fold: Path, cases: CaseSet, out: Path, scores: Path | None = None) -> dict[str, Any]:
         mirroring = self.study.settings.mirroring
         predict(fold, cases.cases, data=cases.data, out=out, device=self.device, mirroring=mirroring)
-        return score(self.study, cases, out)
+        return score(self.study, cases, out, scores)
 
     def _test(self, task: Task, best: Outcome, told: list[Outcome]) -> RunResult:
         """Predict and score the test cases with the model of the best trial, which is on the disk."""
@@ -174,7 +182,8 @@ class TaskRunner:
         fold = train(self._finetuning(task, best.trial, place))  # finds it finished
         cases = held_out_set(self.study, task.arm)
         began = time.monotonic()
-        found = self._predict(fold, cases, self.tasks.folder(task) / "predictions")
+        folder = self.tasks.folder(task)
+        found = self._predict(fold, cases, folder / PREDICTIONS, folder / SCORES)
         names = ("release", "metrics", "definition", "parameters", "regions", "interval", "seed", "summary", "cases")
         about = {
             "chosen": best.as_dict(),

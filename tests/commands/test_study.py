@@ -45,14 +45,21 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def test_options_override_the_file(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
-    options = "--fractions 10,50 --seeds 1 --rates 1e-3,1e-2 --halving --search a.b=[1,2] --set training.workers=2"
-    assert run(file, "-o", out, "--list", *options.split(), "--arm", "public=weights:none,set:c.d=[1,2]") == 0
+    options = (
+        "--fractions 10,50 --seeds 1 --rates 1e-3,1e-2 --halving --search finetuning.encoder_lr_factor=[0.1,1] "
+        "--set training.workers=2"
+    )
+    assert (
+        run(file, "-o", out, "--list", *options.split(), "--arm", "public=weights:none,set:patch_size=[48,32,32]") == 0
+    )
     told = capsys.readouterr().out
     assert "bdfm_10percent_seed0" in told and "7 tasks: 7 waiting" in told
     found = StudyFolder.open(tmp_path / "out").settings
     assert (found.fractions, found.seeds, found.rates, found.halving) == ((10, 50), 1, (1e-3, 1e-2), True)
-    assert found.search == {"a.b": [1, 2]} and found.set == {"training.workers": 2}
-    assert [arm.name for arm in found.arms] == ["scratch", "bdfm", "public"] and found.arms[2].set == {"c.d": [1, 2]}
+    assert found.search == {"finetuning.encoder_lr_factor": [0.1, 1]} and found.set == {"training.workers": 2}
+    assert [arm.name for arm in found.arms] == ["scratch", "bdfm", "public"] and found.arms[2].set == {
+        "patch_size": [48, 32, 32]
+    }
 
 
 def test_options_alone_are_a_study(file: str, tmp_path: Path) -> None:

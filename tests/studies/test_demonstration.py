@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bdfm_nnunet.cli import build_parser
+from bdfm_nnunet.commands.study import study_settings_of
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.settings import check_blocks
 from bdfm_nnunet.studies import demonstration
@@ -28,40 +30,46 @@ def settings_of(step):
     return blocks
 
 
-def test_fine_tuning_and_scratch_differ_only_in_weights_and_folder():
-    steps = steps_of()
-    tuned, scratch = steps["train fine-tuned"], steps["train from scratch"]
-    assert tuned.command == scratch.command
-    assert scratch.environment["BDFM_WEIGHTS"] == "none"
-    assert tuned.environment["BDFM_WEIGHTS"].endswith(f"__demo/fold_{FOLD}/checkpoint_final.pth")
-    assert tuned.environment["nnUNet_results"] != scratch.environment["nnUNet_results"]
-    for method in demonstration.METHODS:
-        predict = steps[f"predict {method}"]
-        assert predict.environment["nnUNet_results"] == steps[f"train {method}"].environment["nnUNet_results"]
-        assert predict.command[4] == steps[f"evaluate {method}"].command[3]
+COMPARE = "compare with training from scratch"
+
+
+def study_of(settings=QUICK, out=Path("/results")):
+    """The study that the command of the demonstration makes."""
+    command = steps_of(settings, out)[COMPARE].command
+    assert command[:2] == ("bdfm", "study")
+    return study_settings_of(build_parser().parse_args(command[1:]))
+
+
+def test_fine_tuning_and_scratch_differ_only_in_weights():
+    study = study_of()
+    scratch, tuned = (study.complete(arm) for arm in study.arms)
+    assert scratch.weights == "none" and tuned.weights.endswith(f"__demo/fold_{FOLD}/checkpoint_final.pth")
+    assert replace(tuned, name=scratch.name, weights="none") == scratch
+    assert (study.baseline, study.test, study.dataset) == ("from_scratch", 903, 902)
+    assert (study.steps, study.rates, study.seeds, study.fractions) == (4, (1e-3,), 1, (100.0,))
+    default = study_of(DemoSettings())
+    assert (default.steps, default.rates) == (200, (1e-3,))
 
 
 def test_training_commands_are_stock_nnunet():
     steps = steps_of()
     pretrain = ("nnUNetv2_train", "901", "demo", FOLD, "-tr", "nnUNetTrainerBDFMPretrain", "-p", PLANS)
     assert steps["pre-train"].command[: len(pretrain)] == pretrain
-    assert steps["train fine-tuned"].command[:6] == ("nnUNetv2_train", "902", "demo", FOLD, "-tr", "nnUNetTrainerBDFM")
-    assert steps["predict fine-tuned"].command[0] == "nnUNetv2_predict"
 
 
 def test_labelled_plan_matches_the_checkpoint_that_fine_tuning_loads():
-    steps = steps_of()
-    command = steps["plan and preprocess labelled"].command
-    weights = command[command.index("--weights") + 1]
-    assert weights == steps["train fine-tuned"].environment["BDFM_WEIGHTS"]
+    command = steps_of()["plan and preprocess labelled"].command
+    assert command[command.index("--weights") + 1] == study_of().arms[1].weights
 
 
 @pytest.mark.parametrize("settings", [QUICK, DemoSettings()], ids=["quick", "default"])
 def test_settings_are_ones_the_plans_accept(settings):
-    for name in ("set lengths unlabelled", "set lengths labelled"):
-        blocks = settings_of(steps_of(settings)[name])
-        check_blocks(blocks)
-        assert blocks["training"]["epochs"] >= 2
+    blocks = settings_of(steps_of(settings)["set lengths unlabelled"])
+    check_blocks(blocks)
+    assert blocks["training"]["epochs"] >= 2
+    study = study_of(settings)
+    check_blocks({name: {key.partition(".")[2]: value for key, value in study.set.items() if key.startswith(name)}
+                  for name in ("training", "finetuning")})  # fmt: skip
 
 
 def test_every_setting_reaches_a_command():
@@ -133,5 +141,5 @@ def test_whole_demonstration(tmp_path):
     page = (out / "summary.md").read_text()
     assert "synthetic" in page and not re.search(r"\bnan\b", page)
     assert len(list((out / "logs").iterdir())) == len(summary["seconds"]) - 1
-    plans = sorted((out / "work").glob("nnUNet_results_*/Dataset902_*/nnUNetTrainerBDFM__*/plans.json"))
+    plans = sorted((out / "work" / "study").glob("tasks/*/trial_*/Dataset902_*/nnUNetTrainerBDFM__*/plans.json"))
     assert len(plans) == 2 and plans[0].read_bytes() == plans[1].read_bytes()

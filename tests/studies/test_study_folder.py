@@ -96,3 +96,36 @@ def test_weights_and_plans_must_be_there(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(b"weights")
     study = prepare(settings(arms={"a": {"weights": str(tmp_path / "w.pth")}}), tmp_path / "second")
     assert len(study.weights[str(tmp_path / "w.pth")]["sha256"]) == 64
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "config.json").write_text("{}")
+    hub = {"a": {"weights": str(tmp_path / "hub")}}
+    before = prepare(settings(arms=hub), tmp_path / "third").weights[str(tmp_path / "hub")]["sha256"]
+    (tmp_path / "hub" / "config.json").write_text("{ }")
+    assert prepare(settings(arms=hub), tmp_path / "fourth").weights[str(tmp_path / "hub")]["sha256"] != before
+
+
+@pytest.mark.parametrize(
+    ("arm", "sentence"),
+    [
+        ({"set": {"training.weight_decy": 0.1}}, "arm a: training.weight_decy is not a setting: did you mean"),
+        ({"strategy": "frosen"}, "arm a: finetuning.strategy is 'frosen'"),
+        ({"configuration": "3d_lowres"}, "arm a: "),
+        (
+            {"pretrain": "nnUNetTrainerSimMIM", "pretrain_set": {"pretraining.mask_ratio": "x"}},
+            "arm a: pretraining.mask",
+        ),
+        ({"set": {"patch_size": [33, 32, 32]}}, "arm a: patch_size [33, 32, 32] does not fit"),
+    ],
+)
+def test_settings_that_plans_do_not_take_are_refused_first(
+    dataset: Path, tmp_path: Path, arm: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError) as refusal:
+        prepare(settings(arms={"scratch": {}, "a": arm}), tmp_path / "out")
+    assert sentence in str(refusal.value) and not (tmp_path / "out" / "settings.json").exists()
+    plans = json.loads((dataset / "BDFMPlans.json").read_text())
+    plans["configurations"]["3d_fullres"]["batch_size"] = 7
+    (dataset / "BDFMPlans.json").write_text(json.dumps(plans))
+    found = prepare(settings(), tmp_path / "out").plans(NAME, "BDFMPlans")["configurations"]["3d_fullres"]
+    assert found["batch_size"] == 7, "the plans of today, not those of the study that was refused"
+    assert (dataset / "data").is_dir()

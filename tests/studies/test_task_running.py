@@ -51,7 +51,7 @@ class Trainings:
         out.mkdir()
         self.rate = read_result(fold / "training_summary.json").extra["rate"]
 
-    def score(self, study: StudyFolder, cases: CaseSet, predictions: Path) -> dict[str, Any]:
+    def score(self, study: StudyFolder, cases: CaseSet, predictions: Path, out: Path | None) -> dict[str, Any]:
         dice = 0.9 - 10 * self.rate if cases.cases == study.parts.validation else 0.5 + 10 * self.rate
         rows = [{"case": case, "regions": {"front": {"dice": dice}}} for case in cases.cases]
         names = ("release", "definition", "parameters", "regions", "interval", "seed")
