@@ -175,7 +175,12 @@ def _parts(settings: StudySettings) -> Parts:
 
 
 def _found(weights: str) -> dict[str, str]:
-    path = Path(os.path.expanduser(weights)).absolute()
+    from bdfm_nnunet.checkpoints.last_training import named_checkpoint  # torch, for seconds
+
+    named, notes = named_checkpoint(os.path.expanduser(weights))
+    for note in notes:
+        logger.info("%s", note)
+    path = named.absolute()
     if not path.exists():
         raise InputError(f"weights {weights} of an arm do not exist: give the path of a checkpoint")
     return {"path": str(path), "sha256": _digest(path)}

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.studies.settings_search import KEPT, rungs
 from bdfm_nnunet.studies.study_settings import StudySettings
 from bdfm_nnunet.studies.study_tasks import State, Task, TaskList
@@ -20,6 +21,8 @@ class Listed:
         steps: optimiser steps in all of its trainings.
         seconds: that it took, or will take as far as similar tasks tell; None where there are none.
         measured: whether it is done, so that the seconds are measured.
+        tflop: arithmetic of the steps, as counted when the data set was planned: for fine-tuning, and more than enough
+            for pre-training, which has a smaller decoder; None where it was not counted.
     """
 
     number: int
@@ -28,6 +31,7 @@ class Listed:
     steps: int
     seconds: float | None
     measured: bool
+    tflop: float | None = None
 
 
 def list_tasks(tasks: TaskList) -> list[Listed]:
@@ -47,8 +51,8 @@ def list_tasks(tasks: TaskList) -> list[Listed]:
         estimate = None if found is None else steps * sum(found) / len(found)
         measured = task.name in known
         seconds = known[task.name] if measured else estimate
-        lines.append(Listed(number=number, name=task.name, state=states[task.name], steps=steps, seconds=seconds,
-                            measured=measured))  # fmt: skip
+        about = {"number": number, "name": task.name, "state": states[task.name], "steps": steps, "seconds": seconds}
+        lines.append(Listed(**about, measured=measured, tflop=_tflop(tasks, task, steps)))
     return lines
 
 
@@ -64,6 +68,19 @@ def steps_of(task: Task, settings: StudySettings) -> int:
         total += count * steps
         count = -(-count // KEPT)
     return total
+
+
+def _tflop(tasks: TaskList, task: Task, steps: int) -> float | None:
+    """Return the arithmetic of some steps; the pass backwards costs twice that forwards."""
+    pretrains = task.kind == "pretraining"
+    study, arm = tasks.study, task.arm
+    dataset = study.pretraining_dataset if pretrains else study.dataset
+    configuration = resolve_configuration(study.plans(dataset, arm.plans), arm.configuration)
+    chosen = arm.pretrain_set if pretrains else arm.set
+    counted = (configuration.get("costs") or {}).get("forward_gflop_per_sample")
+    if counted is None or "patch_size" in chosen:
+        return None
+    return float(3 * steps * chosen.get("batch_size", configuration["batch_size"]) * counted / 1000)
 
 
 def _measured(tasks: TaskList, states: dict[str, State]) -> Iterator[tuple[str, float]]:
@@ -83,15 +100,22 @@ def listing_text(lines: Sequence[Listed]) -> str:
     width = max(len(line.name) for line in lines)
     told = [f"{'task':>4}  {'name':<{width}}  state    steps  cost"]
     for line in lines:
-        cost = f"{'' if line.measured else 'about '}{duration(line.seconds)}" if line.seconds is not None else "unknown"
-        told.append(f"{line.number:>4}  {line.name:<{width}}  {line.state:<7}  {line.steps:>5}  {cost}")
+        told.append(f"{line.number:>4}  {line.name:<{width}}  {line.state:<7}  {line.steps:>5}  {_cost(line)}")
     left = [line for line in lines if line.state != "done"]
     states = [line.state for line in lines]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     total = sum(line.seconds or 0.0 for line in left)
-    unknown = sum(line.seconds is None for line in left)
-    rest = f"about {duration(total)} of one process" + (f", and {unknown} tasks of unknown cost" if unknown else "")
+    unknown = [line for line in left if line.seconds is None]
+    arithmetic = sum(line.tflop or 0.0 for line in unknown)
+    rest = f"about {duration(total)} of one process" if total else "nothing measured yet"
+    rest += f", and {len(unknown)} tasks of unknown cost, {arithmetic:.3g} TFLOP of steps" if unknown else ""
     return "\n".join([*told, f"{len(lines)} tasks: {counts}", *([f"left: {rest}"] if left else [])])
+
+
+def _cost(line: Listed) -> str:
+    if line.seconds is not None:
+        return f"{'' if line.measured else 'about '}{duration(line.seconds)}"
+    return "unknown" if line.tflop is None else f"{line.tflop:.3g} TFLOP"
 
 
 def duration(seconds: float) -> str:

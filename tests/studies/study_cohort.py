@@ -16,6 +16,7 @@ CONFIGURATION = {
     "spacing": [1.0, 1.0, 1.0], "normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [False],
     "architecture": {"network_class_name": "a.B", "arch_kwargs": {"strides": [[1, 1, 1], [2, 2, 2]]},
                      "_kw_requires_import": []},
+    "costs": {"forward_gflop_per_sample": 4.0},
     **dict.fromkeys(("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"), "resample"),
 }  # fmt: skip
 NAME = "Dataset009_Small"

@@ -96,10 +96,18 @@ def test_weights_and_plans_must_be_there(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(b"weights")
     study = prepare(settings(arms={"a": {"weights": str(tmp_path / "w.pth")}}), tmp_path / "second")
     assert len(study.weights[str(tmp_path / "w.pth")]["sha256"]) == 64
+    with pytest.raises(InputError, match="last:9 names nothing"):
+        prepare(settings(arms={"a": {"weights": "last:9"}}), tmp_path / "third")
+    fold = tmp_path / "nnUNet_results" / NAME / "T__BDFMPlans__3d_fullres" / "fold_all"
+    fold.mkdir(parents=True)
+    for name in ("pretraining_summary.json", "checkpoint_final.pth"):
+        (fold / name).write_text("{}")
+    last = prepare(settings(arms={"a": {"weights": "last:9"}}), tmp_path / "third")
+    assert last.weights["last:9"]["path"] == str(fold / "checkpoint_final.pth")
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "config.json").write_text("{}")
     hub = {"a": {"weights": str(tmp_path / "hub")}}
-    before = prepare(settings(arms=hub), tmp_path / "third").weights[str(tmp_path / "hub")]["sha256"]
+    before = prepare(settings(arms=hub), tmp_path / "fifth").weights[str(tmp_path / "hub")]["sha256"]
     (tmp_path / "hub" / "config.json").write_text("{ }")
     assert prepare(settings(arms=hub), tmp_path / "fourth").weights[str(tmp_path / "hub")]["sha256"] != before
 

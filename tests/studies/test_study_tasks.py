@@ -104,7 +104,12 @@ def test_result_of_other_settings_is_refused(study: StudyFolder) -> None:
 
 def test_costs_to_come_follow_from_similar_tasks(study: StudyFolder) -> None:
     tasks = TaskList(study)
-    assert all(line.seconds is None for line in list_tasks(tasks))
+    before = list_tasks(tasks)
+    assert all(line.seconds is None for line in before)
+    # 4 GFLOP forward and 8 backward, of 2 samples; a cell has two trainings of ten steps, a pre-training a thousand
+    assert [line.tflop for line in before[:3]] == pytest.approx([12 * 2 * 1.0, 12 * 2 * 1.0, 12 * 2 * 20e-3])
+    assert "10 tasks of unknown cost, 51.8 TFLOP of steps" in listing_text(before)
+    assert "0.48 TFLOP" in listing_text(before)
     for name in ("pretraining_bdfm_seed0", "scratch_20percent_seed0"):
         task = tasks.named(name)
         write_result(tasks.folder(task) / "result.json", result_of(study, task))
