@@ -19,6 +19,8 @@ class StrategySettings:
             "lora" low-rank additions to the encoder's kernels, "norms" the norms of the encoder, "embeddings" its first
             layer, each with all but the encoder.
         decoder_share: share of the epochs, at least one, in which "warmup" and "sawtooth" leave the encoder alone.
+        decoder_lr_factor: peak rate of the stage in which "warmup" and "sawtooth" leave the encoder alone, relative to
+            that of the next; by default 1, and 0.01 for the "sawtooth" of a Primus.
         encoder_lr_factor: learning rate of the pre-trained encoder, and of a stem beside it unless the weights lack it,
             relative to that of the rest.
         layer_decay: factor of the learning rate from each layer of the encoder to the one before it: blocks of a
@@ -31,6 +33,7 @@ class StrategySettings:
 
     strategy: StrategyName = "full"
     decoder_share: float = 0.05
+    decoder_lr_factor: float | None = None
     encoder_lr_factor: float = 1.0
     layer_decay: float = 1.0
     lora_rank: int = 8
@@ -38,7 +41,7 @@ class StrategySettings:
     lora_targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        positive(self, "lora_rank", "lora_alpha")
+        positive(self, "lora_rank", "lora_alpha", "decoder_lr_factor")
         at_least_zero(self, "encoder_lr_factor")
         if not 0 < self.decoder_share < 1:
             raise InputError(f"decoder_share is {self.decoder_share}, expected a share above 0 and below 1")

@@ -50,16 +50,18 @@ class Habits:
     Attributes:
         betas: of AdamW.
         clip: largest norm of the gradients.
+        first_tooth: peak rate of a sawtooth's first stage, relative to that of the second.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 12.0
+    first_tooth: float = 1.0
 
     @classmethod
     def of(cls, network: nn.Module) -> "Habits":
-        """Return those of a network: a Primus has other ones, as published (https://arxiv.org/abs/2503.01835)."""
+        """Return those of a network: a Primus has other ones, from the development branch of nnU-Net."""
         plain = isinstance(getattr(unwrap(network), "encoder", None), PrimusEncoder)
-        return cls(betas=(0.9, 0.98), clip=1.0) if plain else cls()
+        return cls(betas=(0.9, 0.98), clip=1.0, first_tooth=0.01) if plain else cls()
 
 
 def build_optimizer(

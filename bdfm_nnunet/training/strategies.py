@@ -159,10 +159,21 @@ class Strategy:
         trainer.initial_lr = trainer.training.initial_lr or trainer.task.peak_rate(kind)
         decay = trainer.training.weight_decay
         trainer.weight_decay = trainer.task.weight_decays[kind] if decay is None else decay
-        parts = rated_parts(trainer.network, self.settings, rate=trainer.initial_lr, loaded=self.loaded)
+        rate = trainer.initial_lr * self._factor
+        parts = rated_parts(trainer.network, self.settings, rate=rate, loaded=self.loaded)
         groups = parameter_groups(parts, weight_decay=trainer.weight_decay)
         optimizer = build_optimizer(kind, groups, betas=Habits.of(trainer.network).betas)
         return optimizer, WarmupSchedule(optimizer, stage.epochs, stage.warmup, trainer.task.decay, start=stage.start)
+
+    @property
+    def _factor(self) -> float:
+        """The peak rate of the present stage, relative to the training's."""
+        settings, last = self.settings, self._number + 1 == len(self.stages)
+        if last:
+            return 1.0
+        if settings.decoder_lr_factor is not None or settings.strategy != "sawtooth":
+            return settings.decoder_lr_factor or 1.0
+        return Habits.of(self.trainer.network).first_tooth
 
     def _training(self) -> set[int]:
         return {id(each) for each in unwrap(self.trainer.network).parameters() if each.requires_grad}

@@ -228,12 +228,29 @@ def test_a_compiled_network_passes_from_stage_to_stage(strategy: str) -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_a_primus_has_the_figures_that_it_was_published_with() -> None:
+def test_a_primus_has_figures_of_its_own() -> None:
     for kind, betas, clip in (("swin", (0.9, 0.999), 12.0), ("primus", (0.9, 0.98), 1.0)):
         trainer = _start(kind)
         assert {group["betas"] for group in trainer.optimizer.param_groups} == {betas}
         assert trainer.strategy.clip == clip
         assert _start(kind, training={"gradient_clip": 3.0}).strategy.clip == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),
+    [
+        ("primus", {"strategy": "sawtooth"}, 1e-4),
+        ("primus", {"strategy": "warmup"}, 1e-2),
+        ("primus", {"strategy": "sawtooth", "decoder_lr_factor": 0.5}, 5e-3),
+        ("resnet18", {"strategy": "sawtooth"}, 1e-2),
+        ("resnet18", {"strategy": "warmup", "decoder_lr_factor": 0.1}, 1e-3),
+    ],
+)
+def test_the_first_stage_may_have_another_peak(kind: str, settings: Any, expected: float) -> None:
+    trainer = _start(kind, decoder_share=0.5, **settings)
+    assert all(group["peak_lr"] == pytest.approx(expected) for group in trainer.optimizer.param_groups)
+    trainer.strategy.reach(2)
+    assert {group["peak_lr"] for group in trainer.optimizer.param_groups} == {0.01}
 
 
 def _train_together(rank: int, folder: str) -> None:
