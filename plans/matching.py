@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class PretrainedPlans:
         network: name for `--network`.
         configuration: the configuration it was trained with, inheritance resolved.
         images: order of the axes, spacing and normalisation of the images it was trained on.
+        reading: settings by which it was read.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class PretrainedPlans:
     network: str
     configuration: dict[str, Any]
     images: ExpectedImages
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def spacing(self) -> list[float]:
@@ -54,18 +56,19 @@ class PretrainedPlans:
         return list(self.images.spacing)
 
 
-def read_pretrained_plans(path: str | Path, network: str | None = None) -> PretrainedPlans:
+def read_pretrained_plans(path: str | Path, network: str | None = None, **reading: Any) -> PretrainedPlans:
     """Read the plans from a checkpoint.
 
     Args:
-        path: a checkpoint of one of our trainers or of nnU-Net.
+        path: a checkpoint of our trainers, nnU-Net, nnssl or MONAI.
         network: the network asked for, if any was.
+        reading: what the file cannot tell, see `ReadingSettings`.
 
     Raises:
         InputError: the checkpoint cannot be read, holds no plans, or is of another network than the one asked for.
     """
     path = Path(os.path.expanduser(path))
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, **reading)
     if checkpoint.plans is None or checkpoint.configuration is None:
         raise InputError(
             f"{path} holds no plans, so no plans can match it: run `bdfm plan` without --weights and name the file in "
@@ -89,6 +92,7 @@ def read_pretrained_plans(path: str | Path, network: str | None = None) -> Pretr
         network=kind,
         configuration=configuration,
         images=checkpoint.images,
+        reading={name: value for name, value in reading.items() if value is not None},
     )
 
 
@@ -147,5 +151,5 @@ class MatchingPlanner(LikeCheckpoint, FixedDataPlanner):
         costs = configuration_costs(chosen, channels=self.input_channels, classes=self.output_channels)
         covered = int(voxels * self.max_dataset_covered / np.prod(source["patch_size"]))
         batch_size = max(min(largest_batch(costs, self.UNet_vram_target_GB), covered), MIN_BATCH_SIZE)
-        finetuning = {"weights": str(self.source.path), "weights_sha256": self.source.sha256}
+        finetuning = {"weights": str(self.source.path), "weights_sha256": self.source.sha256, **self.source.reading}
         return chosen | {"batch_size": batch_size, "finetuning": finetuning}

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ def plan_dataset(
     preprocess: bool = True,
     workers: int | None = None,
     configurations: Sequence[str] = (CONFIGURATION,),
+    reading: Mapping[str, Any] | None = None,
 ) -> Path:
     """Extract the fingerprint of a data set in nnUNet_raw, plan a network for it and preprocess its images.
 
@@ -63,6 +64,7 @@ def plan_dataset(
         preprocess: whether to preprocess the images too.
         workers: processes that read and preprocess; by default one a core, at most 8.
         configurations: the configurations to preprocess.
+        reading: what the file of `weights` cannot tell, see `ReadingSettings`; fine-tuning reads it so too.
 
     Returns:
         The plans file.
@@ -71,12 +73,12 @@ def plan_dataset(
         InputError: an nnU-Net folder is not set, the data set is missing or faulty, the weights cannot be matched, or
             the memory is too little. An existing plans file is then left as it was.
     """
+    _check_sources(weights, like, spacing, reading)
     path = plans_path(dataset_id, plans_name)
     raw_folder(dataset_id)
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     _check_settings(network, gpu_memory, workers)
-    _check_sources(weights, like, spacing)
-    source = read_pretrained_plans(weights, network) if weights is not None else None
+    source = read_pretrained_plans(weights, network, **(reading or {})) if weights is not None else None
     planner: Callable[..., OurPlanner] = PLANNERS[network or "swin"]
     if source is not None:
         planner = partial(MatchingPlanner, source=source)
@@ -103,7 +105,11 @@ def _check_settings(network: str | None, gpu_memory: float, workers: int) -> Non
         raise InputError(f"--workers is {workers}, expected at least 1")
 
 
-def _check_sources(weights: Any, like: Any, spacing: Any) -> None:
+def _check_sources(weights: Any, like: Any, spacing: Any, reading: Any) -> None:
+    if reading and weights is None:
+        raise InputError(
+            f"--{next(iter(reading)).replace('_', '-')} needs --weights CKPT: it says how to read that file"
+        )
     if weights is not None and like is not None:
         raise InputError("--weights and --like were given: --weights matches the plans too, give one of them")
     if spacing is not None and like is None:

@@ -87,6 +87,19 @@ def _default_workers() -> int:
     return min(8, available)
 
 
+def reading(add: Add) -> None:
+    """Add the options for what a file of weights cannot tell."""
+    add("--weight-set", metavar="KEY", help="which of several sets of weights in the file, like model_ema")
+    add("--merging", choices=("monai-1.4", "monai-1.5", "mergingv2"), help="order of merging in weights of MONAI")
+    add("--token-order", choices=("whd", "hwd"), help="order of tokens in weights of a Primus")
+
+
+def reading_of(settings: argparse.Namespace) -> dict[str, str]:
+    """Return those of the options of `reading` that were given."""
+    found = {name: getattr(settings, name) for name in ("weight_set", "merging", "token_order")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def dataset_id(text: str) -> int:
     """Read the number of a data set of nnU-Net."""
     if not (text.isdigit() and 1 <= int(text) <= 999):

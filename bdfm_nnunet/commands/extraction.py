@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bdfm_nnunet.commands.arguments import command, dataset_id
+from bdfm_nnunet.commands.arguments import command, dataset_id, reading, reading_of
 from bdfm_nnunet.errors import InputError
 
 
@@ -19,9 +19,7 @@ def add_commands(commands: Any) -> None:
     add("-c", "--configuration", default="3d_fullres", metavar="CONFIG", help="configuration (default: %(default)s)")
     add("--maps", action="store_true", help="write the feature maps of every stage too")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the encoder runs (default: %(default)s)")
-    add("--weight-set", metavar="KEY", help="which of several sets of weights in the file, like model_ema")
-    add("--merging", choices=("monai-1.4", "monai-1.5", "mergingv2"), help="order of MONAI's merging")
-    add("--token-order", choices=("whd", "hwd"), help="order in which a Primus read its tokens")
+    reading(add)
 
 
 def features(settings: argparse.Namespace) -> int:
@@ -33,7 +31,6 @@ def features(settings: argparse.Namespace) -> int:
     planned = settings.dataset and Planned(
         dataset_id=settings.dataset, plans=settings.plans, configuration=settings.configuration
     )
-    reading = {name: getattr(settings, name) for name in ("weight_set", "merging", "token_order")}
     described = write_features(
         settings.images,
         weights=settings.weights,
@@ -41,7 +38,7 @@ def features(settings: argparse.Namespace) -> int:
         planned=planned or None,
         maps=settings.maps,
         device=settings.device,
-        reading=reading,
+        reading=reading_of(settings),
     )
     print(f"{len(described['cases'])} cases in {settings.out}: {_told(described)}")
     for note in described["notes"]:

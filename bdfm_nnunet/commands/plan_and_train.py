@@ -14,6 +14,8 @@ from bdfm_nnunet.commands.arguments import (
     dataset,
     each_once,
     positive,
+    reading,
+    reading_of,
     spacing,
     workers,
 )
@@ -60,6 +62,7 @@ def _plan_options(add: Add) -> None:
     add("--like", type=Path, metavar="CKPT", help="take only axes, spacing, normalisation and patch of a checkpoint")
     add("--spacing", type=spacing, metavar="MODE", help="with --like: like_pretrained (default), default, no_resample, "
         "or X,Y,Z in mm along the axes of nnU-Net's arrays")  # fmt: skip
+    reading(add)
     add("--preprocess", action=SwitchOnce, default=True, help="preprocess after planning")
     workers(add)
     add("--variant", metavar="NAME", help="add this configuration to existing plans, or tell its cost")
@@ -88,7 +91,7 @@ def _plan_variant(settings: argparse.Namespace) -> None:
         option for option, value in (("--network", settings.network), ("--gpu-memory", settings.gpu_memory),
                                      ("--weights", settings.weights), ("--like", settings.like),
                                      ("--spacing", settings.spacing)) if value is not None
-    ]  # fmt: skip
+    ] + [f"--{name.replace('_', '-')}" for name in reading_of(settings)]  # fmt: skip
     if given:
         option = "--variant" if settings.recipe is None else "--recipe"
         raise InputError(f"{given[0]} cannot go with {option}: plan the data set first, then add the variant to it")
@@ -123,6 +126,7 @@ def _plan_dataset(settings: argparse.Namespace) -> None:
     from bdfm_nnunet.plans import plan_dataset
 
     chosen = {name: getattr(settings, name) for name in ("network", "gpu_memory", "weights", "like", "spacing")}
+    chosen["reading"] = reading_of(settings) or None
     plan_dataset(
         settings.dataset,
         plans_name=settings.plans,

@@ -13,6 +13,7 @@ from bdfm_nnunet.checkpoints import load_pretrained
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.plans.matching import PretrainedPlans, read_pretrained_plans
+from bdfm_nnunet.plans.planning import plan_dataset
 from tests.checkpoints.monai_swin import MonaiSwin
 
 NNSSL = {"spacing": [1, 1, 1], "normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": False}
@@ -103,6 +104,19 @@ def test_primus_of_nnssl_in_the_other_order(tmp_path: Path) -> None:
     tokens = source.down_projection(image).transpose(2, 3).flatten(2).transpose(1, 2)
     theirs = source.eva(tokens)[0].transpose(1, 2).unflatten(2, (3, 3, 3)).transpose(2, 3)
     _same(network.encoder(image), [theirs])
+
+
+def test_what_the_file_cannot_tell_is_told_once(tmp_path: Path) -> None:
+    """The plans' network and the settings by which fine-tuning reads the file belong together."""
+    source = MonaiSwin(1, features=12, depths=(1, 2), heads=(3, 2), window=3, order="mergingv2")
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "a.pt")
+    found = read_pretrained_plans(tmp_path / "a.pt", merging="mergingv2", weight_set=None)
+    assert found.reading == {"merging": "mergingv2"}
+    assert found.configuration["architecture"]["arch_kwargs"]["merging_order"] == "swin"
+    network = build_network(found.configuration, inputs=1, outputs=3, deep_supervision=False)
+    assert load_pretrained(network, tmp_path / "a.pt", **found.reading).source_share == 1
+    with pytest.raises(InputError, match="--merging needs --weights"):
+        plan_dataset(1, reading=found.reading)
 
 
 def test_swin_of_monai(tmp_path: Path) -> None:

@@ -92,14 +92,14 @@ def _arguments(weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
         norm, table = (
             weights.get(f"{prefix}0.{part}") for part in ("norm1.weight", "attn.relative_position_bias_table")
         )
-        if norm is None or table is None or norm.ndim != 1 or table.ndim != 2:
+        if norm is None or table is None or norm.ndim != 1 or table.ndim != 2 or not len(norm):
             return None
         features.append(len(norm))
         depths.append(len(numbers))
         heads.append(table.shape[1])
         windows.add(cubic_window(len(table), 3))
     kernel, hidden = weights.get("encoder.patch_embed.weight"), weights.get("encoder.stages.0.blocks.0.mlp.0.weight")
-    if kernel is None or kernel.ndim != 5 or hidden is None or len(windows) != 1 or None in windows:
+    if kernel is None or kernel.ndim != 5 or hidden is None or not hidden.ndim or len(windows) != 1 or None in windows:
         return None
     return {
         "strides": [[1, 1, 1], list(kernel.shape[2:])[::-1], *[[2, 2, 2]] * (len(depths) - 1)],

@@ -4,6 +4,7 @@ Self-supervised weights of BTCV's and BraTS' examples, BrainSegFounder (https://
 others are of this kind.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,7 +107,7 @@ class MonaiReader(Reader):
             if window is None:
                 raise InputError(f"{name} has the shape {tuple(tensor.shape)}, expected a window with equal sides")
             return turned_table(tensor, window)
-        if ".merging." in name and tensor.ndim and tensor.shape[-1] % 8 == 0:
+        if ".merging." in name and tensor.ndim and tensor.shape[-1] and tensor.shape[-1] % 8 == 0:
             return turned_merging(tensor, self.merging)
         return turned_kernel(tensor) if tensor.ndim == 5 else tensor
 
@@ -173,8 +174,8 @@ def _check(weights: Mapping[str, Tensor]) -> None:
 
 def _last_merging(weights: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the parts of the merging after the last stage, whose result only MONAI's decoder reads."""
-    stages = {int(name.split(".")[2]) for name in weights if name.startswith("encoder.stages.") and ".blocks." in name}
-    last = f"encoder.stages.{max(stages, default=0) + 1}.merging."
+    numbers = [found[1] for name in weights if (found := re.match(r"encoder\.stages\.(\d{1,3})\.blocks\.", name))]
+    last = f"encoder.stages.{max(map(int, numbers), default=0) + 1}.merging."
     return {name: "MONAI merges once more after its last stage" for name in weights if name.startswith(last)}
 
 

@@ -180,7 +180,7 @@ class NnsslPlans:
             return {}
         try:
             kwargs = primus_kwargs(weights, grid, heads)
-        except (KeyError, IndexError, TypeError):  # parts of it are missing
+        except (KeyError, IndexError, TypeError, ValueError):  # parts of it are missing
             return {}
         return {"network_class_name": _PRIMUS, "arch_kwargs": kwargs, "_kw_requires_import": []}
 

@@ -57,7 +57,6 @@ def primus_kwargs(weights: Mapping[str, Tensor], grid: Sequence[int], heads: int
     """
     first = "encoder.eva.blocks.0."
     patch = _patch(weights)
-    registers = weights.get("encoder.register_tokens")
     return {
         "input_shape": [size * step for size, step in zip(grid, patch, strict=True)],
         "embed_dim": len(weights[f"{first}norm1.weight"]),
@@ -67,7 +66,7 @@ def primus_kwargs(weights: Mapping[str, Tensor], grid: Sequence[int], heads: int
         "strides": [[1] * 3, [2 if step % 2 == 0 else 1 for step in patch], [step // 2 or 1 for step in patch]],
         "init_values": 0.1 if f"{first}gamma_1" in weights else None,
         "scale_attn_inner": f"{first}attn.norm.weight" in weights,
-        "num_register_tokens": 0 if registers is None else registers.shape[1],
+        "num_register_tokens": _registers(weights),
     }
 
 
@@ -79,7 +78,12 @@ def _version(names: Collection[str]) -> int:
 
 def _patch(weights: Mapping[str, Tensor]) -> tuple[int, ...]:
     kernel = weights.get("encoder.down_projection.proj.weight")
-    return (8, 8, 8) if kernel is None else tuple(kernel.shape[2:])
+    return (8, 8, 8) if kernel is None or kernel.ndim != 5 or 0 in kernel.shape else tuple(kernel.shape[2:])
+
+
+def _registers(weights: Mapping[str, Tensor]) -> int:
+    tokens = weights.get("encoder.register_tokens")
+    return 0 if tokens is None or tokens.ndim != 3 else tokens.shape[1]
 
 
 def token_grid(weights: Mapping[str, Tensor], patch_size: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -97,8 +101,9 @@ def token_grid(weights: Mapping[str, Tensor], patch_size: Sequence[int] | None) 
     positions = weights.get("encoder.eva.pos_embed")
     if positions is None or positions.ndim != 3:
         return None
-    registers = weights.get("encoder.register_tokens")
-    count = positions.shape[1] - (0 if registers is None else registers.shape[1])
+    count = positions.shape[1] - _registers(weights)
+    if count < 1:
+        return None
     if patch_size is not None:
         planned = tuple(size // step for size, step in zip(patch_size, _patch(weights)))
         if len(planned) == 3 and math.prod(planned) == count:

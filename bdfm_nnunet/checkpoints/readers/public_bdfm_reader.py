@@ -7,6 +7,7 @@ from typing import Any
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE_FORMAT, nnunet_origin
 from bdfm_nnunet.checkpoints.readers.reader import ExpectedImages, Origin, Reader
 from bdfm_nnunet.checkpoints.readers.renaming import without_wrappers
+from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork
 from bdfm_nnunet.checkpoints.readers.weight_sets import named_tensors
 
 PUBLIC_BDFM: dict[str, Any] = {
@@ -54,4 +55,7 @@ class PublicBdfmReader(Reader):
         # volumes (x, y, z) are permuted to (z, x, y) and scaled to 0..1; their voxel sizes are left as they are
         images = ExpectedImages(axes=(0, 2, 1), normalisation=("RescaleTo01Normalization",), masked=(False,))
         seen = {"format": EXPOSURE_FORMAT, "runs": [PUBLIC_BDFM]} if said.exposure is None else said.exposure
-        return replace(said, images=said.images or images, exposure=seen)
+        network = SourceNetwork(
+            norm="layer", activation="GELU", merging_order="swin", legacy_attention=True, labels=False
+        )
+        return replace(said, images=said.images or images, exposure=seen, source_network=network)

@@ -9,6 +9,7 @@ from torch import Tensor
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE_FORMAT, nnunet_origin
 from bdfm_nnunet.checkpoints.readers.reader import ExpectedImages, Origin, Reader
 from bdfm_nnunet.checkpoints.readers.renaming import Renamed, rename, without_wrappers
+from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork
 from bdfm_nnunet.checkpoints.readers.weight_sets import named_tensors
 
 COHORTS = ("adni", "aomic", "corr", "dlbs", "gsp", "habs-hd", "mcsa", "nifd", "ppmi", "sald", "soop")
@@ -56,7 +57,8 @@ class SimclrReader(Reader):
             axes=(0, 1, 2), normalisation=("ZScoreNormalization",), masked=(True,), spacing=(1.0, 1.0, 1.0)
         )
         seen = {"format": EXPOSURE_FORMAT, "runs": [NEURO_SIMCLR]} if said.exposure is None else said.exposure
-        return replace(said, images=said.images or images, exposure=seen)
+        network = SourceNetwork(norm="batch", activation="ReLU", labels=False)
+        return replace(said, images=said.images or images, exposure=seen, source_network=network)
 
 
 def _with_prefix(names: Iterable[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Files in the packing of MONAI's Swin transformers: our network gives MONAI's features of the turned image."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,22 @@ def test_another_merging_is_never_loaded_in_silence(tmp_path: Path) -> None:
         load_pretrained(target, path)
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
     assert load_pretrained(target, path, merging="monai-1.5").source_share == 1
+
+
+def test_brainsegfounder(tmp_path: Path) -> None:
+    """Two channels, T1 and FLAIR; the heads and the optimiser of its pre-training beside the encoder."""
+    source = _monai(inputs=2)
+    heads = {"rotation_head.weight": (4, 48), "contrastive_head.weight": (512, 48), "conv.0.weight": (48, 24, 3, 3, 3)}
+    weights = {f"module.swinViT.{name}": value for name, value in source.state_dict().items()}
+    weights |= {f"module.{name}": torch.ones(shape) for name, shape in heads.items()}
+    content = {"global_step": 3, "epoch": 1, "state_dict": weights, "optimizer": {"state": {0: {"step": 3}}}}
+    torch.save(content | {"args": argparse.Namespace(feature_size=12)}, tmp_path / "a.pt")
+    image = torch.randn(1, 2, 8, 8, 8)
+    with torch.no_grad():
+        _close(_features(tmp_path / "a.pt", image), source.features(image)[:-1])
+    checkpoint = read_checkpoint(tmp_path / "a.pt")
+    assert checkpoint.source_network.input_channels == 2 and checkpoint.source_network.labels is False
+    assert set(checkpoint.renamed.dropped) >= set(heads)
 
 
 def test_a_network_of_one_stage_more_keeps_the_last_merging(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Several sets of weights in a file, and prefixes in front of their names."""
 
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,13 @@ def test_entries_beside_the_weights_stay(tmp_path: Path) -> None:
     content = {"network_weights": _encoder(1, "module."), "trainer_name": "nnUNetTrainer", "spark_weights": PROJECTOR}
     checkpoint = read_checkpoint(_saved(tmp_path, content))
     assert checkpoint.trainer == "nnUNetTrainer" and checkpoint.kind == "nnunet"
+
+
+def test_checkpoints_of_lightning(tmp_path: Path) -> None:
+    """The module's own parts and its hyper-parameters lie beside the network."""
+    weights = _encoder(1, "model.")
+    content = {"state_dict": weights | {"loss.weight": torch.ones(2)}, "pytorch-lightning_version": "2.1", "epoch": 4,
+               "hyper_parameters": argparse.Namespace(lr=1e-3), "optimizer_states": [{"state": {}}]}  # fmt: skip
+    path = _saved(tmp_path, content)
+    assert _loads(path, weights) == ()
+    assert load_pretrained(network("resenc", 1), path).encoder_share == 1
