@@ -136,7 +136,7 @@ def summary_of(modules: Iterable[nn.Module]) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for module in modules:
         for what, value in function_of(module).items():
-            if what in ("norm", "activation", "heads", "stride", "pooling"):
+            if what in ("norm", "activation", "heads", "stride", "pooling", "merging", "legacy attention"):
                 found.setdefault(what, []).append(str(value))
     return {what: ", ".join(dict.fromkeys(values)) for what, values in found.items()}
 

@@ -162,7 +162,9 @@ def _by_what_is_known(modules: Iterable[nn.Module], known: SourceNetwork) -> lis
 def _assumed(transfer: Transfer, known: SourceNetwork) -> tuple[str, ...]:
     """Return what the file does not say and what is taken for it."""
     ours = summary_of(_encoder_modules(transfer.target.network).values())
-    told = {"norm": known.norm, "activation": known.activation, "heads": known.heads, "stride": known.strides}
+    told: dict[str, object] = {"norm": known.norm, "activation": known.activation, "heads": known.heads}
+    told |= {"stride": known.strides, "merging": known.merging_order}
+    told["legacy attention"] = known.legacy_attention is not None
     if any(name.endswith(STATISTICS) for name in transfer.theirs):
         told["norm"] = "batch"
     ours = {what: value for what, value in ours.items() if not told.get(what)}
