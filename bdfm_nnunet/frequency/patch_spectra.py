@@ -159,16 +159,26 @@ def spectral_multiplier(kernel: Tensor, spatial: Sequence[int], *, imaginary: bo
     parts = [kernel, torch.zeros_like(kernel)]
     for number, size in enumerate(spatial, start=1):
         length = parts[0].shape[axis]
-        offsets = torch.arange(length, device=kernel.device) - length // 2
-        turns = offsets[:, None] * torch.arange(size, device=kernel.device) % size
-        phase = turns.to(kernel.dtype) * (-2 * math.pi / size)
-        cosine, sine = phase.cos(), phase.sin()
         # both parts in one product, which consumes the kernel's next axis and appends the image's
         joined = torch.cat(parts, axis)
-        turned = [torch.cat([cosine, -sine]), torch.cat([sine, cosine])]
+        turned = _turns(length, size, kernel.dtype, kernel.device)
         wanted = turned if imaginary or number < len(spatial) else turned[:1]
         parts = [torch.tensordot(joined, matrix, ([axis], [0])) for matrix in wanted]
     return tuple(parts)
+
+
+@kept(maxsize=32)
+def _turns(length: int, size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return exp(-2 pi i d n / size) for d around 0 and all n, as matrices (2 length, size) of complex products.
+
+    The first gives the real part of a product with real and imaginary parts one below the other, the second the
+    imaginary part.
+    """
+    offsets = torch.arange(length, device=device) - length // 2
+    turns = offsets[:, None] * torch.arange(size, device=device) % size
+    phase = turns.to(dtype) * (-2 * math.pi / size)
+    cosine, sine = phase.cos(), phase.sin()
+    return torch.cat([cosine, -sine]), torch.cat([sine, cosine])
 
 
 def next_fast_length(size: int) -> int:

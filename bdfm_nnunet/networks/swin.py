@@ -19,6 +19,7 @@ from bdfm_nnunet.frequency import patchify
 from bdfm_nnunet.networks.attention import window_attention
 from bdfm_nnunet.networks.attention_windows import Legacy, window_groups
 from bdfm_nnunet.networks.patch_merging import MergingOrder, PatchMerging
+from bdfm_nnunet.networks.recomputed_layers import normed_perceptron
 from bdfm_nnunet.networks.recomputing import recomputed
 from bdfm_nnunet.networks.visible_attention import visible_attention
 from bdfm_nnunet.networks.visible_tokens import VisibleStage, VisibleTokens
@@ -96,10 +97,11 @@ class WindowAttention(nn.Module):
         attended = window_attention(self.qkv(flat), groups, biases)[:, :count]
         return self.proj(attended).reshape(tokens.shape)
 
-    def attend_visible(self, tokens: Tensor, shift: tuple[int, ...], where: VisibleStage) -> Tensor:
-        """Attend inside the windows of a grid of which only the visible tokens are given, (B, N, C)."""
-        buckets = where.buckets(clipped(self.window_size, where.grid), shift, self.window_size)
-        attended = visible_attention(self.qkv(tokens).flatten(0, 1), buckets, self.relative_position_bias_table.T)
+    def attend_visible(self, tokens: Tensor, norm: nn.LayerNorm, shift: tuple[int, ...], where: VisibleStage) -> Tensor:
+        """Attend inside the windows of a grid of which only the visible tokens are given, (B, N, C), after a norm."""
+        pieces = where.pieces(clipped(self.window_size, where.grid), shift, self.window_size)
+        table = self.relative_position_bias_table.T
+        attended = visible_attention(tokens.flatten(0, 1), norm, self.qkv, pieces, table)
         return self.proj(attended).reshape(tokens.shape)
 
     def relative_bias(self, index: Tensor) -> Tensor:
@@ -175,16 +177,17 @@ class SwinBlock(nn.Module):
 
     def forward(self, tokens: Tensor, where: VisibleStage | None = None) -> Tensor:
         """Map (B, *grid, C), or visible tokens (B, N, C) and where they are, to the same shape."""
-        tokens = tokens + self._drop(self._attend(self.norm1(tokens), where))
+        if where is not None:
+            attended = self.attn.attend_visible(tokens, self.norm1, self._shift(where.grid), where)
+            tokens = tokens + self._drop(attended)
+            return tokens + self._drop(normed_perceptron(tokens, self.norm2, self.mlp))
+        tokens = tokens + self._drop(self.attn(self.norm1(tokens), self._shift(tokens.shape[1:-1])))
         return tokens + self._drop(self.mlp(self.norm2(tokens)))
 
-    def _attend(self, tokens: Tensor, where: VisibleStage | None) -> Tensor:
-        grid = tokens.shape[1:-1] if where is None else where.grid
+    def _shift(self, grid: Sequence[int]) -> tuple[int, ...]:
+        """Return the shift of the windows in tokens, per axis."""
         window = clipped(self.window_size, grid)
-        shift = [size // 2 if self.shifted and count > size else 0 for count, size in zip(grid, window, strict=True)]
-        if where is None:
-            return self.attn(tokens, tuple(shift))
-        return self.attn.attend_visible(tokens, tuple(shift), where)
+        return tuple(n // 2 if self.shifted and count > n else 0 for count, n in zip(grid, window, strict=True))
 
     def _drop(self, branch: Tensor) -> Tensor:
         """Drop the branch for some samples, scaled to keep the mean (https://arxiv.org/abs/1603.09382)."""

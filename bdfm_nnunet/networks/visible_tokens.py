@@ -5,8 +5,9 @@ a bucket. A position of the last stage is visible or hidden as a whole, and so a
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor
 from bdfm_nnunet.kept_tables import kept
 from bdfm_nnunet.networks.attention_windows import window_pieces
 
-SHORTEST, SHORTEST_ON_CARDS = 0.75, 0.5
-"""Tokens of the shortest piece of a bucket, relative to the longest: padding costs less than another bucket.
+_SPARE, _SPARE_ON_CARDS = 1 << 15, 1 << 20
+"""Pairs of tokens that padding may add to a bucket: they cost as much as another bucket.
 
-On an accelerator a bucket costs the start of some twenty kernels, and arithmetic next to nothing.
+On an accelerator a bucket costs the start of some ten kernels, and arithmetic next to nothing.
 """
 _ROUND = 8  # kernels of attention on CUDA want biases whose rows are a multiple of 16 bytes
 _FAR = 1 << 24  # a place so far away that no bias is meant for it
@@ -30,12 +31,67 @@ class Bucket:
 
     Attributes:
         rows: tokens of each piece, (P, L), as numbers among the B * N visible ones; B * N is padding.
-        index: column of the bias table for each pair of query and key, (P, L, L); the column after the last hides
-            padded keys.
+        places: of each piece, (P, L); differences of places tell relative positions, see `Pieces.columns`.
     """
 
     rows: Tensor
-    index: Tensor
+    places: Tensor
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Pieces of the windows of a stage, in slots: those of one bucket after the other, piece by piece.
+
+    Attributes:
+        rows: the visible token in each slot, (S,), as a number among the B * N visible ones; B * N is padding.
+        places: of each slot, (S,).
+        slots: the slot of each visible token, (B * N,).
+        shapes: pieces and tokens of a piece, for each bucket.
+        centre: column of the bias table of a pair of tokens in the same place.
+        entries: columns of the bias table.
+    """
+
+    rows: Tensor
+    places: Tensor
+    slots: Tensor
+    shapes: tuple[tuple[int, int], ...]
+    centre: int
+    entries: int
+
+    @cached_property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The buckets, every visible token in one of them."""
+        parts = [part.split([p * length for p, length in self.shapes]) for part in (self.rows, self.places)]
+        return tuple(
+            Bucket(rows.view(shape), places.view(shape))
+            for rows, places, shape in zip(*parts, self.shapes, strict=True)
+        )
+
+    @cached_property
+    def filled_rows(self) -> Tensor:
+        """The visible token in each slot, any one where there is padding, (S,)."""
+        return self.rows.clamp_max(len(self.slots) - 1)
+
+    @property
+    def pairs(self) -> list[int]:
+        """Pairs of slots of each bucket."""
+        return [pieces * length**2 for pieces, length in self.shapes]
+
+    def columns(self, places: Tensor) -> Tensor:
+        """Return the column of the bias table for each pair of query and key, (p, L, L), of places (p, L).
+
+        The column after the last hides padded keys.
+        """
+        return (places[:, :, None] - places[:, None]).add_(self.centre).clamp_(0, self.entries)
+
+    @cached_property
+    def all_columns(self) -> Tensor:
+        """The columns of the pairs of all buckets, (Q,), made at the first call."""
+        columns = self.places.new_empty(sum(self.pairs))
+        for part, bucket in zip(columns.split(self.pairs), self.buckets, strict=True):
+            places = bucket.places
+            torch.sub(places[:, :, None], places[:, None], out=part.view(*places.shape, -1))
+        return columns.add_(self.centre).clamp_(0, self.entries)
 
 
 class VisibleStage:
@@ -56,11 +112,9 @@ class VisibleStage:
         self.tokens = math.prod(grid)
         self._flat = (numbers + torch.arange(len(numbers))[:, None] * self.tokens).flatten()
         self.flat = self._flat.to(device)
-        self._buckets: dict[tuple[tuple[int, ...], ...], tuple[Bucket, ...]] = {}
+        self._pieces: dict[tuple[tuple[int, ...], ...], Pieces] = {}
 
-    def buckets(
-        self, window: tuple[int, ...], shift: tuple[int, ...], table_window: tuple[int, ...]
-    ) -> tuple[Bucket, ...]:
+    def pieces(self, window: tuple[int, ...], shift: tuple[int, ...], table_window: tuple[int, ...]) -> Pieces:
         """Return every visible token once, in pieces of windows whose tokens see each other; made at the first call.
 
         Args:
@@ -69,29 +123,26 @@ class VisibleStage:
             table_window: window size of the bias table.
         """
         key = (window, shift, table_window)
-        if key not in self._buckets:
-            self._buckets[key] = tuple(self._cut(*key))
-        return self._buckets[key]
+        if key not in self._pieces:
+            self._pieces[key] = self._cut(*key)
+        return self._pieces[key]
 
-    def _cut(self, window: tuple[int, ...], shift: tuple[int, ...], table_window: tuple[int, ...]) -> Iterator[Bucket]:
-        piece_of, by_piece, pieces = _pieces_of_grid(self.grid, window, shift)
-        batch, count = self.numbers.shape
-        row_of = torch.full((batch * self.tokens,), -1)
-        row_of[self._flat] = torch.arange(batch * count)
-        order = row_of.unflatten(0, (batch, -1))[:, by_piece].flatten()
-        order = order[order >= 0]  # the visible ones, one piece after the other
-        numbered = piece_of[self.numbers] + torch.arange(batch)[:, None] * pieces
-        sizes = numbered.flatten().bincount(minlength=batch * pieces)
-        starts = sizes.cumsum(0) - sizes
+    def _cut(self, window: tuple[int, ...], shift: tuple[int, ...], table_window: tuple[int, ...]) -> Pieces:
+        of_grid, count = _pieces_of_grid(self.grid, window, shift)
         codes, centre, entries = _offset_codes(self.grid, table_window)
-        places = torch.cat([codes[self.numbers].flatten(), torch.tensor([-_FAR])]).int().to(self._device)
-        for chosen, longest in _lengths(sizes, SHORTEST if self._device.type in ("cpu", "meta") else SHORTEST_ON_CARDS):
-            steps = torch.arange(longest)
-            inside = steps < sizes[chosen, None]
-            rows = torch.where(inside, order[(starts[chosen, None] + steps).clamp_max_(len(order) - 1)], len(order))
-            rows = rows.to(self._device)
-            place = places.index_select(0, rows.flatten()).reshape(rows.shape)
-            yield Bucket(rows, (place[:, :, None] - place[:, None] + centre).clamp_(0, entries))
+        batch, total = len(self.numbers), self.numbers.numel()
+        piece = (of_grid[self.numbers] + torch.arange(batch)[:, None] * count).flatten()
+        sizes, order = piece.bincount(minlength=batch * count), piece.argsort(stable=True)
+        starts, shapes = _lengths(sizes, _SPARE if self._device.type in ("cpu", "meta") else _SPARE_ON_CARDS)
+        # the tokens of a piece lie side by side, in `order` and in the slots; both begin at some number
+        moved = starts - (sizes.cumsum(0) - sizes)
+        slots = torch.empty(total, dtype=torch.long)
+        slots[order] = moved[piece[order]] + torch.arange(total)
+        made = torch.tensor([[total], [-_FAR]]).repeat(1, sum(pieces * length for pieces, length in shapes))
+        made[0, slots] = torch.arange(total)
+        made[1, slots] = codes[self.numbers].flatten()
+        rows, places = made.to(self._device)
+        return Pieces(rows, places.int(), slots.to(self._device), shapes, centre, entries)
 
 
 class VisibleTokens:
@@ -154,10 +205,8 @@ def _family(grid: tuple[int, ...], merging: tuple[tuple[int, ...], ...]) -> tupl
 
 
 @kept(maxsize=128)
-def _pieces_of_grid(
-    grid: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]
-) -> tuple[Tensor, Tensor, int]:
-    """Return the piece of each token of a grid, (T,), all tokens sorted by piece, (T,), and the number of pieces."""
+def _pieces_of_grid(grid: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> tuple[Tensor, int]:
+    """Return the piece of each token of a grid, (T,), and the number of pieces."""
     number, total = torch.zeros(1, dtype=torch.long), 1
     for size, extent, step in zip(grid, window, shift, strict=True):
         pieces = list(window_pieces(size, extent, step, padding=False))
@@ -166,7 +215,7 @@ def _pieces_of_grid(
             of_axis[list(piece.tokens)] = i
         number = (number[:, None] * len(pieces) + of_axis).flatten()
         total *= len(pieces)
-    return number, number.argsort(stable=True), total
+    return number, total
 
 
 @kept(maxsize=64)
@@ -183,15 +232,30 @@ def _offset_codes(grid: tuple[int, ...], table_window: tuple[int, ...]) -> tuple
     return code, centre, math.prod(2 * extent - 1 for extent in table_window)
 
 
-def _lengths(sizes: Tensor, shortest: float) -> Iterator[tuple[Tensor, int]]:
-    """Yield numbers of pieces with about as many tokens, and the length to which they are padded."""
-    descending, pieces = sizes.sort(descending=True, stable=True)
-    found = descending.tolist()
-    first, end = 0, found.index(0) if found[-1] == 0 else len(found)
-    while first < end:
-        longest = math.ceil(found[first] / _ROUND) * _ROUND
-        last = first
-        while last < end and (found[last] >= shortest * longest or longest <= 4 * _ROUND):
-            last += 1
-        yield pieces[first : max(last, first + 1)], longest
-        first = max(last, first + 1)
+def _lengths(sizes: Tensor, spare: int) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+    """Group pieces with about as many tokens.
+
+    Args:
+        sizes: tokens of each piece.
+        spare: pairs of tokens that padding may add to a group.
+
+    Returns:
+        The first slot of each piece; and, for each group, its pieces and the length to which they are padded.
+    """
+    descending, order = sizes.sort(descending=True, stable=True)
+    rounded = (descending[descending > 0] + _ROUND - 1) // _ROUND * _ROUND
+    lengths, counts = rounded.unique_consecutive(return_counts=True)
+    shapes: list[tuple[int, int]] = []
+    added = 0
+    for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
+        pieces, longest = shapes[-1] if shapes else (0, length)
+        added += count * (longest**2 - length**2)
+        if pieces and added <= spare:
+            shapes[-1] = (pieces + count, longest)
+        else:
+            shapes.append((count, length))
+            added = 0
+    padded = torch.tensor([longest for _, longest in shapes]).repeat_interleave(torch.tensor([n for n, _ in shapes]))
+    starts = torch.zeros_like(sizes)
+    starts[order[: len(padded)]] = padded.cumsum(0) - padded
+    return starts, tuple(shapes)

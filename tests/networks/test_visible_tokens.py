@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bdfm_nnunet.masking import upsample
 from bdfm_nnunet.networks import attention
@@ -100,11 +101,13 @@ def _taken(features: list[Tensor], where: VisibleTokens) -> list[Tensor]:
 
 @pytest.fixture(params=["cache", "one piece", "kernel"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """As many pieces as fit in the cache at once, one at a time, or PyTorch's own kernel as on other devices."""
+    """As many pieces as fit in the cache at once; one at a time, and layers' outputs kept; or kernels as on a card."""
     if request.param == "one piece":
         monkeypatch.setattr(attention, "CACHE_BYTES", 1)
+        for module in ("recomputed_layers", "visible_attention"):  # all tests here have narrow layers
+            monkeypatch.setattr(f"bdfm_nnunet.networks.{module}.KEPT_FROM", 0)
     if request.param == "kernel":
-        monkeypatch.setattr("bdfm_nnunet.networks.visible_attention._BY_HAND", ())
+        monkeypatch.setattr("bdfm_nnunet.networks.recomputed_layers._BY_HAND", ())
     return str(request.param)
 
 
@@ -187,7 +190,7 @@ def test_half_precision_is_as_exact_as_the_kernel(monkeypatch: pytest.MonkeyPatc
     exact = _compact(encoder, images, visible)[0][-1]
     errors = []
     for by_hand in (("cpu",), ()):
-        monkeypatch.setattr("bdfm_nnunet.networks.visible_attention._BY_HAND", by_hand)
+        monkeypatch.setattr("bdfm_nnunet.networks.recomputed_layers._BY_HAND", by_hand)
         with torch.autocast("cpu", dtype=torch.float16):
             found = _compact(encoder.float(), images.float(), visible)[0][-1]
         found.square().sum().backward()
@@ -215,11 +218,48 @@ def test_pieces_are_padded_little() -> None:
     ranks = torch.rand(2, 27, generator=generator).argsort(1).argsort(1)
     where = VisibleTokens((ranks < 7).reshape(2, 3, 3, 3), [(2, 2, 2)] * 3, device=CPU)
     stage = where.stages[0]
-    buckets = stage.buckets((7, 7, 7), (3, 3, 3), (7, 7, 7))
+    pieces = stage.pieces((7, 7, 7), (3, 3, 3), (7, 7, 7))
+    buckets = pieces.buckets
     tokens = torch.cat([bucket.rows.flatten() for bucket in buckets])
     real = tokens[tokens < 2 * stage.numbers.shape[1]]
     assert torch.equal(real.sort()[0], torch.arange(2 * stage.numbers.shape[1]))  # each once
     sizes = torch.cat([(bucket.rows < len(real)).sum(1) for bucket in buckets])
-    pairs = sum(bucket.index.numel() for bucket in buckets)
+    pairs = sum(pieces.pairs)
+    assert pairs == len(pieces.all_columns) and torch.equal(pieces.rows[pieces.slots], torch.arange(len(real)))
     assert len(buckets) <= 10 and pairs < 1.5 * sizes.square().sum()
-    assert stage.buckets((7, 7, 7), (3, 3, 3), (7, 7, 7)) is buckets  # made once
+    assert stage.pieces((7, 7, 7), (3, 3, 3), (7, 7, 7)) is pieces  # made once
+    halves = zip(pieces.all_columns.split(pieces.pairs), buckets, strict=True)
+    assert all(torch.equal(part.view(*b.rows.shape, -1), pieces.columns(b.places)) for part, b in halves)
+
+
+class _Launches(TorchDispatchMode):
+    """Counts the operations that compute something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view and "empty" not in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_another_bucket_costs_an_accelerator_few_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bdfm_nnunet.networks.recomputed_layers._BY_HAND", ())
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, k, v, attn_mask: q + k + v)
+    encoder = _encoder(**CASES["2-D, three stages"][0])
+    generator = torch.Generator().manual_seed(0)
+    ranks = torch.rand(3, 400, generator=generator).argsort(1).argsort(1)
+    found = []
+    for spare in (1 << 40, 0):
+        monkeypatch.setattr("bdfm_nnunet.networks.visible_tokens._SPARE", spare)
+        stage = VisibleTokens((ranks < 100).reshape(3, 20, 20), [], device=CPU).stages[0]
+        tokens = torch.randn(3, 100, 8, dtype=torch.double, requires_grad=True)
+        attention_, norm = encoder.stages[0].blocks[0].attn, encoder.stages[0].blocks[0].norm1
+        attention_.attend_visible(tokens, norm, (3, 3), stage)  # makes the lists
+        with _Launches() as launches:
+            attention_.attend_visible(tokens, norm, (3, 3), stage).sum().backward()
+        found.append((len(stage.pieces((7, 7), (3, 3), (7, 7)).shapes), launches.count))
+    (one, few), (several, many) = found
+    assert one == 1 and several > 2
+    assert few < 60 and many - few <= 10 * (several - 1)  # the stand-in for the kernel has two
