@@ -14,8 +14,10 @@ three; "cubic" is the same with all three axes merged, as `bdfm plan` plans it f
 
 The floor is that of step.py: the counted operations at the rate of a large matrix product, plus the bytes that must
 move at the rate of a copy. Memory is the peak of the process less what it held before the arm was built; on CUDA the
-peak of the allocator. On CUDA "all" is compiled unless --eager is given; "visible" is not, as its shapes differ from
-step to step.
+peak of the allocator. "Tensors" is the most that tensors take at once in a step, with weights, gradients and moments,
+by PyTorch's profiler; what the process takes beyond it are the code and buffers of PyTorch's libraries (some 60 MiB,
+the same for all arms) and holes in its heap. On CUDA "all" is compiled unless --eager is given; "visible" is not, as
+its shapes differ from step to step.
 
 With --packing, the last table says what packing would bring to a convolutional encoder (nnU-Net's PlainConvUNet at this
 size): its forward and backward passes on the whole crop, and on the visible blocks alone as a batch of small crops,
@@ -28,6 +30,7 @@ the crop.
 
 import argparse
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,20 @@ def serve_arm(name: str, batch: int, size: int, device: str) -> None:
     serve_step(loss_of, optimizer, precision, device, clip=True, libraries=libraries)
 
 
+def tensors_of(encoder: str, arm: str, batch: int, size: int) -> int:
+    """Return the most bytes that tensors take at once in a step on the CPU."""
+    module, images = objective(encoder, arm).train(), images_for(batch, size, "cpu")
+    drawn = module.draw(batch, images.shape[2:], generator=torch.Generator().manual_seed(2))
+    module(images, **drawn)  # makes what is kept for all steps
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        module(images, **drawn)["loss"].backward()
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    state = 3 * sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+    return state + max(accumulate(changes))  # gradients are among the changes
+
+
 def costs_of(encoder: str, arm: str, precision: str, batch: int, size: int) -> Costs:
     """Count in a real pass, for one mask."""
     device = "cpu" if precision in types_for("cpu") else "cuda"
@@ -138,11 +155,22 @@ def _add_comparison(
     if compiled and REFERENCE in names:
         names[REFERENCE] += " compiled"
     times, ends = compare(Path(__file__), list(names.values()), settings, batch)
-    columns = ["arm", "s", "share of the time", "GiB", "share of the memory", "TFLOP", "share", "floor s"]
+    columns = [
+        "arm",
+        "s",
+        "share of the time",
+        "GiB",
+        "share of the memory",
+        "tensors GiB",
+        "TFLOP",
+        "share",
+        "floor s",
+    ]
     title = f"{encoder} encoder, {settings.size}^3 voxels, batch of {batch}, {precision}"
-    table = Table(title, [*columns, "times the floor"])
+    table = Table(title, [*columns, "floor s", "times the floor"])
     costs = {arm: costs_of(encoder, arm, precision, batch, settings.size) for arm in names}
-    raw: dict[str, Any] = {"seconds": times.seconds, "ends": ends, "costs": {}}
+    tensors = {arm: tensors_of(encoder, arm, batch, settings.size) for arm in names if settings.device == "cpu"}
+    raw: dict[str, Any] = {"seconds": times.seconds, "ends": ends, "tensors": tensors, "costs": {}}
     for arm, name in names.items():
         flops, moved, floor = floor_of(costs[arm], precision, rates)
         raw["costs"][name] = {"flops": flops, "bytes": moved, "floor_seconds": floor}
@@ -155,6 +183,7 @@ def _add_comparison(
                 str(share_of_time(times, name, reference)),
                 f"{ends[name]['memory'] / 2**30:.2f}",
                 f"{ends[name]['memory'] / ends[reference]['memory']:.2f}",
+                f"{tensors[arm] / 2**30:.2f}" if arm in tensors else "",
                 f"{flops / 1e12:.3f}",
                 f"{flops / floor_of(costs[REFERENCE], precision, rates)[0]:.2f}",
                 f"{floor:.3g}",
