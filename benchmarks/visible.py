@@ -60,6 +60,10 @@ REFERENCE = "all"
 QUICK_ARMS = ("all", "visible-75")
 SHARE_OF_TIME, SHARE_OF_MEMORY, TIMES_FASTER_ON_CUDA = 0.6, 0.5, 2.5
 TOKENS_OF_A_BLOCK = 8
+COLUMNS = (
+    *("arm", "s", "share of the time", "GiB", "share of the memory", "tensors GiB", "TFLOP", "share", "floor s"),
+    "times the floor",
+)
 MARGINS = (0, 4, 8)
 """Voxels around a packed block."""
 
@@ -155,19 +159,8 @@ def _add_comparison(
     if compiled and REFERENCE in names:
         names[REFERENCE] += " compiled"
     times, ends = compare(Path(__file__), list(names.values()), settings, batch)
-    columns = [
-        "arm",
-        "s",
-        "share of the time",
-        "GiB",
-        "share of the memory",
-        "tensors GiB",
-        "TFLOP",
-        "share",
-        "floor s",
-    ]
     title = f"{encoder} encoder, {settings.size}^3 voxels, batch of {batch}, {precision}"
-    table = Table(title, [*columns, "floor s", "times the floor"])
+    table = Table(title, list(COLUMNS))
     costs = {arm: costs_of(encoder, arm, precision, batch, settings.size) for arm in names}
     tensors = {arm: tensors_of(encoder, arm, batch, settings.size) for arm in names if settings.device == "cpu"}
     raw: dict[str, Any] = {"seconds": times.seconds, "ends": ends, "tensors": tensors, "costs": {}}

@@ -73,15 +73,14 @@ class _NormedPerceptron(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of tokens, norm and both layers."""
-        *norm, weight, bias, last_weight = (saved := ctx.saved_tensors)[:6]
-        kept = saved[6:]
-        normed, moments = normed_again(*norm, ctx.eps)
+        tokens, scale, offset, weight, bias, last_weight, *kept = ctx.saved_tensors
+        normed, moments = normed_again(tokens, scale, offset, ctx.eps)
         hidden = kept[0] if kept else functional.linear(normed.to(weight.dtype), weight, bias)
         of_hidden, of_last, of_last_bias = through_linear(gradient, functional.gelu(hidden), last_weight)
         of_hidden = torch.ops.aten.gelu_backward(of_hidden, hidden)
-        del hidden, kept, saved
+        del hidden, kept
         of_normed, of_weight, of_bias = through_linear(of_hidden, normed, weight)
-        of_norm = through_norm(of_normed, *norm, moments)
+        of_norm = through_norm(of_normed, tokens, scale, offset, moments)
         return *of_norm, of_weight, of_bias, of_last, of_last_bias, None
 
 

@@ -146,13 +146,14 @@ class _NormedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of tokens, norm, layer and biases."""
-        *norm, weight, bias, columns, attended = (saved := ctx.saved_tensors)[:7]
-        normed, moments = normed_again(*norm, ctx.eps)
-        source = saved[7] if len(saved) > 7 else _project(normed, weight, bias)
+        tokens, scale, offset, weight, bias, columns, attended, *kept = ctx.saved_tensors
+        normed, moments = normed_again(tokens, scale, offset, ctx.eps)
+        source = kept[0] if kept else _project(normed, weight, bias)
         of_source, of_columns = _attend_backward(gradient, source, attended, ctx.pieces, columns)
-        del source, saved
+        del source, kept
         of_normed, of_weight, of_bias = through_linear(of_source[:-1], normed, weight)
-        return *through_norm(of_normed, *norm, moments), of_weight, of_bias, of_columns, None, None
+        of_norm = through_norm(of_normed, tokens, scale, offset, moments)
+        return *of_norm, of_weight, of_bias, of_columns, None, None
 
 
 def _project(normed: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
