@@ -89,6 +89,11 @@ class Strategy:
         """Begin the first stage of a new training, now that the first weights are there."""
         self._add_low_rank()
         self._enter(0)
+        if not self.loaded.weights and self.stages[-1].moves != "all":
+            self.trainer.print_to_log_file(
+                f"The encoder has random weights, and finetuning.strategy={self.settings.strategy} holds most of them: "
+                "this is the untrained control of a fine-tuning."
+            )
 
     def reach(self, epoch: int) -> None:
         """Go into the stage of an epoch that is about to begin."""

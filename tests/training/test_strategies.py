@@ -132,6 +132,9 @@ def test_the_untrained_control_holds_a_random_encoder() -> None:
     before = state_of(trainer.network)
     found = changed(trainer.train().network, before)
     assert not _of_encoder(found) and "stem.convs.0.0.weight" in found
+    assert "this is the untrained control" in trainer.told[-1]
+    assert "untrained control" not in "".join(_start("swin", strategy="frozen").told)
+    assert "untrained control" not in "".join(_start("swin", LoadedParts(), strategy="warmup").told)
 
 
 # ----------------------------------------------------------------------------------------------------- schedules
