@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from bdfm_nnunet.checkpoints import load_pretrained
+from bdfm_nnunet.checkpoints.token_adapting import adapt_positions
 from tests.checkpoints.described import checkpoint_of_network, network_of
+from tests.networks import zoo
 
 BATCH_NORM = {"norm_op": nn.BatchNorm3d, "norm_op_kwargs": {"eps": 1e-5}}
 
@@ -105,3 +107,16 @@ def test_the_decoder_of_a_training_without_labels_starts_anew(tmp_path: Path) ->
     report = load_pretrained(network_of("plain", 1), path)
     assert report.new["decoder.transpconvs.0.weight"].startswith("the decoder of a training without labels")
     assert "decoder.transpconvs.0.weight" in load_pretrained(network_of("plain", 1), path, decoder="all").loaded
+
+
+@pytest.mark.parametrize("how", ["resample", "extend"])
+def test_positions_of_a_primus_for_larger_images(tmp_path: Path, how: str) -> None:
+    torch.manual_seed(1)
+    torch.save({"network_weights": zoo.network("primus", 1).state_dict()}, tmp_path / "a.pth")
+    target = zoo.network("primus", 1, input_shape=[48, 32, 32])
+    report = load_pretrained(target, tmp_path / "a.pth", positions=how)
+    assert report.adapted["encoder.eva.pos_embed"] == f"positions (4, 4, 4) to (6, 4, 4), {how}"
+    assert report.encoder_share == report.source_share == 1
+    before = torch.load(tmp_path / "a.pth", weights_only=True)["network_weights"]["encoder.eva.pos_embed"]
+    expected = adapt_positions(before, (4, 4, 4), (6, 4, 4), how=how)
+    torch.testing.assert_close(target.state_dict()["encoder.eva.pos_embed"], expected)
