@@ -120,6 +120,20 @@ def inputs_of(dataset: Mapping[str, Any], configuration: Mapping[str, Any]) -> i
     return len(channels_of(dataset)) + len(labels)
 
 
+def refuse_cascade(configuration: Mapping[str, Any], what: str) -> None:
+    """Raise InputError for the second stage of a cascade, whose network reads more than images.
+
+    Args:
+        configuration: configuration of the plans with everything that it inherits.
+        what: what has this configuration, for the message.
+    """
+    if (stage := configuration.get("previous_stage")) is not None:
+        raise InputError(
+            f"{what} is the second stage of a cascade, whose network reads the segmentations of {stage} beside the "
+            f"images, and no pre-training has those: choose 3d_fullres or {stage}, or nnU-Net's own trainers for it"
+        )
+
+
 def outputs_of(dataset: Mapping[str, Any]) -> int:
     """Return the number of output channels of a segmentation network as nnU-Net counts them: classes or regions."""
     wanted = {name: value for name, value in dataset["labels"].items() if name != "ignore"}

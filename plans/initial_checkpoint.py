@@ -11,7 +11,14 @@ from bdfm_nnunet.checkpoints.checkpoint_writing import write_checkpoint
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE
 from bdfm_nnunet.exposure import Exposure
 from bdfm_nnunet.networks.network_building import build_network
-from bdfm_nnunet.nnunet_files import channels_of, inputs_of, outputs_of, read_dataset_json, resolve_configuration
+from bdfm_nnunet.nnunet_files import (
+    channels_of,
+    inputs_of,
+    outputs_of,
+    read_dataset_json,
+    refuse_cascade,
+    resolve_configuration,
+)
 from bdfm_nnunet.plans.plans_lookup import (
     CONFIGURATION,
     DEFAULT_PLANS,
@@ -99,10 +106,11 @@ def network_of_plans(dataset_id: int, plans_name: str, configuration: str) -> tu
     """Build the network that plans describe, with weights from a fixed seed.
 
     Raises:
-        InputError: the plans do not exist.
+        InputError: the plans do not exist, or the configuration is the second stage of a cascade.
     """
     plans, path = read_plans(dataset_id, plans_name), plans_path(dataset_id, plans_name)
     resolved = resolve_configuration(plans, configuration)
+    refuse_cascade(resolved, f"configuration {configuration} of {path}")
     preprocessed = path.parent / "dataset.json"
     dataset = read_dataset_json(preprocessed if preprocessed.is_file() else raw_folder(dataset_id) / "dataset.json")
     inputs, outputs = inputs_of(dataset, resolved), outputs_of(dataset)

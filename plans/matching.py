@@ -13,7 +13,7 @@ from bdfm_nnunet.checkpoints.readers import ExpectedImages
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.networks.network_classes import check_network_classes
-from bdfm_nnunet.nnunet_files import check_plans, resolve_configuration
+from bdfm_nnunet.nnunet_files import check_plans, refuse_cascade, resolve_configuration
 from bdfm_nnunet.old_plans import architecture_of
 from bdfm_nnunet.plans.like_checkpoint import LikeCheckpoint, Likeness
 from bdfm_nnunet.plans.memory_targets import configuration_costs, largest_batch
@@ -122,6 +122,7 @@ def _checked(checkpoint: Checkpoint) -> dict[str, Any]:
         configuration["architecture"] = architecture_of(configuration, name)
     alone = _PREPROCESSING | {key: value for key, value in configuration.items() if key != "inherits_from"}
     check_plans(_NAMES | plans | {"configurations": {"3d_fullres": alone}}, name)
+    refuse_cascade(configuration, f"the network of {checkpoint.path}")
     return configuration
 
 

@@ -50,6 +50,8 @@ def check_transfer(transfer: Transfer, checkpoint: Checkpoint, settings: Loading
     report = transfer.report
     report.differences = tuple(str(each) for each in found)
     report.assumed = () if source else _assumed(transfer, checkpoint.source_network)
+    if reason := _of_a_cascade(checkpoint):
+        raise _refused(checkpoint, reason, "give the checkpoint of 3d_fullres or of the first stage")
     if reason := _other_axes(transfer):
         raise _refused(checkpoint, reason, "give a checkpoint of a network with as many axes")
     if reason := _too_little(transfer, settings):
@@ -173,6 +175,14 @@ def _assumed(transfer: Transfer, known: SourceNetwork) -> tuple[str, ...]:
     return (
         f"the file does not say its {', '.join(ours)}: taken to be those of this network ({'; '.join(ours.values())})",
     )
+
+
+def _of_a_cascade(checkpoint: Checkpoint) -> str:
+    """Say where the network reads segmentations beside images, which cannot be told apart in its kernels."""
+    configurations = (checkpoint.plans or {}).get("configurations")
+    chosen = configurations.get(checkpoint.configuration) if isinstance(configurations, Mapping) else None
+    stage = chosen.get("previous_stage") if isinstance(chosen, Mapping) else None
+    return f"is the second stage of a cascade, which reads the segmentations of {stage} too" if stage else ""
 
 
 def _other_axes(transfer: Transfer) -> str:

@@ -12,7 +12,7 @@ import torch
 
 import bdfm_nnunet
 from bdfm_nnunet.networks.network_classes import check_network_classes
-from bdfm_nnunet.nnunet_files import check_dataset, check_plans, resolve_configuration
+from bdfm_nnunet.nnunet_files import check_dataset, check_plans, refuse_cascade, resolve_configuration
 from bdfm_nnunet.settings import WEIGHTS_VARIABLE
 
 
@@ -20,7 +20,9 @@ def check_plans_and_dataset(plans: dict[str, Any], configuration: str, dataset_j
     """Raise InputError unless plans and dataset.json can be used; nothing that they name is located before."""
     name = "the plans file"
     check_plans(plans, name)
-    check_network_classes(resolve_configuration(plans, configuration), name)
+    resolved = resolve_configuration(plans, configuration)
+    check_network_classes(resolved, name)
+    refuse_cascade(resolved, f"configuration {configuration}")
     check_dataset(dataset_json, "dataset.json beside the plans")
 
 

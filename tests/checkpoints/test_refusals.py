@@ -207,3 +207,15 @@ def test_what_a_reader_knows_of_a_network_that_it_cannot_describe(
     _refused(network("plain", 1), path, match)
     report = load_pretrained(network("plain", 1), path, allow_other_function=True)
     assert not any(next(iter(known)) in each for each in report.assumed)
+
+
+def test_second_stages_of_cascades(tmp_path: Path) -> None:
+    source = network("plain", 3)
+    cascade = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    plans = {"configurations": {"3d_cascade_fullres": cascade, "3d_fullres": {}}}
+    content = {"network_weights": source.state_dict(), "trainer_name": "nnUNetTrainer"}
+    for name in plans["configurations"]:
+        torch.save(content | {"init_args": {"plans": plans, "configuration": name}}, tmp_path / f"{name}.pth")
+    reason = "second stage of a cascade, which reads the segmentations of 3d_lowres too: give the checkpoint of 3d_full"
+    _refused(network("plain", 1), tmp_path / "3d_cascade_fullres.pth", reason)
+    assert load_pretrained(network("plain", 1), tmp_path / "3d_fullres.pth").encoder_share == 1

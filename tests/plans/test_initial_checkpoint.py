@@ -1,5 +1,6 @@
 """`bdfm weights`: pre-trained weights as a checkpoint that stock nnU-Net takes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from bdfm_nnunet import cli
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.plans import add_variant, write_initial_checkpoint
+from bdfm_nnunet.plans.plans_lookup import plans_path
 from tests.conftest import Prepared
 from tests.limits import largest_file
 from tests.networks.zoo import network
@@ -42,6 +44,18 @@ def test_stock_flag_takes_the_file(prepared: Prepared, weights: Path, tmp_path: 
     heads = [name for name in after if ".seg_layers." in name]
     assert heads and all(torch.equal(after[name], before[name]) for name in heads)
     assert all(torch.equal(after[name], content["network_weights"][name]) for name in after if name not in heads)
+
+
+def test_cascades_are_refused(prepared: Prepared, weights: Path, tmp_path: Path) -> None:
+    path = plans_path(prepared.labelled, prepared.plans)
+    plans = json.loads(path.read_text())
+    plans["configurations"]["second"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    plans["plans_name"] = "Cascade"
+    path.with_name("Cascade.json").write_text(json.dumps(plans))
+    settings = {"plans_name": "Cascade", "configuration": "second", "out": tmp_path / "full.pth"}
+    with pytest.raises(InputError, match="second stage of a cascade, whose network reads the segmentations of 3d_lowr"):
+        write_initial_checkpoint(weights, dataset_id=prepared.labelled, **settings)
+    assert not (tmp_path / "full.pth").exists()
 
 
 def test_file_says_where_it_comes_from(prepared: Prepared, weights: Path, tmp_path: Path) -> None:

@@ -173,3 +173,17 @@ def test_links_and_odd_homes_are_sentences(tmp_path: Path, checkpoint: Callable[
             read_pretrained_plans(path)
     (tmp_path / "link.pth").symlink_to(checkpoint())
     assert read_pretrained_plans(tmp_path / "link.pth").path == tmp_path / "checkpoint_final.pth"
+
+
+def test_primus_brings_its_size_and_cascades_are_refused(checkpoint: Callable[..., Path]) -> None:
+    sizes = {"input_shape": [16, 32, 32], "embed_dim": 24, "eva_depth": 1, "eva_numheads": 2}
+    architecture = {
+        "network_class_name": "bdfm_nnunet.networks.primus.PrimusNet",
+        "arch_kwargs": sizes | {"strides": [[1, 1, 1], [2, 2, 2], [4, 4, 4]]},
+        "_kw_requires_import": [],
+    }
+    assert read_pretrained_plans(checkpoint(architecture=architecture)).network == "primus"
+    with pytest.raises(InputError, match="is of a primus network, not primus-m"):
+        read_pretrained_plans(checkpoint(architecture=architecture), "primus-m")
+    with pytest.raises(InputError, match="second stage of a cascade"):
+        read_pretrained_plans(checkpoint(previous_stage="3d_lowres"))

@@ -39,6 +39,10 @@ _VARIANT = ("configurations", "folds")
         (_set(*_VARIANT, "architecture", value={}), "architecture.network_class_name is missing"),
         (_set(*_VARIANT, "batch_size", value=10**9), "more than memory holds"),
         (_set(*_VARIANT, "patch_size", value=[10**5] * 3), "more than memory holds"),
+        (
+            _set(*_VARIANT, "previous_stage", value="3d_lowres"),
+            "second stage of a cascade.*choose 3d_fullres or",
+        ),
         (_set("plans_name", value="../../../escape"), "plans_name"),
         (_set("configurations", value=7), "configurations is 7"),
     ],
