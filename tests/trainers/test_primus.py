@@ -64,7 +64,7 @@ def _trained(kind: type, prepared: Prepared, dataset_id: int, version: int, **se
     return trainer
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_masked_pretraining_and_fine_tuning(version: int, prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     pretraining = _trained(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, version)
     view = pretraining.task.objective.view
