@@ -43,7 +43,7 @@ def check_transfer(transfer: Transfer, checkpoint: Checkpoint, settings: Loading
         >>> transfer = plan_transfer(Target(network), checkpoint, LoadingSettings())
         >>> check_transfer(transfer, checkpoint, LoadingSettings())
         >>> transfer.report.assumed
-        ('the file does not say its stride, activation, pooling: taken to be those of this network ((1, 1, 1), ...',)
+        ('the file does not say its stride, pooling: taken to be those of this network (...',)
     """
     source = _source_modules(transfer, checkpoint)
     found = find_differences(transfer, source, checkpoint.source_network)

@@ -193,20 +193,22 @@ def _share(tensors: Sequence[Tensor], what: str) -> None:
         for tensor in tensors:
             tensor.share_memory_()
     except RuntimeError:
-        _remove_failed()
+        _remove_unused(os.getpid())
         raise _too_little(what) from None
 
 
-def _remove_failed() -> None:
-    """Remove the files that PyTorch leaves in shared memory where it finds no room there.
+def _remove_unused(pid: int) -> None:
+    """Remove the files that a process has left in shared memory where it found no room, or was killed.
 
-    It takes the name from a file as soon as that is in use, so only failures of this process have names that begin
-    like this. Those of other processes are left alone: where a program shares by name (the strategy "file_system"), a
-    file may be in use although its writer is gone.
+    PyTorch takes the name from a file as soon as that is in use, so only what failed has one. Where a program shares by
+    name (the strategy "file_system"), a file may be in use although its writer is gone, so all are left alone.
+
+    Args:
+        pid: this process, or a loader of it that has ended.
     """
     if get_sharing_strategy() != "file_descriptor":
         return
-    for path in SHARED_MEMORY.glob(f"torch_{os.getpid()}_*"):
+    for path in SHARED_MEMORY.glob(f"torch_{pid}_*"):
         path.unlink(missing_ok=True)
 
 
@@ -227,6 +229,8 @@ def _watched(loaded: Any, context: LoaderContext | None) -> Iterator[Any]:
                 batch = next(loaded, None)
         except BaseException:
             _give_up(loaded)
+            for pid in context.dead() if context is not None else ():
+                _remove_unused(pid)
             raise
         if batch is None:
             return

@@ -56,6 +56,7 @@ class LoaderContext(context.BaseContext):
     def __init__(self) -> None:
         super().__init__()
         self.processes: list[process.BaseProcess] = []
+        self._ending: list[process.BaseProcess] = []
 
     def Process(self, *args: Any, **settings: Any) -> process.BaseProcess:
         """Make a process, to be started by whoever asks."""
@@ -78,9 +79,15 @@ class LoaderContext(context.BaseContext):
 
     def end(self) -> None:
         """End all processes at once, wherever they are."""
-        for each in self.processes:
-            if each.is_alive():
-                each.kill()
+        self._ending = [each for each in self.processes if each.is_alive()]
+        for each in self._ending:
+            each.kill()
+
+    def dead(self) -> list[int]:
+        """Return the numbers of the processes that have ended, after a wait for those that were told to."""
+        for each in self._ending:
+            each.join(_SECONDS_TO_DIE)
+        return [each.pid for each in self.processes if each.pid is not None and each.exitcode is not None]
 
     @contextmanager
     def watched(self) -> Iterator[None]:

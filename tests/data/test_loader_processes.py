@@ -124,6 +124,21 @@ def test_nothing_is_left_in_shared_memory() -> None:
     assert len(pids) >= 7 and _until(lambda: not _files_of(pids))
 
 
+def test_a_file_of_a_killed_loader_is_removed() -> None:
+    """It may be killed between making a file and taking its name away; the file is made here, as that is rare."""
+    before = set(multiprocessing.active_children())
+    loaded = batches(Slow(seconds=0.0), 1, numbers=range(10_000), workers=1)
+    next(loaded)
+    (child,) = set(multiprocessing.active_children()) - before
+    left = Path("/dev/shm") / f"torch_{child.pid}_1_0"
+    left.write_bytes(b"half")
+    child.kill()
+    with pytest.raises(InputError, match="ended by SIGKILL"):
+        for _ in loaded:
+            pass
+    assert not left.exists()
+
+
 _ALONE = """
 import multiprocessing, sys
 from bdfm_nnunet.data.batch_streams import batches
