@@ -24,8 +24,18 @@ def _pretrained(
     return tmp_path / "a.pth", objective.encoder
 
 
-@pytest.mark.parametrize("kind", NETWORKS + PRIMUS)
-@pytest.mark.parametrize(("old", "new"), [(1, 1), (1, 4), (4, 4), (4, 1)])
+_CHANNELS = [(1, 1), (1, 4), (4, 4), (4, 1)]
+# the stem of its third version takes seconds
+_INTO_PRIMUS_V3 = [
+    pytest.param("primus_v3", old, new, marks=() if (old, new) == (1, 4) else pytest.mark.slow)
+    for old, new in _CHANNELS
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new"),
+    [(kind, *channels) for kind in (*NETWORKS, *PRIMUS[:2]) for channels in _CHANNELS] + _INTO_PRIMUS_V3,
+)
 def test_pretrained_encoder_into_every_network(tmp_path: Path, kind: str, old: int, new: int) -> None:
     path, encoder = _pretrained(tmp_path, kind, old)
     torch.manual_seed(2)

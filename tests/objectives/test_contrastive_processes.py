@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from torch import distributed
-from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from bdfm_nnunet.networks import encoder_of
 from bdfm_nnunet.objectives.contrastive import ContrastiveLearning
 from bdfm_nnunet.settings import ContrastiveSettings
+from tests.forking import run_together
 from tests.networks.zoo import network
 
 
@@ -43,7 +43,7 @@ def _train(rank: int, folder: str) -> None:
 
 
 def test_two_processes_are_one_training(tmp_path: Path) -> None:
-    mp.spawn(_train, args=(str(tmp_path),), nprocs=2)
+    run_together(_train, 2, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     alone = _objective()
     images, drawn = _batch(alone)

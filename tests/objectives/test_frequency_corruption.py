@@ -4,7 +4,6 @@ from typing import Any
 import pytest
 import torch
 from torch import distributed
-from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from bdfm_nnunet.errors import InputError
@@ -21,6 +20,7 @@ from bdfm_nnunet.settings import (
     PretrainingSettings,
     WeightedObjective,
 )
+from tests.forking import run_together
 from tests.networks.zoo import NETWORKS, network
 
 SPACING = (2.0, 1.0, 1.0)
@@ -270,7 +270,7 @@ PROCESSES: dict[str, dict[str, Any]] = {"default": {}, "swapped": {"spectral_fil
 
 
 def test_two_processes_are_one_training(tmp_path: Any) -> None:
-    mp.spawn(_train, args=(str(tmp_path),), nprocs=2)
+    run_together(_train, 2, str(tmp_path))
     found = torch.load(tmp_path / "0.pt", weights_only=True)
     for name, settings in PROCESSES.items():
         objective = _objective(**settings)

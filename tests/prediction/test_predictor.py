@@ -23,8 +23,15 @@ def both(volume: Tensor, *args: Any, **settings: Any) -> tuple[Tensor, Tensor, P
     return results[0], results[1], ours
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("mirrored", [None, (0,), (0, 1, 2)])
+# eight passes each with all axes mirrored: no network needs them for itself
+_MIRRORED_IN_ALL = [
+    pytest.param(kind, (0, 1, 2), marks=() if kind == "swin" else pytest.mark.slow) for kind in NETWORKS
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "mirrored"), [(kind, axes) for kind in NETWORKS for axes in (None, (0,))] + _MIRRORED_IN_ALL
+)
 def test_logits_are_those_of_nnunet(kind: str, mirrored: tuple[int, ...] | None) -> None:
     expected, found, _ = both(brain_like(2), kind, mirrored=mirrored, options=FP32)
     assert found.dtype == expected.dtype == torch.half

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, distributed, nn
-from torch import multiprocessing as mp
 from torch.autograd.graph import saved_tensors_hooks
 
 from bdfm_nnunet.losses.contrastive_losses import nt_xent
@@ -15,6 +14,7 @@ from bdfm_nnunet.training.gradient_caching import add_compared_gradients
 from bdfm_nnunet.training.gradients import distributed_network, micro_batches
 from bdfm_nnunet.training.precision import Precision
 from bdfm_nnunet.training.process_group import shares
+from tests.forking import run_together
 from tests.networks.zoo import network
 
 PAIRS = 7
@@ -216,7 +216,8 @@ def test_parameters_of_the_comparison_are_refused() -> None:
         add_compared_gradients(model, parts, lambda part: model(part["data"], part["noise"]), compare, samples=PAIRS)
 
 
-def _train(rank: int, world: int, folder: str) -> None:
+def _train(rank: int, folder: str) -> None:
+    world = 2
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     sizes = shares(PAIRS, world)
@@ -234,7 +235,7 @@ def _train(rank: int, world: int, folder: str) -> None:
 
 
 def test_processes_compare_all_samples(tmp_path: Path) -> None:
-    mp.spawn(_train, args=(2, str(tmp_path)), nprocs=2)
+    run_together(_train, 2, str(tmp_path))
     alone = _pairs()
     terms = _plain(alone, [_batch()])
     normed = _pairs("batch_norm")

@@ -275,6 +275,7 @@ def _for_two(strategy: str) -> Staged:
     return Staged(network, strategy=strategy, decoder_share=0.5, epochs=2, training={"initial_lr": 1e-3})
 
 
+@pytest.mark.slow
 def test_two_processes_pass_from_stage_to_stage_as_one(tmp_path: Path) -> None:
     run_together(_train_together, 2, str(tmp_path))
     for strategy in ("sawtooth", "lora"):
