@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -57,9 +57,14 @@ def _processes(seconds: float = 100) -> Iterator[tuple[Any, int, int]]:
         try:
             yield first, store, second
         finally:
-            for pid in (first.pid, store, second):
-                if is_alive(pid):
-                    os.kill(pid, signal.SIGKILL)
+            _kill(first.pid, store, second)
+
+
+def _kill(*pids: int) -> None:
+    """End processes, of which some may have ended and been reaped by whoever inherits orphans here."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("victim", ["process", "store stopped", "store killed"])
@@ -70,8 +75,7 @@ def test_silence_is_named(victim: str) -> None:
         number = signal.SIGKILL if victim == "store killed" else signal.SIGSTOP
         os.kill(second if victim == "process" else store, number)
         assert first.wait(timeout=20) == 1
-        for pid in (store, second):  # they hold its output open
-            os.kill(pid, signal.SIGKILL)
+        _kill(store, second)  # they hold its output open
         text = first.stderr.read()
     expected = (
         "process 1 of this training has given" if victim == "process" else "the store where the processes have met"
