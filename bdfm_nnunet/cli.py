@@ -13,7 +13,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bdfm_nnunet.commands import datasets, extraction, plan_and_train, predict, probe, scores, share, study
+from bdfm_nnunet.commands import (
+    datasets,
+    extraction,
+    plan_and_train,
+    predict,
+    probe,
+    scores,
+    share,
+    study,
+    synthesise,
+)
 from bdfm_nnunet.commands.arguments import command
 from bdfm_nnunet.errors import InputError
 
@@ -63,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     datasets.add_commands(commands)
+    synthesise.add_commands(commands)
     plan_and_train.add_commands(commands)
     predict.add_commands(commands)
     scores.add_commands(commands)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from bdfm_nnunet.dataset_conversion.writing.case_record import CaseRecord
 from bdfm_nnunet.dataset_conversion.writing.file_placement import LINKS, remove
 from bdfm_nnunet.dataset_conversion.writing.folder_lock import only_writer
 from bdfm_nnunet.dataset_conversion.writing.manifest import ConversionReport, write_manifest
-from bdfm_nnunet.dataset_conversion.writing.resume_log import ResumeLog
+from bdfm_nnunet.dataset_conversion.writing.resume_log import Order, ResumeLog
 from bdfm_nnunet.dataset_conversion.writing.scheduling import run_all
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import is_unfinished, write_json
@@ -80,14 +80,15 @@ def convert_release(
         folder, _manifest_of(folder, dry_run, manifest), [], found.junk, found.unused, found.notes, dry_run
     )
     if dry_run:
-        report.records = _in_order(_with_bar(tasks, workers, scheduler, done=0))
+        report.records = _in_order(_with_bar(tasks, convert_case, workers, scheduler, done=0))
         write_manifest(report, release, source=source, unlabelled=unlabelled)
         return report
     check_number_is_free(folder)
     with only_writer(folder):
-        report.records = _in_order(_convert_cases(tasks, folder, workers, scheduler))
+        resume_log = ResumeLog(folder, release=release, unlabelled=unlabelled, link=link)
+        report.records = write_cases(tasks, convert_case, resume_log, workers=workers, scheduler=scheduler)
         write_manifest(report, release, source=source, unlabelled=unlabelled)
-        _finish(report, release, unlabelled)
+        finish(report, release, unlabelled)
     return report
 
 
@@ -131,9 +132,30 @@ def _check_settings(dataset_id: int, link: str, workers: int, dry_run: bool, man
 # -------------------------------------------------------------------------------------------- writing the data set
 
 
-def _convert_cases(tasks: list[CaseOrder], folder: Path, workers: int, scheduler: str | None) -> list[CaseRecord]:
-    first = tasks[0]
-    resume_log = ResumeLog(folder, release=first.release, unlabelled=first.unlabelled, link=first.link)
+def write_cases(
+    tasks: Sequence[Order],
+    function: Callable[[Any], CaseRecord],
+    resume_log: ResumeLog,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+) -> list[CaseRecord]:
+    """Write what is missing or has changed of the cases of a data set, with a progress bar.
+
+    Args:
+        tasks: one order per case.
+        function: of a module that workers can import; writes a case and returns its row.
+        resume_log: of the data set.
+        workers: processes; with 1 everything happens in this one.
+        scheduler: address of a Dask scheduler whose workers do the cases instead.
+
+    Returns:
+        The rows of all cases, in the order of case ids.
+
+    Raises:
+        InputError: the folder holds files of other cases, or a file cannot be written.
+    """
+    folder = resume_log.folder
     _check_foreign(folder, tasks)
     finished = {task.case: record for task in tasks if (record := resume_log.finished(task))}
     todo = {task.case: task for task in tasks if task.case not in finished}
@@ -142,11 +164,11 @@ def _convert_cases(tasks: list[CaseOrder], folder: Path, workers: int, scheduler
     _sweep(folder)
     resume_log.begin(set(finished))
     records = list(finished.values())
-    for record in _with_bar(list(todo.values()), workers, scheduler, done=len(finished)):
+    for record in _with_bar(list(todo.values()), function, workers, scheduler, done=len(finished)):
         resume_log.add(todo[record.case], record)
         records.append(record)
     assert len(records) == len(tasks)
-    return records
+    return _in_order(records)
 
 
 def check_number_is_free(folder: Path) -> None:
@@ -167,7 +189,7 @@ def check_number_is_free(folder: Path) -> None:
         raise InputError(f"{folder} was not written by bdfm convert: choose another number with -d, or remove it first")
 
 
-def _check_foreign(folder: Path, tasks: list[CaseOrder]) -> None:
+def _check_foreign(folder: Path, tasks: Sequence[Order]) -> None:
     """Refuse to mix the cases of this download with others, which nnU-Net would take for part of the data set."""
     known = {target for task in tasks for target in (*task.targets().values(), *task.other_targets())}
     for part in PARTS:
@@ -188,8 +210,17 @@ def _sweep(folder: Path) -> None:
                 remove(part / name)
 
 
-def _finish(report: ConversionReport, release: Release, unlabelled: bool) -> None:
-    """Write the splits and, last of all, dataset.json; a data set without a case to train on gets neither."""
+def finish(report: ConversionReport, release: Release, unlabelled: bool) -> None:
+    """Write the splits and, last of all, dataset.json; a data set without a case to train on gets neither.
+
+    Args:
+        report: on the cases, which are written.
+        release: the table entry.
+        unlabelled: whether the labels are masks of the brain or head.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
     content = dataset_json(release, len(report.training), unlabelled=unlabelled)
     _write_splits(report.folder, content["labels"])
     if report.training:
@@ -241,9 +272,16 @@ def dataset_json(release: Release, cases: int, *, unlabelled: bool) -> dict[str,
 # ------------------------------------------------------------------------------------------------------ progress
 
 
-def _with_bar(tasks: list[CaseOrder], workers: int, scheduler: str | None, *, done: int) -> Iterator[CaseRecord]:
+def _with_bar(
+    tasks: Sequence[Order],
+    function: Callable[[Any], CaseRecord],
+    workers: int,
+    scheduler: str | None,
+    *,
+    done: int,
+) -> Iterator[CaseRecord]:
     """Yield finished cases in any order; the bar (cases, rate, time left) starts at `done`."""
     with tqdm(total=done + len(tasks), initial=done, unit="case", desc="cases", disable=None) as bar:
-        for record in run_all(tasks, convert_case, workers=workers, scheduler=scheduler):
+        for record in run_all(tasks, function, workers=workers, scheduler=scheduler):
             bar.update()
             yield record

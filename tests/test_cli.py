@@ -41,6 +41,7 @@ def _of_children() -> float:
         "releases",
         "convert",
         "cohort",
+        "synthesise",
         "splits",
         "exposure",
         "submit",

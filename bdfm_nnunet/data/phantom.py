@@ -28,7 +28,7 @@ FIELD_OF_VIEW = (240.0, 240.0, 155.0)
 
 # Brightness relative to white matter in T1, per tissue: white, grey, fluid, necrosis, oedema, enhancing; the last
 # number is the share of the template's own T1 detail that the contrast shows.
-_CONTRASTS: dict[str, tuple[float, ...]] = {
+CONTRASTS: dict[str, tuple[float, ...]] = {
     "t1n": (1.00, 0.72, 0.28, 0.42, 0.68, 0.62, 1.0),
     "t1c": (0.98, 0.75, 0.30, 0.40, 0.66, 1.55, 0.8),
     "t2w": (0.55, 0.80, 1.60, 1.35, 1.20, 0.90, -0.6),
@@ -103,11 +103,13 @@ class Grid:
         return [((np.arange(n) - (n - 1) / 2) * step).astype(np.float32) for n, step in zip(self.shape, self.spacing)]
 
 
-def _lattice_shape(step: float) -> tuple[int, ...]:
-    return tuple(int(np.ceil(extent / step)) + 3 for extent in FIELD_OF_VIEW)
+def lattice_shape(step: float, extents: Sequence[float] = FIELD_OF_VIEW) -> tuple[int, ...]:
+    """Return the number of spline knots per axis, `step` mm apart, that a field over these extents (mm) needs."""
+    return tuple(int(np.ceil(extent / step)) + 3 for extent in extents)
 
 
-def _rotation(angles: NDArray[np.float64]) -> Field:
+def rotation(angles: NDArray[np.float64]) -> Field:
+    """Return the 3x3 rotation by three angles (radians) about x, then y, then z."""
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -127,27 +129,27 @@ def draw_lesion(rng: np.random.Generator) -> Lesion:
         rim_mm=rim,
         oedema_mm=float(rng.uniform(7.0, 18.0)),
         axes=(axes / axes.prod() ** (1 / 3)).astype(np.float32),
-        rotation=_rotation(rng.uniform(0, np.pi, 3)),
-        outline=rng.normal(0, 1, (2, *_lattice_shape(_TEXTURE_STEP))).astype(np.float32),
+        rotation=rotation(rng.uniform(0, np.pi, 3)),
+        outline=rng.normal(0, 1, (2, *lattice_shape(_TEXTURE_STEP))).astype(np.float32),
     )
 
 
 def draw_subject(rng: np.random.Generator) -> Subject:
     """Draw one subject with one or two lesions."""
     scales = np.diag(rng.uniform(0.94, 1.05, 3))
-    warp = np.clip(rng.normal(0, 4.5, (3, *_lattice_shape(_WARP_STEP))), -0.4 * _WARP_STEP, 0.4 * _WARP_STEP)
+    warp = np.clip(rng.normal(0, 4.5, (3, *lattice_shape(_WARP_STEP))), -0.4 * _WARP_STEP, 0.4 * _WARP_STEP)
     levels = {
         name: tuple(level * np.exp(rng.normal(0, 0.05)) for level in row[:-1]) + row[-1:]
-        for name, row in _CONTRASTS.items()
+        for name, row in CONTRASTS.items()
     }
     return Subject(
-        linear=_rotation(rng.normal(0, 0.05, 3)) @ scales.astype(np.float32),
+        linear=rotation(rng.normal(0, 0.05, 3)) @ scales.astype(np.float32),
         shift=rng.normal(0, 2.0, 3).astype(np.float32),
         warp=warp.astype(np.float32),
         levels=levels,
         gain={name: float(rng.uniform(300, 900)) for name in CHANNELS},
-        bias=rng.normal(0, 0.25, (len(CHANNELS), *_lattice_shape(_BIAS_STEP))).astype(np.float32),
-        texture=rng.normal(0, 0.35, (len(CHANNELS), *_lattice_shape(_TEXTURE_STEP))).astype(np.float32),
+        bias=rng.normal(0, 0.25, (len(CHANNELS), *lattice_shape(_BIAS_STEP))).astype(np.float32),
+        texture=rng.normal(0, 0.35, (len(CHANNELS), *lattice_shape(_TEXTURE_STEP))).astype(np.float32),
         lesions=tuple(draw_lesion(rng) for _ in range(rng.choice([1, 2], p=[0.7, 0.3]))),
         noise=float(rng.uniform(0.02, 0.04)),
         noise_seed=int(rng.integers(2**63)),
@@ -190,9 +192,16 @@ def _spline_basis(coordinates: Field, step: float, extent: float, count: int) ->
     return np.where(distance < 1, near, np.where(distance < 2, far, 0)).astype(np.float32)
 
 
-def _smooth_field(lattice: Field, step: float, axes: Sequence[Field]) -> Field:
-    """Evaluate a lattice of spline weights (x, y, z) at all voxels of a grid."""
-    weights = [_spline_basis(a, step, e, n) for a, e, n in zip(axes, FIELD_OF_VIEW, lattice.shape)]
+def smooth_field(lattice: Field, step: float, axes: Sequence[Field], extents: Sequence[float] = FIELD_OF_VIEW) -> Field:
+    """Evaluate a lattice of spline weights (x, y, z) at all voxels of a grid.
+
+    Args:
+        lattice: weights of cubic B-splines, of the shape that `lattice_shape` gives.
+        step: distance of the knots, mm.
+        axes: coordinates of the voxels along each axis, mm from the centre.
+        extents: of the field, mm; beyond them it goes on as it ends.
+    """
+    weights = [_spline_basis(a, step, e, n) for a, e, n in zip(axes, extents, lattice.shape)]
     field: Field = np.einsum("ijk,ai,bj,ck->abc", lattice, *weights, optimize=True)
     return field
 
@@ -202,15 +211,15 @@ def _anatomy(subject: Subject, grid: Grid) -> Field:
     axes = grid.axes()
     points = np.stack(np.meshgrid(*axes, indexing="ij"))
     points = np.tensordot(subject.linear, points, axes=1) + subject.shift[:, None, None, None]
-    points += np.stack([_smooth_field(lattice, _WARP_STEP, axes) for lattice in subject.warp])
+    points += np.stack([smooth_field(lattice, _WARP_STEP, axes) for lattice in subject.warp])
     template = smoothed_template(grid.spacing)
     centre = np.array([98.0, 115.0, 77.0], dtype=np.float32)
     points += centre[:, None, None, None]
     return np.stack([ndimage.map_coordinates(volume, points, order=1) for volume in template])
 
 
-def _centre_of(lesion: Lesion, tissue: Field, grid: Grid) -> Field:
-    """Draw the position of a lesion in mm: in white matter, if possible a core's radius away from the brain's edge."""
+def lesion_centre(lesion: Lesion, tissue: Field, grid: Grid) -> Field:
+    """Return the centre of a lesion in mm: in white matter, if possible a core's radius away from the brain's edge."""
     brain = tissue[1:].sum(axis=0) > 0.5
     depth = ndimage.distance_transform_edt(brain, sampling=grid.spacing)
     deep = depth > min(lesion.core_mm, 0.6 * depth.max())
@@ -221,14 +230,23 @@ def _centre_of(lesion: Lesion, tissue: Field, grid: Grid) -> Field:
     return np.array([axis[i] for axis, i in zip(grid.axes(), voxel)], dtype=np.float32)
 
 
-def _paint(lesion: Lesion, tissue: Field, grid: Grid) -> NDArray[np.uint8]:
-    """Paint one lesion on the grid: oedema follows white matter and spares fluid, the core does neither."""
+def paint_lesion(lesion: Lesion, centre: Field, tissue: Field, grid: Grid) -> NDArray[np.uint8]:
+    """Paint one lesion on the grid: oedema follows white matter and spares fluid, the core does neither.
+
+    Args:
+        lesion: the lesion.
+        centre: its centre, mm.
+        tissue: T1 (not used), white, grey and fluid fractions, (4, x, y, z).
+        grid: the grid.
+
+    Returns:
+        Labels: 1 necrosis, 2 oedema, 3 enhancing tumour.
+    """
     axes = grid.axes()
-    centre = _centre_of(lesion, tissue, grid)
     offsets = np.stack(np.meshgrid(*[axis - c for axis, c in zip(axes, centre)], indexing="ij"))
     turned = np.tensordot(lesion.rotation, offsets, axes=1)
     radius = np.sqrt(((turned / lesion.axes[:, None, None, None]) ** 2).sum(axis=0))
-    core_noise, oedema_noise = (_smooth_field(lattice, _TEXTURE_STEP, axes) for lattice in lesion.outline)
+    core_noise, oedema_noise = (smooth_field(lattice, _TEXTURE_STEP, axes) for lattice in lesion.outline)
     core = radius + 0.8 * lesion.core_mm * core_noise
     hollow = core + 0.8 * lesion.rim_mm * oedema_noise
     oedema = radius + 0.9 * lesion.oedema_mm * oedema_noise
@@ -248,7 +266,7 @@ def paint_lesions(subject: Subject, tissue: Field, grid: Grid) -> NDArray[np.uin
     rank = np.array([0, 2, 1, 3], dtype=np.uint8)
     labels = np.zeros(grid.shape, dtype=np.uint8)
     for lesion in subject.lesions:
-        painted = _paint(lesion, tissue, grid)
+        painted = paint_lesion(lesion, lesion_centre(lesion, tissue, grid), tissue, grid)
         labels = np.where(rank[painted] > rank[labels], painted, labels)
     return labels
 
@@ -281,9 +299,9 @@ def render(subject: Subject, grid: Grid) -> tuple[dict[str, NDArray[np.int16]], 
     images = {}
     for number, name in enumerate(CHANNELS):
         *levels, share = subject.levels[name]
-        texture = 1 + _smooth_field(subject.texture[number], _TEXTURE_STEP, axes) * weights[3:].sum(axis=0)
+        texture = 1 + smooth_field(subject.texture[number], _TEXTURE_STEP, axes) * weights[3:].sum(axis=0)
         signal = (np.tensordot(np.array(levels), weights, axes=1) + share * detail) * texture
-        signal = signal * np.exp(_smooth_field(subject.bias[number], _BIAS_STEP, axes))
+        signal = signal * np.exp(smooth_field(subject.bias[number], _BIAS_STEP, axes))
         real, imaginary = rng.normal(0, subject.noise, (2, *grid.shape))
         measured = subject.gain[name] * np.hypot(signal + real, imaginary)
         images[name] = (np.clip(np.rint(measured), 1, 32767) * brain).astype(np.int16)

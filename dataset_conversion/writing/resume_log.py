@@ -6,10 +6,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bdfm_nnunet.dataset_conversion.release import Release
-from bdfm_nnunet.dataset_conversion.writing.case_order import CaseOrder
 from bdfm_nnunet.dataset_conversion.writing.case_record import REFUSED, CaseRecord
 from bdfm_nnunet.errors import InputError, Refusal
 from bdfm_nnunet.files import cannot_write, parse_json, read_regular, write_atomically
@@ -36,14 +35,49 @@ _ROW = {
 }
 
 
+class Order(Protocol):
+    """One case to be written: a `CaseOrder`, or another way to come to a case."""
+
+    @property
+    def case(self) -> str:
+        """Case id."""
+
+    @property
+    def source(self) -> Path:
+        """Folder of what it is made from."""
+
+    @property
+    def folder(self) -> Path:
+        """The nnU-Net data set."""
+
+    def sources(self) -> dict[str, str]:
+        """Return role -> file in `source`."""
+
+    def targets(self) -> dict[str, str]:
+        """Return role -> file in `folder`."""
+
+    def other_targets(self) -> set[str]:
+        """Return files in `folder` where an earlier run may have put the case."""
+
+    def new_record(self) -> CaseRecord:
+        """Return the row of the manifest before the case is written."""
+
+
 class ResumeLog:
     """One line per finished case, written after its files; a line torn by a crash is not read.
 
     A line holds the row of the manifest and, for every source and target, size and time of change. A case is finished
     only if all of them are still the same.
+
+    Args:
+        folder: the nnU-Net data set.
+        release: its table entry.
+        unlabelled: whether labels are masks of brain or head.
+        link: how unchanged files are placed.
+        rules: what else decides what is written; under other rules all cases are done anew.
     """
 
-    def __init__(self, folder: Path, *, release: Release, unlabelled: bool, link: str) -> None:
+    def __init__(self, folder: Path, *, release: Release, unlabelled: bool, link: str, rules: str = "") -> None:
         self.folder = folder
         self.path = folder / NAME
         self.header = {
@@ -51,7 +85,7 @@ class ResumeLog:
             "release": release.name,
             "unlabelled": unlabelled,
             "channels": list(release.channels),
-            "rules": _digest(release),
+            "rules": _digest(release) + rules,
             "link": link,
         }
         self._lines = self._read()
@@ -69,7 +103,7 @@ class ResumeLog:
             return {}
         return {entry["row"]["case"]: entry for entry in lines[1:] if "row" in entry and _is_record(entry["row"])}
 
-    def finished(self, task: CaseOrder) -> CaseRecord | None:
+    def finished(self, task: Order) -> CaseRecord | None:
         """Return the row of a case that needs nothing more, else None. Refused cases are always checked again."""
         entry = self._lines.get(task.case)
         if entry is None or entry["row"]["status"] == REFUSED:
@@ -91,7 +125,7 @@ class ResumeLog:
             lines = [self.header, *self._lines.values()]
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
-    def add(self, task: CaseOrder, record: CaseRecord) -> None:
+    def add(self, task: Order, record: CaseRecord) -> None:
         """Note a case whose files are all in place.
 
         Raises:
@@ -146,7 +180,7 @@ def json_lines(path: Path, shape: Shape) -> Iterator[Any]:
         yield content
 
 
-def _stamps(task: CaseOrder, record: CaseRecord) -> dict[str, list[int] | None]:
+def _stamps(task: Order, record: CaseRecord) -> dict[str, list[int] | None]:
     sources = {f"source {name}": task.source / name for name in record.sources.values()}
     targets = {TARGET + name: task.folder / name for name in record.targets.values()}
     return {name: _stamp(path) for name, path in {**sources, **targets}.items()}

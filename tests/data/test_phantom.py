@@ -121,7 +121,7 @@ def test_every_part_of_a_subject_acts(subject, rendered, part):
 def test_warp_cannot_fold():
     subject = draw_subject(np.random.default_rng(0))
     grid = Grid((60, 60, 40), (4.0, 4.0, 4.0))
-    fields = [phantom._smooth_field(lattice, phantom._WARP_STEP, grid.axes()) for lattice in subject.warp]
+    fields = [phantom.smooth_field(lattice, phantom._WARP_STEP, grid.axes()) for lattice in subject.warp]
     jacobian = np.stack([np.stack(np.gradient(field, 4.0)) for field in fields])
     determinant = np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1)) + np.eye(3))
     assert determinant.min() > 0.2 and determinant.max() < 3
