@@ -80,7 +80,7 @@ def synthesise(settings: argparse.Namespace) -> int:
     from bdfm_nnunet.synthesis.tissue_tables import read_tissues
 
     tissues = read_tissues(settings.tissues) if settings.tissues else {}
-    named = "named" if tissues and has_contrasts(settings.channels) else "free"
+    named: Any = "named" if tissues and has_contrasts(settings.channels) else "free"
     classes = each_once([each for text in settings.labels for each in label_names(text)], "--labels", "label")
     report = draw(
         settings.maps,

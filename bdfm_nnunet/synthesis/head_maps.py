@@ -68,8 +68,8 @@ def find_maps(folder: str | os.PathLike[str]) -> dict[str, Path]:
         InputError: there is none, two share a name, or a name cannot be part of that of a case.
 
     Example:
-        >>> list(find_maps("labels"))
-        ['case_1', 'case_2', 'case_3']
+        >>> list(find_maps("labels"))[0]
+        'BraTS-GLI-00001-000'
     """
     if not Path(folder).is_dir():
         raise InputError(f"{folder} is no folder: name the folder of the label maps")
