@@ -71,6 +71,8 @@ def check_masks(configuration: Mapping[str, Any], settings: PretrainingSettings)
         )
     if settings.stem:
         check_stem(has_stem="window_size" in kwargs)
+    if settings.decoder == "network":
+        check_network_decoder(has_decoder="features_per_stage" in kwargs)
     if settings.encode == "visible":
         alone = transformer and kwargs.get("version", 1) == 1
         check_visible(patch, block, coarsest, transformer=alone, legacy=kwargs.get("legacy", False))
@@ -144,6 +146,15 @@ def check_stem(*, has_stem: bool) -> None:
         raise InputError(
             "pretraining.stem is true, but this network has no full-resolution stem beside its encoder (that of a "
             "convolutional encoder is part of it): leave pretraining.stem out"
+        )
+
+
+def check_network_decoder(*, has_decoder: bool) -> None:
+    """Raise InputError if a network has no decoder with skip connections that could rebuild images."""
+    if not has_decoder:
+        raise InputError(
+            "pretraining.decoder is network, but this network has no decoder with skip connections (a Primus only has "
+            "a head that enlarges its tokens): choose decoder=pyramid"
         )
 
 

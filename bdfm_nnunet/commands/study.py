@@ -30,6 +30,7 @@ _SETTINGS = (
 )  # fmt: skip
 _REPEATED = ("arm", "set", "pretrain_set", "search")
 _ARM_TABLES = ("set", "pretrain_set")
+_ARM_SHAPES: dict[str, Any] = {"rates": [float], "pretrain_steps": int}
 
 
 def add_commands(commands: Any) -> None:
@@ -195,8 +196,8 @@ def arm_of(text: str) -> tuple[str, dict[str, Any]]:
         if key in _ARM_TABLES:
             setting, chosen = assignment(value)
             _add_once(found.setdefault(key, {}), setting, chosen, text)
-        elif key == "rates":
-            _add_once(found, key, parse_json(value, f"rates of --arm {name}", [float]), text)
+        elif key in _ARM_SHAPES:
+            _add_once(found, key, parse_json(value, f"{key} of --arm {name}", _ARM_SHAPES[key]), text)
         else:
             _add_once(found, key, value, text)
     return name, found

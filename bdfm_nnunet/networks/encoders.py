@@ -28,6 +28,8 @@ class EncoderView:
         strides: stride of each feature in image voxels per axis.
         stem: full-resolution convolutions beside the encoder, whose features are the network's finest skip; None if
             the network has none (convolutional encoders hold theirs).
+        decoder: the network's decoder of the stem's and the encoder's features, with its segmentation heads as
+            `seg_layers`; None if the network has no such decoder (a Primus).
     """
 
     module: nn.Module
@@ -35,6 +37,7 @@ class EncoderView:
     channels: tuple[int, ...]
     strides: tuple[tuple[int, ...], ...]
     stem: ConvStage | None = None
+    decoder: nn.Module | None = None
 
     @property
     def is_transformer(self) -> bool:
@@ -154,7 +157,15 @@ def encoder_of(network: nn.Module) -> EncoderView:
     totals = [tuple(math.prod(axis) for axis in zip(*strides[: i + 1], strict=True)) for i in range(len(strides))]
     stem = getattr(network, "stem", None)
     stem = stem if isinstance(stem, ConvStage) else None
-    return EncoderView(encoder, image_kernels(encoder)[0].shape[1], tuple(channels), tuple(totals), stem)
+    decoder = getattr(network, "decoder", None)
+    return EncoderView(
+        encoder,
+        image_kernels(encoder)[0].shape[1],
+        tuple(channels),
+        tuple(totals),
+        stem,
+        decoder if hasattr(decoder, "seg_layers") else None,
+    )
 
 
 def image_kernels(part: nn.Module) -> list[nn.Parameter]:

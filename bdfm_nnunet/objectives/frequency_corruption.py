@@ -18,6 +18,7 @@ from bdfm_nnunet.objectives.image_monitors import detail_panels, detail_scores
 from bdfm_nnunet.objectives.pixel_decoders import pixel_decoder
 from bdfm_nnunet.objectives.reconstruction_scores import reconstruction_scores
 from bdfm_nnunet.settings import FrequencyCorruptionSettings, read_block
+from bdfm_nnunet.step_checks import check_network_decoder
 
 
 class FrequencyCorruption(Objective):
@@ -68,12 +69,15 @@ class FrequencyCorruption(Objective):
         self.views = 2 if settings.consistency_weight else 1
         self.encoder_forwards = 2 if settings.adversarial else 1
         self.pixel_decoder = pixel_decoder(view, settings.decoder, settings.decoder_channels, view.in_channels)
+        self.stem, self.decoder = (view.stem, view.decoder) if settings.decoder == "network" else (None, None)
         self.panels = _panels(self.views)
         self._corrupts = True
 
     @classmethod
     def check(cls, configuration: Mapping[str, Any], settings: FrequencyCorruptionSettings) -> None:
         """Raise InputError if no frequency would be masked, or there is no other image to take frequencies from."""
+        if settings.decoder == "network":
+            check_network_decoder(has_decoder="features_per_stage" in configuration["architecture"]["arch_kwargs"])
         spacing = [float(step) for step in configuration["spacing"]]
         highest = 0.5 / min(spacing)
         if mask_cutoff(settings, spacing) >= highest:
@@ -113,7 +117,8 @@ class FrequencyCorruption(Objective):
         if any(size % step for size, step in zip(images.shape[2:], strides, strict=True)):
             raise ValueError(f"images of {tuple(images.shape[2:])} voxels are no multiple of the stride {strides}")
         features = list(self.encoder(images))
-        return self.pixel_decoder(features), features[-1]
+        finest = [] if self.stem is None else [self.stem(images)]
+        return self.pixel_decoder([*finest, *features]), features[-1]
 
     def forward(self, images: Tensor, **drawn: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """Compute the losses of a batch.

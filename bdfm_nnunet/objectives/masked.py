@@ -71,8 +71,10 @@ class MaskedImageModelling(Objective):
         if self.encodes_all:
             self.mask_token = MaskToken(view.mask_channels, settings.mask_token, noise=noise)
         self.pixel_decoder = self._build_pixel_decoder(noise)
-        if settings.stem:
+        if settings.stem or (settings.decoder == "network" and view.stem is not None):
             self._add_stem(noise)
+        if settings.decoder == "network":
+            self.decoder = view.decoder  # by this name, under which fine-tuning looks for it
         self.frequency_decoder = None if settings.frequency_decoder == "none" else self._build_frequency_decoder()
 
     def _build_pixel_decoder(self, noise: float) -> nn.Module:
@@ -98,7 +100,8 @@ class MaskedImageModelling(Objective):
         assert self.view.stem is not None
         self.stem = self.view.stem  # by this name, under which fine-tuning looks for it
         self.stem_token = MaskToken(self.view.in_channels, self.settings.mask_token, noise=noise)
-        self.stem_refinement = StemRefinement(self.stem.channels, self._decoded_channels, self.view.axes)
+        if self.settings.decoder != "network":
+            self.stem_refinement = StemRefinement(self.stem.channels, self._decoded_channels, self.view.axes)
 
     @property
     def _decoded_channels(self) -> int:
@@ -210,14 +213,20 @@ class MaskedImageModelling(Objective):
         self.grid(images.shape[2:])
         if self.encodes_all:
             features = self.view.features(images, mask, self.mask_token, patch_size=self.patch_size)
-            decoded = self.pixel_decoder(features)
-            if self.settings.stem:
-                decoded = self.stem_refinement(decoded, self._stem_features(images, mask))
-            return self._in_both_domains(decoded)
+            return self._in_both_domains(self._decoded(features, images, mask))
         counts = [size // step for size, step in zip(images.shape[2:], self.block_voxels, strict=True)]
         every = torch.ones(len(images), *counts, dtype=torch.bool)
         rebuilt = self._rebuild(images, mask, _numbers(every))
         return {name: unpatchify(blocks.unflatten(0, (len(images), -1)), counts) for name, blocks in rebuilt.items()}
+
+    def _decoded(self, features: list[Tensor], images: Tensor, mask: Tensor) -> Tensor:
+        """Return the output of the pixel decoder, to which a stem contributes as its kind has it."""
+        if not hasattr(self, "stem"):
+            return self.pixel_decoder(features)
+        finest = self._stem_features(images, mask)
+        if self.settings.decoder == "network":
+            return self.pixel_decoder([finest, *features])
+        return self.stem_refinement(self.pixel_decoder(features), finest)
 
     def _stem_features(self, images: Tensor, mask: Tensor) -> Tensor:
         """Return the features of the full-resolution stem, which sees images whose masked voxels are filled."""

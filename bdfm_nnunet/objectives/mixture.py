@@ -92,12 +92,12 @@ class Mixture(Objective):
     view: SharedView
 
     def __init__(self, view: EncoderView, settings: MixtureSettings, *, spacing: Sequence[float] | None = None) -> None:
-        shared = SharedView(view.module, view.in_channels, view.channels, view.strides, view.stem)
+        shared = SharedView(view.module, view.in_channels, view.channels, view.strides, view.stem, view.decoder)
         super().__init__(shared, settings, spacing=spacing)
         self.weights = [each.weight for each in settings.objectives]
         parts = [objective_class(each.name)(shared, each.settings, spacing=spacing) for each in settings.objectives]
         for part in parts:  # whose encoder would be a second name of the same weights in checkpoints
-            for name in part._modules.keys() & {"encoder", "stem"}:
+            for name in part._modules.keys() & {"encoder", "stem", "decoder"}:
                 module = part._modules.pop(name)
                 object.__setattr__(part, name, module)
                 setattr(self, name, module)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from bdfm_nnunet.frequency import unpatchify
 from bdfm_nnunet.networks.encoders import EncoderView
+from bdfm_nnunet.settings import DecoderKind
+from bdfm_nnunet.step_checks import check_network_decoder
 
 # the last layer starts near zero, so the first reconstruction is flat instead of noise
 _QUIET = 0.02
@@ -123,15 +125,51 @@ class PyramidDecoder(nn.Module):
         return self.project(joined)
 
 
-def pixel_decoder(view: EncoderView, kind: Literal["pyramid", "final"], hidden: int, out_channels: int) -> nn.Module:
+class NetworkDecoder(nn.Module):
+    """The decoder of the planned network itself, with one head for voxels in place of its segmentation heads.
+
+    What it learns can be fine-tuned with the encoder (`finetuning.decoder`), so that no part of the network but the
+    segmentation heads starts anew.
+
+    Args:
+        decoder: maps features, finest first, to the output of its heads, the modules `seg_layers`, which are removed.
+        out_channels: channels of the output.
+    """
+
+    decoder: nn.Module
+
+    def __init__(self, decoder: nn.Module, out_channels: int) -> None:
+        super().__init__()
+        parts: Any = decoder
+        kernel = next(each for each in parts.stages[-1].parameters() if each.ndim > 2)
+        parts.seg_layers = nn.ModuleList(nn.Identity() for _ in parts.seg_layers)
+        decoder._modules.pop("encoder", None)  # a second name that nnU-Net's decoders have for it, and do not use
+        # no second name of its weights: the objective has it as `decoder`, where fine-tuning looks for it
+        object.__setattr__(self, "decoder", decoder)
+        self.project = Expand(kernel.shape[0], out_channels, (1,) * (kernel.ndim - 2), std=_QUIET)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Map features, finest first and with those of a stem, to (B, out_channels, *spatial)."""
+        found = self.decoder(list(features))
+        return self.project(found[0] if isinstance(found, list) else found)
+
+
+def pixel_decoder(view: EncoderView, kind: DecoderKind, hidden: int, out_channels: int) -> nn.Module:
     """Return the decoder of an encoder's features that a setting names.
 
     Args:
         view: the encoder.
-        kind: "pyramid" joins all stages, "final" reads the last one.
-        hidden: channels of the decoder.
+        kind: "pyramid" joins all stages, "final" reads the last one, "network" is the network's own.
+        hidden: channels of the decoder, where it is not the network's own.
         out_channels: channels of the output.
+
+    Raises:
+        InputError: the network's own is asked for, and it has none.
     """
+    if kind == "network":
+        check_network_decoder(has_decoder=view.decoder is not None)
+        assert view.decoder is not None
+        return NetworkDecoder(view.decoder, out_channels)
     if kind == "final":
         return FinalDecoder(view.channels[-1], view.strides[-1], hidden, out_channels)
     return PyramidDecoder(view.channels, view.strides, hidden, out_channels)

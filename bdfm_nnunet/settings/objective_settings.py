@@ -9,6 +9,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.presets import PRESETS
 from bdfm_nnunet.settings.value_checks import at_least_zero, ordered, positive, share
 
+DecoderKind = Literal["pyramid", "final", "network"]
 MaskTokenMode = Literal["zero", "learned", "scalar_mean", "channel_mean", "image_mean"]
 
 
@@ -47,8 +48,10 @@ class PretrainingSettings(CropSettings):
             encoder, whose receptive field sees past small holes; with encode "visible" one position of the last stage.
         mask_token: replacement of a masked token (transformer) or masked voxel (convolutional encoder); with encode
             "visible" of what the decoder lacks, at each scale.
-        decoder: "pyramid" joins the features of all stages; "final" is the published head, on the last stage only.
-        decoder_channels: width of the pixel decoder.
+        decoder: "pyramid" joins the features of all stages; "final" is the published head, on the last stage only;
+            "network" is the decoder of the planned network itself, with its stem, which finetuning.decoder "all" takes
+            over. It costs more, and sees filled voxels at full resolution.
+        decoder_channels: width of the pixel decoder, if it is not the network's own.
         stem: pre-train the full-resolution stem of a Swin U-Net too, its finest skip: it sees the image with masked
             voxels filled, and its features correct the pixel decoder's image. A published model has none.
         frequency_decoder: "parallel" has a separate output of the pixel decoder as input, "serial" (published) the
@@ -72,7 +75,7 @@ class PretrainingSettings(CropSettings):
     patch_size: tuple[int, ...] | int | None = None
     block_size: tuple[int, ...] | int | None = None
     mask_token: MaskTokenMode = "channel_mean"
-    decoder: Literal["pyramid", "final"] = "pyramid"
+    decoder: DecoderKind = "pyramid"
     decoder_channels: int = 64
     stem: bool = False
     frequency_decoder: Literal["parallel", "serial", "none"] = "parallel"
@@ -103,8 +106,8 @@ class PretrainingSettings(CropSettings):
             )
         if self.encode == "visible" and self.decoder != "pyramid":
             raise InputError(
-                f"decoder is {self.decoder}, which reads one position at a time and sees nothing of an image in hidden "
-                "ones: choose decoder=pyramid for encode=visible"
+                f"decoder is {self.decoder}, which finds no features in hidden positions: choose decoder=pyramid for "
+                "encode=visible"
             )
 
     @classmethod
@@ -166,7 +169,7 @@ class FrequencyCorruptionSettings(CropSettings):
     spectral_fill: Literal["zero", "noise", "phase_only", "other_image"] = "zero"
     low_strength: tuple[float, ...] = (0.05, 0.2)
     low_width: float | None = None
-    decoder: Literal["pyramid", "final"] = "pyramid"
+    decoder: DecoderKind = "pyramid"
     decoder_channels: int = 64
     loss_on: Literal["everywhere", "masked"] = "everywhere"
     rmse_weight: float = 1.0

@@ -59,7 +59,7 @@ def list_tasks(tasks: TaskList) -> list[Listed]:
 def steps_of(task: Task, settings: StudySettings) -> int:
     """Return the optimiser steps of all trainings of a task."""
     if task.kind == "pretraining":
-        return settings.pretrain_steps
+        return task.arm.pretrain_steps
     count = len(settings.trials(task.arm))
     if settings.search_seeds == "first" and task.seed > 0:
         return settings.steps

@@ -8,7 +8,7 @@ from bdfm_nnunet.files import write_json
 from bdfm_nnunet.locks import hold_lock
 from bdfm_nnunet.reports.study_report import StudyFacts, write_report
 from bdfm_nnunet.results import Cost, RunResult, versions_of, write_result
-from bdfm_nnunet.studies.study_settings import RATE
+from bdfm_nnunet.studies.study_settings import RATE, StudySettings
 from bdfm_nnunet.studies.study_tasks import Task, TaskList
 
 KIND = "study"
@@ -100,7 +100,7 @@ def _setup(tasks: TaskList, devices: list[str]) -> list[str]:
     again = "with each seed" if settings.search_seeds == "each" else "with the first seed, for all"
     fitted = study.dataset if settings.pretrain_on is None else study.pretraining_dataset
     plans = sorted({arm.plans or settings.plans for arm in settings.arms})
-    pretrained = f"Arms that the study pre-trains take {settings.pretrain_steps} steps on {fitted}, once a seed."
+    pretrained = f"Arms that the study pre-trains take {_lengths(settings)} steps on {fitted}, once a seed."
     return [
         f"Tested on {where}; {len(parts.validation)} validation cases choose the settings, {len(parts.train)} cases "
         "are for training. No patient is on two sides.",
@@ -109,6 +109,13 @@ def _setup(tasks: TaskList, devices: list[str]) -> list[str]:
         *([pretrained] if any(arm.pretrain for arm in settings.arms) else []),
         f"Plans: {', '.join(plans)}. Device: {', '.join(devices)}.",
     ]
+
+
+def _lengths(settings: StudySettings) -> str:
+    """Return the steps of the study's pre-trainings in words, with the arms that take another number."""
+    arms = [settings.complete(arm) for arm in settings.arms if arm.pretrain]
+    others = [f"{arm.name} {arm.pretrain_steps}" for arm in arms if arm.pretrain_steps != settings.pretrain_steps]
+    return f"{settings.pretrain_steps} ({', '.join(others)})" if others else str(settings.pretrain_steps)
 
 
 def _told(settings: Mapping[str, Any]) -> str:

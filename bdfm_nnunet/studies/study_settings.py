@@ -41,6 +41,7 @@ class Arm:
         rates: learning rates that it searches, as many as those of the study, if not the same ones.
         set: settings of fine-tuning, as `bdfm plan --set` takes them.
         pretrain_set: settings of pre-training.
+        pretrain_steps: optimiser steps of pre-training, if not as many as those of the study.
 
     Example:
         >>> Arm(name="bdfm", pretrain="nnUNetTrainerBDFMPretrain").is_pretrained
@@ -58,13 +59,18 @@ class Arm:
     rates: tuple[float, ...] = ()
     set: Mapping[str, Any] = field(default_factory=dict)
     pretrain_set: Mapping[str, Any] = field(default_factory=dict)
+    pretrain_steps: int = 0
 
     def __post_init__(self) -> None:
         check_name(self.name, "arm")
         if self.pretrain and self.weights != "none":
             raise InputError(f"arm {self.name} has pretrain and weights: leave out one, it starts from the other")
-        if self.pretrain_set and not self.pretrain:
-            raise InputError(f"arm {self.name} has pretrain_set but no pretrain: name the trainer that these are for")
+        for entry in ("pretrain_set", "pretrain_steps"):
+            if getattr(self, entry) and not self.pretrain:
+                raise InputError(f"arm {self.name} has {entry} but no pretrain: name the trainer that it is for")
+        if self.pretrain_steps and not _is_length(self.pretrain_steps):
+            expected = _EXPECTED["pretrain_steps"]
+            raise InputError(f"arm {self.name}: pretrain_steps is {self.pretrain_steps}, expected {expected}")
         if self.pretrain and self.pretrain not in PRETRAINERS:
             hint = nearest(self.pretrain, PRETRAINERS)
             raise InputError(f"arm {self.name}: {self.pretrain} is no pre-training: {hint}")
@@ -193,6 +199,7 @@ class StudySettings:
             rates=arm.rates or self.rates,
             set={**self.set, **arm.set, **strategy},
             pretrain_set={**self.pretrain_set, **arm.pretrain_set} if arm.pretrain else {},
+            pretrain_steps=(arm.pretrain_steps or self.pretrain_steps) if arm.pretrain else 0,
         )
 
     def trials(self, arm: Arm) -> list[dict[str, Any]]:
@@ -239,7 +246,7 @@ _EXPECTED = {
 _VALUES = {str: object}
 _ARM = {
     **dict.fromkeys(("weights?", "pretrain?", "strategy?", "plans?", "configuration?", "trainer?", "baseline?"), str),
-    "rates?": [float], "set?": _VALUES, "pretrain_set?": _VALUES,
+    "rates?": [float], "set?": _VALUES, "pretrain_set?": _VALUES, "pretrain_steps?": int,
 }  # fmt: skip
 _SHAPE = {
     "dataset": int, "arms": {str: dict}, "fractions?": [float], "seeds?": int, "test?": (int, None),

@@ -94,7 +94,7 @@ class TaskList:
         depends = {
             "pretrain": arm.pretrain,
             "set": arm.pretrain_set,
-            "steps": study.settings.pretrain_steps,
+            "steps": arm.pretrain_steps,
             "configuration": [arm.plans, arm.configuration],
             "plans": study.plans(study.pretraining_dataset, arm.plans)["configurations"],
             "cases": [study.pretraining_dataset, *(() if study.settings.pretrain_on else study.parts.train)],

@@ -88,7 +88,7 @@ class TaskRunner:
         training = self._training(
             task,
             self.tasks.folder(task) / "pretraining",
-            pretraining_settings(task, self.study.settings.pretrain_steps),
+            pretraining_settings(task),
             dataset=self.study.pretraining_dataset,
             trainer=task.arm.pretrain,
             fold=0,
@@ -199,9 +199,9 @@ class TaskRunner:
         return _result(task, scores={name: found[name] for name in names}, cost=cost, extra=about)
 
 
-def pretraining_settings(task: Task, steps: int) -> dict[str, Any]:
+def pretraining_settings(task: Task) -> dict[str, Any]:
     """Return the settings with which a pre-training is derived from the plans."""
-    epochs, iterations = lengths(steps, longest=_LONG_EPOCH, epochs=1)
+    epochs, iterations = lengths(task.arm.pretrain_steps, longest=_LONG_EPOCH, epochs=1)
     length = {"training.epochs": epochs, "training.iterations_per_epoch": iterations, "training.seed": task.seed}
     return {"training.val_iterations_per_epoch": 4, **length, **task.arm.pretrain_set}
 

@@ -159,10 +159,11 @@ def test_arms_that_cannot_be_read(text: str) -> None:
 
 
 def test_arms_that_can() -> None:
-    text = 'm=pretrain:P,pretrain_set:pretraining.objectives=[{"name":"masked","weight":1.0}],rates:[0.1,0.2],set:x.y=z'
+    mixture = 'pretraining.objectives=[{"name":"masked","weight":1.0}]'
+    text = f"m=pretrain:P,pretrain_set:{mixture},rates:[0.1,0.2],pretrain_steps:50,set:x.y=z"
     objectives = [{"name": "masked", "weight": 1.0}]
     assert arm_of(text) == ("m", {"pretrain": "P", "pretrain_set": {"pretraining.objectives": objectives},
-                                  "rates": [0.1, 0.2], "set": {"x.y": "z"}})  # fmt: skip
+                                  "rates": [0.1, 0.2], "pretrain_steps": 50, "set": {"x.y": "z"}})  # fmt: skip
     for twice in ("a=weights:x,weights:y", "a=set:x=1,set:x=2"):
         with pytest.raises(InputError, match="twice"):
             arm_of(twice)

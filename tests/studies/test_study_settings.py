@@ -58,6 +58,8 @@ def test_baseline_is_the_first_from_scratch() -> None:
         ({"arms": {"a": {"weights": "x", "pretrain": "nnUNetTrainerSimMIM"}}}, "leave out one"),
         ({"arms": {"a": {"pretrain": "nnUNetTrainerSimMin"}}}, "did you mean nnUNetTrainerSimMIM"),
         ({"arms": {"a": {"pretrain_set": {"x": 1}}}}, "no pretrain"),
+        ({"arms": {"a": {"pretrain_steps": 10}}}, "a has pretrain_steps but no pretrain"),
+        ({"arms": {"a": {**BDFM, "pretrain_steps": 211}}}, "arm a: pretrain_steps is 211, expected a whole number"),
         ({"arms": {"a": {"rates": [1e-3]}}}, "a has 1 rates, the study 3: no arm may try more"),
         ({"arms": {"a": {"set": {"training.epochs": 3}}}}, "arm a sets training.epochs: give it as steps"),
         ({"set": {"training.initial_lr": 1}}, "give it as rates"),

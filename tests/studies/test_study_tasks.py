@@ -44,7 +44,9 @@ def test_first_seed_chooses_where_it_is_asked_to(study: StudyFolder) -> None:
 def test_arms_that_pretrain_alike_share_it(study: StudyFolder) -> None:
     other = {**ARMS["bdfm"], "set": {"finetuning.encoder_lr_factor": 0.1}}
     apart = {**ARMS["bdfm"], "pretrain_set": {"pretraining.mask_ratio": 0.5}}
-    tasks = with_settings(study, arms={**ARMS, "slow": other, "half": apart})
+    longer = {**ARMS["bdfm"], "pretrain_steps": 500}
+    tasks = with_settings(study, arms={**ARMS, "slow": other, "half": apart, "longer": longer})
+    assert tasks.named("longer_20percent_seed1").needs == ("pretraining_longer_seed1",)
     assert tasks.named("slow_20percent_seed1").needs == ("pretraining_bdfm_seed1",)
     assert tasks.named("half_20percent_seed1").needs == ("pretraining_half_seed1",)
 

@@ -12,9 +12,10 @@ from bdfm_nnunet.studies import task_running
 from bdfm_nnunet.studies.arm_training import DivergedError, Training
 from bdfm_nnunet.studies.scored_cases import CaseSet
 from bdfm_nnunet.studies.study_folder import StudyFolder, prepare
+from bdfm_nnunet.studies.study_listing import list_tasks
 from bdfm_nnunet.studies.study_tasks import TaskList
 from bdfm_nnunet.studies.task_running import TaskRunner
-from tests.studies.study_cohort import make_dataset, settings
+from tests.studies.study_cohort import ARMS, make_dataset, settings
 
 
 class Trainings:
@@ -113,6 +114,16 @@ def test_pretraining_is_what_the_cells_start_from(made: Path, trainings: Trainin
     run(found, "bdfm_100percent_seed0")
     weights = Path(trainings.done[-1].weights)
     assert weights == found.study.path / summary.extra["checkpoint"] and weights.is_file()
+
+
+def test_an_arm_may_pretrain_longer_than_others(made: Path, trainings: Trainings) -> None:
+    arms = {**ARMS, "longer": {**ARMS["bdfm"], "pretrain_steps": 750}}
+    found = runner(made, arms=arms, pretrain_steps=500)
+    run(found, "pretraining_longer_seed0")
+    told = Trainings.settings(trainings.done[-1])
+    assert told["epochs"] * told["iterations_per_epoch"] == 750
+    steps = {line.name: line.steps for line in list_tasks(found.tasks)}
+    assert (steps["pretraining_bdfm_seed0"], steps["pretraining_longer_seed0"]) == (500, 750)
 
 
 def test_a_trial_that_is_done_is_not_done_again(
