@@ -31,7 +31,8 @@ OUTSIDE = {"`pretraining`": {"legacy", "objectives"}}
 def _fields(kind: type) -> dict[str, dataclasses.Field[Any]]:
     """The fields of a class that are not every objective's."""
     found = {field.name: field for field in dataclasses.fields(kind)}
-    common = {} if kind is settings.CropSettings else settings.CropSettings.__dataclass_fields__
+    inherits = issubclass(kind, settings.CropSettings) and kind is not settings.CropSettings
+    common = settings.CropSettings.__dataclass_fields__ if inherits else {}
     return {name: field for name, field in found.items() if name not in common}
 
 

@@ -22,7 +22,9 @@ FOR_EVERYONE = {
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(FOR_EVERYONE, FOR_EVERYONE),
     "kept_tables": set(),
+    "hashed_noise": set(),
     "images": {"images"},
+    "intensity_changes": {"hashed_noise"},
     "masking": set(),
     "number_types": set(),
     "metrics": {"frequency"},
@@ -38,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training_costs": {"cost_records", "networks", "objectives"},
     "objectives": {
         "objectives", "networks", "kept_tables", "masking", "frequency", "losses", "metrics", "embedding_measures",
-        "sharpness_metrics", "spectrum_metrics",
+        "sharpness_metrics", "spectrum_metrics", "hashed_noise", "intensity_changes",
     },
     "patients": set(),
     "training": {
@@ -47,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "checkpoints": {"checkpoints", "networks", "objectives"},
     "exposure": {"exposure", "patients", "checkpoints"},
-    "data": {"data", "masking"},
+    "data": {"data", "masking", "intensity_changes"},
     "synthesis": {"synthesis", "data", "dataset_conversion", "images", "patients"},
     "evaluation": {"evaluation", "images", "results"},
     "reports": {"reports", "evaluation", "images", "results"},

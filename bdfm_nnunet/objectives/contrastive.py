@@ -13,13 +13,13 @@ from torch import Tensor
 
 from bdfm_nnunet import embedding_measures
 from bdfm_nnunet.frequency import at_least_single, full_precision
+from bdfm_nnunet.intensity_changes import standardised
 from bdfm_nnunet.losses import nt_xent
 from bdfm_nnunet.losses.contrastive_losses import NegativeQueue, standardised_columns
 from bdfm_nnunet.losses.joined_batches import gather_rows
 from bdfm_nnunet.networks.encoders import EncoderView
 from bdfm_nnunet.networks.projector import Projector
 from bdfm_nnunet.objectives.base import Monitored, Objective, Picture
-from bdfm_nnunet.objectives.view_intensities import standardised
 from bdfm_nnunet.objectives.views import draw_views, two_views
 from bdfm_nnunet.settings import ContrastiveSettings
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bdfm_nnunet.intensity_changes import gamma_changed, standardised
 from bdfm_nnunet.objectives.view_geometry import rotations
-from bdfm_nnunet.objectives.view_intensities import gamma_changed, standardised
 
 _LEAST_SIDES = (30 / 150, 40 / 192, 40 / 192)  # of the published crops of 150 x 192 x 192 voxels
 _ANGLE, _SHIFT, _GAMMA = 0.785, 0.5, (0.5, 1.5)

@@ -14,8 +14,8 @@ from math import pi
 import torch
 from torch import Tensor
 
-from bdfm_nnunet.objectives import view_intensities
-from bdfm_nnunet.objectives.hashed_noise import draw_keys
+from bdfm_nnunet import intensity_changes
+from bdfm_nnunet.hashed_noise import draw_keys
 from bdfm_nnunet.objectives.legacy_views import draw_legacy_views, legacy_view
 from bdfm_nnunet.objectives.view_boxes import draw_boxes
 from bdfm_nnunet.objectives.view_geometry import sampled, view_matrices
@@ -110,16 +110,10 @@ def _matrices(
 
 
 def _bias(bias: _Draws, axes: int, settings: ContrastiveSettings) -> Tensor:
-    """Draw coefficients of smooth fields without a constant part, of the wanted root mean square."""
-    waves = torch.arange(_WAVES, dtype=torch.float32)
-    orders = torch.stack(torch.meshgrid(*[waves] * axes, indexing="ij"))
-    damping = 1 / (1 + orders.square().sum(0))
-    damping.view(-1)[0] = 0
-    coefficients = torch.randn(bias.batch, 2, *damping.shape, generator=bias.generator) * damping
-    power = torch.where(orders > 0, 0.5, 1.0).prod(0)  # the mean square of a product of cosines
-    size = (coefficients.square() * power).flatten(2).sum(2).sqrt()
+    normal = torch.randn(bias.batch, 2, *[_WAVES] * axes, generator=bias.generator)
     strength = bias.sometimes(settings.p_bias, bias.between((0, settings.bias)), 0.0)
-    return coefficients * (strength / size).reshape(bias.batch, 2, *[1] * axes)
+    fields = intensity_changes.smooth_coefficients(normal.flatten(0, 1), strength.flatten())
+    return fields.unflatten(0, (bias.batch, 2))
 
 
 def _resolution(draws: _Draws, spacing: Sequence[float], settings: ContrastiveSettings) -> dict[str, Tensor]:
@@ -175,12 +169,12 @@ def intensities_changed(images: Tensor, drawn: Mapping[str, Tensor], settings: C
         settings: a part with probability 0 is left out.
     """
     foreground = images != 0
-    values, low, extent = view_intensities.unit_range(images, foreground)
+    values, low, extent = intensity_changes.unit_range(images, foreground)
     for part in _PARTS:
         if getattr(settings, part.probability) > 0:
             values = _changed(part, values, foreground, drawn)
     if settings.standardise:
-        return view_intensities.standardised(values, foreground)
+        return intensity_changes.standardised(values, foreground)
     return torch.where(foreground, low + values * extent, 0)
 
 
@@ -208,23 +202,23 @@ class _Part:
 
 
 _PARTS = (
-    _Part("bias", 0.0, lambda values, foreground, drawn: view_intensities.biased(values, drawn["bias"])),
-    _Part("gamma", 1.0, lambda values, foreground, drawn: view_intensities.gamma_changed(values, drawn["gamma"])),
+    _Part("bias", 0.0, lambda values, foreground, drawn: intensity_changes.biased(values, drawn["bias"])),
+    _Part("gamma", 1.0, lambda values, foreground, drawn: intensity_changes.gamma_changed(values, drawn["gamma"])),
     _Part(
         "contrast",
         0.0,
-        lambda values, foreground, drawn: view_intensities.contrast_changed(values, foreground, drawn["contrast"]),
+        lambda values, foreground, drawn: intensity_changes.contrast_changed(values, foreground, drawn["contrast"]),
     ),
-    _Part("blur", 0.0, lambda values, foreground, drawn: view_intensities.blurred(values, drawn["blur"])),
+    _Part("blur", 0.0, lambda values, foreground, drawn: intensity_changes.blurred(values, drawn["blur"])),
     _Part(
         "low_resolution",
         1.0,
-        lambda values, foreground, drawn: view_intensities.lowered_resolution(values, drawn["low_resolution"]),
+        lambda values, foreground, drawn: intensity_changes.lowered_resolution(values, drawn["low_resolution"]),
     ),
     _Part(
         "noise",
         0.0,
-        lambda values, foreground, drawn: view_intensities.noisy(
+        lambda values, foreground, drawn: intensity_changes.noisy(
             values, foreground, drawn["noise"], drawn["noise_keys"]
         ),
     ),

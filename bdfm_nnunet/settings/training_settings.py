@@ -86,12 +86,16 @@ class FinetuningSettings(LoadingSettings, StrategySettings):
         augment: "standard" is nnU-Net's, "strong" that of its nnUNetTrainerDA5: rotation twice as often, quarter
             turns, a scale for each axis, and median filters, sharpening, blank rectangles, local gamma and gradients of
             brightness besides.
+        random_contrast: share of the training crops that get another contrast, made up from their own intensities and
+            labels, for networks that will meet other sequences and scanners.
     """
 
     weights: str | None = None
     weights_sha256: str | None = None
     augment: Literal["standard", "strong"] = "standard"
+    random_contrast: float = 0.0
 
     def __post_init__(self) -> None:
+        share(self, "random_contrast")
         LoadingSettings.__post_init__(self)
         StrategySettings.__post_init__(self)

@@ -1,6 +1,6 @@
 """Pre-training without labels: crops of preprocessed cases for any objective, and reports of its progress."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from bdfm_nnunet.checkpoints.last_training import SUMMARY
 from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
 from bdfm_nnunet.data.batch_streams import Batch, BatchSource
 from bdfm_nnunet.data.crops import UnlabelledCrops
+from bdfm_nnunet.data.random_contrast import draw_contrasts, redrawn
 from bdfm_nnunet.networks.compiled_networks import start_from_data
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.networks.network_building import build_network
@@ -31,8 +32,8 @@ from bdfm_nnunet.tasks.last_tenth import LastTenth, last_tenth
 from bdfm_nnunet.tasks.run_summary import only_warned
 from bdfm_nnunet.tasks.task import Task
 
-# numbers that keep what is drawn for training and validation apart from other random streams
-_TRAINING, _VALIDATION = 10, 11
+# numbers that keep what is drawn for training, validation and contrasts apart from other random streams
+_TRAINING, _VALIDATION, _CONTRASTS = 10, 11, 12
 
 
 class Pretraining(Task):
@@ -132,8 +133,12 @@ class Pretraining(Task):
 
     def prepare(self, batch: Batch) -> Batch:
         """Add what the objective draws for a training step."""
-        drawn = self._draw(batch["data"], _TRAINING, self.trainer.run.step_number)
-        return batch | {"drawn": drawn | self._patients_of(batch)}
+        images, step = batch["data"], self.trainer.run.step_number
+        batch = batch | {"drawn": self._draw(images, _TRAINING, step) | self._patients_of(batch)}
+        if self.settings.random_contrast:
+            draw = partial(_contrasts, channels=images.shape[1], share=self.settings.random_contrast)
+            batch["contrasts"] = self._draw(images, _CONTRASTS, step, draw)
+        return batch
 
     def _patients_of(self, batch: Batch) -> dict[str, Tensor]:
         """Return "patients" if the objective asks for them: the same number for all crops of one patient."""
@@ -141,14 +146,14 @@ class Pretraining(Task):
             return {}
         return {"patients": torch.tensor([self.trainer.data.patients.get(key, -1) for key in batch["keys"]])}
 
-    def _draw(self, images: Tensor, stream: int, number: int) -> dict[str, Tensor]:
+    def _draw(self, images: Tensor, stream: int, number: int, draw: Any = None) -> dict[str, Tensor]:
         """Draw for the whole batch, so that nothing depends on the number of processes, and take this one's part."""
         trainer = self.trainer
         keys = np.random.SeedSequence((trainer.training.seed, stream, 0, number))
         generator = torch.Generator().manual_seed(int(keys.generate_state(1)[0]))
         alone = trainer.processes.count == 1
         samples, share = (len(images), slice(None)) if alone else (trainer.whole_batch, trainer.share)
-        drawn = self.objective.draw(samples, images.shape[2:], generator=generator)
+        drawn = (draw or self.objective.draw)(samples, images.shape[2:], generator=generator)
         return {name: value[share] for name, value in drawn.items()}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -176,6 +181,8 @@ class Pretraining(Task):
         drawn = {name: value.to(device, non_blocking=True) for name, value in batch["drawn"].items()}
         if "flips" in batch:
             images = mirrored(images, batch["flips"])
+        if "contrasts" in batch:
+            images = redrawn(images, batch["contrasts"], spacing=self.trainer.configuration_manager.spacing)
         start_from_data(self.trainer.network, images, **drawn, **options)
         return self.trainer.network(images, **drawn, **options)
 
@@ -313,3 +320,9 @@ class Pretraining(Task):
         for sentence in (self.objective.verdict(self.latest), self._last_tenth(self.curves).verdict):
             if sentence:
                 self.trainer.print_to_log_file(sentence)
+
+
+def _contrasts(
+    samples: int, spatial: Sequence[int], *, channels: int, share: float, generator: torch.Generator
+) -> dict[str, Tensor]:
+    return draw_contrasts((samples, channels, *spatial), share=share, generator=generator)

@@ -1,9 +1,12 @@
 """Segmentation with nnU-Net's loss, augmentation and validation, from pre-trained or random weights."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 
 from bdfm_nnunet.data.batch_streams import Batch, BatchSource
 from bdfm_nnunet.data.checked_cases import DAMAGE, CheckedCases
+from bdfm_nnunet.data.random_contrast import ContrastTransform
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.nnunet_scores import read_nnunet_scores
 from bdfm_nnunet.tasks.finetuning import Finetuning
@@ -35,6 +39,12 @@ class LabelledCrops(nnUNetDataLoader):
                 self._data.check_last()
             raise
         return batch
+
+
+def _geometric(transforms: Sequence[Any]) -> int:
+    """Return how many transforms at the start of nnU-Net's chain leave intensities alone."""
+    kinds = (SpatialTransform, Convert3DTo2DTransform, Convert2DTo3DTransform)
+    return next(number for number, each in enumerate(transforms) if not isinstance(each, kinds))
 
 
 class Segmentation(Finetuning):
@@ -107,11 +117,18 @@ class Segmentation(Finetuning):
         augmentation = (nnUNetTrainerDA5 if strong else trainer).get_training_transforms(
             patch, rotation, scales, mirror_axes, dummy_2d, use_mask_for_norm=masked, **shared
         )
+        if self.finetuning.random_contrast:
+            augmentation.transforms.insert(_geometric(augmentation.transforms), self._contrasts())
         training, validation = trainer.get_tr_and_val_datasets()
         return (
             self._loader(training, initial_patch, augmentation),
             self._loader(validation, patch, trainer.get_validation_transforms(scales, **shared)),
         )
+
+    def _contrasts(self) -> ContrastTransform:
+        labels, spacing = self.trainer.label_manager.foreground_labels, self.trainer.configuration_manager.spacing
+        share = self.finetuning.random_contrast
+        return ContrastTransform(share=share, labels=max(labels, default=0) + 1, spacing=spacing)
 
     def _loader(self, dataset: Any, read_size: Any, transforms: Any) -> nnUNetDataLoader:
         trainer = self.trainer

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from bdfm_nnunet.intensity_changes import standardised
 from bdfm_nnunet.objectives.legacy_views import draw_legacy_views, gamma_on_range, legacy_view, resized_box, turned
-from bdfm_nnunet.objectives.view_intensities import standardised
 
 ROOT = Path(__file__).parents[2]
 OUTPUTS = Path(os.environ.get("BDFM_GOLDEN", ROOT.parent / "shared" / "golden")) / "simclr_resnet18.safetensors"

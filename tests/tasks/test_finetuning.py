@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from bdfm_nnunet.checkpoints import read_checkpoint
+from bdfm_nnunet.data.batch_streams import seeded
+from bdfm_nnunet.data.random_contrast import ContrastTransform
 from bdfm_nnunet.networks.low_rank import low_rank_state
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM
 from tests.conftest import Prepared
@@ -76,11 +78,34 @@ def test_the_checkpoint_of_low_rank_additions_is_one_of_a_plain_network(prepared
         assert all(torch.equal(found[key], low_rank_state(whole.network)[name][key]) for key in found)
 
 
+def _batch(prepared: Prepared, variant: str, **settings: Any) -> Any:
+    trainer = _make(prepared, variant, **settings)
+    trainer.initialize()
+    return next(trainer.get_dataloaders()[0])
+
+
 def test_strong_augmentation_is_reproducible_and_another_one(prepared: Prepared) -> None:
-    batches = []
-    for augment in ("standard", "strong", "strong"):
-        trainer = _make(prepared, "strong", augment=augment)
-        trainer.initialize()
-        batches.append(next(trainer.get_dataloaders()[0])["data"])
+    batches = [_batch(prepared, "strong", augment=augment)["data"] for augment in ("standard", "strong", "strong")]
     standard, strong, again = batches
     assert torch.equal(strong, again) and standard.shape == strong.shape and not torch.equal(standard, strong)
+
+
+@pytest.mark.parametrize("augment", ["standard", "strong"])
+def test_random_contrast_changes_images_alone_and_after_they_are_turned(prepared: Prepared, augment: str) -> None:
+    trainer = _make(prepared, "contrasts", augment=augment, random_contrast=1.0)
+    trainer.initialize()
+    training, validation = trainer.task.batch_sources()
+    chain = training.transforms.transforms
+    place = next(number for number, each in enumerate(chain) if isinstance(each, ContrastTransform))
+    assert [type(each).__name__ for each in chain[:place]] == ["SpatialTransform"]
+    assert chain[place].labels == 4 and chain[place].spacing == tuple(trainer.configuration_manager.spacing)
+    assert not any(isinstance(each, ContrastTransform) for each in validation.transforms.transforms)
+    del chain[place + 1 :]
+    batches = []
+    for each in (chain[place], None):
+        chain[place:] = [] if each is None else [each]
+        with seeded(5):
+            batches.append(training.generate_train_batch())
+    new, old = batches
+    assert torch.equal(new["target"], old["target"]) and torch.equal(new["data"] == 0, old["data"] == 0)
+    assert not torch.allclose(new["data"], old["data"], atol=0.1)

@@ -107,7 +107,8 @@ def test_seed_decides(prepared: Prepared, undisturbed: Any) -> None:
 
 
 def test_workers_change_nothing(prepared: Prepared) -> None:
-    runs = [_run(prepared, f"workers{n}", **{"training.workers": n, "training.epochs": 1}) for n in (0, 2)]
+    common = {"training.epochs": 1, "pretraining.random_contrast": 0.5}
+    runs = [_run(prepared, f"workers{n}", **{"training.workers": n} | common) for n in (0, 2)]
     assert curves(runs[0]) == curves(runs[1])
 
 
@@ -150,6 +151,30 @@ def test_crops_are_augmented_for_training_as_asked(prepared: Prepared) -> None:
     trainer.task.losses(batch)
     assert torch.equal(seen[0], torch.stack([images[0].flip(2), images[1].flip(1)]))
     assert torch.equal(seen[1], images)
+
+
+def test_contrasts_are_drawn_anew_in_each_step_and_reach_the_network(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"pretraining.random_contrast": 0.7, "pretraining.channels": "all"}
+    trainer = make_trainer(nnUNetTrainerBDFMPretrain, prepared, prepared.unlabelled, "contrasts", settings)
+    trainer.initialize()
+    batch = trainer.task.batch_sources()[0].generate_train_batch()
+    first = trainer.task.prepare(batch)
+    assert {name: len(values) for name, values in first["contrasts"].items()} == dict.fromkeys(
+        ("chosen", "means", "gains", "bias"), len(batch["data"])
+    )
+    trainer.run.iteration += 1
+    assert not torch.equal(first["contrasts"]["means"], trainer.task.prepare(batch)["contrasts"]["means"])
+    seen: list[torch.Tensor] = []
+    trainer.network = lambda images, **drawn: seen.append(images)
+    first["contrasts"]["chosen"][:] = torch.arange(len(batch["data"])) == 0
+    trainer.task.losses(first)
+    mirrored_alone = {name: value for name, value in first.items() if name != "contrasts"}
+    trainer.task.losses(mirrored_alone)
+    assert torch.equal(seen[0][1:], seen[1][1:]) and torch.equal(seen[0] == 0, seen[1] == 0)
+    correlation = torch.corrcoef(torch.stack([each[0][seen[1][0] != 0] for each in seen]))[0, 1]
+    assert abs(correlation) < 0.999
 
 
 def test_settings_of_the_plans_reach_the_objective(prepared: Prepared) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bdfm_nnunet.frequency import at_least_single
+from bdfm_nnunet.hashed_noise import draw_keys, normal_field, uniform_field
 from bdfm_nnunet.masking import per_axis
 from bdfm_nnunet.objectives.corruptions.patch_noise import choose_patches, chosen_voxels, patch_grid, replace_patches
 from bdfm_nnunet.objectives.corruptions.published_corruptions import (
@@ -14,7 +15,6 @@ from bdfm_nnunet.objectives.corruptions.published_corruptions import (
 )
 from bdfm_nnunet.objectives.corruptions.spectral_fills import mask_spectrum, perturb_low_frequencies
 from bdfm_nnunet.objectives.corruptions.spectral_masks import patch_mask, radial_mask
-from bdfm_nnunet.objectives.hashed_noise import draw_keys, normal_field, uniform_field
 from bdfm_nnunet.settings import FrequencyCorruptionSettings
 
 _PUBLISHED_SIGMA, _PUBLISHED_WIDTH = (5e-4, 1e-4), (0.15, 0.25)

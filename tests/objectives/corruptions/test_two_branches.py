@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 import torch
 
+from bdfm_nnunet.hashed_noise import normal_field, uniform_field
 from bdfm_nnunet.objectives.corruptions import (
     corrupt,
     draw_corruptions,
@@ -11,7 +12,6 @@ from bdfm_nnunet.objectives.corruptions import (
     published_image_corruption,
     replace_patches,
 )
-from bdfm_nnunet.objectives.hashed_noise import normal_field, uniform_field
 from bdfm_nnunet.settings import FrequencyCorruptionSettings
 
 SPATIAL, SPACING = (12, 16, 10), (2.0, 1.0, 1.0)

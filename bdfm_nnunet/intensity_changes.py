@@ -1,4 +1,4 @@
-"""Intensity changes of the views of contrastive learning, for a whole batch at once and any number of axes.
+"""Intensity changes of images for a whole batch at once and any number of axes.
 
 Each takes images (B, C, *spatial), the foreground (a mask of the same shape) where it needs one, and one strength per
 sample, (B,). At the neutral strength a sample stays as it is, to the bit.
@@ -10,9 +10,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bdfm_nnunet.objectives.hashed_noise import normal_field
+from bdfm_nnunet.hashed_noise import normal_field
 
 _REACH = 3  # voxels of a Gaussian filter
+
+
+def foreground_mean(images: Tensor, foreground: Tensor) -> Tensor:
+    """Return the mean of the foreground of each channel, 0 without any, (B, C, 1, ...).
+
+    Example:
+        >>> images = torch.tensor([[[0.0, 1.0, 3.0]]])
+        >>> foreground_mean(images, images != 0)
+        tensor([[[2.]]])
+    """
+    axes = tuple(range(2, images.ndim))
+    count = foreground.sum(axes, keepdim=True)
+    return torch.where(foreground, images, 0).sum(axes, keepdim=True) / count.clamp(min=1)
 
 
 def standardised(images: Tensor, foreground: Tensor) -> Tensor:
@@ -25,8 +38,8 @@ def standardised(images: Tensor, foreground: Tensor) -> Tensor:
         >>> standardised(images, images != 0)
         tensor([[[ 0., -1., 1.]]])
     """
-    centred = torch.where(foreground, images - _mean(images, foreground), 0)
-    return centred * (_mean(centred.square(), foreground) + 1e-12).rsqrt()
+    centred = torch.where(foreground, images - foreground_mean(images, foreground), 0)
+    return centred * (foreground_mean(centred.square(), foreground) + 1e-12).rsqrt()
 
 
 def unit_range(images: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,6 +84,27 @@ def bias_field(coefficients: Tensor, spatial: Sequence[int]) -> Tensor:
     return field
 
 
+def smooth_coefficients(normal: Tensor, rms: Tensor) -> Tensor:
+    """Return coefficients for `bias_field` of smooth fields without a constant part.
+
+    Args:
+        normal: (B, K, ..., K), values of a normal distribution.
+        rms: (B,), root mean square of the fields.
+
+    Example:
+        >>> smooth_coefficients(torch.ones(1, 3), torch.tensor([1.0]))
+        tensor([[0.0000, 1.3131, 0.5252]])
+    """
+    waves = [torch.arange(count, dtype=torch.float32, device=normal.device) for count in normal.shape[1:]]
+    orders = torch.stack(torch.meshgrid(*waves, indexing="ij"))
+    damping = 1 / (1 + orders.square().sum(0))
+    damping.view(-1)[0] = 0
+    coefficients = normal * damping
+    power = torch.where(orders > 0, 0.5, 1.0).prod(0)  # the mean square of a product of cosines
+    size = (coefficients.square() * power).flatten(1).sum(1).sqrt()
+    return coefficients * (rms / size).reshape(-1, *[1] * len(waves))
+
+
 def biased(images: Tensor, coefficients: Tensor) -> Tensor:
     """Return images times exp of a `bias_field`, as the coils of a scanner leave them; neutral: all 0.
 
@@ -103,7 +137,7 @@ def contrast_changed(images: Tensor, foreground: Tensor, strength: Tensor) -> Te
         >>> contrast_changed(images, torch.ones_like(images, dtype=torch.bool), torch.tensor([1.0]))
         tensor([[[-1.0000, -0.6068, 0.6068, 1.0000]]])
     """
-    mean = _mean(images, foreground)
+    mean = foreground_mean(images, foreground)
     deviation = torch.where(foreground, images - mean, 0)
     largest = deviation.abs().amax(tuple(range(2, images.ndim)), keepdim=True)
     relative = (deviation / torch.where(largest > 0, largest, 1)).clamp(-1, 1)
@@ -178,16 +212,9 @@ def noisy(images: Tensor, foreground: Tensor, strength: Tensor, keys: Tensor) ->
         >>> noisy(images, images != 0, torch.tensor([0.0]), torch.tensor([[7, 8]]))
         tensor([[[-1., 1.]]])
     """
-    deviation = _mean((images - _mean(images, foreground)).square(), foreground).sqrt()
+    deviation = foreground_mean((images - foreground_mean(images, foreground)).square(), foreground).sqrt()
     noise = normal_field(keys, images.shape[1:]).to(images.dtype)
     return images + _per_sample(strength, images) * deviation * noise
-
-
-def _mean(images: Tensor, foreground: Tensor) -> Tensor:
-    """Return the mean of the foreground of each channel, 0 without any, (B, C, 1, ...)."""
-    axes = tuple(range(2, images.ndim))
-    count = foreground.sum(axes, keepdim=True)
-    return torch.where(foreground, images, 0).sum(axes, keepdim=True) / count.clamp(min=1)
 
 
 def _per_sample(values: Tensor, images: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from bdfm_nnunet.objectives import view_intensities as change
+from bdfm_nnunet import intensity_changes as change
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.rand(2, 2, 6, 7, 8, generator=GENERATOR)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bdfm_nnunet.objectives.hashed_noise import draw_keys, normal_field, uniform_field
+from bdfm_nnunet.hashed_noise import draw_keys, normal_field, uniform_field
 
 KEYS = draw_keys(4, generator=torch.Generator().manual_seed(5))
 
