@@ -1,7 +1,7 @@
 """The parts of a data set for a study: test cases, validation cases and nested label fractions, whole patients each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bdfm_nnunet.dataset_conversion.splits import facts_of
@@ -11,22 +11,45 @@ from bdfm_nnunet.patients import CaseList
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
-    """Case ids of a study, sorted.
+class Sides:
+    """Case ids, sorted, of which no patient is on two sides.
 
     Attributes:
         test: held-out cases, which nothing is trained or chosen on; empty where the test cases are another data set's.
         validation: cases by which settings are chosen.
         train: all other cases.
-        subsets: per seed, per fraction the training cases whose labels are used.
-        patients: case -> its patient.
     """
 
     test: list[str]
     validation: list[str]
     train: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts(Sides):
+    """Case ids of a study, sorted.
+
+    Attributes:
+        test: as in `Sides`; where each seed holds out other patients, the cases of all of them.
+        validation: as in `Sides`; empty where each seed holds out other patients.
+        train: as `validation`.
+        subsets: per seed, per fraction the training cases whose labels are used.
+        patients: case -> its patient.
+        turns: per seed its sides, where each holds out other patients; else empty.
+    """
+
     subsets: list[list[list[str]]]
     patients: dict[str, str]
+    turns: list[Sides] = field(default_factory=list)
+
+    def sides(self, seed: int) -> Sides:
+        """Return the sides of a seed."""
+        return self.turns[seed] if self.turns else self
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Parts":
+        """Return what `dataclasses.asdict` made a table of."""
+        return cls(**{**content, "turns": [Sides(**turn) for turn in content.get("turns", ())]})
 
 
 def divide(
@@ -38,6 +61,7 @@ def divide(
     fractions: Sequence[float],
     seeds: int,
     seed: int,
+    rotate: bool = False,
 ) -> Parts:
     """Deal patients out to test, validation and training, and draw label fractions of the training cases.
 
@@ -48,10 +72,12 @@ def divide(
         cases: of the data set.
         labels: as in dataset.json.
         hold_out: share of all patients that are test cases, from 0 to below 1.
-        validation: share of the others that are validation cases, above 0 and below 1.
+        validation: share of the others that are validation cases, from 0 to below 1.
         fractions: of the training cases, above 0 and up to 1.
         seeds: number of seeds.
         seed: of the order in which patients are dealt out.
+        rotate: whether each seed holds out the next share of the patients, and begins anew after the last one. With as
+            many parts as patients, that is leave one out.
 
     Raises:
         InputError: there are too few patients.
@@ -64,7 +90,7 @@ def divide(
     """
     facts = facts_of(cases, labels, sites={})
     strata = Strata(facts)
-    needed = 2 + bool(hold_out)
+    needed = 1 + bool(validation) + bool(hold_out)
     if len(strata.names) < needed:
         raise InputError(f"{cases.name} has {len(strata.names)} patients, a study needs at least {needed}: add some")
     members: dict[str, list[str]] = {name: [] for name in strata.names}
@@ -74,12 +100,34 @@ def divide(
     def named(chosen: Sequence[int]) -> list[str]:
         return sorted(case for group in chosen for case in members[strata.names[group]])
 
-    test, rest = _dealt(strata, range(len(strata.names)), hold_out, f"{seed} test")
-    held, train = _dealt(strata, rest, validation, f"{seed} validation")
-    subsets = [[named(part) for part in _subsets(strata, train, fractions, f"{seed} {number}")]
+    everyone = list(range(len(strata.names)))
+    dealt = [_dealt(strata, everyone, hold_out, f"{seed} test")]
+    if rotate:
+        dealt = _rotated(strata, hold_out, seeds, seed)
+    turns, trains = [], []
+    for number, (test, rest) in enumerate(dealt):
+        name = f"{seed} validation {number}" if rotate else f"{seed} validation"
+        held, train = _dealt(strata, rest, validation, name)
+        turns.append(Sides(test=named(test), validation=named(held), train=named(train)))
+        trains.append(train)
+    subsets = [[named(part) for part in _subsets(strata, trains[number * rotate], fractions, f"{seed} {number}")]
                for number in range(seeds)]  # fmt: skip
     patients = {fact.case: fact.group for fact in facts}
-    return Parts(test=named(test), validation=named(held), train=named(train), subsets=subsets, patients=patients)
+    all_of_it = Sides(test=named(everyone), validation=[], train=[]) if rotate else turns[0]
+    return Parts(**vars(all_of_it), subsets=subsets, patients=patients, turns=turns if rotate else [])
+
+
+def _rotated(strata: Strata, share: float, seeds: int, seed: int) -> list[tuple[list[int], list[int]]]:
+    """Return the groups that each seed holds out, and the rest."""
+    count = max(2, round(1 / share))
+    parts = strata.deal(range(len(strata.names)), (1 / count,) * count, seed=f"{seed} test")
+    if not all(parts):
+        raise InputError(
+            f"{len(strata.names)} patients cannot be held out in {count} parts: hold out {100 / len(strata.names):g} "
+            "percent or more"
+        )
+    held_out = [parts[number % count] for number in range(seeds)]
+    return [(held, [group for part in parts if part is not held for group in part]) for held in held_out]
 
 
 def _dealt(strata: Strata, chosen: Sequence[int], share: float, seed: str) -> tuple[list[int], list[int]]:

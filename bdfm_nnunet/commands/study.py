@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from bdfm_nnunet.studies.study_settings import StudySettings
 
 _SETTINGS = (
-    "dataset", "fractions", "seeds", "test", "hold_out", "validation", "baseline", "plans", "configuration", "trainer",
-    "steps", "rates", "search_seeds", "halving", "pretrain_on", "pretrain_steps", "mirroring", "split_seed",
+    "dataset", "fractions", "seeds", "test", "hold_out", "rotate", "validation", "baseline", "plans", "configuration",
+    "trainer", "steps", "rates", "search_seeds", "halving", "pretrain_on", "pretrain_steps", "mirroring", "split_seed",
 )  # fmt: skip
 _REPEATED = ("arm", "set", "pretrain_set", "search")
 _ARM_TABLES = ("set", "pretrain_set")
-_ARM_SHAPES: dict[str, Any] = {"rates": [float], "pretrain_steps": int}
+_ARM_SHAPES: dict[str, Any] = {"rates": [float], "pretrain_steps": int, "pretrain_on": int}
 
 
 def add_commands(commands: Any) -> None:
@@ -58,7 +58,8 @@ def _setting_options(add: Add) -> None:
     add("--seeds", type=count, metavar="N", help="repetitions (default: 3)")
     add("--test", type=dataset_id, metavar="ID", help="data set whose labelled cases are the test")
     add("--hold-out", type=positive, metavar="P", help="instead: percent of the patients that are held out")
-    add("--validation", type=positive, metavar="P", help="percent of the others that choose settings (default: 20)")
+    add("--rotate", action=SwitchOnce, default=None, help="each seed holds out the next such part of the patients")
+    add("--validation", type=float, metavar="P", help="percent of the others that choose settings (default: 20)")
     add("--baseline", metavar="ARM", help="arm to compare with (default: the first from scratch)")
     add("-p", "--plans", metavar="NAME", help="name of the plans (default: BDFMPlans)")
     add("-c", "--configuration", metavar="CONFIG", help="configuration (default: 3d_fullres)")

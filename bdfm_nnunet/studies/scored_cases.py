@@ -38,19 +38,19 @@ class CaseSet:
     reference: Path
 
 
-def validation_set(study: StudyFolder, arm: Arm) -> CaseSet:
+def validation_set(study: StudyFolder, arm: Arm, seed: int) -> CaseSet:
     """Return the cases by which the settings of an arm are chosen."""
-    return _own(study, arm, study.parts.validation)
+    return _own(study, arm, study.parts.sides(seed).validation)
 
 
-def held_out_set(study: StudyFolder, arm: Arm) -> CaseSet:
-    """Return the cases that the study is tested on, those of another data set preprocessed once.
+def held_out_set(study: StudyFolder, arm: Arm, seed: int) -> CaseSet:
+    """Return the cases that a seed is tested on, those of another data set preprocessed once.
 
     Raises:
         InputError: the other data set does not fit.
     """
     if study.settings.test is None:
-        return _own(study, arm, study.parts.test)
+        return _own(study, arm, study.parts.sides(seed).test)
     raw = raw_folder(study.settings.test)
     _check_fits(study, raw)
     own = study.settings.test == study.settings.dataset

@@ -32,10 +32,10 @@ class Outcome:
 
     Attributes:
         trial: the trial.
-        score: mean Dice of the validation cases; None where the training diverged.
+        score: mean Dice of the validation cases; None where the training diverged or there is no such case.
         seconds: that the training took.
         wall_seconds: with the validation, since it was last begun.
-        note: why there is no score.
+        note: why the training diverged.
     """
 
     trial: Trial
@@ -95,7 +95,7 @@ def search(
     for size in rungs(len(settings), steps, halving=halving):
         found = [run(Trial(number=number, settings=each, steps=size)) for number, each in left]
         told += found
-        sound = [outcome for outcome in found if outcome.score is not None]
+        sound = [outcome for outcome in found if not outcome.note]
         ranked = sorted(sound, key=lambda outcome: -(outcome.score or 0.0))
         kept = {outcome.trial.number for outcome in ranked[: math.ceil(len(left) / KEPT)]}
         if size == steps or not ranked:

@@ -26,12 +26,13 @@ from bdfm_nnunet.patients import read_cases
 from bdfm_nnunet.plans.plans_lookup import read_plans
 from bdfm_nnunet.plans.variants import derive
 from bdfm_nnunet.split_files import SPLITS
-from bdfm_nnunet.studies.study_settings import StudySettings
+from bdfm_nnunet.studies.study_settings import Arm, StudySettings
 
 logger = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
-_PARTS = {"test": [str], "validation": [str], "train": [str], "subsets": [[[str]]], "patients": {str: str}}
+_SIDES = {"test": [str], "validation": [str], "train": [str]}
+_PARTS = {**_SIDES, "subsets": [[[str]]], "patients": {str: str}, "turns?": [_SIDES]}
 _SHAPE = {"settings": {str: object}, "parts": _PARTS, "weights": {str: {"path": str, "sha256": str}}}
 _MAY_GROW = ("arms", "seeds")
 _WAIT = 600.0
@@ -66,7 +67,7 @@ class StudyFolder:
             )
         content = read_json(path / SETTINGS, _SHAPE)
         settings = StudySettings.from_dict(content["settings"])
-        return cls(path.absolute(), settings, Parts(**content["parts"]), content["weights"])
+        return cls(path.absolute(), settings, Parts.from_dict(content["parts"]), content["weights"])
 
     @property
     def preprocessed(self) -> Path:
@@ -78,11 +79,9 @@ class StudyFolder:
         """Name of the data set whose labels are learnt."""
         return dataset_in(self.preprocessed, self.settings.dataset)
 
-    @cached_property
-    def pretraining_dataset(self) -> str:
-        """Name of the data set for pre-training."""
-        number = self.settings.pretrain_on
-        return self.dataset if number is None else dataset_in(self.preprocessed, number)
+    def pretraining_dataset(self, arm: Arm) -> str:
+        """Return the name of the data set on which an arm, complete, is pre-trained."""
+        return self.dataset if arm.pretrain_on is None else dataset_in(self.preprocessed, arm.pretrain_on)
 
     def plans(self, dataset: str, name: str) -> dict[str, Any]:
         """Return plans as they were when the study began."""
@@ -93,8 +92,13 @@ class StudyFolder:
         return read_dataset_json(self.preprocessed / dataset / "dataset.json")
 
     def fold(self, fraction: float, seed: int) -> int:
-        """Return the fold with the label fraction of a seed; fold 0 has all training cases."""
-        return 1 + seed * len(self.settings.fractions) + self.settings.fractions.index(fraction)
+        """Return the fold with the label fraction of a seed."""
+        count = len(self.settings.fractions) + self.settings.rotate
+        return 1 + seed * count + self.settings.fractions.index(fraction)
+
+    def pretraining_fold(self, seed: int) -> int:
+        """Return the fold with all training cases of a seed."""
+        return seed * (len(self.settings.fractions) + 1) if self.settings.rotate else 0
 
 
 def dataset_in(folder: Path, number: int) -> str:
@@ -155,7 +159,8 @@ def _check_same(new: StudySettings, old: StudySettings, path: Path) -> None:
 
 def _check_parts(new: Parts, old: Parts, path: Path) -> None:
     ours, theirs = asdict(new), asdict(old)
-    ours["subsets"] = ours["subsets"][: len(old.subsets)]
+    for name in ("subsets", "turns"):
+        ours[name] = ours[name][: len(old.subsets)]
     if ours != theirs:
         raise InputError(f"the cases of the data set have changed since the study in {path} began: name a new folder")
 
@@ -171,6 +176,7 @@ def _parts(settings: StudySettings) -> Parts:
         fractions=[fraction / 100 for fraction in settings.fractions],
         seeds=settings.seeds,
         seed=settings.split_seed,
+        rotate=settings.rotate,
     )
 
 
@@ -198,7 +204,7 @@ def _digest(path: Path) -> str:
 def _check_arms(settings: StudySettings, preprocessed: Path) -> None:
     """Check that plans take the settings of every arm, before hours of work for the others."""
     for arm in map(settings.complete, settings.arms):
-        pretrained = settings.pretrain_on or settings.dataset
+        pretrained = arm.pretrain_on or settings.dataset
         wanted = [(settings.dataset, {**arm.set, **trial}) for trial in settings.trials(arm)]
         for number, values in [*wanted, *([(pretrained, arm.pretrain_set)] if arm.pretrain else [])]:
             plans = read_plans_file(preprocessed / dataset_in(preprocessed, number) / f"{arm.plans}.json")
@@ -217,8 +223,7 @@ def _snapshot(settings: StudySettings, target: Path) -> None:
         nnunet_folder(variable)
     complete = [settings.complete(arm) for arm in settings.arms]
     wanted = [(settings.dataset, arm.plans) for arm in complete]
-    if settings.pretrain_on is not None:
-        wanted += [(settings.pretrain_on, arm.plans) for arm in complete if arm.pretrain]
+    wanted += [(arm.pretrain_on, arm.plans) for arm in complete if arm.pretrain_on is not None]
     for number, plans in dict.fromkeys(wanted):
         read_plans(number, plans)  # its error names the command that plans
         source = nnunet_folder("nnUNet_preprocessed") / dataset_name(number)
@@ -240,7 +245,13 @@ def _bring(source: Path, target: Path) -> None:
 
 
 def _write_splits(settings: StudySettings, parts: Parts, preprocessed: Path) -> None:
-    """Write fold 0 with all training cases, and a fold for each seed and fraction."""
-    trains = [parts.train, *(subset for subsets in parts.subsets for subset in subsets)]
-    folds = [{"train": train, "val": parts.validation} for train in trains]
+    """Write a fold with all training cases, and one for each seed and fraction.
+
+    A fold without validation cases has its training cases in their place, for nnU-Net's curves.
+    """
+    folds = []
+    for seed, subsets in enumerate(parts.subsets):
+        sides = parts.sides(seed)
+        whole = [sides.train] if settings.rotate or seed == 0 else []
+        folds += [{"train": train, "val": sides.validation or train} for train in [*whole, *subsets]]
     write_json(preprocessed / dataset_in(preprocessed, settings.dataset) / SPLITS, folds)

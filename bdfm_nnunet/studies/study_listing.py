@@ -74,7 +74,7 @@ def _tflop(tasks: TaskList, task: Task, steps: int) -> float | None:
     """Return the arithmetic of some steps; the pass backwards costs twice that forwards."""
     pretrains = task.kind == "pretraining"
     study, arm = tasks.study, task.arm
-    dataset = study.pretraining_dataset if pretrains else study.dataset
+    dataset = study.pretraining_dataset(task.arm) if pretrains else study.dataset
     configuration = resolve_configuration(study.plans(dataset, arm.plans), arm.configuration)
     chosen = arm.pretrain_set if pretrains else arm.set
     counted = (configuration.get("costs") or {}).get("forward_gflop_per_sample")

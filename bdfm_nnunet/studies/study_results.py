@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bdfm_nnunet.dataset_conversion.label_subsets import Parts
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.locks import hold_lock
 from bdfm_nnunet.reports.study_report import StudyFacts, write_report
@@ -79,7 +80,7 @@ def _facts(tasks: TaskList, finished: Mapping[str, tuple[Task, RunResult]]) -> S
         pretraining = sum(_hours(finished[name][1]) for name in task.needs if finished[name][0].kind == "pretraining")
         hours.setdefault(place, []).append((_hours(found), pretraining))
     seen = {f"{task.arm.name}: {found.extra['seen']}" for task, found in cells if found.extra["seen"]}
-    diverged = sum(trial["score"] is None for _, found in cells for trial in found.extra["trials"])
+    diverged = sum(bool(trial.get("note")) for _, found in cells for trial in found.extra["trials"])
     warnings = [*sorted(seen), *([f"{diverged} trainings of the search diverged."] if diverged else [])]
     return StudyFacts(
         title=f"Study of {study.dataset}",
@@ -93,22 +94,32 @@ def _facts(tasks: TaskList, finished: Mapping[str, tuple[Task, RunResult]]) -> S
 
 
 def _setup(tasks: TaskList, devices: list[str]) -> list[str]:
-    study, settings, parts = tasks.study, tasks.study.settings, tasks.study.parts
-    where = f"data set {settings.test}" if settings.test is not None else f"{len(parts.test)} held-out cases"
+    study, settings = tasks.study, tasks.study.settings
     trials = len(settings.trials(settings.arms[0]))
     how = "halving the field at each rung" if settings.halving else "all in full"
     again = "with each seed" if settings.search_seeds == "each" else "with the first seed, for all"
-    fitted = study.dataset if settings.pretrain_on is None else study.pretraining_dataset
+    arms = [settings.complete(arm) for arm in settings.arms if arm.pretrain]
+    fitted = " or ".join(dict.fromkeys(study.pretraining_dataset(arm) for arm in arms))
     plans = sorted({arm.plans or settings.plans for arm in settings.arms})
     pretrained = f"Arms that the study pre-trains take {_lengths(settings)} steps on {fitted}, once a seed."
     return [
-        f"Tested on {where}; {len(parts.validation)} validation cases choose the settings, {len(parts.train)} cases "
-        "are for training. No patient is on two sides.",
+        f"Tested on {_where(settings, study.parts)} No patient is on two sides.",
         f"Each arm takes {settings.steps} optimiser steps of fine-tuning with every fraction, and tries {trials} "
         f"settings ({how}), {again}.",
         *([pretrained] if any(arm.pretrain for arm in settings.arms) else []),
         f"Plans: {', '.join(plans)}. Device: {', '.join(devices)}.",
     ]
+
+
+def _where(settings: StudySettings, parts: Parts) -> str:
+    """Return what tests, what chooses and what is for training, in words."""
+    first = parts.sides(0)
+    where = f"data set {settings.test}" if settings.test is not None else f"{len(first.test)} held-out cases"
+    if settings.rotate:
+        where = f"{len(first.test)} held-out cases, those of other patients with each seed"
+    count = len(first.validation)
+    chosen = f"{count} validation cases choose the settings" if count else "nothing is chosen"
+    return f"{where}; {chosen}, {len(first.train)} cases are for training{' with the first' * settings.rotate}."
 
 
 def _lengths(settings: StudySettings) -> str:

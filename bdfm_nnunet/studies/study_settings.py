@@ -42,6 +42,7 @@ class Arm:
         set: settings of fine-tuning, as `bdfm plan --set` takes them.
         pretrain_set: settings of pre-training.
         pretrain_steps: optimiser steps of pre-training, if not as many as those of the study.
+        pretrain_on: number of the data set for pre-training, if not that of the study.
 
     Example:
         >>> Arm(name="bdfm", pretrain="nnUNetTrainerBDFMPretrain").is_pretrained
@@ -60,12 +61,13 @@ class Arm:
     set: Mapping[str, Any] = field(default_factory=dict)
     pretrain_set: Mapping[str, Any] = field(default_factory=dict)
     pretrain_steps: int = 0
+    pretrain_on: int | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, "arm")
         if self.pretrain and self.weights != "none":
             raise InputError(f"arm {self.name} has pretrain and weights: leave out one, it starts from the other")
-        for entry in ("pretrain_set", "pretrain_steps"):
+        for entry in ("pretrain_set", "pretrain_steps", "pretrain_on"):
             if getattr(self, entry) and not self.pretrain:
                 raise InputError(f"arm {self.name} has {entry} but no pretrain: name the trainer that it is for")
         if self.pretrain_steps and not _is_length(self.pretrain_steps):
@@ -94,7 +96,9 @@ class StudySettings:
         seeds: number of repetitions; each draws its label fractions, first weights and batches anew.
         test: number of the data set whose cases are the test; None for `hold_out`.
         hold_out: percent of the patients that are held out as test cases, where there is no `test`.
-        validation: percent of the remaining patients that choose the settings of every arm.
+        rotate: whether each seed holds out the next `hold_out` percent: with 25 and four patients, leave one out.
+        validation: percent of the remaining patients that choose the settings of every arm; 0 where every arm has but
+            one to try.
         baseline: arm that the others are compared with; by default the first from scratch.
         plans: name of the plans.
         configuration: one of their configurations.
@@ -123,6 +127,7 @@ class StudySettings:
     seeds: int = 3
     test: int | None = None
     hold_out: float = 0.0
+    rotate: bool = False
     validation: float = 20.0
     baseline: str = ""
     plans: str = "BDFMPlans"
@@ -148,6 +153,14 @@ class StudySettings:
         _check_free("the study", self.pretrain_set, _OF_PRETRAINING)
         if (self.test is None) == (not self.hold_out):
             raise InputError("a study has either test = ID or hold_out = PERCENT: say where its test cases are")
+        if self.rotate and not 0 < self.hold_out <= 50:
+            raise InputError("rotate lets each seed hold out other patients: give hold_out, up to 50 percent")
+        for arm in self.arms if not self.validation else ():
+            if len(self.trials(arm)) > 1:
+                raise InputError(
+                    f"validation is 0, but arm {arm.name} has {len(self.trials(arm))} settings to choose among: "
+                    "give it one of rates and no search, or validation cases"
+                )
         scratch = [arm.name for arm in self.arms if not arm.is_pretrained]
         object.__setattr__(self, "baseline", self.baseline or (scratch or [self.arms[0].name])[0])
         names = [arm.name for arm in self.arms]
@@ -172,7 +185,7 @@ class StudySettings:
             "rates": not self.rates or not all(rate > 0 for rate in rates),
             "seeds": self.seeds < 1,
             "hold_out": not 0 <= self.hold_out < 100,
-            "validation": not 0 < self.validation < 100,
+            "validation": not 0 <= self.validation < 100,
             "search": not all(self.search.values()),
             "search_seeds": self.search_seeds not in ("each", "first"),
         }
@@ -200,6 +213,7 @@ class StudySettings:
             set={**self.set, **arm.set, **strategy},
             pretrain_set={**self.pretrain_set, **arm.pretrain_set} if arm.pretrain else {},
             pretrain_steps=(arm.pretrain_steps or self.pretrain_steps) if arm.pretrain else 0,
+            pretrain_on=(arm.pretrain_on or self.pretrain_on) if arm.pretrain else None,
         )
 
     def trials(self, arm: Arm) -> list[dict[str, Any]]:
@@ -237,7 +251,7 @@ _EXPECTED = {
     "rates": "learning rates above 0",
     "seeds": "a number of at least 1",
     "hold_out": "a percentage from 0 to below 100",
-    "validation": "a percentage above 0 and below 100",
+    "validation": "a percentage from 0 to below 100",
     "search_seeds": "each or first",
     "search": "at least one value for each setting",
     "steps": f"a whole number up to {LONGEST_EPOCH} or a multiple of 10",
@@ -247,11 +261,12 @@ _VALUES = {str: object}
 _ARM = {
     **dict.fromkeys(("weights?", "pretrain?", "strategy?", "plans?", "configuration?", "trainer?", "baseline?"), str),
     "rates?": [float], "set?": _VALUES, "pretrain_set?": _VALUES, "pretrain_steps?": int,
+    "pretrain_on?": (int, None),
 }  # fmt: skip
 _SHAPE = {
     "dataset": int, "arms": {str: dict}, "fractions?": [float], "seeds?": int, "test?": (int, None),
     "hold_out?": float, "validation?": float, "rates?": [float], "search?": {str: list}, "halving?": bool,
-    "pretrain_on?": (int, None), "mirroring?": bool, "set?": _VALUES, "pretrain_set?": _VALUES,
+    "rotate?": bool, "pretrain_on?": (int, None), "mirroring?": bool, "set?": _VALUES, "pretrain_set?": _VALUES,
     **dict.fromkeys(("baseline?", "plans?", "configuration?", "trainer?", "search_seeds?"), str),
     **dict.fromkeys(("steps?", "pretrain_steps?", "split_seed?"), int),
 }  # fmt: skip

@@ -91,13 +91,14 @@ class TaskList:
     def _pretraining(self, arm: Arm, seed: int) -> str:
         """Return the name of an arm's pre-training, which arms that pre-train alike share."""
         study = self.study
+        dataset = study.pretraining_dataset(arm)
         depends = {
             "pretrain": arm.pretrain,
             "set": arm.pretrain_set,
             "steps": arm.pretrain_steps,
             "configuration": [arm.plans, arm.configuration],
-            "plans": study.plans(study.pretraining_dataset, arm.plans)["configurations"],
-            "cases": [study.pretraining_dataset, *(() if study.settings.pretrain_on else study.parts.train)],
+            "plans": study.plans(dataset, arm.plans)["configurations"],
+            "cases": [dataset, *(() if arm.pretrain_on else study.parts.sides(seed).train)],
             "seed": seed,
         }
         fingerprint = _digest(depends)
@@ -112,6 +113,7 @@ class TaskList:
         name = f"{arm.name}_{fraction:g}percent_seed"
         follows = settings.search_seeds == "first" and seed > 0
         needs = tuple(each for each in (pretraining, f"{name}0" * follows) if each)
+        sides = study.parts.sides(seed)
         depends = {
             "pretraining": self._named[pretraining].fingerprint if pretraining else "",
             "weights": study.weights.get(arm.weights, {}).get("sha256", ""),
@@ -123,7 +125,7 @@ class TaskList:
             "configuration": [arm.plans, arm.configuration],
             "plans": study.plans(study.dataset, arm.plans)["configurations"],
             "cases": study.parts.subsets[seed][settings.fractions.index(fraction)],
-            "others": [study.dataset, study.parts.validation, study.parts.test, settings.test],
+            "others": [study.dataset, sides.validation, sides.test, settings.test],
             "mirroring": settings.mirroring,
             "seed": seed,
         }

@@ -89,9 +89,9 @@ class TaskRunner:
             task,
             self.tasks.folder(task) / "pretraining",
             pretraining_settings(task),
-            dataset=self.study.pretraining_dataset,
+            dataset=self.study.pretraining_dataset(task.arm),
             trainer=task.arm.pretrain,
-            fold=0,
+            fold=0 if task.arm.pretrain_on else self.study.pretraining_fold(task.seed),
             weights="none",
         )
         began = time.monotonic()
@@ -149,9 +149,10 @@ class TaskRunner:
         try:
             fold = train(training)
             cost = read_result(fold / "training_summary.json").cost
-            cases = validation_set(self.study, task.arm)
-            found = self._predict(fold, cases, place / "validation")
-            scores = {"cases": found["cases"], "summary": found["summary"], "metrics": found["metrics"]}
+            cases = validation_set(self.study, task.arm, task.seed)
+            if cases.cases:
+                found = self._predict(fold, cases, place / "validation")
+                scores = {"cases": found["cases"], "summary": found["summary"], "metrics": found["metrics"]}
         except DivergedError as error:
             note = str(error).partition(",")[0]
         wall = time.monotonic() - began
@@ -180,7 +181,7 @@ class TaskRunner:
         """Predict and score the test cases with the model of the best trial, which is on the disk."""
         place = self.tasks.folder(task) / f"trial_{best.trial.number}_{best.trial.steps}"
         fold = train(self._finetuning(task, best.trial, place))  # finds it finished
-        cases = held_out_set(self.study, task.arm)
+        cases = held_out_set(self.study, task.arm, task.seed)
         began = time.monotonic()
         folder = self.tasks.folder(task)
         found = self._predict(fold, cases, folder / PREDICTIONS, folder / SCORES)

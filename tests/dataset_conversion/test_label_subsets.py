@@ -1,5 +1,8 @@
 """The parts of a study: whole patients, nested fractions, the same whatever is added."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from bdfm_nnunet.dataset_conversion.label_subsets import Parts, divide
@@ -57,3 +60,35 @@ def test_the_smallest_data_set_has_a_patient_for_each_part() -> None:
     assert (len(parts.test), len(parts.validation), len(parts.train)) == (1, 1, 1) and parts.subsets[0][0]
     with pytest.raises(InputError, match="has 2 patients, a study needs at least 3"):
         parts_of(cases(2))
+
+
+def test_each_seed_holds_out_other_patients_until_all_were_held_out() -> None:
+    found = cases(20)
+    parts = parts_of(found, rotate=True, seeds=7)
+    tests = [set(turn.test) for turn in parts.turns]
+    assert sorted(case for test in tests[:5] for case in test) == sorted(row["case"] for row in found.rows)
+    assert tests[5:] == tests[:2], "then anew"
+    for number, turn in enumerate(parts.turns):
+        sides = [turn.test, turn.validation, turn.train]
+        assert sorted(case for side in sides for case in side) == sorted(row["case"] for row in found.rows)
+        assert len({case[:3] for case in turn.test} & {case[:3] for case in turn.train}) == 0
+        assert parts.sides(number) is turn and set(parts.subsets[number][2]) == set(turn.train)
+    assert parts.subsets[0][0] != parts.subsets[5][0], "other labels of the same patients"
+    assert parts_of(found, rotate=True, seeds=2).turns == parts.turns[:2]
+
+
+def test_four_patients_can_be_left_out_one_by_one_without_validation() -> None:
+    found = cases(4, visits=0)
+    for number, row in enumerate(found.rows):
+        row["labels"] = {"0": 900, "1": 10 + number, "2": 5}
+    parts = parts_of(found, rotate=True, hold_out=0.25, validation=0.0, seeds=4, fractions=[0.33, 1.0])
+    assert sorted(turn.test for turn in parts.turns) == [[f"p{patient:02d}_0"] for patient in range(4)]
+    assert [len(turn.validation) for turn in parts.turns] == [0] * 4
+    assert [[len(subset) for subset in subsets] for subsets in parts.subsets] == [[1, 3]] * 4
+    with pytest.raises(InputError, match="4 patients cannot be held out in 5 parts: hold out 25 percent"):
+        parts_of(cases(4), rotate=True)
+
+
+def test_parts_survive_json() -> None:
+    for parts in (parts_of(cases(20)), parts_of(cases(20), rotate=True)):
+        assert Parts.from_dict(json.loads(json.dumps(asdict(parts)))) == parts

@@ -29,6 +29,23 @@ def test_folds_hold_the_fractions_of_each_seed(dataset: Path, tmp_path: Path) ->
     assert json.loads((dataset / "splits_final.json").read_text())[0]["train"] == ["case_00"], "the user's stay"
 
 
+def test_turns_have_folds_of_their_own(dataset: Path, tmp_path: Path) -> None:
+    changes = {"rotate": True, "hold_out": 25, "validation": 0, "rates": [1e-3], "seeds": 4}
+    before = prepare(settings(**{**changes, "seeds": 2}), tmp_path / "out")
+    study = prepare(settings(**changes), tmp_path / "out")
+    assert study.parts.turns[:2] == before.parts.turns
+    folds = read_splits(study.preprocessed / NAME / "splits_final.json")
+    assert len(folds) == 4 * (1 + 2)
+    for seed, turn in enumerate(study.parts.turns):
+        assert len(turn.test) == 5 and not turn.validation
+        assert folds[study.pretraining_fold(seed)]["train"] == turn.train
+        for number, fraction in enumerate(study.settings.fractions):
+            fold = folds[study.fold(fraction, seed)]
+            assert fold["train"] == fold["val"] == study.parts.subsets[seed][number]
+            assert not set(fold["train"]) & set(turn.test)
+    assert StudyFolder.open(tmp_path / "out") == study
+
+
 def test_data_is_linked_and_plans_are_kept(dataset: Path, tmp_path: Path) -> None:
     study = prepare(settings(), tmp_path / "out")
     assert (study.preprocessed / NAME / "data").resolve() == dataset / "data"

@@ -15,7 +15,7 @@ from bdfm_nnunet.studies.study_folder import StudyFolder, prepare
 from bdfm_nnunet.studies.study_listing import list_tasks
 from bdfm_nnunet.studies.study_tasks import TaskList
 from bdfm_nnunet.studies.task_running import TaskRunner
-from tests.studies.study_cohort import ARMS, make_dataset, settings
+from tests.studies.study_cohort import ARMS, NAME, make_dataset, settings
 
 
 class Trainings:
@@ -86,6 +86,29 @@ def run(found: TaskRunner, name: str) -> RunResult:
     result = found.tasks.result(task)
     assert result is not None
     return result
+
+
+def test_without_validation_cases_nothing_is_chosen_and_each_seed_tests_others(
+    made: Path, trainings: Trainings
+) -> None:
+    found = runner(made, rotate=True, validation=0, rates=[1e-3], hold_out=25)
+    results = [run(found, f"scratch_20percent_seed{seed}") for seed in range(2)]
+    assert trainings.predicted == [turn.test for turn in found.study.parts.turns] and len(trainings.done) == 2
+    assert [result.extra["chosen"]["score"] for result in results] == [None, None]
+    trainings.diverges = {1e-3}
+    with pytest.raises(InputError, match="diverged"):
+        run(found, "scratch_100percent_seed0")
+
+
+def test_arms_may_pretrain_on_other_data(made: Path, trainings: Trainings) -> None:
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        folder = made.parent / variable
+        (folder / "Dataset010_Other").symlink_to(made.parent / "nnUNet_preprocessed" / NAME)
+    arms = {**ARMS, "other": {**ARMS["bdfm"], "pretrain_on": 10}}
+    found = runner(made, arms=arms)
+    for arm in ("bdfm", "other"):
+        run(found, f"pretraining_{arm}_seed0")
+    assert [training.dataset for training in trainings.done] == [NAME, "Dataset010_Other"]
 
 
 def test_validation_cases_choose_and_test_cases_only_test(made: Path, trainings: Trainings) -> None:
