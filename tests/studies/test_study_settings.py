@@ -1,11 +1,16 @@
 """Settings of a study: what is refused, and that all arms are treated alike."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bdfm_nnunet.commands.study import read_study_file
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.studies.study_settings import Arm, StudySettings, lengths
+
+ROOT = Path(__file__).parents[2]
+STUDIES = sorted((ROOT / "docs" / "studies").glob("*.toml"))
 
 
 def study(**changes: Any) -> StudySettings:
@@ -98,3 +103,12 @@ def test_lengths_give_exactly_the_steps() -> None:
 
 def test_an_arm_from_weights_is_pretrained() -> None:
     assert Arm(name="a", weights="last:900").is_pretrained and not Arm(name="b", strategy="frozen").is_pretrained
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_studies_of_the_documentation_can_be_read(path: Path) -> None:
+    pytest.importorskip("tomllib")
+    content = read_study_file(path)
+    assert str(path.relative_to(ROOT)) in path.read_text() and "output" not in content
+    found = StudySettings.from_dict(content)
+    assert len(found.arms) > 1 and found.seeds > 1
