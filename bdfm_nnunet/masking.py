@@ -52,6 +52,57 @@ def block_mask(
         (torch.Size([2, 6, 6, 6]), tensor([0.7500, 0.7500]))
     """
     blocks = per_axis(block_size, len(grid))
+    coarse, hidden = _blocks_of(grid, blocks, ratio)
+    count = math.prod(coarse)
+    noise = torch.rand(batch, count, generator=generator, device=generator.device if generator else device)
+    mask = torch.zeros(batch, count, dtype=torch.bool, device=noise.device)
+    mask.scatter_(1, noise.argsort(dim=1)[:, :hidden], True)
+    return _patches(mask.reshape(batch, *coarse), blocks, grid).to(device or noise.device)
+
+
+def complementary_masks(
+    grid: Sequence[int], *, ratio: float, block_size: int | Sequence[int] = 1, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw as few masks as hide every block, each with the share of hidden blocks that `block_mask` hides.
+
+    Rebuilding what each mask hides, every position of an image can be judged as it was rebuilt from what was visible
+    then. Where masks overlap, one of them is chosen for each block.
+
+    Args:
+        grid: patches per axis.
+        ratio: as in `block_mask`.
+        block_size: as in `block_mask`.
+        generator: random generator, on the CPU.
+
+    Returns:
+        The masks, boolean (K, *grid), True = masked, and for each the patches that it is chosen for, which no other
+        one is.
+
+    Raises:
+        ValueError: the ratio is not inside (0, 1).
+        InputError: the whole grid is a single block.
+
+    Example:
+        >>> masks, chosen = complementary_masks((4, 4), ratio=0.75, generator=torch.Generator().manual_seed(0))
+        >>> masks.flatten(1).sum(1), chosen.flatten(1).sum(1), bool((masks & chosen == chosen).all())
+        (tensor([12, 12]), tensor([8, 8]), True)
+        >>> bool((chosen.sum(0) == 1).all())
+        True
+    """
+    blocks = per_axis(block_size, len(grid))
+    coarse, hidden = _blocks_of(grid, blocks, ratio)
+    count = math.prod(coarse)
+    rounds = math.ceil(count / hidden)
+    places = torch.randperm(count, generator=generator)
+    starts = torch.tensor([number * count // rounds for number in range(rounds + 1)])[:, None]
+    masks = (places - starts[:-1]) % count < hidden
+    chosen = (places >= starts[:-1]) & (places < starts[1:])
+    both = [_patches(each.reshape(rounds, *coarse), blocks, grid) for each in (masks, chosen)]
+    return both[0], both[1]
+
+
+def _blocks_of(grid: Sequence[int], blocks: Sequence[int], ratio: float) -> tuple[list[int], int]:
+    """Return the blocks per axis and how many of all are to be hidden."""
     coarse = [math.ceil(size / block) for size, block in zip(grid, blocks, strict=True)]
     count = math.prod(coarse)
     if not 0 < ratio < 1:
@@ -61,12 +112,12 @@ def block_mask(
             f"a grid of {tuple(grid)} patches is a single block of {blocks}: choose a smaller pretraining.block_size "
             "or a larger patch_size"
         )
-    hidden = min(max(round(ratio * count), 1), count - 1)
-    noise = torch.rand(batch, count, generator=generator, device=generator.device if generator else device)
-    mask = torch.zeros(batch, count, dtype=torch.bool, device=noise.device)
-    mask.scatter_(1, noise.argsort(dim=1)[:, :hidden], True)
-    mask = upsample(mask.reshape(batch, *coarse), blocks)
-    return mask[(slice(None), *(slice(size) for size in grid))].to(device or noise.device)
+    return coarse, min(max(round(ratio * count), 1), count - 1)
+
+
+def _patches(mask: Tensor, blocks: Sequence[int], grid: Sequence[int]) -> Tensor:
+    """Return a mask of blocks as one of patches; blocks at the end are cut off."""
+    return upsample(mask, blocks)[(slice(None), *(slice(size) for size in grid))]
 
 
 def upsample(mask: Tensor, factors: int | Sequence[int]) -> Tensor:

@@ -124,9 +124,31 @@ def masked_ssim(prediction: Tensor, target: Tensor, mask: Tensor, *, window: int
         >>> bool(masked_ssim(fill_with_mean(target, mask), target, mask) < 0.6)
         True
     """
-    axes = target.ndim - 2
     hidden = mask.unsqueeze(1)
-    first, second = target.float(), torch.where(hidden, prediction, target).float()
+    similarity = ssim_map(torch.where(hidden, prediction, target), target, window=window)
+    margin = window // 2
+    inner = hidden[(slice(None), slice(None), *(slice(margin, size - margin) for size in target.shape[2:]))].flatten(2)
+    return ((similarity.flatten(2) * inner).sum(-1) / inner.sum(-1)).mean(1)
+
+
+def ssim_map(prediction: Tensor, target: Tensor, *, window: int = 7) -> Tensor:
+    """Return the structural similarity of each window, as `masked_ssim` has it.
+
+    Args:
+        prediction: (B, C, *spatial).
+        target: (B, C, *spatial), whose intensity range counts.
+        window: voxels per axis.
+
+    Returns:
+        (B, C, *inner), the voxels on which a whole window is centred: window // 2 less at every border.
+
+    Example:
+        >>> target = torch.rand(1, 1, 16, 12)
+        >>> ssim_map(target, target).shape, bool((ssim_map(target, target) > 0.999).all())
+        (torch.Size([1, 1, 10, 6]), True)
+    """
+    axes = target.ndim - 2
+    first, second = target.float(), prediction.float()
     pool = _POOL[axes]
     means = [pool(image, window, stride=1) for image in (first, second)]
     correction = window**axes / (window**axes - 1)
@@ -135,9 +157,6 @@ def masked_ssim(prediction: Tensor, target: Tensor, mask: Tensor, *, window: int
     variances = [correction * (square - product) for square, product in zip(squares, products, strict=True)]
     scale = intensity_range(first)[(..., *(None,) * axes)]
     c1, c2 = (0.01 * scale).square(), (0.03 * scale).square()
-    similarity = ((2 * products[2] + c1) * (2 * variances[2] + c2)) / (
+    return ((2 * products[2] + c1) * (2 * variances[2] + c2)) / (
         (products[0] + products[1] + c1) * (variances[0] + variances[1] + c2)
     )
-    margin = window // 2
-    inner = hidden[(slice(None), slice(None), *(slice(margin, size - margin) for size in target.shape[2:]))].flatten(2)
-    return ((similarity.flatten(2) * inner).sum(-1) / inner.sum(-1)).mean(1)

@@ -8,7 +8,7 @@ https://arxiv.org/abs/2012.12821.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
 import torch
@@ -36,6 +36,12 @@ def loss_of(weights: Weights, images: Tensor, mask: Tensor) -> Tensor:
 
 def encode(weights: Weights, images: Tensor, mask: Tensor) -> Tensor:
     """Return the normalised features of the last stage, (B, C, *grid)."""
+    *_, features = stages(weights, images, mask)
+    return features
+
+
+def stages(weights: Weights, images: Tensor, mask: Tensor) -> Iterator[Tensor]:
+    """Yield the features after the blocks of each stage, (B, C, *grid), normalised after the last one."""
     tokens = functional.conv3d(
         images, weights["encoder.patch_embed.weight"], weights["encoder.patch_embed.bias"], stride=PATCH
     )
@@ -49,7 +55,8 @@ def encode(weights: Weights, images: Tensor, mask: Tensor) -> Tensor:
             tokens = tokens + _attend(weights, name, _norm(weights, f"{name}.norm1", tokens), HEADS[stage], number % 2)
             hidden = _linear(weights, f"{name}.mlp.0", _norm(weights, f"{name}.norm2", tokens))
             tokens = tokens + _linear(weights, f"{name}.mlp.2", functional.gelu(hidden))
-    return _norm(weights, "encoder.norm", tokens).permute(0, 4, 1, 2, 3)
+        last = stage == len(DEPTHS) - 1
+        yield (_norm(weights, "encoder.norm", tokens) if last else tokens).permute(0, 4, 1, 2, 3)
 
 
 def _attend(weights: Weights, name: str, tokens: Tensor, heads: int, shifted: int) -> Tensor:

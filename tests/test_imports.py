@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""
 
-ABOVE_ALL = {"cli", "commands", "studies", "train"}
+ABOVE_ALL = {"cli", "commands", "probes", "studies", "train"}
 """They put the parts together and may import all of them."""
 
 ONLY_TENSORS = {
@@ -92,7 +92,9 @@ _TRAINING = {
     "tasks.segmentation",
     "tasks.pretraining",
 }
-MAY_IMPORT_NNUNET = {"plans", "trainers", "studies", "train", "nnunet_plugin", *_DATA, *_PREDICTION, *_TRAINING}
+MAY_IMPORT_NNUNET = {
+    "plans", "trainers", "studies", "train", "nnunet_plugin", "probes.labelled_cases", *_DATA, *_PREDICTION, *_TRAINING
+}  # fmt: skip
 WITHOUT_TORCH = {
     *FOR_EVERYONE,
     "images",

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bdfm_nnunet.masking import MaskToken, block_mask, per_axis, upsample
+from bdfm_nnunet.masking import MaskToken, block_mask, complementary_masks, per_axis, upsample
 
 
 def _draw(seed: int = 0, **settings: object) -> torch.Tensor:
@@ -55,6 +55,32 @@ def test_impossible_ratio_is_refused(ratio: float) -> None:
 def test_single_block_is_refused() -> None:
     with pytest.raises(ValueError, match=r"smaller pretraining\.block_size"):
         _draw(block_size=8)
+
+
+@pytest.mark.parametrize(("grid", "block_size"), [((8, 6, 4), 1), ((8, 6, 4), (4, 3, 2)), ((5, 5), 2)])
+@pytest.mark.parametrize("ratio", [0.1, 0.4, 0.5, 0.75, 0.99])
+def test_complementary_masks_hide_everything_at_the_ratio_of_the_training(
+    grid: tuple[int, ...], block_size: tuple[int, ...] | int, ratio: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    masks, chosen = complementary_masks(grid, ratio=ratio, block_size=block_size, generator=generator)
+    assert (chosen.sum(0) == 1).all()  # each patch is taken from one mask
+    assert not (chosen & ~masks).any()  # which hides it
+    drawn = block_mask(1, grid, ratio=ratio, block_size=block_size)
+    corners = tuple(slice(None, None, step) for step in per_axis(block_size, len(grid)))
+    hidden = int(drawn[0][corners].sum())
+    assert [int(mask[corners].sum()) for mask in masks] == [hidden] * len(masks)
+    assert len(masks) == -(-drawn[0][corners].numel() // hidden)  # no more masks than it takes
+    again = complementary_masks(grid, ratio=ratio, block_size=block_size, generator=torch.Generator().manual_seed(0))
+    other = complementary_masks(grid, ratio=ratio, block_size=block_size, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(again[0], masks) and not torch.equal(other[1], chosen)
+
+
+def test_complementary_masks_refuse_what_masks_refuse() -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        complementary_masks((4, 4), ratio=1.0)
+    with pytest.raises(ValueError, match=r"smaller pretraining\.block_size"):
+        complementary_masks((4, 4), ratio=0.5, block_size=4)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3, 4])

@@ -93,7 +93,8 @@ def norm_of(module: nn.Module) -> str | None:
     return next((f"{kind} norm" for kind in ("layer", "rms") if f"{kind}norm" in name), None)
 
 
-_DEGREES = {"eps", "stride", "legacy attention", "kernel_size"}
+DEGREES = {"eps", "stride", "legacy attention", "kernel_size"}
+"""Properties whose difference changes features by a degree."""
 
 
 def differences(theirs: Mapping[str, nn.Module], ours: Mapping[str, nn.Module]) -> list[Difference]:
@@ -117,7 +118,7 @@ def differences(theirs: Mapping[str, nn.Module], ours: Mapping[str, nn.Module]) 
         for what in here:
             if here[what] != there[what]:
                 found.setdefault((what, str(there[what]), str(here[what])), []).append(name)
-    return [Difference(*key, tuple(names), grave=key[0] not in _DEGREES) for key, names in found.items()]
+    return [Difference(*key, tuple(names), grave=key[0] not in DEGREES) for key, names in found.items()]
 
 
 def _plain(function: Mapping[str, Any]) -> str:

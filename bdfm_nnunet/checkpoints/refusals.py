@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from bdfm_nnunet.checkpoints.checkpoint_reading import Checkpoint
 from bdfm_nnunet.checkpoints.network_functions import (
+    DEGREES,
     STATISTICS,
     Difference,
     differences,
@@ -87,8 +88,10 @@ def find_differences(
     """
     target = transfer.target
     taken = {name.rpartition(".")[0] for name in (*target.encoder, *target.stem) if name in transfer.filled}
-    ours = _encoder_modules(target.network)
-    found = differences(source, ours) if source else _by_what_is_known(ours.values(), known or SourceNetwork())
+    if source:
+        found = differences(source, _encoder_modules(target.network))
+    else:  # what is known of it says nothing about a stem beside the encoder, which is ours alone
+        found = _by_what_is_known(encoder_of(target.network).module.modules(), known or SourceNetwork())
     found += _norms_by_statistics(transfer, taken, {name for each in found for name in each.names})
     if not any(each.what == "heads" for each in found):
         found += _heads_by_tables(transfer)
@@ -153,9 +156,11 @@ def _by_what_is_known(modules: Iterable[nn.Module], known: SourceNetwork) -> lis
         "norm": f"{known.norm} norm" if known.norm else "",
         "activation": known.activation or "",
         "heads": ", ".join(dict.fromkeys(map(str, known.heads or ()))),
+        "merging": known.merging_order or "",
+        "legacy attention": "" if known.legacy_attention is None else str(known.legacy_attention),
     }
     return [
-        Difference(what, theirs[what], ours[what], (), grave=True)
+        Difference(what, theirs[what], ours[what], (), grave=what not in DEGREES)
         for what in theirs
         if theirs[what] and what in ours and not ours[what].startswith(theirs[what])
     ]

@@ -75,7 +75,8 @@ class MaskedImageModelling(Objective):
             self._add_stem(noise)
         if settings.decoder == "network":
             self.decoder = view.decoder  # by this name, under which fine-tuning looks for it
-        self.frequency_decoder = None if settings.frequency_decoder == "none" else self._build_frequency_decoder()
+        has_decoder = settings.frequency_decoder in ("parallel", "serial")
+        self.frequency_decoder = self._build_frequency_decoder() if has_decoder else None
 
     def _build_pixel_decoder(self, noise: float) -> nn.Module:
         view, settings = self.view, self.settings
@@ -150,8 +151,8 @@ class MaskedImageModelling(Objective):
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Names of the losses of the pixel decoder and, if present, the frequency decoder."""
-        return ("pixel",) if self.frequency_decoder is None else ("pixel", "frequency")
+        """Names of the losses: in space and, unless there is none, in frequency."""
+        return ("pixel",) if self.settings.frequency_decoder == "none" else ("pixel", "frequency")
 
     def draw(self, batch: int, spatial: Sequence[int], *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the masks of a step; and the blocks that are rebuilt, (B, *blocks), unless it is all hidden ones."""
@@ -200,23 +201,24 @@ class MaskedImageModelling(Objective):
             check_whole_blocks(spatial, self.patch_size, self.block_size)
         return tuple(size // part for size, part in zip(spatial, self.patch_size, strict=True))
 
-    def reconstruct(self, images: Tensor, *, mask: Tensor) -> dict[str, Tensor]:
+    def reconstruct(self, images: Tensor, *, mask: Tensor, only_pixel: bool = False) -> dict[str, Tensor]:
         """Reconstruct masked images.
 
         Args:
             images: (B, C, *spatial).
             mask: boolean (B, *grid), True = masked.
+            only_pixel: leave out what the frequency decoder would compute.
 
         Returns:
-            "pixel" and, with a frequency decoder, "frequency": (B, C, *spatial) each.
+            "pixel" and, with a loss in frequency, "frequency": (B, C, *spatial) each.
         """
         self.grid(images.shape[2:])
         if self.encodes_all:
             features = self.view.features(images, mask, self.mask_token, patch_size=self.patch_size)
-            return self._in_both_domains(self._decoded(features, images, mask))
+            return self._in_both_domains(self._decoded(features, images, mask), only_pixel)
         counts = [size // step for size, step in zip(images.shape[2:], self.block_voxels, strict=True)]
         every = torch.ones(len(images), *counts, dtype=torch.bool)
-        rebuilt = self._rebuild(images, mask, _numbers(every))
+        rebuilt = self._rebuild(images, mask, _numbers(every), only_pixel)
         return {name: unpatchify(blocks.unflatten(0, (len(images), -1)), counts) for name, blocks in rebuilt.items()}
 
     def _decoded(self, features: list[Tensor], images: Tensor, mask: Tensor) -> Tensor:
@@ -234,20 +236,19 @@ class MaskedImageModelling(Objective):
         features: Tensor = self.stem(filled.contiguous())
         return features
 
-    def _rebuild(self, images: Tensor, mask: Tensor, blocks: Tensor) -> dict[str, Tensor]:
+    def _rebuild(self, images: Tensor, mask: Tensor, blocks: Tensor, only_pixel: bool = False) -> dict[str, Tensor]:
         """Rebuild blocks, (B, K) by their numbers, from what is visible; the results are (B * K, C, *block)."""
         assert isinstance(self.pixel_decoder, VisibleDecoder)
         features, where = self.view.visible_features(images, mask, patch_size=self.patch_size)
-        return self._in_both_domains(self.pixel_decoder.rebuild(features, where, blocks.to(images.device)))
+        return self._in_both_domains(self.pixel_decoder.rebuild(features, where, blocks.to(images.device)), only_pixel)
 
-    def _in_both_domains(self, decoded: Tensor) -> dict[str, Tensor]:
+    def _in_both_domains(self, decoded: Tensor, only_pixel: bool) -> dict[str, Tensor]:
         """Return the outputs "pixel" and "frequency" of the decoders from that of the pixel decoder."""
         if self.frequency_decoder is None:
-            return {"pixel": decoded}
-        if self.settings.frequency_decoder == "serial":
-            return {"pixel": decoded, "frequency": self.frequency_decoder(decoded)}
-        pixel, start = decoded.chunk(2, dim=1)
-        return {"pixel": pixel, "frequency": self.frequency_decoder(start)}
+            return dict.fromkeys(self.terms, decoded)
+        parallel = self.settings.frequency_decoder == "parallel"
+        pixel, start = decoded.chunk(2, dim=1) if parallel else (decoded, decoded)
+        return {"pixel": pixel} if only_pixel else {"pixel": pixel, "frequency": self.frequency_decoder(start)}
 
     def losses(self, images: Tensor, rebuilt: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
         """Return the "loss" of a reconstruction and its terms "pixel" and "frequency"."""

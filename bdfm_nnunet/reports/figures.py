@@ -41,6 +41,7 @@ def reconstruction_figure(
     reconstructions: Mapping[str, Volume],
     *,
     mask: Volume | None = None,
+    outline: Volume | None = None,
     title: str = "",
     index: int | None = None,
     with_errors: bool = True,
@@ -52,6 +53,7 @@ def reconstruction_figure(
         masked: what the encoder saw, same shape; None leaves this picture out.
         reconstructions: name -> reconstructed crop; may be empty.
         mask: boolean crop, True = masked; where it is given, masked voxels are drawn grey in the second picture.
+        outline: boolean crop, whose border is drawn in every picture.
         title: heading.
         index: slice to show; by default the central one.
         with_errors: whether to draw the errors.
@@ -75,6 +77,8 @@ def reconstruction_figure(
         shown = axes.imshow(picture, cmap=colours, vmin=darkest, vmax=brightest, interpolation="nearest")
         axes.set_title(name, fontsize=9)
         axes.set(xticks=[], yticks=[])
+        if outline is not None and outline[z].any():
+            axes.contour(outline[z].astype(float), levels=[0.5], colors=COLOURS[4], linewidths=0.8)
         if colours == "magma":
             figure.colorbar(shown, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=10)

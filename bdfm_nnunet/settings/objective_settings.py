@@ -59,7 +59,8 @@ class PretrainingSettings(CropSettings):
         stem: pre-train the full-resolution stem of a Swin U-Net too, its finest skip: it sees the image with masked
             voxels filled, and its features correct the pixel decoder's image. A published model has none.
         frequency_decoder: "parallel" has a separate output of the pixel decoder as input, "serial" (published) the
-            reconstructed image; "none" has no frequency decoder (SimMIM).
+            reconstructed image; "loss_only" has none and scores the reconstructed image in frequency too; "none" has
+            neither decoder nor loss in frequency (SimMIM).
         frequency_blocks: residual blocks of the frequency decoder.
         frequency_padding: padding of the spectrum: "circular", since a spectrum is periodic, or "zero" (published).
         frequency_output: image of the filtered spectrum: its "real" part or its "magnitude" (published).
@@ -82,7 +83,7 @@ class PretrainingSettings(CropSettings):
     decoder: DecoderKind = "pyramid"
     decoder_channels: int = 64
     stem: bool = False
-    frequency_decoder: Literal["parallel", "serial", "none"] = "parallel"
+    frequency_decoder: Literal["parallel", "serial", "loss_only", "none"] = "parallel"
     frequency_blocks: int = 8
     frequency_padding: Literal["circular", "zero"] = "circular"
     frequency_output: Literal["real", "magnitude"] = "real"

@@ -117,7 +117,7 @@ def test_reference_is_in_eval_mode_and_keeps_its_token(objective: MaskedImageMod
     assert objective.mask_token.initialised and objective.mask_token.value.std() > 0
 
 
-def _published(seed: int = 0) -> MaskedImageModelling:
+def small_published(seed: int = 0) -> MaskedImageModelling:
     """A small published model whose weights are a fixed row of random numbers."""
     encoder = SwinEncoder(
         1,
@@ -143,15 +143,15 @@ def test_published_form_stays_what_it_was() -> None:
     images = torch.from_numpy(random.rand(2, 1, 20, 24, 32)).float()
     mask = torch.from_numpy(random.rand(2, 5, 6, 8) < 0.75)
     with torch.no_grad():
-        terms = _published()(images, mask=mask)
+        terms = small_published()(images, mask=mask)
     for name, value in EXPECTED["small_model"].items():
         assert terms[name].item() == pytest.approx(value, rel=1e-4), name
 
 
 def test_a_checkpoint_of_our_own_naming_comes_back(tmp_path: Path) -> None:
     """Writes a published model under the names of the public code and reads it again."""
-    objective = _published()
-    torch.save({"global_step": 1, "state_dict": _reference_names(objective), "optimizer": {}}, tmp_path / "a.pt")
+    objective = small_published()
+    torch.save({"global_step": 1, "state_dict": reference_names(objective), "optimizer": {}}, tmp_path / "a.pt")
     restored = load_bdfm_reference(tmp_path / "a.pt")
     for name, value in objective.state_dict().items():
         if name != "mask_token.initialised":
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_our_own_naming_comes_back(tmp_path: Path) -> None:
     assert restored.settings == objective.settings
 
 
-def _reference_names(objective: MaskedImageModelling) -> dict[str, torch.Tensor]:
+def reference_names(objective: MaskedImageModelling) -> dict[str, torch.Tensor]:
     names = {
         "mask_token.value": "mask_token",
         "encoder.patch_embed.": "encoder.patch_embed.proj.",
@@ -190,7 +190,7 @@ def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.ones(1)}}, tmp_path / "a.pt")
     with pytest.raises(InputError, match="no checkpoint of the public BDFM code"):
         load_bdfm_reference(tmp_path / "a.pt")
-    weights = _reference_names(_published())
+    weights = reference_names(small_published())
     del weights["encoder.norm.weight"]
     torch.save({"state_dict": weights}, tmp_path / "b.pt")
     with pytest.raises(InputError, match="no complete BDFM checkpoint"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import published
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from tests.checkpoints.described import configuration_of, network_of
 from tests.checkpoints.monai_swin import MonaiSwin
 from tests.checkpoints.readers.test_nnssl_reader import KWARGS, _entry, _primus
+from tests.checkpoints.test_bdfm_reference import reference_names, small_published
 from tests.networks import zoo
 
 PAGE = Path(__file__).parents[2] / "docs" / "weights.md"
@@ -91,23 +93,60 @@ def _monai(order: str) -> Source:
         "num_heads": [3, 2], "window_size": [3] * 3,
     }  # fmt: skip
 
-    def features(image: Tensor) -> list[Tensor]:
-        found = source.features(image.permute(0, 1, 4, 3, 2))[:-1]  # the last is after one more merging
-        return [each.permute(0, 3, 2, 1)[None] for each in found]
-
     planned = {"legacy": "reversed", "merging_order": "monai-1.4" if order == "monai-1.4" else "swin"}
-    return Source({"state_dict": weights}, features, sizes, planned, {"merging": order})
+    return Source(
+        {"state_dict": weights}, lambda image: _turned_features(source, image), sizes, planned, {"merging": order}
+    )
+
+
+def _turned_features(source: MonaiSwin, image: Tensor) -> list[Tensor]:
+    found = source.features(image.permute(0, 1, 4, 3, 2))[:-1]  # the last is after one more merging
+    return [each.permute(0, 3, 2, 1)[None] for each in found]
+
+
+def _brainsegfounder() -> Source:
+    """Two channels, T1 and FLAIR, and the heads of the pre-training beside the encoder."""
+    torch.manual_seed(1)
+    source = _randomised(MonaiSwin(2, order="monai-1.4", features=12, depths=(2, 1), heads=(3, 2), window=3))
+    weights = {f"module.swinViT.{name}": value for name, value in source.state_dict().items()}
+    weights |= {"module.rotation_head.weight": torch.ones(4, 48), "module.conv.0.weight": torch.ones(48, 24, 3, 3, 3)}
+    content = {"global_step": 3, "epoch": 1, "state_dict": weights, "optimizer": {}}
+    one = _monai("monai-1.4")
+    return Source(
+        content, lambda image: _turned_features(source, image.expand(-1, 2, -1, -1, -1)), one.swin, one.planned
+    )
+
+
+def _public_bdfm() -> Source:
+    """The public code's names; its features by the plain form that the step benchmark compares with."""
+    objective = small_published()
+    weights = dict(objective.named_parameters())
+    sizes = {
+        "strides": [[1] * 3, [4] * 3, [1, 2, 2]], "features_per_stage": [8, 8, 16], "depths": [2, 2],
+        "num_heads": [2, 4], "window_size": [3] * 3,
+    }  # fmt: skip
+
+    def features(image: Tensor) -> list[Tensor]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {"WINDOW": 3, "HEADS": (2, 4), "DEPTHS": (2, 2)}.items():
+                patch.setattr(published, name, value)
+            return list(published.stages(weights, image, torch.zeros(1, 4, 4, 4, dtype=torch.bool)))
+
+    content = {"global_step": 1, "state_dict": reference_names(objective), "optimizer": {}}
+    return Source(content, features, sizes, {"legacy": True})
 
 
 SOURCES: dict[str, Callable[[], Source]] = {
     "nnU-Net, PlainConvUNet": lambda: _nnunet("plain"),
     "nnU-Net, ResEnc": lambda: _nnunet("resenc"),
     "ours, Swin": _ours,
+    "public BDFM": _public_bdfm,
     "3D-Neuro-SimCLR": _neuro_simclr,
     "nnssl, ResEnc": _nnssl_resenc,
     "nnssl, Primus": _nnssl_primus,
     "MONAI up to 1.4, swinViT": lambda: _monai("monai-1.4"),
     "MONAI from 1.5, swinViT": lambda: _monai("monai-1.5"),
+    "BrainSegFounder, swinViT": _brainsegfounder,
 }
 TARGETS: dict[str, Callable[[int, Source], Any]] = {
     "PlainConvUNet": lambda channels, _: network_of("plain", channels),

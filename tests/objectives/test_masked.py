@@ -130,6 +130,29 @@ def test_serial_decoder_continues_from_the_pixels() -> None:
     assert not torch.equal(rebuilt["pixel"], rebuilt["frequency"])
 
 
+def test_the_frequency_loss_without_its_decoder_scores_the_pixels() -> None:
+    objective = _objective(frequency_decoder="loss_only").eval()
+    assert not [name for name in objective.state_dict() if name.startswith("frequency_decoder")]
+    mask = _mask(objective)
+    rebuilt = objective.reconstruct(IMAGES, mask=mask)
+    assert torch.equal(rebuilt["pixel"], rebuilt["frequency"])
+    found = objective(IMAGES, mask=mask)
+    expected = focal_frequency_loss(rebuilt["pixel"], IMAGES, mask, patch_size=(4, 4, 4))
+    torch.testing.assert_close(found["frequency"], expected)
+    torch.testing.assert_close(found["loss"], found["pixel"] + expected)
+    assert objective.terms == ("pixel", "frequency") and _objective(frequency_decoder="none").terms == ("pixel",)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"frequency_decoder": "serial"}, {"frequency_decoder": "none"}, {"encode": "visible"}]
+)
+def test_the_pixels_alone_are_those_of_both_domains(settings: dict[str, object]) -> None:
+    objective = _objective(**settings).eval()
+    mask = _mask(objective)
+    both, alone = (objective.reconstruct(IMAGES, mask=mask, only_pixel=only) for only in (False, True))
+    assert list(alone) == ["pixel"] and torch.equal(alone["pixel"], both["pixel"])
+
+
 def test_simmim_is_the_same_objective_with_other_settings() -> None:
     objective = _objective(**PRESETS["simmim"].settings)
     assert objective.frequency_decoder is None and objective.mask_token.mode == "learned"

@@ -13,8 +13,11 @@ from torch import nn
 
 from bdfm_nnunet.cli import main
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.networks import ResNet18
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.studies.image_features import write_features
+from tests.checkpoints.simclr_weights import weights_of
+from tests.checkpoints.test_bdfm_reference import reference_names, small_published
 
 ARCHITECTURE: dict[str, Any] = {
     "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
@@ -123,6 +126,45 @@ def test_normalisation_of_the_training(folder: Path, scheme: str) -> None:
     np.testing.assert_allclose(
         np.load(folder / "out/a.npz")["stage2"], expected[0].mean((1, 2, 3)), rtol=1e-3, atol=1e-4
     )
+
+
+def test_public_bdfm_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Depth first and the two other axes swapped, between 0 and 1, in tiles filled up with zeros; every stage."""
+    monkeypatch.setattr("bdfm_nnunet.studies.image_features._TILE", 32)
+    objective = small_published()
+    torch.save({"state_dict": reference_names(objective), "global_step": 1}, folder / "bdfm.pt")
+    array = _image(folder / "images/a.nii.gz", 7, (24, 16, 20)).copy()
+    described = write_features([folder / "images"], weights=folder / "bdfm.pt", out=folder / "out")
+    scaled = (array - array.min()) / (array.max() - array.min())
+    turned = torch.from_numpy(scaled).permute(0, 2, 1)
+    tile = torch.nn.functional.pad(turned, [0, 16, 0, 8, 0, 12])[None, None]
+    with torch.no_grad():
+        theirs = objective.encoder(tile)  # which agrees with a plain form of the public code in test_load_matrix
+    found = np.load(folder / "out/a.npz")
+    for at, (feature, grid) in enumerate(zip(theirs, [(5, 6, 4), (5, 3, 2)], strict=True)):
+        inside = feature[0][(slice(None), *map(slice, grid))]
+        np.testing.assert_allclose(found[f"stage{at}"], inside.mean((1, 2, 3)), rtol=1e-4, atol=1e-5)
+    assert described["weights"]["project"] == "bdfm_reference"
+    assert described["images"]["normalisation"] == ["RescaleTo01Normalization"]
+
+
+def test_neuro_simclr_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 mm, standardised where the image is not zero, with the statistics of the file's batch norms."""
+    monkeypatch.setattr("bdfm_nnunet.studies.image_features._TILE", 32)
+    network = ResNet18(1, features=(4, 8, 16, 32))
+    network.load_state_dict(weights_of(network))
+    content = {f"encoder.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"epoch": 3, "model_state_dict": content}, folder / "neuro.tar")
+    array = _image(folder / "images/a.nii.gz", 8, (16, 32, 32), (2, 1, 1)).copy()
+    described = write_features([folder / "images"], weights=folder / "neuro.tar", out=folder / "out")
+    wide = torch.nn.functional.interpolate(torch.from_numpy(array)[None, None], (32, 32, 32), mode="trilinear")
+    with torch.no_grad():
+        theirs = network.eval()((wide - wide.mean()) / wide.std(correction=0))
+    found = np.load(folder / "out/a.npz")
+    assert len(theirs) == len(described["stages"])
+    for at, feature in enumerate(theirs):
+        np.testing.assert_allclose(found[f"stage{at}"], feature[0].mean((1, 2, 3)), rtol=1e-3, atol=1e-5)
+    assert described["weights"]["project"] == "simclr_reference"
 
 
 def test_what_cannot_be_used(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
