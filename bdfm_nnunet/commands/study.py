@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 _SETTINGS = (
     "dataset", "fractions", "seeds", "test", "hold_out", "rotate", "validation", "baseline", "plans", "configuration",
-    "trainer", "steps", "rates", "search_seeds", "halving", "pretrain_on", "pretrain_steps", "mirroring", "split_seed",
+    "trainer", "steps", "rates", "search_seeds", "halving", "pretrain_on", "pretrain_steps", "pretrain_seeds",
+    "mirroring", "split_seed",
 )  # fmt: skip
 _REPEATED = ("arm", "set", "pretrain_set", "search")
 _ARM_TABLES = ("set", "pretrain_set")
@@ -70,6 +71,7 @@ def _setting_options(add: Add) -> None:
     add("--halving", action=SwitchOnce, default=None, help="successive halving of what is searched")
     add("--pretrain-on", type=dataset_id, metavar="ID", help="data set for pre-training (default: that of -d)")
     add("--pretrain-steps", type=count, metavar="N", help="optimiser steps of each pre-training (default: 1000)")
+    add("--pretrain-seeds", choices=("each", "first"), help="seeds that pre-train; else the first one's serves all")
     add("--mirroring", action=SwitchOnce, default=None, help="predict mirrored images too")
     add("--split-seed", type=count, metavar="N", help="of the parts of the data set (default: 12345)")
 

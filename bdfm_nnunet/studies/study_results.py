@@ -100,8 +100,9 @@ def _setup(tasks: TaskList, devices: list[str]) -> list[str]:
     again = "with each seed" if settings.search_seeds == "each" else "with the first seed, for all"
     arms = [settings.complete(arm) for arm in settings.arms if arm.pretrain]
     fitted = " or ".join(dict.fromkeys(study.pretraining_dataset(arm) for arm in arms))
+    once = "once a seed" if settings.pretrain_seeds == "each" else "once for all seeds"
     plans = sorted({arm.plans or settings.plans for arm in settings.arms})
-    pretrained = f"Arms that the study pre-trains take {_lengths(settings)} steps on {fitted}, once a seed."
+    pretrained = f"Arms that the study pre-trains take {_lengths(settings)} steps on {fitted}, {once}."
     return [
         f"Tested on {_where(settings, study.parts)} No patient is on two sides.",
         f"Each arm takes {settings.steps} optimiser steps of fine-tuning with every fraction, and tries {trials} "

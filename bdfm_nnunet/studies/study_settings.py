@@ -110,6 +110,7 @@ class StudySettings:
         halving: give few steps to all of the search first, and all steps to the best third only, step by step.
         pretrain_on: number of the data set for pre-training; by default the training cases of `dataset`.
         pretrain_steps: optimiser steps of pre-training.
+        pretrain_seeds: "each" pre-trains anew with every seed, "first" takes that of the first seed for all.
         set: settings of fine-tuning of all arms.
         pretrain_set: settings of pre-training of all arms.
         mirroring: whether predictions are the mean over mirrored images.
@@ -140,6 +141,7 @@ class StudySettings:
     halving: bool = False
     pretrain_on: int | None = None
     pretrain_steps: int = 1000
+    pretrain_seeds: Literal["each", "first"] = "each"
     set: Mapping[str, Any] = field(default_factory=dict)
     pretrain_set: Mapping[str, Any] = field(default_factory=dict)
     mirroring: bool = False
@@ -161,11 +163,21 @@ class StudySettings:
                     f"validation is 0, but arm {arm.name} has {len(self.trials(arm))} settings to choose among: "
                     "give it one of rates and no search, or validation cases"
                 )
+        self._check_pretraining()
         scratch = [arm.name for arm in self.arms if not arm.is_pretrained]
         object.__setattr__(self, "baseline", self.baseline or (scratch or [self.arms[0].name])[0])
         names = [arm.name for arm in self.arms]
         for wrong in {self.baseline, *(arm.baseline or self.baseline for arm in self.arms)} - {*names}:
             raise InputError(f"baseline is {wrong!r}: {nearest(wrong, names)}")
+
+    def _check_pretraining(self) -> None:
+        """Refuse one pre-training for all seeds where a later seed tests on what the first one has for training."""
+        own = [arm.name for arm in self.arms if arm.pretrain and not (arm.pretrain_on or self.pretrain_on)]
+        if own and self.rotate and self.pretrain_seeds == "first":
+            raise InputError(
+                f'pretrain_seeds is "first", but arm {own[0]} is pre-trained on cases that later seeds hold out: give '
+                'pretrain_on, or pretrain_seeds = "each"'
+            )
 
     def _check_arms(self) -> None:
         names = [arm.name.casefold() for arm in self.arms]
@@ -188,6 +200,7 @@ class StudySettings:
             "validation": not 0 <= self.validation < 100,
             "search": not all(self.search.values()),
             "search_seeds": self.search_seeds not in ("each", "first"),
+            "pretrain_seeds": self.pretrain_seeds not in ("each", "first"),
         }
         faults |= {name: not _is_length(getattr(self, name)) for name in ("steps", "pretrain_steps")}
         for name in (name for name, fault in faults.items() if fault):
@@ -253,6 +266,7 @@ _EXPECTED = {
     "hold_out": "a percentage from 0 to below 100",
     "validation": "a percentage from 0 to below 100",
     "search_seeds": "each or first",
+    "pretrain_seeds": "each or first",
     "search": "at least one value for each setting",
     "steps": f"a whole number up to {LONGEST_EPOCH} or a multiple of 10",
     "pretrain_steps": f"a whole number up to {LONGEST_EPOCH} or a multiple of 10",
@@ -267,7 +281,7 @@ _SHAPE = {
     "dataset": int, "arms": {str: dict}, "fractions?": [float], "seeds?": int, "test?": (int, None),
     "hold_out?": float, "validation?": float, "rates?": [float], "search?": {str: list}, "halving?": bool,
     "rotate?": bool, "pretrain_on?": (int, None), "mirroring?": bool, "set?": _VALUES, "pretrain_set?": _VALUES,
-    **dict.fromkeys(("baseline?", "plans?", "configuration?", "trainer?", "search_seeds?"), str),
+    **dict.fromkeys(("baseline?", "plans?", "configuration?", "trainer?", "search_seeds?", "pretrain_seeds?"), str),
     **dict.fromkeys(("steps?", "pretrain_steps?", "split_seed?"), int),
 }  # fmt: skip
 

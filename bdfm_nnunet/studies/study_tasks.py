@@ -61,7 +61,8 @@ class TaskList:
         self._pretrainings: dict[str, str] = {}
         arms = [study.settings.complete(arm) for arm in study.settings.arms]
         places = [(seed, arm) for seed in range(study.settings.seeds) for arm in arms]
-        pretrained = [self._pretraining(arm, seed) if arm.pretrain else "" for seed, arm in places]
+        anew = study.settings.pretrain_seeds == "each"
+        pretrained = [self._pretraining(arm, seed * anew) if arm.pretrain else "" for seed, arm in places]
         for (seed, arm), pretraining in zip(places, pretrained):
             for fraction in study.settings.fractions:
                 self._add(self._cell(arm, fraction, seed, pretraining))

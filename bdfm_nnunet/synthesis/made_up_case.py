@@ -88,15 +88,25 @@ class _Scene:
 
     def brain(self) -> NDArray[np.bool_]:
         """Return the brain as programs that strip skulls leave it: ventricles and sulci are in it, the skull is not."""
-        solid = self.where(lambda tissue: tissue in (*PARENCHYMA, *LESION_PARTS))
+        solid = _largest_piece(self.where(lambda tissue: tissue in (*PARENCHYMA, *LESION_PARTS)))
         near = ndimage.distance_transform_edt(~solid, sampling=self.target.spacing) <= _CLOSING
         closed = ndimage.distance_transform_edt(near, sampling=self.target.spacing) > _CLOSING
         allowed = self.where(lambda tissue: tissue in (*BRAIN, *LESION_PARTS, "vessel"))
-        filled: NDArray[np.bool_] = ndimage.binary_fill_holes(solid | (closed & allowed))
+        filled: NDArray[np.bool_] = ndimage.binary_fill_holes(_largest_piece(solid | (closed & allowed)))
         return filled
 
     def _share(self, wanted: NDArray[np.bool_]) -> Field:
         return resampled(wanted[self.codes].astype(np.float32), self.grid, self.target)
+
+
+def _largest_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    pieces, count = ndimage.label(mask)
+    if count < 2:
+        return mask
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    largest: NDArray[np.bool_] = pieces == sizes.argmax()
+    return largest
 
 
 def _part_wanted(head: HeadMap, settings: SynthesisSettings) -> HeadMap:

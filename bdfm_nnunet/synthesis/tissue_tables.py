@@ -33,13 +33,13 @@ _ELSEWHERE = {
 
 HEAD: dict[int, str] = {
     **dict.fromkeys((2, 41, 7, 46, 16, 25, 57, 28, 60, 77, 85, 136, 137, 163, 164), "white"),
-    **dict.fromkeys((*range(251, 256), 512, 530), "white"),
+    **dict.fromkeys((*range(251, 256), 512), "white"),
     **dict.fromkeys((3, 42, 8, 47, 17, 53, 18, 54, *range(1000, 1036), *range(2000, 2036)), "grey"),
     **dict.fromkeys((10, 49, 11, 50, 12, 51, 13, 52, 26, 58), "deep"),
     **dict.fromkeys((4, 43, 5, 44, 14, 15, 24, 72, 257), "fluid"),
     **dict.fromkeys((30, 62, 502, 514), "vessel"),
     **dict.fromkeys((31, 63, 509), "mucosa"),
-    **dict.fromkeys((507, 508), "muscle"),
+    **dict.fromkeys((507, 508, 530), "muscle"),
     506: "eye", 511: "skin", 515: "bone", 516: "marrow",
 }  # fmt: skip
 """FreeSurfer's numbers, and those from 502 on of maps of whole heads, which were named by where they lie."""

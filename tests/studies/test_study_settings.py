@@ -67,6 +67,8 @@ def test_baseline_is_the_first_from_scratch() -> None:
         ({"arms": {"a": {"pretrain_on": 10}}}, "a has pretrain_on but no pretrain"),
         ({"rotate": True, "hold_out": 60}, "give hold_out, up to 50 percent"),
         ({"rotate": True, "hold_out": 0, "test": 10}, "give hold_out, up to 50 percent"),
+        ({"pretrain_seeds": "all"}, "pretrain_seeds is all, expected each or first"),
+        ({"pretrain_seeds": "first", "rotate": True, "arms": {"a": BDFM}}, "on cases that later seeds hold out"),
         ({"validation": 0}, "validation is 0, but arm scratch has 3 settings to choose among"),
         ({"validation": 100}, "validation is 100, expected a percentage from 0"),
         ({"arms": {"a": {**BDFM, "pretrain_steps": 211}}}, "arm a: pretrain_steps is 211, expected a whole number"),

@@ -26,6 +26,13 @@ def with_settings(study: StudyFolder, **changes: Any) -> TaskList:
     return TaskList(replace(study, settings=settings(**changes)))
 
 
+def test_one_pretraining_may_serve_all_seeds(study: StudyFolder) -> None:
+    tasks = with_settings(study, pretrain_seeds="first")
+    assert [task.name for task in tasks if task.kind == "pretraining"] == ["pretraining_bdfm_seed0"]
+    needs = {task.name: task.needs for task in tasks}
+    assert needs["bdfm_20percent_seed1"] == needs["bdfm_20percent_seed0"] == ("pretraining_bdfm_seed0",)
+
+
 def test_each_comes_after_what_it_needs(study: StudyFolder) -> None:
     tasks = list(TaskList(study))
     names = [task.name for task in tasks]

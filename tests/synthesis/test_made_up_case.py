@@ -2,12 +2,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.synthesis.made_up_case import draw_case
 from bdfm_nnunet.synthesis.synthesis_settings import SynthesisSettings
 from bdfm_nnunet.synthesis.tissue_tables import HEAD
-from tests.synthesis.tiny_heads import tiny_head
+from tests.synthesis.tiny_heads import LABELS, tiny_head
 
 
 def settings(**changes: Any) -> SynthesisSettings:
@@ -48,6 +49,13 @@ def test_the_skull_is_stripped() -> None:
     whole = draw_case(tiny_head(), settings(skull_strip=True), 0)
     assert np.array_equal(whole.label > 0, whole.images[0] > 0)
     assert np.array_equal(whole.images[0] > 0, whole.images[1] > 0)
+
+
+def test_pieces_beside_the_brain_are_stripped() -> None:
+    head = tiny_head()
+    head.codes[1:3, 1:3, 1:3] = LABELS.index(2)
+    case = draw_case(head, settings(skull_strip=True, warp=0.0), 0)
+    assert ndimage.label(case.label)[1] == 1
 
 
 def test_labels_lie_on_the_image() -> None:
