@@ -9,6 +9,7 @@ from scipy import ndimage
 from bdfm_nnunet.data.phantom import Field, Grid, lattice_shape, rotation, smooth_field
 
 _STEP = 32.0
+_SLAB = 16
 _LARGEST = 0.4 * _STEP
 """Knots that move no further than this keep the field from folding."""
 
@@ -60,12 +61,15 @@ def deformed(codes: NDArray[np.uint8], grid: Grid, deformation: Deformation) -> 
         >>> bool((deformed(codes, grid, none) == codes).all())
         True
     """
-    axes = grid.axes()
-    points = np.stack(np.meshgrid(*axes, indexing="ij"))
-    points = np.tensordot(deformation.linear, points, axes=1)
-    for axis, lattice in enumerate(deformation.warp):
-        points[axis] += smooth_field(lattice, _STEP, axes, deformation.extents)
-    return sampled(codes, grid, points)
+    first, *others = grid.axes()
+    slabs = []
+    for start in range(0, len(first), _SLAB):  # the points of a whole map take 12 times the memory of its labels
+        axes = [first[start : start + _SLAB], *others]
+        points = np.tensordot(deformation.linear, np.stack(np.meshgrid(*axes, indexing="ij")), axes=1)
+        for axis, lattice in enumerate(deformation.warp):
+            points[axis] += smooth_field(lattice, _STEP, axes, deformation.extents)
+        slabs.append(sampled(codes, grid, points))
+    return np.concatenate(slabs)
 
 
 def sampled(codes: NDArray[np.uint8], grid: Grid, points: Field) -> NDArray[np.uint8]:

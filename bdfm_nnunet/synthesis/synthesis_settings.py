@@ -18,6 +18,9 @@ _RANGES = {
 }
 
 
+_FINEST = 0.2
+
+
 def has_contrasts(channels: Iterable[str]) -> bool:
     """Return whether all channels are named after a known contrast.
 
@@ -77,6 +80,10 @@ white, grey, deep or fluid
         for name, (low, high) in _RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{name} is {getattr(self, name):g}, expected a number from {low:g} to {high:g}")
+        if 0 < self.spacing < _FINEST:
+            raise InputError(
+                f"spacing is {self.spacing:g} mm, expected at least {_FINEST:g}, or 0 for that of the maps"
+            )
         if not self.channels or len({name.casefold() for name in self.channels}) < len(self.channels):
             raise InputError(f"channels are {', '.join(self.channels) or 'none'}: name one or more, each once")
         if self.contrasts not in ("named", "free"):

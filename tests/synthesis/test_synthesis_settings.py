@@ -12,6 +12,7 @@ from bdfm_nnunet.synthesis.tissue_tables import HEAD
     [
         ({"lesions": 1.5, "tissues": HEAD}, "lesions is 1.5, expected a number from 0 to 1"),
         ({"spacing": float("nan")}, "spacing is nan"),
+        ({"spacing": 0.01}, "spacing is 0.01 mm, expected at least 0.2"),
         ({"noise": -0.1}, "noise is -0.1"),
         ({"channels": ()}, "channels are none"),
         ({"channels": ("T1", "t1")}, "each once"),
