@@ -109,3 +109,15 @@ def test_random_contrast_changes_images_alone_and_after_they_are_turned(prepared
     new, old = batches
     assert torch.equal(new["target"], old["target"]) and torch.equal(new["data"] == 0, old["data"] == 0)
     assert not torch.allclose(new["data"], old["data"], atol=0.1)
+
+
+def test_random_contrasts_do_not_depend_on_the_number_of_loaders(prepared: Prepared) -> None:
+    settings = {"finetuning.random_contrast": 0.5}
+    drawn = []
+    for workers in (0, 2):
+        chosen = TINY | settings | {"training.workers": workers}
+        trainer = make_trainer(nnUNetTrainerBDFM, prepared, prepared.labelled, "loaders", chosen)
+        trainer.initialize()
+        batches = trainer.get_dataloaders()[0]
+        drawn.append([next(batches)["data"] for _ in range(2)])
+    assert all(torch.equal(first, second) for first, second in zip(*drawn, strict=True))

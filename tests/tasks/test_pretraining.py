@@ -2,6 +2,7 @@ import json
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,6 +165,10 @@ def test_contrasts_are_drawn_anew_in_each_step_and_reach_the_network(
     assert {name: len(values) for name, values in first["contrasts"].items()} == dict.fromkeys(
         ("chosen", "means", "gains", "bias"), len(batch["data"])
     )
+    with monkeypatch.context() as alone:  # the second of two processes
+        alone.setattr(trainer, "processes", SimpleNamespace(count=2, share=lambda whole: slice(1, whole)))
+        second = trainer.task.prepare({**batch, "data": batch["data"][1:]})["contrasts"]
+    assert all(torch.equal(second[name], values[1:]) for name, values in first["contrasts"].items())
     trainer.run.iteration += 1
     assert not torch.equal(first["contrasts"]["means"], trainer.task.prepare(batch)["contrasts"]["means"])
     seen: list[torch.Tensor] = []
