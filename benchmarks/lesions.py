@@ -143,6 +143,30 @@ def compared(options: argparse.Namespace, files: Mapping[str, list[Path]]) -> No
     print(comparison_table(result))
 
 
+def draw(options: argparse.Namespace, rates: Mapping[str, float]) -> None:
+    """Draw a held-out case as BDFM and SimMIM rebuild it, in the last channel, where most of the lesions is."""
+    from bdfm_nnunet.probes.reconstruction_scoring import ReconstructionProbe, Scoring, masks_of
+    from bdfm_nnunet.reports.figures import reconstruction_figure, save_figure
+
+    fold, images = options.folds[0], {}
+    for arm in ("bdfm", "simmim"):
+        weights = trained(options, Job(arm, rates[arm], fold, 0)) / "checkpoint_final.pth"
+        scoring = Scoring(
+            ReconstructionProbe(weights=weights, dataset_id=options.dataset, plans=options.plans, fold=fold)
+        )
+        case = next(scoring.found.read(scoring.channels))
+        found = scoring.rebuilt(case, 0)
+        images[{"bdfm": "BDFM", "simmim": "SimMIM"}[arm]] = found.image[-1].numpy()
+    whole = max(scoring.regions, key=lambda name: len(scoring.regions[name]))
+    lesion, image = masks_of(case.labels, scoring.regions)[whole].numpy(), case.image[-1].numpy()
+    place = int(lesion.sum((1, 2)).argmax())
+    title = f"a held-out tumour after {options.steps} steps, every voxel hidden when it was rebuilt"
+    figure = reconstruction_figure(
+        image, image, images, mask=found.hidden.numpy(), outline=lesion, index=place, title=title
+    )
+    save_figure(figure, options.figure, dpi=80)
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,6 +182,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seeds", type=int, default=3, help="default: %(default)s")
     add("--draws", type=int, default=4, help="of the masks that a case is scored with (default: %(default)s)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    add("--figure", type=Path, metavar="FILE.png", help="draw a case too")
     add("--minutes", type=float, default=float("inf"), help="start nothing new after this time")
     return parser.parse_args(arguments)
 
@@ -179,6 +204,8 @@ def main() -> int:
             return 0
         files[arm].append(scored(options, Job(arm, rates[arm], fold, seed)))
     compared(options, files)
+    if options.figure is not None:
+        draw(options, rates)
     return 0
 
 
