@@ -12,7 +12,9 @@ the lesions of the cases that the fold holds out are scored as by `bdfm probe re
 
 What is done is kept: the same command goes on, and `--minutes` ends it after the training that is running.
 
-    python benchmarks/lesions.py -d 71 -p Small --search-fold 2 -o lesions
+    python benchmarks/lesions.py -d 71 -p Small --search-fold 2 -o lesions --figure lesions.png
+
+benchmarks/lesion_data.py makes the data set of the table in docs/results.md.
 """
 
 import argparse
