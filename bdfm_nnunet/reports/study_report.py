@@ -31,6 +31,7 @@ class Entry:
         difference: from the baseline, by pairs of the same case and seed; None for the baseline itself.
         regions: the difference region by region.
         seeds: that are finished.
+        patients: that are tested.
         hours: device hours of a seed's search and fine-tuning.
         pretraining_hours: device hours of its pre-training, the whole of it.
     """
@@ -43,6 +44,7 @@ class Entry:
     difference: Summary | None
     regions: Mapping[str, Summary]
     seeds: int
+    patients: int
     hours: float
     pretraining_hours: float
 
@@ -117,6 +119,7 @@ def _entry(own: Sequence[Row], base: Sequence[Row], baseline: str, costs: tuple[
         difference=_difference(own, base) if base else None,
         regions={name: summary for name, summary in by_region.items() if summary is not None},
         seeds=len(counts),
+        patients=len({row["patient"] for row in own}),
         hours=costs[0],
         pretraining_hours=costs[1],
     )
@@ -134,12 +137,17 @@ def _difference(own: Sequence[Row], base: Sequence[Row]) -> Summary | None:
 
 
 def _table(rows: Sequence[Row]) -> tuple[NDArray[np.float64], list[str]]:
-    """Return the Dice of each seed and case, the mean over the regions that have one, and the cases."""
-    seeds, cases = sorted({row["seed"] for row in rows}), sorted({row["case"] for row in rows})
-    sums, counts = np.zeros((2, len(seeds), len(cases)))
+    """Return the Dice of each repetition and case, the mean over the regions that have one, and the cases.
+
+    Where each seed holds out other patients, a case's first repetition is the first seed that tests it: the seeds of a
+    rotation differ in their patients already, and drawing them too would count that twice.
+    """
+    cases = sorted({row["case"] for row in rows})
+    seeds = {case: sorted({row["seed"] for row in rows if row["case"] == case}) for case in cases}
+    sums, counts = np.zeros((2, max(map(len, seeds.values())), len(cases)))
     for row in rows:
         if row["dice"] is not None:
-            place = seeds.index(row["seed"]), cases.index(row["case"])
+            place = seeds[row["case"]].index(row["seed"]), cases.index(row["case"])
             sums[place] += row["dice"]
             counts[place] += 1
     return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0), cases
@@ -159,7 +167,7 @@ def verdict(entry: Entry) -> str:
     Example:
         >>> summary = Summary(-0.012, -0.02, -0.004, -0.01, 80)
         >>> entry = Entry(arm="bdfm", fraction=5.0, cases=7, dice=summary, baseline="scratch", difference=summary,
-        ...               regions={}, seeds=3, hours=0.1, pretraining_hours=0.2)
+        ...               regions={}, seeds=3, patients=40, hours=0.1, pretraining_hours=0.2)
         >>> verdict(entry)
         'With 5 % of the labels (7 cases), bdfm is worse than scratch by 0.012 Dice [0.004, 0.020].'
     """
@@ -167,6 +175,10 @@ def verdict(entry: Entry) -> str:
     baseline = entry.baseline
     mean, low, high = (getattr(entry.difference, name) for name in ("mean", "low", "high"))
     labels = f"With {entry.fraction:g} % of the labels ({entry.cases:g} case{'s' * (entry.cases != 1)})"
+    if entry.patients == 1:
+        return (
+            f"{labels}, {entry.arm} differs from {baseline} by {mean:+.3f} Dice in the one patient that tests so far."
+        )
     if low > 0:
         return f"{labels}, {entry.arm} is better than {baseline} by {mean:.3f} Dice [{low:.3f}, {high:.3f}]."
     if high < 0:
@@ -182,12 +194,13 @@ def findings(table: Sequence[Entry], facts: StudyFacts) -> list[str]:
     compared = [entry for entry in table if entry.difference is not None]
     told = [verdict(entry) for entry in compared]
     for arm in dict.fromkeys(entry.arm for entry in compared):
-        changes = [entry.difference for entry in compared if entry.arm == arm]
+        own = [entry for entry in compared if entry.arm == arm]
+        changes = [entry.difference for entry in own if entry.patients > 1]
         better = sum(change.low > 0 for change in changes if change)
         worse = sum(change.high < 0 for change in changes if change)
         told.append(
             f"In all, {arm} is ahead of {facts.baselines[arm]} with {better}, behind with {worse} and not told apart "
-            f"from it with {len(changes) - better - worse} of {len(changes)} label fractions."
+            f"from it with {len(own) - better - worse} of {len(own)} label fractions."
         )
     if table and max(entry.seeds for entry in table) < _FEW_SEEDS:
         told.append("With fewer than three seeds, the intervals hardly know how much two trainings alike differ.")

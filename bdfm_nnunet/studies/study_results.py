@@ -117,7 +117,7 @@ def _where(settings: StudySettings, parts: Parts) -> str:
     first = parts.sides(0)
     where = f"data set {settings.test}" if settings.test is not None else f"{len(first.test)} held-out cases"
     if settings.rotate:
-        where = f"{len(first.test)} held-out cases, those of other patients with each seed"
+        where = f"{len(first.test)} held-out cases of other patients with each seed (intervals draw the patients)"
     count = len(first.validation)
     chosen = f"{count} validation cases choose the settings" if count else "nothing is chosen"
     return f"{where}; {chosen}, {len(first.train)} cases are for training{' with the first' * settings.rotate}."

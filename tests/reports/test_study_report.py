@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bdfm_nnunet.evaluation.crossed_bootstrap import summarise_crossed
 from bdfm_nnunet.reports.study_report import StudyFacts, entries, findings, study_figure, study_text, verdict
 
 BASELINES = dict.fromkeys(("scratch", "good", "bad", "a"), "scratch")
@@ -50,6 +51,34 @@ def test_differences_are_those_that_were_made() -> None:
         # pairs take out how hard the cases are
         assert entry.difference.high - entry.difference.low < 0.5 * (entry.dice.high - entry.dice.low)
     assert table["good", 5.0].dice_per_hour == pytest.approx(table["good", 5.0].dice.mean / 2)
+
+
+def test_seeds_that_hold_out_other_patients_are_no_second_sample() -> None:
+    """Four turns that test three cases each are one repetition of twelve cases, and eight turns are two."""
+    found = [row for row in rows({"scratch": {5.0: 0.0}, "good": {5.0: 0.05}}, seeds=8)
+             if CASES.index(row["case"]) % 4 == row["seed"] % 4]  # fmt: skip
+    for seeds, repetitions in ((4, 1), (8, 2)):
+        some = [row for row in found if row["seed"] < seeds]
+        entry = entries(some, facts(some))[1]
+        dice = {(row["arm"], row["case"], row["region"], row["seed"] // 4): row["dice"] for row in some}
+        table = [
+            [
+                np.mean([dice["good", case, name, n] - dice["scratch", case, name, n] for name in ("front", "back")])
+                for case in CASES
+            ]
+            for n in range(repetitions)
+        ]
+        assert entry.difference is not None and entry.seeds == seeds
+        wanted = summarise_crossed(table, patients=[case[:6] for case in CASES])
+        assert (entry.difference.low, entry.difference.high) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_one_patient_is_no_finding() -> None:
+    found = [{**row, "patient": "p"} for row in rows({"scratch": {5.0: 0.0}, "good": {5.0: 0.05}}, seeds=1)]
+    about = facts(found)
+    told = findings(entries(found, about), about)
+    assert "good differs from scratch by +0.0" in told[0] and "in the one patient" in told[0]
+    assert "ahead of scratch with 0, behind with 0" in told[1]
 
 
 def test_words_tell_gains_losses_and_what_cannot_be_told() -> None:
