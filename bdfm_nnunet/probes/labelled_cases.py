@@ -168,7 +168,8 @@ def _chosen(folder: Path, data: Path, fold: int | None, cases: Sequence[str]) ->
 def check_images(model: MaskedModel, found: LabelledCases, channels: Sequence[int]) -> None:
     """Raise InputError unless cases are images of the kind that a pre-training was for."""
     path, expected = model.checkpoint.path, model.checkpoint.images
-    remedy = f"plan with `bdfm plan --weights {path}`, which takes over what the training had"
+    how = "--like" if model.checkpoint.plans is None else "--weights"
+    remedy = f"plan with `bdfm plan {how} {path}`, which takes over what the training had"
     axes, spacing = tuple(found.plans["transpose_forward"]), found.spacing
     if model.objective.view.axes != len(found.configuration["patch_size"]) or len(spacing) != model.objective.view.axes:
         raise InputError(f"{path} is of a {model.objective.view.axes}-D network: choose a configuration of such images")

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bdfm_nnunet import cli
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.probes.masked_model import load_masked_model
 from bdfm_nnunet.probes.reconstruction_probe import probe_reconstruction
 from bdfm_nnunet.probes.reconstruction_scoring import ReconstructionProbe, Scoring
 from bdfm_nnunet.results import read_result
+from tests.checkpoints.test_bdfm_reference import reference_names, small_published
 from tests.conftest import Prepared
 from tests.probes.masked_checkpoints import masked_checkpoint
 
@@ -156,6 +159,16 @@ def test_channels_that_are_read_together_are_those_of_the_training(
         Scoring(replace(probe, weights=weights))
     with pytest.raises(InputError, match="reads 4 channels together"):
         Scoring(replace(probe, weights=weights, channels=["t2w", "t1n", "t1c", "t2f"]))
+
+
+def test_the_public_file_wants_images_in_its_order_of_axes(probe: ReconstructionProbe, tmp_path: Path) -> None:
+    objective = small_published()
+    torch.save({"state_dict": reference_names(objective), "global_step": 1}, tmp_path / "bdfm.pt")
+    model = load_masked_model(tmp_path / "bdfm.pt")
+    assert model.crop == (96, 96, 96) and model.seed is None and not model.objective.training
+    assert torch.equal(model.objective.pixel_decoder.expand.weight, objective.pixel_decoder.expand.weight)
+    with pytest.raises(InputError, match=r"for axes in the order \(0, 2, 1\).*`bdfm plan --like .*bdfm\.pt`"):
+        Scoring(replace(probe, weights=tmp_path / "bdfm.pt"))
 
 
 def test_an_image_that_simmim_does_not_have(prepared: Prepared, probe: ReconstructionProbe, tmp_path: Path) -> None:
