@@ -6,7 +6,7 @@ from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.nnunet_files import token_of
-from bdfm_nnunet.settings import MixtureSettings, PretrainingSettings, read_block
+from bdfm_nnunet.settings import DecoderKind, MixtureSettings, PretrainingSettings, read_block
 from bdfm_nnunet.settings.blocks import pretraining_blocks
 
 
@@ -71,8 +71,7 @@ def check_masks(configuration: Mapping[str, Any], settings: PretrainingSettings)
         )
     if settings.stem:
         check_stem(has_stem="window_size" in kwargs)
-    if settings.decoder == "network":
-        check_network_decoder(has_decoder="features_per_stage" in kwargs)
+    check_decoder(configuration, settings.decoder)
     if settings.encode == "visible":
         alone = transformer and kwargs.get("version", 1) == 1
         check_visible(patch, block, coarsest, transformer=alone, legacy=kwargs.get("legacy", False))
@@ -147,6 +146,12 @@ def check_stem(*, has_stem: bool) -> None:
             "pretraining.stem is true, but this network has no full-resolution stem beside its encoder (that of a "
             "convolutional encoder is part of it): leave pretraining.stem out"
         )
+
+
+def check_decoder(configuration: Mapping[str, Any], decoder: DecoderKind) -> None:
+    """Raise InputError if a configuration's network lacks the decoder that pretraining.decoder names."""
+    if decoder == "network":
+        check_network_decoder(has_decoder="features_per_stage" in configuration["architecture"]["arch_kwargs"])
 
 
 def check_network_decoder(*, has_decoder: bool) -> None:

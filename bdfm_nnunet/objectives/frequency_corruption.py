@@ -18,7 +18,7 @@ from bdfm_nnunet.objectives.image_monitors import detail_panels, detail_scores
 from bdfm_nnunet.objectives.pixel_decoders import pixel_decoder
 from bdfm_nnunet.objectives.reconstruction_scores import reconstruction_scores
 from bdfm_nnunet.settings import FrequencyCorruptionSettings, read_block
-from bdfm_nnunet.step_checks import check_network_decoder
+from bdfm_nnunet.step_checks import check_decoder
 
 
 class FrequencyCorruption(Objective):
@@ -76,8 +76,7 @@ class FrequencyCorruption(Objective):
     @classmethod
     def check(cls, configuration: Mapping[str, Any], settings: FrequencyCorruptionSettings) -> None:
         """Raise InputError if no frequency would be masked, or there is no other image to take frequencies from."""
-        if settings.decoder == "network":
-            check_network_decoder(has_decoder="features_per_stage" in configuration["architecture"]["arch_kwargs"])
+        check_decoder(configuration, settings.decoder)
         spacing = [float(step) for step in configuration["spacing"]]
         highest = 0.5 / min(spacing)
         if mask_cutoff(settings, spacing) >= highest:

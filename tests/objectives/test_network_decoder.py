@@ -96,5 +96,7 @@ def test_what_has_no_such_decoder_is_refused() -> None:
     }  # fmt: skip
     with pytest.raises(InputError, match="no decoder with skip connections"):
         check_steps(configuration)
+    with pytest.raises(InputError, match="no decoder with skip connections"):
+        FrequencyCorruption.check(configuration, FrequencyCorruptionSettings(decoder="network"))
     with pytest.raises(InputError, match="decoder is network, which finds no features in hidden positions"):
         PretrainingSettings(decoder="network", encode="visible")
