@@ -20,6 +20,7 @@ from tests.probes.masked_checkpoints import masked_checkpoint
         ("nnUNetTrainerBDFMPretrain", {"mask_ratio": 0.5}, "channel_mean"),
         ("nnUNetTrainerSimMIM", {}, "learned"),
         ("nnUNetTrainerBDFMPretrain", {"legacy": True}, "scalar_mean"),
+        ("nnUNetTrainerBDFMPretrain", {"decoder": "network"}, "channel_mean"),
     ],
 )
 def test_the_objective_is_that_of_the_training(
