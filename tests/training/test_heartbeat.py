@@ -14,7 +14,7 @@ import pytest
 from tests.process_watching import is_alive
 
 _PATIENCE = 5.0  # seconds; a busy machine has let a healthy process wait for more than one
-_PROGRAM = f"PATIENCE = {_PATIENCE}" + """
+_PROGRAM = """
 import os, sys, time
 from datetime import timedelta
 from torch.distributed import TCPStore
@@ -22,7 +22,7 @@ from bdfm_nnunet.training.heartbeat import Heartbeat
 
 def live(port, rank):
     store = TCPStore("localhost", port, is_master=False, timeout=timedelta(seconds=30))
-    heartbeat = Heartbeat(store, rank, 2, interval=0.1, patience=PATIENCE)
+    heartbeat = Heartbeat(store, rank, 2, interval=0.1, patience=float(sys.argv[2]))
     heartbeat.start()
     os.write(1, b"started\\n")  # in one piece, where print may write the line's end apart and both lines mix
 
@@ -50,7 +50,7 @@ time.sleep(100)
 @contextmanager
 def _processes(seconds: float = 100) -> Iterator[tuple[Any, int, int]]:
     """The first, and the numbers of the store's and the second, which ends of itself after so many seconds."""
-    words = [sys.executable, "-c", _PROGRAM, str(seconds)]
+    words = [sys.executable, "-c", _PROGRAM, str(seconds), str(_PATIENCE)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
         lines = [first.stdout.readline() for _ in range(3)]  # type: ignore[union-attr]
         (pids,) = (line for line in lines if line != "started\n")
