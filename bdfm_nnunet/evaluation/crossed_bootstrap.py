@@ -52,10 +52,10 @@ def summarise_crossed(
     if not found.size:
         nothing = float("nan")
         return Summary(nothing, nothing, nothing, nothing, 0, int(table.size))
-    numbers = _numbers(patients, table.shape[1])
+    numbers = patient_numbers(patients, table.shape[1])
     generator = np.random.default_rng(seed)
-    rows = _counts(generator, table.shape[0], resamples)
-    columns = _counts(generator, int(numbers.max()) + 1, resamples)[:, numbers]
+    rows = drawn_counts(generator, table.shape[0], resamples)
+    columns = drawn_counts(generator, int(numbers.max()) + 1, resamples)[:, numbers]
     sums = np.einsum("rs,sc,rc->r", rows, np.where(known, table, 0.0), columns, optimize=True)
     weights = np.einsum("rs,sc,rc->r", rows, known.astype(np.float64), columns, optimize=True)
     means = sums[weights > 0] / weights[weights > 0]
@@ -64,16 +64,29 @@ def summarise_crossed(
     return Summary(float(found.mean()), float(low), float(high), float(np.median(found)), int(found.size), undefined)
 
 
-def _numbers(patients: Sequence[str] | None, cases: int) -> NDArray[np.int64]:
-    """Return the number of the patient of each case."""
+def patient_numbers(patients: Sequence[str] | None, cases: int) -> NDArray[np.int64]:
+    """Return the number of the patient of each case, from 0 up; without patients each case is one.
+
+    Raises:
+        ValueError: there is not a patient for each case.
+
+    Example:
+        >>> patient_numbers(["P2", "P1", "P2"], 3).tolist()
+        [1, 0, 1]
+    """
     if patients is None:
         return np.arange(cases)
     if len(patients) != cases:
         raise ValueError(f"expected a patient for each of {cases} cases, got {len(patients)}")
-    _, numbers = np.unique(np.asarray(patients), return_inverse=True)
+    _, numbers = np.unique(np.asarray(list(patients)), return_inverse=True)
     return numbers.reshape(-1)
 
 
-def _counts(generator: np.random.Generator, count: int, resamples: int) -> NDArray[np.float64]:
-    """Return how often each of some things is drawn, per resample."""
+def drawn_counts(generator: np.random.Generator, count: int, resamples: int) -> NDArray[np.float64]:
+    """Return how often each of some things is drawn, (resamples, count).
+
+    Example:
+        >>> drawn_counts(np.random.default_rng(0), 5, 2).sum(axis=1).tolist()
+        [5.0, 5.0]
+    """
     return generator.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
