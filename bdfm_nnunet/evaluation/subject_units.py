@@ -32,6 +32,13 @@ class ScoredUnits:
         patients: patient of each unit.
         cases: the cases of each unit.
         left_out: why cases are not scored -> how many.
+
+    Example:
+        >>> age = TargetColumn("age", TargetType.CONTINUOUS)
+        >>> truth, values = np.array([[60.0], [70.0]]), np.array([61.0, 68.0])
+        >>> ids = {"patients": ("P1", "P2"), "cases": (("a",), ("b",))}
+        >>> ScoredUnits(column=age, truth=truth, values=values, **ids).taken([1]).patients
+        ('P2',)
     """
 
     column: TargetColumn
@@ -227,7 +234,8 @@ def _text(value: Any) -> str:
 
 
 def _aggregated(units: ScoredUnits, how: Aggregation) -> ScoredUnits:
-    combine: Callable[..., Any] = {"mean": np.mean, "median": np.median, "max": np.max}[how]
+    ways: dict[str, Callable[..., Any]] = {"mean": np.mean, "median": np.median, "max": np.max}
+    combine = ways[how]
     places: dict[tuple[Any, ...], list[int]] = {}
     for row, patient in enumerate(units.patients):
         places.setdefault((patient, *units.truth[row].tolist()), []).append(row)

@@ -73,7 +73,8 @@ def kaplan_meier(time: Array, event: Flags, weights: Array) -> tuple[Array, Arra
     """
     times, at_risk, events = _counts(time, event, weights)
     left = np.divide(at_risk - events, at_risk, out=np.ones_like(at_risk), where=at_risk > 0)
-    return times, np.cumprod(left, axis=1), at_risk
+    share: Array = np.cumprod(left, axis=1)
+    return times, share, at_risk
 
 
 def _counts(time: Array, event: Flags, weights: Array) -> tuple[Array, Array, Array]:
@@ -90,7 +91,8 @@ def _uncensored(time: Array, event: Flags, weights: Array) -> tuple[Array, Array
     censored = _counts(time, ~event, weights)[2]
     exposed = at_risk - events  # events at a time come before the censoring at it
     left = np.divide(exposed - censored, exposed, out=np.ones_like(exposed), where=exposed > 0)
-    return times, np.cumprod(left, axis=1)
+    share: Array = np.cumprod(left, axis=1)
+    return times, share
 
 
 def brier_at(time: Array, event: Flags, survival: Array, at: Array, weights: Array) -> Array:
