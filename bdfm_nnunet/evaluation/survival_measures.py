@@ -73,7 +73,7 @@ def kaplan_meier(time: Array, event: Flags, weights: Array) -> tuple[Array, Arra
     """
     times, at_risk, events = _counts(time, event, weights)
     left = np.divide(at_risk - events, at_risk, out=np.ones_like(at_risk), where=at_risk > 0)
-    share: Array = np.cumprod(left, axis=1)
+    share: Array = np.cumprod(left, axis=1, dtype=np.float64)
     return times, share, at_risk
 
 
@@ -91,7 +91,7 @@ def _uncensored(time: Array, event: Flags, weights: Array) -> tuple[Array, Array
     censored = _counts(time, ~event, weights)[2]
     exposed = at_risk - events  # events at a time come before the censoring at it
     left = np.divide(exposed - censored, exposed, out=np.ones_like(exposed), where=exposed > 0)
-    share: Array = np.cumprod(left, axis=1)
+    share: Array = np.cumprod(left, axis=1, dtype=np.float64)
     return times, share
 
 
