@@ -81,6 +81,7 @@ ONLY_TENSORS = {
     *(f"checkpoints.readers.{file}" for file in ("families", "monai_orders", "monai_plans", "monai_reader")),
     *(f"checkpoints.readers.{file}" for file in ("nnssl_plans", "nnssl_reader", "source_network")),
     *(f"checkpoints.readers.{file}" for file in ("primus_tokens", "unsupported_reader", "weight_sets")),
+    "checkpoints.training_folder",
 }
 """Files of `checkpoints` that know no network."""
 

@@ -1,5 +1,6 @@
 """The public BDFM model from one of its checkpoints."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -72,13 +73,25 @@ def _objective_for(weights: dict[str, Tensor]) -> MaskedImageModelling:
     weights["mask_token.value"] = weights["mask_token.value"].flatten()
     weights["mask_token.initialised"] = torch.tensor(True)
     weights = _join_frequency_kernels(weights)
-    objective = MaskedImageModelling(encoder_of(_encoder_for(weights)), _settings_for(weights))
+    objective = MaskedImageModelling(encoder_of(published_encoder(weights)), _settings_for(weights))
     objective.load_state_dict(weights)
     return objective
 
 
-def _encoder_for(weights: dict[str, Tensor]) -> SwinEncoder:
-    """Return the encoder whose sizes the weights show."""
+def published_encoder(weights: Mapping[str, Tensor]) -> SwinEncoder:
+    """Return an encoder of the published form with random weights, of the sizes that the given ones show.
+
+    Args:
+        weights: of the public BDFM code, under our names.
+
+    Example:
+        >>> block = "encoder.stages.0.blocks.0"
+        >>> weights = {"encoder.patch_embed.weight": torch.zeros(4, 1, 2, 2, 2)}
+        >>> weights |= {f"{block}.attn.relative_position_bias_table": torch.zeros(27, 1)}
+        >>> weights |= {f"{block}.mlp.0.weight": torch.zeros(16, 4)}
+        >>> published_encoder(weights | {f"{block}.norm1.weight": torch.zeros(4)}).strides
+        ((2, 2, 2),)
+    """
     patch = weights["encoder.patch_embed.weight"]
     depths: list[int] = []
     while f"encoder.stages.{len(depths)}.blocks.0.norm1.weight" in weights:

@@ -18,6 +18,7 @@ from bdfm_nnunet.checkpoints.readers.source_network import TokenOrder
 from bdfm_nnunet.checkpoints.readers.weight_sets import chosen_set, weight_sets
 from bdfm_nnunet.checkpoints.safe_loading import load_as_data
 from bdfm_nnunet.checkpoints.soundness import fault_of_weights
+from bdfm_nnunet.checkpoints.training_folder import checkpoint_of_training
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import sha256_of
 
@@ -84,8 +85,8 @@ def read_checkpoint(
 
     Args:
         path: a checkpoint of our trainers, of nnU-Net, nnssl, MONAI or another project with a reader, a file of named
-            tensors, or a folder of a model hub with one of them; or `last:ID`, the last finished pre-training of a
-            data set in nnUNet_results.
+            tensors, a folder of a model hub with one of them, or the folder of a training or of one of its folds in
+            nnUNet_results; or `last:ID`, the last finished pre-training of a data set there.
         weight_set: which of several sets of weights in the file; see `ReadingSettings`.
         merging: order in which MONAI's Swin transformer merged tokens.
         token_order: order in which a Primus read its tokens.
@@ -108,7 +109,8 @@ def read_checkpoint(
     """
     settings = ReadingSettings(weight_set=weight_set, merging=merging, token_order=token_order)
     named, told = named_checkpoint(path)
-    path = weight_file(named)
+    named, chosen = checkpoint_of_training(named)
+    told, path = (*told, *chosen), weight_file(named)
     checkpoint = checkpoint_of(path, with_what_lies_beside(path, load_as_data(path)), settings)
     return replace(checkpoint, notes=(*told, *checkpoint.notes)) if told else checkpoint
 

@@ -1,5 +1,6 @@
 """The network that a checkpoint's weights come from, built from what its file says."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,12 +13,14 @@ from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.networks.network_classes import ALLOWED
 
 
-def build_source(checkpoint: Checkpoint, *, device: str = "cpu") -> nn.Module | None:
+def build_source(checkpoint: Checkpoint, *, device: str = "cpu", initialise: bool = False) -> nn.Module | None:
     """Build the network that a checkpoint describes, without its weights.
 
     Args:
         checkpoint: the file.
         device: "meta" builds the modules alone, without memory for the weights.
+        initialise: draw the weights by the network's rule, from torch's global generator, as for a training without
+            pre-training.
 
     Returns:
         The network; None where the file does not describe one that can be built and has an encoder.
@@ -35,9 +38,9 @@ def build_source(checkpoint: Checkpoint, *, device: str = "cpu") -> nn.Module | 
     classes = [key for key, value in kwargs.items() if isinstance(value, str) and value.startswith(ALLOWED)]
     architecture = {"network_class_name": said.class_name, "arch_kwargs": kwargs, "_kw_requires_import": classes}
     inputs, outputs, name = _inputs(checkpoint), _outputs(checkpoint), f"the network in {checkpoint.path}"
-    known: dict[str, Any] = {"inputs": inputs, "outputs": outputs, "deep_supervision": False, "initialise": False}
+    known: dict[str, Any] = {"inputs": inputs, "outputs": outputs, "deep_supervision": False, "initialise": initialise}
     try:
-        with torch.random.fork_rng(devices=[]), torch.device(device):
+        with nullcontext() if initialise else torch.random.fork_rng(devices=[]), torch.device(device):
             network = build_network({"architecture": architecture}, **known, name=name)
         encoder_of(network)
     except (InputError, ValueError, RuntimeError):  # RuntimeError: a constructor reads values, and there are none

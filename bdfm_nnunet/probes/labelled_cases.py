@@ -60,6 +60,11 @@ class LabelledCases:
     listed: CaseList
 
     @property
+    def unlabelled(self) -> bool:
+        """Whether the labels are brain masks, for want of others."""
+        return bool(self.listed.content.get("unlabelled"))
+
+    @property
     def spacing(self) -> tuple[float, ...]:
         """Mm along the axes of the images."""
         return tuple(float(step) for step in self.configuration["spacing"])
@@ -126,6 +131,30 @@ def labelled_cases(
     Raises:
         InputError: the data set, its plans, its preprocessed cases or its labels are missing.
     """
+    found = preprocessed_cases(dataset_id, plans_name, configuration, fold=fold, cases=cases)
+    if found.unlabelled:
+        raise InputError(
+            f"{found.folder} was converted with --unlabelled, so its labels are brain masks: name a data set with "
+            "labels"
+        )
+    return found
+
+
+def preprocessed_cases(
+    dataset_id: int, plans_name: str, configuration: str, *, fold: int | None = None, cases: Sequence[str] = ()
+) -> LabelledCases:
+    """Find preprocessed cases of a data set, whose labels may be brain masks.
+
+    Args:
+        dataset_id: number of the data set.
+        plans_name: name of its plans.
+        configuration: one of their configurations.
+        fold: its validation cases alone; by default all cases.
+        cases: ids of those to take; by default all.
+
+    Raises:
+        InputError: the data set, its plans or its preprocessed cases are missing.
+    """
     folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset_id)
     plans = read_plans(dataset_id, plans_name)
     chosen = resolve_configuration(plans, configuration)
@@ -134,18 +163,13 @@ def labelled_cases(
             f"{folder / chosen['data_identifier']} does not exist: preprocess the data set with "
             f"`bdfm plan -d {dataset_id}`"
         )
-    listed = read_cases(*dataset_folders(dataset_id))
-    if listed.content.get("unlabelled"):
-        raise InputError(
-            f"{folder} was converted with --unlabelled, so its labels are brain masks: name a data set with labels"
-        )
     return LabelledCases(
         folder=folder,
         plans=plans,
         configuration=chosen,
         dataset=read_dataset_json(folder / "dataset.json"),
         cases=_chosen(folder, folder / chosen["data_identifier"], fold, cases),
-        listed=listed,
+        listed=read_cases(*dataset_folders(dataset_id)),
     )
 
 

@@ -1,11 +1,12 @@
 """Features of images by a frozen encoder, for whatever is trained on them elsewhere: `bdfm features`."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,12 +19,14 @@ from bdfm_nnunet.checkpoints import (
     load_simclr_reference,
     read_checkpoint,
 )
+from bdfm_nnunet.checkpoints.bdfm_reference import published_encoder
 from bdfm_nnunet.checkpoints.source_building import build_source
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_atomically, write_json
 from bdfm_nnunet.images.case_folders import NIFTI, list_cases
 from bdfm_nnunet.networks.encoders import EncoderView, encoder_of
 from bdfm_nnunet.networks.network_building import build_network
+from bdfm_nnunet.networks.resnet import ResNet18
 from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.plans.plans_lookup import read_plans
 from bdfm_nnunet.studies.image_preparation import ASSUMED, PreparedCase, prepare_case
@@ -57,12 +60,14 @@ class FrozenEncoder:
         checkpoint: where the weights come from.
         tile: voxels per axis that it is shown at once, in its own order of axes.
         notes: sentences about what was loaded or assumed.
+        fresh: makes a network with such an encoder, with the random weights that a training would start from.
     """
 
     view: EncoderView
     checkpoint: Checkpoint
     tile: tuple[int, ...]
     notes: tuple[str, ...]
+    fresh: Callable[[], nn.Module]
 
 
 def write_features(
@@ -95,9 +100,9 @@ def write_features(
     Raises:
         InputError: an image or the weights cannot be used, or the file does not tell its network.
     """
-    encoder = _encoder(weights, planned, dict(reading or {}))
+    encoder = frozen_encoder(weights, planned, dict(reading or {}))
     encoder.view.module.to(device).eval()
-    cases = _cases(images, encoder.view.in_channels)
+    cases = image_files(images, encoder.view.in_channels)
     out.mkdir(parents=True, exist_ok=True)
     expected = encoder.checkpoint.images or ASSUMED
     rows = {}
@@ -151,21 +156,33 @@ def _tiles(image: Tensor, tile: Sequence[int]) -> Iterator[tuple[tuple[int, ...]
         yield start, nn.functional.pad(part, [n for missing in reversed(short) for n in (0, missing)])
 
 
-def _encoder(weights: str | Path, planned: Planned | None, reading: dict[str, Any]) -> FrozenEncoder:
+def frozen_encoder(
+    weights: str | Path, planned: Planned | None = None, reading: Mapping[str, Any] | None = None
+) -> FrozenEncoder:
+    """Read an encoder, of the network that the file describes or of a planned one.
+
+    Args:
+        weights: checkpoint, or a folder with one.
+        planned: network to read the weights into; by default the one that the file describes.
+        reading: settings of reading, see `ReadingSettings`.
+
+    Raises:
+        InputError: the weights cannot be used, or the file does not tell its network.
+    """
+    reading = dict(reading or {})
     checkpoint = read_checkpoint(weights, **reading)
     told = checkpoint.notes
     if planned is None and checkpoint.kind in _REFERENCES:
-        module: nn.Module = _REFERENCES[checkpoint.kind](checkpoint.path).encoder
-        return _frozen(module, checkpoint, {}, told)
+        load, fresh = _REFERENCES[checkpoint.kind]
+        encoder: nn.Module = load(checkpoint.path).encoder
+        return _frozen(encoder, checkpoint, {}, told, lambda: fresh(checkpoint, encoder))
     configuration: dict[str, Any] = {}
     if planned is not None:
         configuration = resolve_configuration(read_plans(planned.dataset_id, planned.plans), planned.configuration)
-        inputs = checkpoint.source_network.input_channels or 1
-        network: nn.Module | None = build_network(
-            configuration, inputs=inputs, outputs=2, deep_supervision=False, name=planned.plans
-        )
+        fresh_network: Callable[[], Any] = _planned_builder(checkpoint, configuration, planned.plans)
+        network = fresh_network()
     else:
-        network = build_source(checkpoint)
+        network, fresh_network = build_source(checkpoint), partial(build_source, checkpoint, initialise=True)
         plans, name = checkpoint.plans, checkpoint.configuration
         if network is not None and plans is not None and name is not None:
             configuration = resolve_configuration(plans, name)
@@ -173,29 +190,60 @@ def _encoder(weights: str | Path, planned: Planned | None, reading: dict[str, An
         raise InputError(
             f"{checkpoint.path} does not tell its network: name plans that fit it with -d and -p, made by `bdfm plan`"
         )
-    report = load_pretrained(network, weights, **reading)
-    return _frozen(network, checkpoint, configuration, (*told, f"{report.encoder_share:.1%} of the encoder is loaded"))
+    report = load_pretrained(network, checkpoint.path, **reading)
+    notes = (*told, f"{report.encoder_share:.1%} of the encoder is loaded")
+    return _frozen(network, checkpoint, configuration, notes, fresh_network)
 
 
-_REFERENCES: dict[str, Any] = {"simclr_reference": load_simclr_reference, "bdfm_reference": load_bdfm_reference}
+def _planned_builder(checkpoint: Checkpoint, configuration: Mapping[str, Any], name: str) -> Callable[[], nn.Module]:
+    inputs = checkpoint.source_network.input_channels or 1
+    return partial(build_network, configuration, inputs=inputs, outputs=2, deep_supervision=False, name=name)
+
+
+def _fresh_simclr(checkpoint: Checkpoint, encoder: nn.Module) -> nn.Module:
+    view = encoder_of(encoder)
+    return ResNet18(view.in_channels, features=view.channels[1:], strides=cast(ResNet18, encoder).strides)
+
+
+_REFERENCES: dict[str, Any] = {
+    "simclr_reference": (load_simclr_reference, _fresh_simclr),
+    "bdfm_reference": (load_bdfm_reference, lambda checkpoint, _: published_encoder(checkpoint.renamed.weights)),
+}
+"""Kind of file -> how it is loaded, and a network of its sizes with random weights is made."""
 
 
 def _frozen(
-    network: nn.Module, checkpoint: Checkpoint, configuration: Mapping[str, Any], notes: tuple[str, ...]
+    network: nn.Module,
+    checkpoint: Checkpoint,
+    configuration: Mapping[str, Any],
+    notes: tuple[str, ...],
+    fresh: Callable[[], Any],
 ) -> FrozenEncoder:
     view = encoder_of(network)
     if view.axes != 3:
         raise InputError(f"{checkpoint.path} is of a {view.axes}-D network: give weights of a 3-D one")
-    wanted = configuration.get("architecture", {}).get("arch_kwargs", {}).get("input_shape")
-    wanted = wanted or configuration.get("patch_size") or (_TILE,) * view.axes
-    tile = tuple(-(-size // step) * step for size, step in zip(wanted, view.strides[-1], strict=True))
     if checkpoint.images is None:
         notes = (*notes, "the file does not tell its images: each channel is standardised over its non-zero voxels")
-    return FrozenEncoder(view, checkpoint, tile, notes)
+    return FrozenEncoder(view, checkpoint, tile_of(view, configuration), notes, fresh)
 
 
-def _cases(images: Sequence[Path], channels: int) -> dict[str, list[Path]]:
-    """Return case -> its files, one per channel."""
+def tile_of(view: EncoderView, configuration: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the voxels per axis that an encoder is shown at once: its patch, as whole positions of its last stage."""
+    wanted = configuration.get("architecture", {}).get("arch_kwargs", {}).get("input_shape")
+    wanted = wanted or configuration.get("patch_size") or (_TILE,) * view.axes
+    return tuple(-(-size // step) * step for size, step in zip(wanted, view.strides[-1], strict=True))
+
+
+def image_files(images: Sequence[Path], channels: int) -> dict[str, list[Path]]:
+    """Return case -> its files, one per channel.
+
+    Args:
+        images: NIfTI files, or folders of them.
+        channels: that each case must have.
+
+    Raises:
+        InputError: a file is no NIfTI file, there twice, or channels are missing.
+    """
     found: dict[str, dict[int, Path]] = {}
     for name, path in _files(images):
         matched = _CHANNEL.fullmatch(name)

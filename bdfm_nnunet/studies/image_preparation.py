@@ -31,11 +31,13 @@ class PreparedCase:
         image: (C, *spatial) in the network's order of axes.
         origin: first voxel of the crop along (z, y, x), in voxels of the file.
         spacing: mm per voxel of the image along (z, y, x).
+        foreground: boolean (*spatial), where any channel of the resampled image is not zero.
     """
 
     image: Tensor
     origin: tuple[int, ...]
     spacing: tuple[float, ...]
+    foreground: Tensor
 
 
 def prepare_case(paths: Sequence[Path], expected: ExpectedImages, plans: Mapping[str, Any] | None) -> PreparedCase:
@@ -63,14 +65,14 @@ def prepare_case(paths: Sequence[Path], expected: ExpectedImages, plans: Mapping
     image = torch.from_numpy(np.ascontiguousarray(array))
     if expected.spacing:
         image, spacing = _resampled(image, spacing, expected.spacing), expected.spacing
-    schemes, masked = _per_channel(expected, len(paths))
+    schemes, masked = schemes_of_channels(expected, len(paths))
     inside = image != 0
-    normalised = [
-        _normalised(channel, scheme, inside[at] if use else None, _intensities(plans, at))
+    channels = [
+        normalised(channel, scheme, inside[at] if use else None, _intensities(plans, at))
         for at, (channel, scheme, use) in enumerate(zip(image, schemes, masked, strict=True))
     ]
-    turned = torch.stack(normalised).permute(0, *(1 + axis for axis in expected.axes))
-    return PreparedCase(turned.contiguous(), origin, spacing)
+    turned = torch.stack(channels).permute(0, *(1 + axis for axis in expected.axes))
+    return PreparedCase(turned.contiguous(), origin, spacing, inside.any(0).permute(*expected.axes).contiguous())
 
 
 def _cropped(array: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -88,7 +90,16 @@ def _resampled(image: Tensor, spacing: Sequence[float], wanted: Sequence[float])
     return functional.interpolate(image[None], sizes, mode="trilinear")[0]
 
 
-def _per_channel(expected: ExpectedImages, channels: int) -> tuple[Sequence[str], Sequence[bool | None]]:
+def schemes_of_channels(expected: ExpectedImages, channels: int) -> tuple[Sequence[str], Sequence[bool | None]]:
+    """Return the normalisation of each channel, and whether only non-zero voxels were normalised.
+
+    Args:
+        expected: images of the training; one scheme for all its channels serves any number.
+        channels: of the images.
+
+    Raises:
+        InputError: the training normalised other channels in different ways.
+    """
     kinds = list(zip(expected.normalisation, expected.masked, strict=True))
     if len(kinds) != channels:
         if len(set(kinds)) != 1:
@@ -106,8 +117,18 @@ def _intensities(plans: Mapping[str, Any] | None, channel: int) -> Mapping[str, 
     return None if fault_of(found, _CT) else found
 
 
-def _normalised(channel: Tensor, scheme: str, inside: Tensor | None, ct: Mapping[str, float] | None) -> Tensor:
-    """Normalise a channel by a scheme of nnU-Net; voxels outside a mask stay 0."""
+def normalised(channel: Tensor, scheme: str, inside: Tensor | None, ct: Mapping[str, float] | None) -> Tensor:
+    """Return a channel (*spatial) normalised by a scheme of nnU-Net.
+
+    Args:
+        channel: the image.
+        scheme: class name of nnU-Net's normalisation.
+        inside: voxels to which z-scores are confined, those outside become 0; None for all.
+        ct: intensities in the training's plans, for CTNormalization.
+
+    Raises:
+        InputError: the scheme is unknown, or lacks intensities.
+    """
     if scheme == "NoNormalization":
         return channel
     if scheme == "RGBTo01Normalization":
