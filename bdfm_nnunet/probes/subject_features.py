@@ -59,7 +59,10 @@ class FeatureSettings:
 class Source(Protocol):
     """Cases and their images."""
 
-    cases: Sequence[str]
+    @property
+    def cases(self) -> Sequence[str]:
+        """Case ids."""
+        ...
 
     def shown(self, cases: Sequence[str]) -> Iterator[Shown]:
         """Yield some of the cases."""
