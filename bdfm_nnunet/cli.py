@@ -22,6 +22,7 @@ from bdfm_nnunet.commands import (
     scores,
     share,
     study,
+    subject_targets,
     synthesise,
 )
 from bdfm_nnunet.commands.arguments import command
@@ -73,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     datasets.add_commands(commands)
+    subject_targets.add_commands(commands)
     synthesise.add_commands(commands)
     plan_and_train.add_commands(commands)
     predict.add_commands(commands)

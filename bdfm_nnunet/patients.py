@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,35 @@ def read_cases(*folders: Path) -> CaseList:
             note = f"{folder} has no {MANIFEST}, so patients are known by their case ids alone"
             return CaseList(folder.name, folder.name, rows, note)
     raise InputError(f"{' and '.join(map(str, folders))} hold no case: convert the data set first")
+
+
+def with_patients(cases: CaseList, pattern: str | None) -> CaseList:
+    """Return cases whose patients are found in their ids, for a data set without manifest.
+
+    Args:
+        cases: of the data set.
+        pattern: regular expression that finds the patient (its group 1) in a case id; None changes nothing.
+
+    Raises:
+        InputError: there is a manifest that knows the patients, or the pattern is none or does not fit a case.
+    """
+    if pattern is None:
+        return cases
+    if cases.content:
+        raise InputError(
+            f"{cases.name} has a manifest that knows the patients: leave out --patients, or convert with other rules"
+        )
+    return replace(cases, rows=[row | {"patient": _patient(pattern, row["case"])} for row in cases.rows], note="")
+
+
+def _patient(pattern: str, case: str) -> str:
+    try:
+        match = re.search(pattern, case)
+    except re.error as error:
+        raise InputError(f"--patients {pattern!r} is no regular expression ({error}): correct it") from None
+    if not match:
+        raise InputError(f"--patients {pattern!r} finds no patient in case {case}: make it fit every case id")
+    return match[1] if match.re.groups else match[0]
 
 
 def _from_manifest(folder: Path, folders: Sequence[Path]) -> CaseList:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_regular, write_atomically
@@ -15,6 +15,18 @@ DELIMITERS = ",;\t|"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)  # what Excel writes and reads above the header
+NOTHING = {"", "na", "n/a", "nan", "none", "null", "unknown", "-"}
+"""What tables write where they know nothing, in small letters."""
+
+
+def says(cell: str) -> bool:
+    """Return whether a cell tells something.
+
+    >>> says("Ulm"), says(" N/A ")
+    (True, False)
+    """
+    return cell.strip().lower() not in NOTHING
 
 
 def read_table(path: str | os.PathLike[str], name: str | None = None) -> list[list[str]]:
@@ -36,23 +48,38 @@ def read_table(path: str | os.PathLike[str], name: str | None = None) -> list[li
         >>> read_table("aliases.csv")
         [['BraTS-GLI-00001', 'UCSF-PDGM-0004']]
     """
+    return list(read_numbered(path, name).values())
+
+
+def read_numbered(path: str | os.PathLike[str], name: str | None = None) -> dict[int, list[str]]:
+    """Return the rows as `read_table`, by their number as a spreadsheet counts, from 1 and with the empty ones.
+
+    Raises:
+        InputError: as `read_table`.
+    """
     name = str(path) if name is None else name
     content = read_regular(path)
     rows = _workbook(content, name) if Path(path).suffix.lower() == ".xlsx" else _text(content, name)
-    rows = [[cell.strip() for cell in row] for row in rows]
-    return [row for row in rows if any(row)]
+    cells = ([cell.strip() for cell in row] for row in rows)
+    return {number: row for number, row in enumerate(cells, 1) if any(row)}
 
 
 def _text(content: bytes, name: str) -> list[list[str]]:
     text = _decoded(content)
+    if line := _SEPARATOR_LINE.match(text):
+        return [[], *(_rows(text[line.end() :], line[1]) or _unquoted(name))]
     if "\0" in text:
         raise InputError(f"{name} is no table of text (it holds zero bytes): export it as CSV with UTF-8")
     tried = {mark: _rows(text, mark) for mark in DELIMITERS}
     scores = {mark: _agreement(rows) for mark, rows in tried.items() if rows is not None}
     best = max(scores, key=lambda mark: scores[mark], default="")
     if not best or (len(scores) < len(tried) and not scores[best][0]):
-        raise InputError(f"{name} is no table of text (its quotes do not close): export it as CSV with UTF-8")
+        _unquoted(name)
     return tried[best] or []
+
+
+def _unquoted(name: str) -> NoReturn:
+    raise InputError(f"{name} is no table of text (its quotes do not close): export it as CSV with UTF-8")
 
 
 def _decoded(content: bytes) -> str:

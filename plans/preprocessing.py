@@ -32,6 +32,7 @@ from bdfm_nnunet.patients import MANIFEST
 from bdfm_nnunet.plans.case_verification import NIFTI, verify_dataset
 from bdfm_nnunet.plans.plans_lookup import plans_path, raw_folder, read_plans
 from bdfm_nnunet.plans.training_files import find_training_files
+from bdfm_nnunet.targets import copy_targets
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +92,10 @@ def prepare_fingerprint(dataset_id: int, *, workers: int) -> None:
 
 
 def copy_manifest(dataset_id: int) -> None:
-    """Copy the manifest beside the preprocessed data, so that trainers know the patients without the raw data.
+    """Copy manifest and targets beside the preprocessed data, so that trainers know both without the raw data.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: a file cannot be written.
     """
     raw = raw_folder(dataset_id)
     copy = nnunet_folder("nnUNet_preprocessed") / raw.name / MANIFEST
@@ -103,6 +104,7 @@ def copy_manifest(dataset_id: int) -> None:
             shutil.copyfile(raw / MANIFEST, temporary)
     else:
         copy.unlink(missing_ok=True)
+    copy_targets(raw, copy.parent)
 
 
 def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, workers: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import read_json, write_json
+from bdfm_nnunet.files import read_json, read_regular, write_atomically, write_json
 from bdfm_nnunet.safe_names import check_name
 from bdfm_nnunet.table_files import plain_cell, read_table, write_table
 from bdfm_nnunet.targets.target_types import TargetColumn, Targets, TargetType
@@ -53,6 +53,19 @@ def write_targets(folder: Path, targets: Targets, *, notes: Mapping[str, Any] | 
     (folder / TARGETS_TYPES).unlink(missing_ok=True)  # a killed run leaves no types that fit another table
     write_table(folder / TARGETS_TABLE, rows)
     write_json(folder / TARGETS_TYPES, {"targets": columns, "groups": groups, **(notes or {})})
+
+
+def copy_targets(source: Path, folder: Path) -> None:
+    """Copy the targets of a data set from one of its folders into another; nothing if it has none.
+
+    Raises:
+        InputError: a file cannot be read or written.
+    """
+    if all((source / name).is_file() for name in (TARGETS_TABLE, TARGETS_TYPES)):
+        (folder / TARGETS_TYPES).unlink(missing_ok=True)
+        for name in (TARGETS_TABLE, TARGETS_TYPES):
+            with write_atomically(folder / name) as temporary:
+                temporary.write_bytes(read_regular(source / name))
 
 
 def read_targets(*folders: Path) -> Targets:
@@ -123,7 +136,7 @@ def _headers(column: TargetColumn) -> list[str]:
 def _cells(column: TargetColumn, numbers: NDArray[np.float64]) -> list[str]:
     if column.type.has_classes:
         return ["" if math.isnan(number) else column.classes[int(number)] for number in numbers]
-    return ["" if math.isnan(number) else f"{number:.17g}" for number in numbers]
+    return ["" if math.isnan(number) else repr(float(number)).removesuffix(".0") for number in numbers]
 
 
 def _numbers(column: TargetColumn, table: Sequence[Mapping[str, str]], path: Path) -> NDArray[np.float64]:

@@ -116,5 +116,5 @@ class Targets:
         Raises:
             InputError: there is no target of this name.
         """
-        missing = np.isnan(self.values(column, self.cases)).any(axis=1)
-        return tuple(case for case, absent in zip(self.cases, missing) if not absent)
+        known = self.values(column, self.cases)
+        return tuple(case for case, numbers in zip(self.cases, known) if not np.isnan(numbers).any())

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 from bdfm_nnunet.dataset_conversion.release import Release, Table
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.patients import plain_id
-from bdfm_nnunet.table_files import read_table
+from bdfm_nnunet.table_files import read_table, says
 
 if TYPE_CHECKING:
     from bdfm_nnunet.dataset_conversion.reading.scanning import FoundCase
 
-NOTHING = {"", "na", "n/a", "nan", "none", "null", "unknown", "-"}
-"""What tables write where they know nothing, in small letters."""
 SITE_COLUMNS = ("site", "site_id", "center", "centre", "scanner_site", "hospital", "institution")
 """What tables call the place of a scan, in small letters."""
 
@@ -68,8 +66,3 @@ def _read(path: Path, name: str, table: Table, keys: "Mapping[str, list[FoundCas
 def _aliases(row: list[str], columns: list[int], pattern: str) -> set[str]:
     matches = (re.search(pattern, row[index].strip()) for index in columns if says(row[index]))
     return {"".join(text or "" for text in match.groups()) for match in matches if match}
-
-
-def says(cell: str) -> bool:
-    """Return whether a cell tells something."""
-    return cell.strip().lower() not in NOTHING

@@ -3,10 +3,10 @@
 import os
 from collections.abc import Sequence
 
-from bdfm_nnunet.dataset_conversion.reading.patient_tables import SITE_COLUMNS, says
+from bdfm_nnunet.dataset_conversion.reading.patient_tables import SITE_COLUMNS
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.patients import plain_id
-from bdfm_nnunet.table_files import read_table
+from bdfm_nnunet.table_files import read_table, says
 
 ID_COLUMNS = (
     "participant_id", "subject_id", "patient_id", "case_id", "participant", "subject", "patient", "case", "id",

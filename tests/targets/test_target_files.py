@@ -13,6 +13,7 @@ from bdfm_nnunet.targets import (
     TargetColumn,
     Targets,
     TargetType,
+    copy_targets,
     read_targets,
     write_targets,
 )
@@ -49,6 +50,18 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     for name in targets.columns:
         np.testing.assert_array_equal(there.numbers[name], targets.numbers[name])
     assert json.loads((tmp_path / TARGETS_TYPES).read_text())["source"] == "table.csv"
+
+
+def test_targets_are_copied_beside_preprocessed_data(tmp_path: Path) -> None:
+    raw, preprocessed = tmp_path / "raw", tmp_path / "preprocessed"
+    raw.mkdir()
+    preprocessed.mkdir()
+    copy_targets(raw, preprocessed)
+    assert not list(preprocessed.iterdir())
+    write_targets(raw, every_kind())
+    copy_targets(raw, preprocessed)
+    assert {path.name for path in preprocessed.iterdir()} == {TARGETS_TABLE, TARGETS_TYPES}
+    assert read_targets(preprocessed).patients == every_kind().patients
 
 
 def test_values_come_in_the_order_asked_for_and_unknown_cases_are_missing() -> None:
