@@ -1,6 +1,7 @@
-"""Reading of splits_final.json; its content is checked before it is used."""
+"""Reading of splits_final.json and splits_table.json; their content is checked before it is used."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from bdfm_nnunet.errors import InputError
@@ -9,6 +10,7 @@ from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.safe_names import check_name
 
 SPLITS = "splits_final.json"
+SPLITS_TABLE = "splits_table.json"
 Split = dict[str, list[str]]
 """Case ids of a fold: `train` and `val`."""
 _SHAPE = [{"train": [str], "val": [str]}]
@@ -37,3 +39,44 @@ def read_splits(path: str | os.PathLike[str]) -> list[Split]:
     for case in dict.fromkeys(case for fold in splits for part in fold.values() for case in part):
         check_name(case, f"case id in {Path(path)}")
     return splits
+
+
+@dataclass(frozen=True)
+class KeptOut:
+    """Training cases that are in no fold on purpose.
+
+    Attributes:
+        external: of sites that were kept out (`bdfm splits --external`): a test set outside the distribution.
+        without_target: of which no target is known that the splits are stratified by.
+    """
+
+    external: frozenset[str] = frozenset()
+    without_target: frozenset[str] = frozenset()
+
+    @property
+    def cases(self) -> frozenset[str]:
+        """All of them."""
+        return self.external | self.without_target
+
+
+_TABLE = {"external?": {str: [str]}, "without_target?": [str]}
+
+
+def read_kept_out(*folders: Path) -> KeptOut:
+    """Return the cases that the first splits_table.json of some folders of a data set keeps out of all folds.
+
+    Raises:
+        InputError: it cannot be read.
+
+    Example:
+        >>> from bdfm_nnunet.files import write_json
+        >>> write_json("splits_table.json", {"folds": [], "external": {"site=Ulm": ["case_3"]}})
+        >>> read_kept_out(Path(".")).external
+        frozenset({'case_3'})
+    """
+    for folder in folders:
+        if os.path.lexists(folder / SPLITS_TABLE):
+            content = read_json(folder / SPLITS_TABLE, _TABLE)
+            out = {case for cases in content.get("external", {}).values() for case in cases}
+            return KeptOut(frozenset(out), frozenset(content.get("without_target", ())))
+    return KeptOut()

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from bdfm_nnunet.dataset_conversion.reading.scanning import scan
 from bdfm_nnunet.dataset_conversion.release import Release
-from bdfm_nnunet.dataset_conversion.splits import check_splits, splits_of
+from bdfm_nnunet.dataset_conversion.split_checks import check_splits
+from bdfm_nnunet.dataset_conversion.splits import splits_of
 from bdfm_nnunet.dataset_conversion.writing.case_conversion import convert_case
 from bdfm_nnunet.dataset_conversion.writing.case_order import CaseOrder
 from bdfm_nnunet.dataset_conversion.writing.case_record import CaseRecord

@@ -2,28 +2,28 @@
 
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.dataset_conversion.reading.site_tables import read_sites
 from bdfm_nnunet.dataset_conversion.stratification import Facts, Strata
+from bdfm_nnunet.dataset_conversion.target_strata import TargetStrata, external_cases
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.nnunet_files import read_dataset_json
 from bdfm_nnunet.nnunet_folders import dataset_folders
-from bdfm_nnunet.patients import CaseList, duplicates, groups, plain_id, read_cases
-from bdfm_nnunet.split_files import SPLITS, Split, read_splits
+from bdfm_nnunet.patients import CaseList, duplicates, groups, plain_id, read_cases, with_patients
+from bdfm_nnunet.split_files import SPLITS, SPLITS_TABLE, Split, read_splits
+from bdfm_nnunet.targets import TARGETS_TYPES, Targets, read_targets
 
 logger = logging.getLogger(__name__)
 
 FOLDS = 5
 SEED = 12345
-TABLE = "splits_table.json"
 NOT_REGIONS = {"background", "ignore"}
 MOST_NAMES = 5
 
@@ -38,6 +38,8 @@ class SplitReport:
         patients: groups of cases that stay together.
         shared: sets of cases with the same image under different patient keys; they count as one patient.
         note: what is not known of the cases; empty where all is.
+        warnings: one sentence for each class that a fold lacks.
+        external: what was kept out of all folds, and its cases.
     """
 
     files: list[Path]
@@ -45,6 +47,8 @@ class SplitReport:
     patients: int
     shared: list[tuple[str, ...]]
     note: str = ""
+    warnings: tuple[str, ...] = ()
+    external: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Return lines for a terminal."""
@@ -52,36 +56,26 @@ class SplitReport:
         lines += [f"note: {self.note}"] if self.note else []
         if self.shared:
             lines.append(
-                f"note: the same image under different patient keys, now on one side: {_some(self.shared, ' = ')}"
+                f"note: the same image under different patient keys, now on one side: {some(self.shared, ' = ')}"
             )
         for row in self.rows:
             lines.append(
                 f"  fold {row['fold']}: {row['fraction']:.4g} of the training cases of fold {row['base_fold']}, "
                 f"{row['cases']} cases of {row['patients']} patients; validation {row['validation_cases']} cases"
+                f"{_targets_of(row)}"
             )
+        lines += [f"kept out of all folds: {name}, {len(cases)} cases" for name, cases in self.external.items()]
+        lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class SplitCheck:
-    """The faults of existing splits.
-
-    Attributes:
-        files: the split files that were read.
-        folds: number of folds.
-        faults: one sentence each; empty where all is well.
-    """
-
-    files: list[Path]
-    folds: int
-    faults: list[str]
-
-    def summary(self) -> str:
-        """Return lines for a terminal."""
-        names = " and ".join(map(str, self.files))
-        if not self.faults:
-            return f"{names}: {self.folds} folds, no patient is on two sides, every case is used"
-        return "\n".join([f"{names}: {self.folds} folds, {len(self.faults)} faults", *(f"  {f}" for f in self.faults)])
+def _targets_of(row: Mapping[str, Any]) -> str:
+    """Return strata with their cases in training and validation, of targets that have classes."""
+    told = []
+    for name, times in row.get("targets", {}).items():
+        both = [f"{label} {times[label]}/{row['validation_targets'][name][label]}" for label in times]
+        told += [f"; {name}: {', '.join(both)}"]
+    return "".join(told)
 
 
 # -------------------------------------------------------------------------------------------------------- making
@@ -95,6 +89,8 @@ def make_splits(
     seed: int = SEED,
     sites: str | os.PathLike[str] | None = None,
     patients: str | None = None,
+    targets: Sequence[str] = (),
+    external: Sequence[str] = (),
     overwrite: bool = False,
 ) -> SplitReport:
     """Write splits_final.json and splits_table.json into a data set's raw and preprocessed folders.
@@ -109,27 +105,39 @@ def make_splits(
         seed: of the order in which patients are dealt out.
         sites: table with a case or patient id and its site in each row, see `site_tables.read_sites`.
         patients: regular expression that finds the patient (its group 1) in a case id, for data sets without manifest.
+        targets: names of targets (`bdfm targets`) to stratify by: classes, quarters of numbers, events and times.
+            Cases of which none is known are in no fold, and every fraction has a patient of each class.
+        external: values of a grouping, such as sites; their patients are in no fold, and splits_table.json lists them.
         overwrite: replace splits that differ.
 
     Raises:
         InputError: the data set is unknown, a setting is impossible, or there are other splits already.
     """
     _check_settings(folds, fractions)
-    folders = _folders(dataset)
-    cases = _cases(folders, patients)
+    folders = folders_of(dataset)
+    known = _targets(folders, needed=bool(targets))
+    cases = cases_of_splits(folders, patients)
     facts = facts_of(cases, _labels(folders), sites=read_sites(sites) if sites is not None else {})
+    strata = TargetStrata.of(known, targets, [fact.case for fact in facts]) if known and targets else TargetStrata()
+    out = external_cases(external, _groupings(known, facts), {fact.case: fact.group for fact in facts})
+    facts = _kept(facts, strata, out)
     patient_count = len({fact.group for fact in facts})
     if patient_count < 2:
         raise InputError(f"{folders[0]} has fewer than two patients: there is nothing to split")
-    splits, rows = _all_splits(facts, folds, fractions, seed)
+    splits, rows = _all_splits(facts, folds, fractions, seed, strata)
     files = [folder / SPLITS for folder in folders]
     for path in files:
         _check_before_writing(path, splits, overwrite)
-    note = "; ".join(filter(None, (cases.note, _unknown_sites(facts) if sites is not None else "")))
-    report = SplitReport(files, rows, patient_count, duplicates(cases.of_part("train"), cases.scope), note)
+    note = "; ".join(filter(None, (cases.note, _unknown(facts, strata, sites is not None))))
+    lacking = strata.lacking([row for row in rows if row["fraction"] == 1])
+    shared = duplicates(cases.of_part("train"), cases.scope)
+    report = SplitReport(files, rows, patient_count, shared, note, tuple(lacking), out)
+    table: dict[str, Any] = {"seed": seed, "patients": patient_count, "folds": rows}
+    if targets or external:
+        table |= {"targets": list(targets), "external": out, "without_target": sorted(strata.nothing)}
     for folder in folders:
         write_json(folder / SPLITS, splits)
-        write_json(folder / TABLE, {"seed": seed, "patients": patient_count, "folds": rows})
+        write_json(folder / SPLITS_TABLE, table)
     return report
 
 
@@ -140,9 +148,50 @@ def _check_settings(folds: int, fractions: Sequence[float]) -> None:
         raise InputError(f"fractions are {list(fractions)}, expected numbers above 0 and up to 1")
 
 
-def _unknown_sites(facts: Sequence[Facts]) -> str:
-    unknown = [fact.case for fact in facts if not fact.site]
-    return f"the site of {len(unknown)} of {len(facts)} cases is not known: {_some(unknown)}" if unknown else ""
+def _targets(folders: Sequence[Path], *, needed: bool) -> Targets | None:
+    there = any(os.path.lexists(folder / TARGETS_TYPES) for folder in folders)
+    return read_targets(*folders) if there or needed else None
+
+
+def cases_of_splits(folders: Sequence[Path], patients: str | None) -> CaseList:
+    """Return the cases of a data set; without a manifest and a pattern, patients are those of its targets.
+
+    Raises:
+        InputError: as `with_patients`, or a file is damaged.
+    """
+    cases = with_patients(read_cases(*folders), patients)
+    known = _targets(folders, needed=False) if not cases.content and patients is None else None
+    if known is None:
+        return cases
+    rows = [row | {"patient": known.patients.get(row["case"], row["case"])} for row in cases.rows]
+    return replace(cases, rows=rows)
+
+
+def _groupings(known: Targets | None, facts: Sequence[Facts]) -> dict[str, Mapping[str, str]]:
+    """Return the groupings of cases: those of the targets, and the sites of the manifest or of --sites."""
+    sites = {fact.case: fact.site for fact in facts if fact.site}
+    return {**({"site": sites} if sites else {}), **(known.groups if known else {})}
+
+
+def _kept(facts: Sequence[Facts], strata: TargetStrata, out: Mapping[str, Sequence[str]]) -> list[Facts]:
+    """Return the cases that are split, with their strata."""
+    away = strata.nothing | {case for cases in out.values() for case in cases}
+    empty: frozenset[str] = frozenset()
+    return [
+        replace(fact, classes=strata.classes.get(fact.case, empty), bins=strata.bins.get(fact.case, empty))
+        for fact in facts
+        if fact.case not in away
+    ]
+
+
+def _unknown(facts: Sequence[Facts], strata: TargetStrata, with_sites: bool) -> str:
+    told = []
+    if with_sites and (unknown := [fact.case for fact in facts if not fact.site]):
+        told.append(f"the site of {len(unknown)} of {len(facts)} cases is not known: {some(unknown)}")
+    if strata.nothing:
+        names = some(sorted(strata.nothing))
+        told.append(f"{len(strata.nothing)} cases of which no target is known are in no fold: {names}")
+    return "; ".join(told)
 
 
 def splits_of(cases: CaseList, labels: Mapping[str, Any], *, folds: int = FOLDS, seed: int = SEED) -> list[Split]:
@@ -158,11 +207,11 @@ def splits_of(cases: CaseList, labels: Mapping[str, Any], *, folds: int = FOLDS,
         One entry per fold; none with fewer than two patients.
     """
     facts = facts_of(cases, labels, sites={})
-    return _all_splits(facts, folds, (1.0,), seed)[0] if len({fact.group for fact in facts}) > 1 else []
+    return _all_splits(facts, folds, (1.0,), seed, TargetStrata())[0] if len({fact.group for fact in facts}) > 1 else []
 
 
 def _all_splits(
-    facts: Sequence[Facts], folds: int, fractions: Sequence[float], seed: int
+    facts: Sequence[Facts], folds: int, fractions: Sequence[float], seed: int, by_target: TargetStrata
 ) -> tuple[list[Split], list[dict[str, Any]]]:
     strata = Strata(facts)
     members: dict[str, list[Facts]] = {}
@@ -184,7 +233,7 @@ def _all_splits(
         train = [fact for group in chosen[fraction, fold] for fact in members[strata.names[group]]]
         held_out = [fact for group in parts[fold] for fact in members[strata.names[group]]]
         splits.append({"train": _names(train), "val": _names(held_out)})
-        rows.append({"fold": len(rows), "base_fold": fold, "fraction": fraction} | _counts(train, held_out))
+        rows.append({"fold": len(rows), "base_fold": fold, "fraction": fraction} | _counts(train, held_out, by_target))
     return splits, rows
 
 
@@ -192,13 +241,15 @@ def _names(facts: Iterable[Facts]) -> list[str]:
     return sorted(fact.case for fact in facts)
 
 
-def _counts(train: Sequence[Facts], held_out: Sequence[Facts]) -> dict[str, Any]:
+def _counts(train: Sequence[Facts], held_out: Sequence[Facts], by_target: TargetStrata) -> dict[str, Any]:
     counts: dict[str, Any] = {}
     for prefix, facts in (("", train), ("validation_", held_out)):
         counts[f"{prefix}cases"] = len(facts)
         counts[f"{prefix}patients"] = len({fact.group for fact in facts})
         counts[f"{prefix}regions"] = dict(sorted(Counter(name for fact in facts for name in fact.regions).items()))
         counts[f"{prefix}sites"] = dict(sorted(Counter(fact.site for fact in facts if fact.site).items()))
+        if by_target.of_target:
+            counts[f"{prefix}targets"] = by_target.count(_names(facts))
     return counts
 
 
@@ -206,22 +257,23 @@ def _check_before_writing(path: Path, splits: Sequence[Split], overwrite: bool) 
     """Refuse to change a fold that may have been trained; folds may be added."""
     if overwrite or not os.path.lexists(path):
         return
-    there = [_as_sets(split) for split in read_splits(path)]
-    if there != [_as_sets(split) for split in splits[: len(there)]]:
+    there = [as_sets(split) for split in read_splits(path)]
+    if there != [as_sets(split) for split in splits[: len(there)]]:
         raise InputError(
             f"{path} holds other splits, and networks trained on them would be validated on cases they know: keep it, "
             "or replace it with --overwrite and train all folds anew"
         )
 
 
-def _as_sets(split: Mapping[str, Collection[str]]) -> tuple[set[str], set[str]]:
+def as_sets(split: Mapping[str, Collection[str]]) -> tuple[set[str], set[str]]:
+    """Return the cases of a fold: to train on, and held out."""
     return set(split["train"]), set(split["val"])
 
 
 # --------------------------------------------------------------------------------------------- what is known of cases
 
 
-def _folders(dataset: int | str | os.PathLike[str]) -> list[Path]:
+def folders_of(dataset: int | str | os.PathLike[str]) -> list[Path]:
     """Return the folders that hold, or are to hold, the splits: raw first."""
     if isinstance(dataset, int):
         return dataset_folders(dataset)
@@ -234,27 +286,6 @@ def _folders(dataset: int | str | os.PathLike[str]) -> list[Path]:
 def _labels(folders: Sequence[Path]) -> dict[str, Any]:
     path = next((folder / "dataset.json" for folder in folders if os.path.lexists(folder / "dataset.json")), None)
     return dict(read_dataset_json(path)["labels"]) if path else {}
-
-
-def _cases(folders: Sequence[Path], patients: str | None) -> CaseList:
-    cases = read_cases(*folders)
-    if patients is None:
-        return cases
-    if cases.content:
-        raise InputError(
-            f"{folders[0]} has a manifest that knows the patients: leave out --patients, or convert with other rules"
-        )
-    return replace(cases, rows=[row | {"patient": _patient(patients, row["case"])} for row in cases.rows], note="")
-
-
-def _patient(pattern: str, case: str) -> str:
-    try:
-        match = re.search(pattern, case)
-    except re.error as error:
-        raise InputError(f"--patients {pattern!r} is no regular expression ({error}): correct it") from None
-    if not match:
-        raise InputError(f"--patients {pattern!r} finds no patient in case {case}: make it fit every case id")
-    return match[1] if match.re.groups else match[0]
 
 
 def facts_of(cases: CaseList, labels: Mapping[str, Any], *, sites: Mapping[str, str]) -> list[Facts]:
@@ -302,80 +333,7 @@ def _fact(row: Mapping[str, Any], group: str, regions: Mapping[str, set[int]], s
     return Facts(row["case"], group, present, size, site)
 
 
-# ------------------------------------------------------------------------------------------------------- checking
-
-
-def check_splits(dataset: int | str | os.PathLike[str], *, patients: str | None = None) -> SplitCheck:
-    """Check splits that exist, whoever made them.
-
-    Args:
-        dataset: nnU-Net's number of the data set, or one folder.
-        patients: as in `make_splits`.
-
-    Raises:
-        InputError: the data set is unknown or has no splits.
-    """
-    folders = _folders(dataset)
-    cases = _cases(folders, patients)
-    files = [folder / SPLITS for folder in folders if os.path.lexists(folder / SPLITS)]
-    if not files:
-        raise InputError(f"{folders[0]} has no {SPLITS}: make it with `bdfm splits`")
-    contents = [read_splits(path) for path in files]
-    rows = cases.of_part("train")
-    group = groups(rows, cases.scope)
-    splits = contents[-1]  # the preprocessed one is what trainers read
-    faults = [] if all(_agree(content, splits) for content in contents) else [
-        f"{files[0]} and {files[-1]} differ: remove the wrong one, or make both anew with `bdfm splits --overwrite`"
-    ]  # fmt: skip
-    for number, split in enumerate(splits):
-        faults += _faults_of(number, split, group)
-    faults += _faults_of_all(splits, set(group))
-    return SplitCheck(files, len(splits), faults)
-
-
-def _agree(first: Sequence[Split], second: Sequence[Split]) -> bool:
-    return [_as_sets(split) for split in first] == [_as_sets(split) for split in second]
-
-
-def _faults_of(number: int, split: Split, group: Mapping[str, str]) -> list[str]:
-    train, held_out = _as_sets(split)
-    faults = []
-    for part, named in split.items():
-        if unknown := sorted(set(named) - set(group)):
-            faults.append(f"fold {number}: {part} names cases the data set does not have: {_some(unknown)}")
-        if twice := sorted(case for case, times in Counter(named).items() if times > 1):
-            faults.append(f"fold {number}: {part} names cases twice: {_some(twice)}")
-    if both := sorted(train & held_out):
-        faults.append(f"fold {number}: cases in train and val: {_some(both)}")
-    if not train or not held_out:
-        faults.append(f"fold {number}: {'train' if not train else 'val'} is empty")
-    sides: dict[str, list[str]] = {}
-    for case in sorted(train - held_out):
-        sides.setdefault(group.get(case, case), []).append(case)
-    for case in sorted(held_out - train):
-        if others := sides.get(group.get(case, case)):
-            faults.append(f"fold {number}: {case} in val is of the same patient as {_some(others)} in train")
-    return faults
-
-
-def _faults_of_all(splits: Sequence[Split], everyone: set[str]) -> list[str]:
-    """Return the faults of the folds together; folds with fewer training cases must be parts of a whole one."""
-    sets = [_as_sets(split) for split in splits]
-    whole = [number for number, (train, held_out) in enumerate(sets) if train | held_out >= everyone]
-    faults = []
-    if not whole:
-        return ["no fold uses every case: cases were added or removed since the splits were made"]
-    validated = Counter(case for number in whole for case in sets[number][1])
-    if never := sorted(everyone - set(validated)):
-        faults.append(f"never validated in a whole fold: {_some(never)}")
-    if often := sorted(case for case, times in validated.items() if times > 1):
-        faults.append(f"validated in more than one whole fold: {_some(often)}")
-    for number, (train, held_out) in enumerate(sets):
-        if number not in whole and not any(sets[base][1] == held_out and train <= sets[base][0] for base in whole):
-            faults.append(f"fold {number}: is no part of a whole fold with the same validation cases")
-    return faults
-
-
-def _some(names: Sequence[str | tuple[str, ...]], joined: str = ", ") -> str:
+def some(names: Sequence[str | tuple[str, ...]], joined: str = ", ") -> str:
+    """Return the first of some names, and how many more there are."""
     shown = [name if isinstance(name, str) else joined.join(name) for name in names[:MOST_NAMES]]
     return ", ".join(shown) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")

@@ -25,6 +25,8 @@ class Facts:
         regions: those that are not empty.
         size: volume of the foreground in mm3; None where it is not known.
         site: empty where it is not known.
+        classes: of its targets; like regions, each is to be in every part that has room for it.
+        bins: of numbers and times of its targets.
     """
 
     case: str
@@ -32,6 +34,8 @@ class Facts:
     regions: frozenset[str] = frozenset()
     size: float | None = None
     site: str = ""
+    classes: frozenset[str] = frozenset()
+    bins: frozenset[str] = frozenset()
 
 
 class Strata:
@@ -40,7 +44,7 @@ class Strata:
     Attributes:
         names: groups in the order of `counts`, sorted.
         counts: (groups, features), cases that have the feature; every case has the first one.
-        regions: region to the numbers of the groups that have it.
+        regions: region, or class of a target, to the numbers of the groups that have it.
     """
 
     def __init__(self, facts: Sequence[Facts]) -> None:
@@ -53,7 +57,7 @@ class Strata:
         for fact, having in zip(facts, features):
             row = number[fact.group]
             self.counts[row, [0, *(column[feature] for feature in having)]] += 1
-            for region in fact.regions:
+            for region in fact.regions | fact.classes:
                 self.regions.setdefault(region, set()).add(row)
 
     def deal(self, chosen: Sequence[int], shares: Sequence[float], *, seed: str) -> list[list[int]]:
@@ -106,7 +110,7 @@ class Strata:
 
 
 def _features(facts: Sequence[Facts]) -> list[set[tuple[str, str]]]:
-    """Return the features of every case: regions that it has, regions that it lacks, bin of its size, site."""
+    """Return the features of every case: regions that it has or lacks, bin of its size, site, strata of targets."""
     regions = frozenset().union(*(fact.regions for fact in facts))
     sizes = [fact.size for fact in facts if fact.size]
     edges = np.quantile(sizes, np.linspace(0, 1, SIZE_BINS + 1)[1:-1]) if sizes else np.zeros(0)
@@ -117,5 +121,6 @@ def _features(facts: Sequence[Facts]) -> list[set[tuple[str, str]]]:
             having.add(("size", str(int(np.searchsorted(edges, fact.size))) if fact.size else "none"))
         if fact.site:
             having.add(("site", fact.site))
+        having |= {("target", name) for name in fact.classes | fact.bins}
         found.append(having)
     return found

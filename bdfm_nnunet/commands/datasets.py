@@ -263,6 +263,21 @@ def _splits_options(add: Add) -> None:
     add("--seed", type=int, default=12345, metavar="N", help="seed (default: %(default)s)")
     add("--sites", type=Path, metavar="TABLE.csv", help="sites of cases or patients: two columns, id and site")
     add("--patients", metavar="REGEX", help="finds the patient in a case id (its group 1), without a manifest")
+    add(
+        "--target",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="stratify by this target of `bdfm targets`, too; cases without any are in no fold; may be repeated",
+    )
+    add(
+        "--external",
+        action="append",
+        default=[],
+        metavar="SITE",
+        help="keep the patients of this site (or GROUPING=VALUE of `bdfm targets --group`) out of all folds, as a test "
+        "set outside the distribution; may be repeated",
+    )
     add("--overwrite", action="store_true", help="replace other splits; folds trained on them are then worthless")
     add("--check", action="store_true", help="check the splits that are there; exit code 3 where a patient leaks")
 
@@ -270,6 +285,7 @@ def _splits_options(add: Add) -> None:
 def _check_alone(settings: argparse.Namespace) -> None:
     """Refuse options that change splits beside --check, which only reads them."""
     others = options_given(settings, ("folds", "fractions", "seed", "sites"))
+    others += [f"--{name}" for name in ("target", "external") if getattr(settings, name)]
     others += ["--overwrite"] if settings.overwrite else []
     if others:
         raise InputError(f"--check only looks at the splits that are there: leave out {' and '.join(others)}")
@@ -277,7 +293,8 @@ def _check_alone(settings: argparse.Namespace) -> None:
 
 def splits(settings: argparse.Namespace) -> int:
     """Make or check splits_final.json."""
-    from bdfm_nnunet.dataset_conversion.splits import check_splits, make_splits
+    from bdfm_nnunet.dataset_conversion.split_checks import check_splits
+    from bdfm_nnunet.dataset_conversion.splits import make_splits
 
     if settings.check:
         _check_alone(settings)
@@ -291,6 +308,8 @@ def splits(settings: argparse.Namespace) -> int:
         seed=settings.seed,
         sites=settings.sites,
         patients=settings.patients,
+        targets=settings.target,
+        external=settings.external,
         overwrite=settings.overwrite,
     )
     print(report.summary())

@@ -13,7 +13,7 @@ from bdfm_nnunet.data.batch_streams import Batch, batches
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, describe_run
 from bdfm_nnunet.patients import CaseList, groups, read_cases
-from bdfm_nnunet.split_files import SPLITS
+from bdfm_nnunet.split_files import SPLITS, read_kept_out
 from bdfm_nnunet.training.raw_dataset import bring_manifest, bring_splits, check_fold, raw_folder_of, replaced_labels
 
 Split = tuple[list[str], list[str]]
@@ -78,9 +78,28 @@ class FoldData:
             check_fold(trainer.fold, splits, present, path=folder / SPLITS, folder=data)
 
     def keep_split(self, split: Split) -> Split:
-        """Remember nnU-Net's split for the exposure, and return it."""
+        """Remember nnU-Net's split for the exposure, and return it.
+
+        Fold `all` takes every case, so those of sites that were kept out are left out here.
+        """
+        if self._trainer.fold == "all":
+            split = self._without_external(split)
         self._split = [str(case) for case in split[0]], [str(case) for case in split[1]]
         return split
+
+    def _without_external(self, split: Split) -> Split:
+        folders = [self._preprocessed, *([] if self.raw_folder is None else [self.raw_folder])]
+        external = read_kept_out(*folders).external
+        if not external:
+            return split
+        if self._split is None:
+            self._trainer.print_to_log_file(
+                f"{len(external)} cases of sites that `bdfm splits --external` keeps out are not trained on."
+            )
+        left = [[case for case in part if case not in external] for part in split]
+        if not left[0]:
+            raise InputError("every case is of a site that was kept out: make the splits anew with `bdfm splits`")
+        return left[0], left[1]
 
     def batches(self) -> tuple[Iterator[Batch], Iterator[Batch]]:
         """Return endless, reproducible batches for training and validation from the current step on."""

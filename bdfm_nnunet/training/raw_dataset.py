@@ -13,7 +13,8 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_atomically
 from bdfm_nnunet.nnunet_files import read_dataset_json
 from bdfm_nnunet.patients import MANIFEST, CaseList, groups
-from bdfm_nnunet.split_files import SPLITS, Split, read_splits
+from bdfm_nnunet.split_files import SPLITS, SPLITS_TABLE, Split, read_splits
+from bdfm_nnunet.targets import TARGETS_TYPES, copy_targets
 
 MOST_NAMES = 5
 
@@ -39,7 +40,9 @@ def check_preprocessed(folder: Path) -> None:
 
 
 def bring_manifest(preprocessed: Path, raw: Path | None) -> None:
-    """Put the manifest of the raw data set beside the preprocessed data, as `bdfm plan` does, where it is missing."""
+    """Put manifest and targets of the raw data set beside the preprocessed data, as `bdfm plan` does, where missing."""
+    if raw is not None and not os.path.lexists(preprocessed / TARGETS_TYPES):
+        copy_targets(raw, preprocessed)
     if raw is not None and (raw / MANIFEST).is_file() and not os.path.lexists(preprocessed / MANIFEST):
         _copy(raw / MANIFEST, preprocessed / MANIFEST)
 
@@ -67,6 +70,8 @@ def bring_splits(
     if raw is not None and os.path.lexists(raw / SPLITS):
         splits = read_splits(raw / SPLITS)
         _copy(raw / SPLITS, own)
+        if (raw / SPLITS_TABLE).is_file():
+            _copy(raw / SPLITS_TABLE, preprocessed / SPLITS_TABLE)
         tell(f"{own} was missing; it is now a copy of that in {raw}.")
         return splits
     patients: dict[str, list[str]] = {}

@@ -13,7 +13,7 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 
 from bdfm_nnunet.dataset_conversion import cohort_masks
 from bdfm_nnunet.dataset_conversion.cohort import CohortReport, make_cohort_dataset
-from bdfm_nnunet.dataset_conversion.splits import check_splits
+from bdfm_nnunet.dataset_conversion.split_checks import check_splits
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.patients import read_cases
 from bdfm_nnunet.plans import plan_dataset

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from bdfm_nnunet.dataset_conversion.splits import check_splits, make_splits, splits_of
+from bdfm_nnunet.dataset_conversion.split_checks import check_splits
+from bdfm_nnunet.dataset_conversion.splits import make_splits, splits_of
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.patients import groups, read_cases
 from tests.dataset_conversion.converted import LABELS, dataset, digest, random_rows, row

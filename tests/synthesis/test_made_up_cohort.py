@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from bdfm_nnunet.cli import main
-from bdfm_nnunet.dataset_conversion.splits import check_splits
+from bdfm_nnunet.dataset_conversion.split_checks import check_splits
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
 from bdfm_nnunet.patients import groups, read_cases
