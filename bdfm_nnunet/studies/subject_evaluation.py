@@ -118,6 +118,11 @@ class Evaluation:
     def _known(self, predictions: Predictions) -> Predictions:
         """Return predictions with the data set's patients; a case that it does not have is refused."""
         unknown = sorted(set(predictions.cases) - set(self.targets.cases))
+        if unknown and set(unknown) <= set(self.targets.patients.values()):
+            raise InputError(
+                f"{predictions.source} has a row per patient ({unknown[0]}), expected one per case: give the table of "
+                "cases, whose scans --aggregate puts together"
+            )
         if unknown:
             raise InputError(
                 f"{predictions.source} predicts case {unknown[0]}{f' and {len(unknown) - 1} more' * (len(unknown) > 1)}"

@@ -161,6 +161,7 @@ def changed(ward: Path, tmp_path: Path, old: str, new: str) -> Path:
     ("old", "new", "why"),
     [
         ("w003", "elsewhere", "predicts case elsewhere, which Dataset501_Ward does not have"),
+        ("w003", "P01", "has a row per patient (P01), expected one per case"),
         ("w003", "w002", "case w002 is in"),
         ("has_lesion,volume", "lesion,size", "predicts none of the targets of Dataset501_Ward (has_lesion, volume)"),
     ],
