@@ -126,16 +126,30 @@ def test_without_censoring_it_is_the_brier_score(cases):
     np.testing.assert_allclose(found, ((survival - (time[:, None] > AT)) ** 2).mean(axis=0))
 
 
-def test_other_packages_agree(cases):
+@pytest.fixture
+def without_ties(cases):
+    """Packages differ in how they take ties of times."""
     time, event, risk, survival, _ = cases
-    time = time + np.arange(N) / 100  # packages differ in how they take ties
-    once = np.ones((1, N))
-    lifelines = pytest.importorskip("lifelines.utils", reason="lifelines is not installed")
-    assert ours.concordance(time, event, risk, once)[0] == pytest.approx(
-        lifelines.concordance_index(time, -risk, event)
-    )
-    sksurv = pytest.importorskip("sksurv.metrics", reason="scikit-survival is not installed")
-    assert ours.concordance(time, event, risk, once)[0] == sksurv.concordance_index_censored(event, time, risk)[0]
+    return time + np.arange(N) / 100, event, risk, survival, np.ones((1, N))
+
+
+def test_lifelines_agrees(without_ties):
+    utils = pytest.importorskip("lifelines.utils", reason="lifelines is not installed")
+    time, event, risk, _, once = without_ties
+    assert ours.concordance(time, event, risk, once)[0] == pytest.approx(utils.concordance_index(time, -risk, event))
+    lifelines = pytest.importorskip("lifelines")
+    fitted = lifelines.KaplanMeierFitter().fit(time, event)
+    times, share, _ = ours.kaplan_meier(time, event, once)
+    np.testing.assert_allclose(share[0], fitted.survival_function_at_times(times).to_numpy())
+
+
+def test_scikit_survival_agrees(without_ties):
+    metrics = pytest.importorskip("sksurv.metrics", reason="scikit-survival is not installed")
+    time, event, risk, survival, once = without_ties
+    theirs = metrics.concordance_index_censored(event, time, risk)[0]
+    assert ours.concordance(time, event, risk, once)[0] == pytest.approx(theirs)
     outcome = np.array(list(zip(event, time)), dtype=[("e", bool), ("t", float)])
-    theirs = sksurv.brier_score(outcome, outcome, survival, AT)[1]
-    np.testing.assert_allclose(ours.brier_at(time, event, survival, AT, once)[0], theirs)
+    scores = metrics.brier_score(outcome, outcome, survival, AT)[1]
+    np.testing.assert_allclose(ours.brier_at(time, event, survival, AT, once)[0], scores)
+    whole = metrics.integrated_brier_score(outcome, outcome, survival, AT)
+    assert ours.integrated_brier(time, event, survival, AT, once)[0] == pytest.approx(whole)
