@@ -52,6 +52,7 @@ class CaseIds:
         self.rows = {str(row["case"]): row for row in sorted(cases.rows, key=lambda row: str(row["case"]))}
         self.patients = groups(self.rows.values(), cases.scope)
         self._exact = {case: {case} for case in self.rows}
+        self._found: dict[str, tuple[int, set[str]]] = {}
         self._levels: list[dict[str, set[str]]] = [{}, {}, {}]
         for case, row in self.rows.items():
             names: list[Iterable[str]] = [[case], [str(row.get("patient") or case)], row.get("aliases", ())]
@@ -62,13 +63,18 @@ class CaseIds:
 
     def cases_of(self, name: str) -> tuple[int, set[str]]:
         """Return level (0: the id of a case, 1: of a patient, 2: another id of it) and the cases that an id names."""
+        if name not in self._found:  # tables name an id many times
+            self._found[name] = self._find(name)
+        return self._found[name]
+
+    def _find(self, name: str) -> tuple[int, set[str]]:
         if name in self._exact:
             return 0, self._exact[name]
-        for level, known in enumerate(self._levels):
-            for form in _forms(name):
-                if form in known:
-                    return level, known[form]
-        return 3, set()
+        forms = _forms(name)
+        return next(
+            ((level, known[form]) for level, known in enumerate(self._levels) for form in forms if form in known),
+            (len(self._levels), set()),
+        )
 
     def session_of(self, case: str) -> str:
         """Return the session of a case in comparable form, from the manifest or its id; empty if it has none."""
@@ -112,8 +118,8 @@ def _matches(table: TargetTable, column: str, ids: CaseIds) -> tuple[int, int]:
     """Return the number of cases that a column names, and of those by their own id."""
     own: set[str] = set()
     all_cases: set[str] = set()
-    for row in table.rows:
-        level, cases = ids.cases_of(row.cells[column])
+    for cell in {row.cells[column] for row in table.rows}:
+        level, cases = ids.cases_of(cell)
         all_cases |= cases
         own |= cases if level == 0 else set()
     return len(all_cases), len(own)

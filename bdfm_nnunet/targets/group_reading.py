@@ -1,5 +1,6 @@
 """Groupings of cases, such as sex, site or bands of age: for scores per group and for sites that are kept out."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from bdfm_nnunet.targets.column_requests import GroupRequest
 from bdfm_nnunet.targets.target_tables import TableRow, TargetTable
 
 MOST_VALUES = 10
-"""With more numbers than these, a column is cut into bands."""
+"""With more numbers than these, a measure is cut into bands."""
 BANDS = 3
 
 
@@ -31,11 +32,17 @@ def read_group(
     first: dict[str, str] = {}
     known = {case: first.setdefault(value.casefold(), value) for case, value in known.items()}
     numbers = _numbers(known, table, column, needed=bool(request.bands))
-    if not numbers or (len(set(numbers.values())) <= MOST_VALUES and not request.bands):
+    if not numbers or not (request.bands or _is_measure(f"{request.name} {column}", set(numbers.values()))):
         return known, ""
     limits = request.bands or _equal_bands(list(numbers.values()))
     note = f"{request.name}: cut at {' and '.join(f'{each:g}' for each in limits)}; --bands names other limits"
     return {case: band_of(number, limits) for case, number in numbers.items()}, "" if request.bands else note
+
+
+def _is_measure(names: str, values: set[float]) -> bool:
+    """Return whether numbers are a measure that is cut into bands, and no codes of sites or scanners."""
+    fractions = any(not value.is_integer() for value in values)
+    return len(values) > MOST_VALUES and (fractions or re.search(r"\bage\b", names.casefold()) is not None)
 
 
 def band_of(number: float, limits: Sequence[float]) -> str:

@@ -189,8 +189,7 @@ def _requests(
     if known and not options.columns:
         return list(offered.values()), []
     if options.columns:
-        named = options.columns
-        taken = [offered.get(each.name, each) if each.type is None and not each.source else each for each in named]
+        taken = [_offered(each, offered) for each in options.columns]
         return [_with_sidecar(each, table, found, sidecar, options) for each in taken], []
     requests, unclear = [], []
     for column in table.columns:
@@ -203,6 +202,12 @@ def _requests(
         else:
             requests.append(request)
     return requests, [f"no target was made of {_some(unclear)}"] if unclear else []
+
+
+def _offered(request: ColumnRequest, offered: Mapping[str, ColumnRequest]) -> ColumnRequest:
+    """Return the target of a known table that a request names, unless it says something else of it."""
+    known = offered.get(request.name)
+    return known if known and not request.source and request.type in (None, known.type) else request
 
 
 def _with_sidecar(

@@ -4,13 +4,15 @@ Columns and spellings are those that public code reads from these files; ids, ag
 """
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.targets import TargetType
+from bdfm_nnunet.targets import TargetType, read_targets
+from bdfm_nnunet.targets.column_requests import column_request
 from tests.targets.conftest import Install
 
 UCSF = (
@@ -45,6 +47,55 @@ def test_ucsf_pdgm_as_it_is(install: Install) -> None:
     assert targets.columns["age"].unit == "years" and targets.groups["sex"]["UCSF-PDGM-0010"] == "F"
     assert len(set(targets.patients.values())) == 6
     assert any("row 9 'UCSF-PDGM-999'" in note for note in report.notes)
+
+
+def test_single_targets_of_a_known_table(install: Install) -> None:
+    columns = tuple(map(column_request, ("idh:binary", "grade", "years:continuous=Age at MRI")))
+    targets = install(UCSF, UCSF_CASES, columns=columns).targets
+    assert list(targets.columns) == ["idh", "grade", "years"] and "sex" in targets.groups
+    assert targets.columns["idh"].classes == ("wildtype", "mutant")
+    with pytest.raises(InputError, match="is a class beyond the 2 of a binary target"):
+        install(UCSF, UCSF_CASES, columns=(column_request("idh:binary=IDH"),))
+
+
+def test_damaged_tables_are_refused_in_one_sentence_or_read_back_as_installed(install: Install, tmp_path: Path) -> None:
+    draw = random.Random(3)
+    junk = [
+        "",
+        "\0",
+        "'",
+        '"',
+        ",",
+        ";",
+        "\n",
+        "=1+1",
+        "1e999",
+        "nan",
+        "#N/A",
+        "\u0661",
+        "1,5",
+        "2020-01-01",
+        "../x",
+        "*[",
+    ]
+    ends = set()
+    for _ in range(40):
+        text = UCSF
+        for _ in range(draw.randrange(1, 4)):
+            at = draw.randrange(len(text))
+            text = text[:at] + draw.choice(junk) + text[at + draw.choice((0, 0, 9)) :]
+        try:
+            report = install(text, UCSF_CASES, known=draw.choice((None, "none")))
+        except InputError as error:
+            assert "\n" not in str(error)
+            ends.add("refused")
+            continue
+        back = read_targets(tmp_path / "Dataset501_Demo")
+        assert back.columns == report.targets.columns and back.groups == report.targets.groups
+        for name in back.columns:
+            np.testing.assert_array_equal(back.numbers[name], report.targets.numbers[name])
+        ends.add("read")
+    assert ends == {"refused", "read"}
 
 
 def test_a_balanced_part_is_drawn_by_patient_and_seed(install: Install) -> None:

@@ -235,6 +235,8 @@ def test_a_grouping_by_many_numbers_is_cut_into_bands(install: Install) -> None:
     report = install(text, cases, groups=(group_request("age"),), **asked("x:continuous"))
     assert len(set(report.targets.groups["age"].values())) == 3
     assert any(note.startswith("age: cut at") for note in report.notes)
+    report = install(text.replace("age", "site"), cases, groups=(group_request("site"),), **asked("x:continuous"))
+    assert report.targets.groups["site"]["c0"] == "20" and len(set(report.targets.groups["site"].values())) == 30
 
 
 @pytest.mark.parametrize(
