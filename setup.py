@@ -34,6 +34,7 @@ REQUIREMENTS = [
     "numpy",
     "safetensors",
     "scikit-image",
+    "scikit-learn",
     "scipy",
     "setuptools; python_version >= '3.12'",
     "SimpleITK",

@@ -1,17 +1,34 @@
-"""`bdfm probe`: what a pre-training has learned of the images, without any further training."""
+"""`bdfm probe`: what a pre-training has learned of the images, without any further training.
+
+Without the name of a probe it is that of subjects: `bdfm probe -d ID --features FILE --target NAME`.
+"""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from bdfm_nnunet.commands.arguments import Add, command, count, dataset, each_once, names, whole
+from bdfm_nnunet.commands.arguments import (
+    Add,
+    command,
+    count,
+    dataset,
+    each_once,
+    names,
+    percentages,
+    take_each_once,
+    whole,
+)
+from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.nnunet_folders import nnunet_folder
 
 
 def add_commands(commands: Any) -> None:
     """Add the parsers."""
-    parser = commands.add_parser("probe", help="measure what a pre-training has learned of the images")
-    probes = parser.add_subparsers(title="probes", metavar="PROBE", required=True)
+    purpose = "measure what a pre-training has learned of the images"
+    parser = take_each_once(commands.add_parser("probe", help=purpose, description=purpose))
+    parser.set_defaults(handler=subjects)
+    _add_subjects(parser.add_argument)
+    probes = parser.add_subparsers(title="probes beside that of a target", metavar="PROBE")
     _add_spectrum(command(probes, "spectrum", spectrum, "which frequencies a linear decoder recovers from each stage"))
     _add_reconstruction(command(probes, "reconstruction", reconstruction, "how well labelled regions are rebuilt"))
     add = command(probes, "compare", compare, "which pre-training rebuilds regions better, by pairs of case and seed")
@@ -19,6 +36,40 @@ def add_commands(commands: Any) -> None:
         help="name and results of `bdfm probe reconstruction`, of several seeds and folds; the first arm is compared "
         "with")  # fmt: skip
     add("-o", "--out", type=Path, metavar="FILE.json", help="where the comparison goes, beside the screen")
+
+
+def _add_subjects(add: Add) -> None:
+    dataset(add, required=False)
+    add("--features", type=Path, metavar="FILE", help="features of its cases, from `bdfm features`")
+    add("--target", metavar="NAME", help="target that they are to tell, see `bdfm targets`")
+    add("--models", type=names, default=["linear", "knn", "forest"], metavar="A,B",
+        help="models that are fitted, the first gives the verdict (default: linear,knn,forest)")  # fmt: skip
+    add("--fractions", type=percentages, default=[1.0], metavar="P,P", help="per cent of the training cases, as 5,100")
+    add("--seeds", type=count, default=5, metavar="N", help="draws of each fraction below 100 (default: %(default)s)")
+    add("--baselines", type=_baselines, metavar="A,B",
+        help="of untrained, covariance (untrained too), intensity, volume, labels; or none (default: all)")  # fmt: skip
+    add("--weights", type=Path, metavar="CKPT", help="network of the untrained encoder (default: that of the features)")
+    add("-p", "--plans", metavar="NAME", help="plans for the baselines (default: those of the features)")
+    add("-c", "--configuration", metavar="CONFIG", help="their configuration (default: that of the features)")
+    add("--permute", action="store_true", help="give patients the targets of others, to see what chance gives")
+    add("--seed", type=whole, default=0, metavar="S", help="of all draws (default: %(default)s)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where the encoder runs (default: %(default)s)")
+    add("-o", "--out", type=Path, metavar="FILE.json", help="where the scores go, beside the screen")
+
+
+_BASELINES = {"untrained": "untrained", "covariance": "untrained covariance", "intensity": "intensity statistics",
+              "volume": "image volumes", "labels": "label volumes"}  # fmt: skip
+"""Words of --baselines -> names in the results."""
+
+
+def _baselines(text: str) -> list[str]:
+    """Read words of baselines between commas, or `none`."""
+    if text == "none":
+        return []
+    found = names(text)
+    if unknown := [name for name in found if name not in _BASELINES]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no baseline: choose among {', '.join(_BASELINES)}, none")
+    return [_BASELINES[name] for name in found]
 
 
 def _add_data(add: Add) -> None:
@@ -49,6 +100,40 @@ def _add_reconstruction(add: Add) -> None:
     add("--output", choices=("pixel", "frequency"), default="pixel", help="of which decoder (default: %(default)s)")
     add("--seed", type=whole, default=0, metavar="S", help="of the masks (default: %(default)s)")
     add("-o", "--out", type=Path, metavar="FILE.json", help="where the scores go, with two pictures beside them")
+
+
+def subjects(settings: argparse.Namespace) -> int:
+    """Print the scores of models on frozen features and what they mean, and write them."""
+    wanted = {"-d ID": settings.dataset, "--features FILE": settings.features, "--target NAME": settings.target}
+    if missing := [option for option, value in wanted.items() if value is None]:
+        raise InputError(
+            f"without {' and '.join(missing)} nothing is probed: give `bdfm probe -d ID --features FILE --target "
+            "NAME`, or name another probe, spectrum, reconstruction or compare"
+        )
+    from bdfm_nnunet.probes.probe_verdict import table
+    from bdfm_nnunet.probes.subject_probe import SubjectProbe, probe_subjects
+
+    chosen = {} if settings.baselines is None else {"baselines": settings.baselines}
+    probe = SubjectProbe(
+        dataset_id=settings.dataset,
+        features=settings.features,
+        target=settings.target,
+        models=settings.models,
+        fractions=settings.fractions,
+        seeds=settings.seeds,
+        weights=settings.weights,
+        plans=settings.plans,
+        configuration=settings.configuration,
+        permute=settings.permute,
+        seed=settings.seed,
+        device=settings.device,
+        **chosen,
+    )
+    found = probe_subjects(probe, out=settings.out).extra
+    print(table(found))
+    for line in (found["verdict"], found["seen"], *found["notes"]):
+        print(line)
+    return 0
 
 
 def spectrum(settings: argparse.Namespace) -> int:
