@@ -86,7 +86,7 @@ def check_classes(column: TargetColumn, target: NDArray[np.float64], fold: Fold)
             what = f"class {absent[0]}" if absent else f"another class than {column.classes[int(everyone[0])]}"
             raise InputError(
                 f"no training case of fold {fold.number} has {what} of {column.name}: add cases, or deal the folds out "
-                f"by this target with `bdfm splits --stratify {column.name} --overwrite`"
+                f"by this target with `bdfm splits --target {column.name} --overwrite`"
             )
     elif column.type is TargetType.SURVIVAL and not target[fold.train, 1].any():
         raise InputError(f"no training case of fold {fold.number} has had the event of {column.name}: add cases")
