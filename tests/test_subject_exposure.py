@@ -97,6 +97,24 @@ def test_cases_of_public_bdfm_are_seen_by_release_and_by_their_ids():
     assert "ids like BraTS-GLI-00001-000" in sentence and "BD-15k holds" in sentence
 
 
+@pytest.mark.parametrize("prefix", ["encoder.", ""])
+@pytest.mark.parametrize(
+    "names", [("patch_embed.proj.weight", "neck.0.weight"), ("0.0.weight", "1.0.attn.logit_scale")]
+)
+def test_weights_of_frepa_name_what_they_hold(tmp_path: Path, names: tuple[str, str], prefix: str) -> None:
+    tensors = (torch.ones(8, 3, 4, 4), torch.ones(8))
+    torch.save({f"{prefix}{name}": tensor for name, tensor in zip(names, tensors)}, tmp_path / "frepa.pth")
+    exposure, named = exposure_of_weights(tmp_path / "frepa.pth")
+    cases = CaseList("Dataset030_PDGM", "ucsf-pdgm", [], content={"release": "ucsf-pdgm"})
+    seen = subjects_seen(cases, [(["UCSF-PDGM-0004"], exposure, named)])
+    assert seen.text == "at least 0 of 1 seen, perhaps seen (see the notes)"
+    assert any("ucsf-pdgm may have been seen" in note for note in seen.notes)
+    by_ids = subjects_seen(CaseList("Dataset030_X", "x", []), [(["BraTS2021_00000"], exposure, named)])
+    assert any("seem to be of brats2021" in note for note in by_ids.notes)
+    torch.save({f"{prefix}{names[0]}": torch.ones(8, 3, 4, 4, 4), names[1]: torch.ones(8)}, tmp_path / "3d.pth")
+    assert subjects_seen(cases, [(["a"], *exposure_of_weights(tmp_path / "3d.pth"))]).record == "none"
+
+
 @pytest.mark.parametrize(
     ("name", "case", "cohort"),
     [

@@ -1,7 +1,10 @@
 """Public cohorts that pre-trainings name, recognised by the names of a data set and by case ids."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
 
 from bdfm_nnunet.exposure.exposure_record import Exposure
 from bdfm_nnunet.patients import CaseList
@@ -26,6 +29,31 @@ COHORTS: dict[str, tuple[str, str]] = {
     "oasis3": (r"oasis3", r"OAS3\d{4}"),
 }
 """Cohort -> pattern of a word in the data set's name, and pattern at the beginning of a case id."""
+
+
+FREPA: dict[str, Any] = {
+    "dataset": "Frepa",
+    "note": "the weights have the form of Frepa's released encoders, whose authors list no cases: their brain MRI is "
+    "UCSF-PDGM and BraTS 2021",
+    "perhaps": dict.fromkeys(("ucsf-pdgm", "brats2021"), "its authors name this data set, but not which of its cases"),
+}
+"""What is known of the released weights of Frepa (https://arxiv.org/abs/2407.14651), in the form of a run."""
+
+
+def is_frepa(weights: Mapping[str, Tensor]) -> bool:
+    """Return whether weights have the names of Frepa's encoders for 2-D images: a ViT with a neck, or a Swin V2.
+
+    Example:
+        >>> import torch
+        >>> names = {"patch_embed.proj.weight": torch.zeros(8, 3, 4, 4), "neck.0.weight": torch.zeros(1)}
+        >>> is_frepa({f"encoder.{name}": tensor for name, tensor in names.items()})
+        True
+    """
+    plain = {name.removeprefix("encoder."): tensor for name, tensor in weights.items()}
+    for first, other in (("patch_embed.proj.weight", "neck.0.weight"), ("0.0.weight", "1.0.attn.logit_scale")):
+        if first in plain and other in plain:
+            return plain[first].ndim == 4
+    return False
 
 
 def cohorts_of(cases: CaseList, ids: Iterable[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure.exposure_record import Exposure
 from bdfm_nnunet.exposure.exposure_report import TEST, ExposureReport, Record, compare
-from bdfm_nnunet.exposure.known_cohorts import cohort_sentences
+from bdfm_nnunet.exposure.known_cohorts import FREPA, cohort_sentences, is_frepa
 from bdfm_nnunet.files import read_json, write_json
 from bdfm_nnunet.patients import CaseList
 
@@ -95,6 +95,8 @@ def exposure_of_weights(weights: Path | str) -> tuple[Exposure, str]:
         bdfm_nnunet.errors.InputError: nowhere.pth does not exist: ...
     """
     checkpoint = read_checkpoint(weights)
+    if checkpoint.exposure is None and is_frepa(checkpoint.weights):
+        return Exposure((FREPA,)), checkpoint.path.name
     return Exposure.of(checkpoint.exposure, named=checkpoint.path.name), checkpoint.path.name
 
 
