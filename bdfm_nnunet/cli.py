@@ -22,6 +22,7 @@ from bdfm_nnunet.commands import (
     scores,
     share,
     study,
+    subject_prediction,
     subject_scoring,
     subject_targets,
     synthesise,
@@ -79,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     synthesise.add_commands(commands)
     plan_and_train.add_commands(commands)
     predict.add_commands(commands)
+    subject_prediction.add_commands(commands)
     scores.add_commands(commands)
     subject_scoring.add_commands(commands)
     share.add_commands(commands)

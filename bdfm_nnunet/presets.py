@@ -85,6 +85,9 @@ MIXTURE_TRAINER = "nnUNetTrainerPretrain"
 PRETRAINERS = (*TRAINER_PRESETS, MIXTURE_TRAINER)
 """All pre-training trainers."""
 
+SUBJECT_TRAINERS = ("nnUNetTrainerBDFMClassification", "nnUNetTrainerBDFMRegression", "nnUNetTrainerBDFMSurvival")
+"""Trainers whose networks predict targets of whole subjects."""
+
 PRIMUS_SIZES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
     {"s": (396, 12, 6), "b": (792, 12, 12), "m": (864, 16, 12), "l": (1056, 24, 16)}
 )

@@ -26,7 +26,7 @@ from bdfm_nnunet.plans.plans_lookup import (
     raw_folder,
     read_plans,
 )
-from bdfm_nnunet.settings import read_block
+from bdfm_nnunet.settings import finetuning_settings
 
 SEED = 12345
 
@@ -57,7 +57,7 @@ def write_initial_checkpoint(
         InputError: the plans do not exist, the weights do not fit, or `out` cannot be written.
     """
     network, planned = network_of_plans(dataset_id, plans_name, configuration)
-    settings = read_block(planned.configuration, "finetuning")
+    settings = finetuning_settings(planned.configuration)
     report = load_pretrained(network, path, channels=channels_of(planned.dataset), **settings.loading())
     content: dict[str, Any] = {
         "network_weights": network.state_dict(),

@@ -13,7 +13,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.nnunet_files import channels_of
 from bdfm_nnunet.plans.initial_checkpoint import SEED, network_of_plans
 from bdfm_nnunet.plans.plans_lookup import CONFIGURATION, DEFAULT_PLANS
-from bdfm_nnunet.settings import LoadingSettings, read_block
+from bdfm_nnunet.settings import LoadingSettings, finetuning_settings
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def check_weights_of(
         network = _own_network(path)
     else:
         network, planned = network_of_plans(dataset_id, plans_name, configuration)
-        channels, settings = channels_of(planned.dataset), read_block(planned.configuration, "finetuning")
+        channels, settings = channels_of(planned.dataset), finetuning_settings(planned.configuration)
     report = load_pretrained(network, path, channels=channels, **{**settings.loading(), "check": False})
     try:
         reading = {name: getattr(settings, name) for name in ("weight_set", "merging", "token_order")}

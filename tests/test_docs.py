@@ -23,16 +23,19 @@ SECTIONS: dict[str, type] = {
     "`pretraining`": settings.CropSettings,
     **{f"`pretraining` of `{name}`": kind for name, kind in settings.OBJECTIVE_SETTINGS.items()},
     "`finetuning`": settings.FinetuningSettings,
+    "`finetuning` of subject-level tasks": settings.SubjectSettings,
 }
 OUTSIDE = {"`pretraining`": {"legacy", "objectives"}}
 """Rows of a section that are no field of its class."""
 
 
 def _fields(kind: type) -> dict[str, dataclasses.Field[Any]]:
-    """The fields of a class that are not every objective's."""
+    """The fields of a class that are not every objective's, nor those of every fine-tuning."""
     found = {field.name: field for field in dataclasses.fields(kind)}
     inherits = issubclass(kind, settings.CropSettings) and kind is not settings.CropSettings
-    common = settings.CropSettings.__dataclass_fields__ if inherits else {}
+    common = dict(settings.CropSettings.__dataclass_fields__) if inherits else {}
+    if kind is settings.SubjectSettings:
+        common |= settings.WeightSettings.__dataclass_fields__
     return {name: field for name, field in found.items() if name not in common}
 
 

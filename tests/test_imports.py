@@ -58,13 +58,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plans": {"plans", "networks", "checkpoints", "exposure", "patients", "images", "cost_records", "targets"},
     "tasks": {
         "tasks", "objectives", "networks", "checkpoints", "data", "exposure", "reports", "results", "evaluation",
-        "embedding_measures", "targets",
+        "embedding_measures", "losses", "targets",
     },
     "trainers": {"trainers", "training", "tasks", "objectives"},
     "dataset_conversion": {"dataset_conversion", "patients", "images", "targets"},
     "nnunet_plugin": {"trainers", "checkpoints"},
     "prediction": {
         "prediction", "images", "checkpoints", "number_types", "networks", "training_costs", "evaluation", "targets",
+        "data", "tasks",
     },
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""
@@ -86,13 +87,16 @@ ONLY_TENSORS = {
 """Files of `checkpoints` that know no network."""
 
 _PREDICTION = {
-    f"prediction.{file}" for file in ("stock_commands", "argument_checks", "model_folder", "case_workers", "predictor")
+    *(f"prediction.{file}" for file in ("stock_commands", "argument_checks", "model_folder", "case_workers")),
+    "prediction.predictor",
+    "prediction.subject_predictor",
 }
-_DATA = {"data.checked_cases", "data.crops", "data.plain_cases"}
+_DATA = {"data.checked_cases", "data.crops", "data.plain_cases", "data.subject_bags"}
 _TRAINING = {
     *(f"training.{file}" for file in ("calibration", "fold_data", "raw_dataset", "trainer", "trial_trainer")),
     "tasks.segmentation",
     "tasks.pretraining",
+    "tasks.subject_level",
 }
 MAY_IMPORT_NNUNET = {
     "plans", "trainers", "studies", "train", "nnunet_plugin", "probes.labelled_cases", *_DATA, *_PREDICTION, *_TRAINING

@@ -5,10 +5,18 @@ from bdfm_nnunet.trainers.frepa import nnUNetTrainerFrepa
 from bdfm_nnunet.trainers.pretrain import nnUNetTrainerPretrain
 from bdfm_nnunet.trainers.simclr import nnUNetTrainerSimCLR
 from bdfm_nnunet.trainers.simmim import nnUNetTrainerSimMIM
+from bdfm_nnunet.trainers.subjects import (
+    nnUNetTrainerBDFMClassification,
+    nnUNetTrainerBDFMRegression,
+    nnUNetTrainerBDFMSurvival,
+)
 
 __all__ = [
     "nnUNetTrainerBDFM",
+    "nnUNetTrainerBDFMClassification",
     "nnUNetTrainerBDFMPretrain",
+    "nnUNetTrainerBDFMRegression",
+    "nnUNetTrainerBDFMSurvival",
     "nnUNetTrainerFrepa",
     "nnUNetTrainerPretrain",
     "nnUNetTrainerSimCLR",

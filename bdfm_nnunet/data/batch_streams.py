@@ -51,6 +51,15 @@ class FillsBuffers(BatchSource, Protocol):
         ...
 
 
+@runtime_checkable
+class NumbersBatches(Protocol):
+    """A source whose batches depend on their number, not on random states alone; `SubjectBags` is one."""
+
+    def generate_numbered_batch(self, number: int) -> Batch:
+        """Return the batch of a number; what it draws comes from the global random states."""
+        ...
+
+
 @contextmanager
 def seeded(*keys: int) -> Iterator[None]:
     """Set the random states of Python, NumPy and torch on the CPU from whole numbers; restore the old ones."""
@@ -87,7 +96,7 @@ class ReproducibleBatches(Dataset[Batch | InputError]):
             is returned without its "data".
     """
 
-    def __init__(self, source: BatchSource, *keys: int, slots: Tensor | None = None) -> None:
+    def __init__(self, source: BatchSource | NumbersBatches, *keys: int, slots: Tensor | None = None) -> None:
         self.source = source
         self.keys = keys
         self.slots = slots
@@ -96,6 +105,8 @@ class ReproducibleBatches(Dataset[Batch | InputError]):
         place, number = index
         try:
             with seeded(*self.keys, number):
+                if isinstance(self.source, NumbersBatches):
+                    return _shared(self.source.generate_numbered_batch(number))
                 if self.slots is None:
                     return _shared(self.source.generate_train_batch())
                 assert isinstance(self.source, FillsBuffers)
@@ -105,7 +116,7 @@ class ReproducibleBatches(Dataset[Batch | InputError]):
 
 
 def batches(
-    source: BatchSource, *keys: int, numbers: Sequence[int], workers: int, pin_memory: bool = False
+    source: BatchSource | NumbersBatches, *keys: int, numbers: Sequence[int], workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
     """Yield the batches with the given numbers in order, prepared ahead by worker processes.
 
@@ -147,7 +158,7 @@ def batches(
     return _received(_watched(loaded, context), slots, pin_memory=pin_memory)
 
 
-def _shared_slots(source: BatchSource, workers: int) -> Tensor | None:
+def _shared_slots(source: BatchSource | NumbersBatches, workers: int) -> Tensor | None:
     """Return a slot for every batch that is on its way and one for the batch that is taken out meanwhile."""
     locks = _LOCKS_OF_A_LOADER + workers * _LOCKS_OF_A_WORKER
     if not isinstance(source, FillsBuffers):

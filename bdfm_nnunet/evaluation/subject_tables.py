@@ -96,6 +96,29 @@ def _cell(value: Any) -> Any:
     return "" if isinstance(value, float) and math.isnan(value) else value
 
 
+def per_patient(predictions: Predictions) -> Predictions:
+    """Return one row per patient, named by the patient: the mean over his or her cases.
+
+    The class of several is that of the largest mean probability.
+
+    Example:
+        >>> table = Predictions(("a", "b", "c"), ("P1", "P1", "P2"), {"age": np.array([64.0, 66.0, 70.0])})
+        >>> per_patient(table).cases, per_patient(table).columns["age"]
+        (('P1', 'P2'), array([65., 70.]))
+    """
+    patients = tuple(dict.fromkeys(predictions.patients))
+    rows = [[at for at, each in enumerate(predictions.patients) if each == patient] for patient in patients]
+    columns: dict[str, NDArray[Any]] = {}
+    for name, values in predictions.columns.items():
+        if values.dtype.kind == "f":
+            columns[name] = np.array([values[row].mean() for row in rows])
+        else:
+            parts = {key.removeprefix(f"{name}="): part for key, part in predictions.of(name).items() if key != name}
+            chances = np.stack([[part[row].mean() for row in rows] for part in parts.values()])
+            columns[name] = np.array([*parts])[chances.argmax(0)]
+    return Predictions(patients, patients, columns, predictions.source)
+
+
 def read_predictions(*paths: str | os.PathLike[str]) -> Predictions:
     """Read tables of predictions; those of several folds become one.
 

@@ -25,7 +25,7 @@ class Entry:
     Attributes:
         arm: its name.
         fraction: percent of the training cases.
-        cases: number of these cases.
+        cases: number of these cases, the mean over the seeds.
         dice: mean over test cases, regions and seeds.
         baseline: arm that it is compared with.
         difference: from the baseline, by pairs of the same case and seed; None for the baseline itself.
@@ -113,7 +113,7 @@ def _entry(own: Sequence[Row], base: Sequence[Row], baseline: str, costs: tuple[
     return Entry(
         arm=own[0]["arm"],
         fraction=own[0]["fraction"],
-        cases=sum(counts.values()) / len(counts),
+        cases=round(sum(counts.values()) / len(counts), 1),
         dice=summarise_crossed(dice, patients=_patients(own)),
         baseline=baseline,
         difference=_difference(own, base) if base else None,

@@ -8,6 +8,7 @@ default.
 from bdfm_nnunet.settings.blocks import (
     ALLOWED,
     check_blocks,
+    finetuning_settings,
     methods_of,
     pretrainer_of,
     pretraining_settings,
@@ -26,6 +27,7 @@ from bdfm_nnunet.settings.objective_settings import (
     WeightedObjective,
 )
 from bdfm_nnunet.settings.strategy_settings import StrategySettings
+from bdfm_nnunet.settings.subject_settings import SubjectSettings
 from bdfm_nnunet.settings.training_settings import (
     LOGGERS_VARIABLE,
     WEIGHTS_VARIABLE,
@@ -33,6 +35,7 @@ from bdfm_nnunet.settings.training_settings import (
     Optimizer,
     Precision,
     TrainingSettings,
+    WeightSettings,
 )
 
 __all__ = [
@@ -52,9 +55,12 @@ __all__ = [
     "Precision",
     "PretrainingSettings",
     "StrategySettings",
+    "SubjectSettings",
     "TrainingSettings",
+    "WeightSettings",
     "WeightedObjective",
     "check_blocks",
+    "finetuning_settings",
     "methods_of",
     "pretrainer_of",
     "pretraining_settings",

@@ -15,7 +15,8 @@ from bdfm_nnunet.settings.objective_settings import (
     PretrainingSettings,
     WeightedObjective,
 )
-from bdfm_nnunet.settings.training_settings import FinetuningSettings, TrainingSettings
+from bdfm_nnunet.settings.subject_settings import SubjectSettings
+from bdfm_nnunet.settings.training_settings import FinetuningSettings, TrainingSettings, WeightSettings
 from bdfm_nnunet.settings.value_checks import checked
 
 BlockName = Literal["training", "pretraining", "finetuning"]
@@ -24,6 +25,7 @@ BLOCKS: dict[str, type] = {
     "pretraining": PretrainingSettings,
     "finetuning": FinetuningSettings,
 }
+_FINETUNING: dict[type, str] = {FinetuningSettings: "segmentation", SubjectSettings: "subject-level tasks"}
 _CROPS = tuple(field.name for field in fields(CropSettings))
 
 
@@ -42,6 +44,8 @@ ALLOWED: dict[str, dict[str, Any]] = {name: _names(kind) for name, kind in BLOCK
 """Block -> names that some training takes, and their types."""
 for _kind in (*OBJECTIVE_SETTINGS.values(), MixtureSettings):
     ALLOWED["pretraining"] |= _names(_kind)
+for _kind in _FINETUNING:
+    ALLOWED["finetuning"] |= _names(_kind)
 
 
 def read_block(configuration: Mapping[str, Any], name: BlockName, *, kind: type | None = None, **defaults: Any) -> Any:
@@ -67,6 +71,27 @@ def read_block(configuration: Mapping[str, Any], name: BlockName, *, kind: type 
         bdfm_nnunet.errors.InputError: training.epoch is not a setting: did you mean training.epochs?
     """
     return _read(dict(configuration.get(name) or {}), name, kind or BLOCKS[name], defaults)
+
+
+def finetuning_settings(configuration: Mapping[str, Any]) -> WeightSettings:
+    """Return the "finetuning" block as the settings of the first kind of task that takes all of its names.
+
+    Raises:
+        InputError: a name does not exist, names belong to different tasks, or a value has a wrong type or range.
+
+    Example:
+        >>> type(finetuning_settings({"finetuning": {"targets": ["idh"]}})).__name__
+        'SubjectSettings'
+    """
+    block = configuration.get("finetuning") or {}
+    for key in block:
+        _check_name("finetuning", key, ALLOWED["finetuning"])
+    kinds = [kind for kind in _FINETUNING if set(block) <= set(_names(kind))]
+    if not kinds:
+        owners = {key: [task for kind, task in _FINETUNING.items() if key in _names(kind)] for key in block}
+        told = ", ".join(f"{key} of {each[0]}" for key, each in owners.items() if len(each) == 1)
+        raise InputError(f"finetuning has settings of several tasks, {told}: keep those of one")
+    return typing.cast(WeightSettings, read_block(configuration, "finetuning", kind=kinds[0]))
 
 
 def pretraining_settings(configuration: Mapping[str, Any], preset: str | None) -> CropSettings:
@@ -121,7 +146,7 @@ def check_blocks(configuration: Mapping[str, Any]) -> None:
         InputError: no trainer would take a block.
     """
     read_block(configuration, "training")
-    read_block(configuration, "finetuning")
+    finetuning_settings(configuration)
     pretraining_blocks(configuration)
 
 
@@ -206,6 +231,11 @@ def _one_of(name: str, value: Any, allowed: list[str]) -> str:
 
 def _check_fits(block: str, key: str, kind: type) -> None:
     """Refuse settings of another objective, which would otherwise train another method than the trainer's name says."""
+    if block == "finetuning":
+        tasks = [task for each, task in _FINETUNING.items() if key in _names(each)]
+        if tasks and key not in _names(kind):
+            raise InputError(f"{block}.{key} is a setting of {tasks[0]}, not of {_FINETUNING[kind]}")
+        return
     objective = _objective_of(kind)
     if block == "pretraining" and key == "objectives" and objective is not None:
         raise InputError(f"pretraining.objectives lists what to train: use -tr {MIXTURE_TRAINER}, which does")

@@ -77,12 +77,27 @@ WEIGHTS_VARIABLE = "BDFM_WEIGHTS"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuningSettings(LoadingSettings, StrategySettings):
-    """Fine-tuning from pre-trained weights.
+class WeightSettings(LoadingSettings, StrategySettings):
+    """Fine-tuning from pre-trained weights, whatever is learnt.
 
     Attributes:
         weights: checkpoint to start from; the environment variable BDFM_WEIGHTS overrides it.
         weights_sha256: SHA-256 that the checkpoint must have.
+    """
+
+    weights: str | None = None
+    weights_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        LoadingSettings.__post_init__(self)
+        StrategySettings.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningSettings(WeightSettings):
+    """Fine-tuning of segmentation.
+
+    Attributes:
         augment: "standard" is nnU-Net's, "strong" that of its nnUNetTrainerDA5: rotation twice as often, quarter
             turns, a scale for each axis, and median filters, sharpening, blank rectangles, local gamma and gradients of
             brightness besides.
@@ -90,12 +105,9 @@ class FinetuningSettings(LoadingSettings, StrategySettings):
             labels, for networks that will meet other sequences and scanners.
     """
 
-    weights: str | None = None
-    weights_sha256: str | None = None
     augment: Literal["standard", "strong"] = "standard"
     random_contrast: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         share(self, "random_contrast")
-        LoadingSettings.__post_init__(self)
-        StrategySettings.__post_init__(self)

@@ -31,6 +31,7 @@ def _coerce(value: Any, hint: Any) -> Any:
             return value
         raise TypeError
     if origin is tuple:
+        value = (value,) if isinstance(value, str) else value  # one name needs no brackets
         if isinstance(value, (list, tuple)):
             return tuple(_coerce(item, arguments[0]) for item in value)
         raise TypeError

@@ -12,7 +12,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import compare, parts_of
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.nnunet_files import channels_of
-from bdfm_nnunet.settings import WEIGHTS_VARIABLE, FinetuningSettings, read_block
+from bdfm_nnunet.settings import WEIGHTS_VARIABLE, FinetuningSettings, WeightSettings, read_block
 from bdfm_nnunet.tasks.task import Task
 
 REPORT = "load_report.json"
@@ -27,17 +27,21 @@ class Finetuning(Task):
     training starts from scratch and says so.
 
     Attributes:
+        settings_class: of the "finetuning" block.
         rates_from_scratch: peak learning rate by optimiser of a training without weights; `rates` are those with.
     """
 
+    settings_class: ClassVar[type[WeightSettings]] = FinetuningSettings
     rates_from_scratch: ClassVar[Mapping[str, float]] = MappingProxyType({"adamw": 3e-4, "sgd": 1e-2})
 
     @cached_property
-    def finetuning(self) -> FinetuningSettings:
-        """The configuration's "finetuning" block."""
-        configuration = self.trainer.configuration_manager.configuration
-        settings: FinetuningSettings = read_block(configuration, "finetuning")
-        return settings
+    def finetuning(self) -> Any:
+        """The configuration's "finetuning" block, as `settings_class`."""
+        return self._settings(self.trainer.configuration_manager)
+
+    @classmethod
+    def _settings(cls, configuration_manager: Any) -> Any:
+        return read_block(configuration_manager.configuration, "finetuning", kind=cls.settings_class)
 
     def check(self) -> None:
         """Raise InputError where the training is too short for its strategy."""

@@ -81,6 +81,14 @@ class Task:
         """Tell that labels have changed since the data was preprocessed; a task that learns from them may refuse."""
         self.trainer.print_to_log_file(f"WARNING: {sentence}")
 
+    @property
+    def output_channels(self) -> int | None:
+        """Outputs of the network; None for one per label or region."""
+        return None
+
+    def recall(self, entry: Any) -> None:
+        """Take what a checkpoint of this training says under `TASK`; ValueError if it is of another task."""
+
     # --- data ---------------------------------------------------------------------------------------------------
 
     def batch_sources(self) -> tuple[BatchSource, BatchSource]:

@@ -27,6 +27,7 @@ from bdfm_nnunet.training.fold_data import FoldData
 from bdfm_nnunet.training.gradient_caching import add_compared_gradients
 from bdfm_nnunet.training.gradients import add_gradients, distributed_network, micro_batches
 from bdfm_nnunet.training.loggers import add_loggers
+from bdfm_nnunet.training.network_outputs import with_outputs
 from bdfm_nnunet.training.optimizers import OptimizerKind, WarmupSchedule
 from bdfm_nnunet.training.precision import Precision, autocast_type
 from bdfm_nnunet.training.process_group import ProcessGroup, device_of_process
@@ -99,8 +100,7 @@ class Trainer(nnUNetTrainer):
         self.precision = Precision(autocast_type(self.training.precision, self.device), self.device, self.grad_scaler)
         self.grad_scaler = self.precision.scaler
         self.compiler = Compiler(self.training.compile, self.print_to_log_file)
-        self.data = FoldData(self)
-        self.resumed = False
+        self.data, self.resumed = FoldData(self), False
         self._take_lengths()
         if self.device.type == "cpu" and (threads := named_threads()):
             torch.set_num_threads(threads)  # nnU-Net's command has set one a core
@@ -176,6 +176,8 @@ class Trainer(nnUNetTrainer):
         self.task.check()
         check_preprocessed(Path(self.preprocessed_dataset_folder))
         check_shares(self.whole_batch, world=self.processes.count, accumulate=self.training.accumulate)
+        if outputs := self.task.output_channels:  # nnU-Net would count labels
+            self.build_network_architecture = with_outputs(type(self), outputs)  # type: ignore[method-assign]
         several, self.is_ddp = self.is_ddp, False  # nnU-Net would wrap the network for the GPU that the rank counts to
         with seeded(self.training.seed, _NETWORK):
             super().initialize()
@@ -384,6 +386,7 @@ class Trainer(nnUNetTrainer):
         if not self.was_initialized:
             self.initialize()
         try:
+            self.task.recall(found.task)
             self.strategy.recall(found.strategy)
             with loading_as_data(), cached():  # nnU-Net asks for the whole state at every name
                 super().load_checkpoint(str(found.path))

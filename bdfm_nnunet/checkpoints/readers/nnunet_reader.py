@@ -26,6 +26,8 @@ PROGRESS = "bdfm_progress"
 """The entry in which a checkpoint from the middle of an epoch tells where that was."""
 STRATEGY = "bdfm_strategy"
 """The entry in which a checkpoint of a fine-tuning tells the stage that it was in."""
+TASK = "bdfm_task"
+"""The entry in which the checkpoint of a subject-level task tells its targets."""
 
 _OLDER = "token_order=hwd is that of dynamic-network-architectures before 24 June 2025"
 _PLANS = {"configurations": {str: dict}}
@@ -104,6 +106,7 @@ def nnunet_origin(content: Mapping[str, Any]) -> Origin:
         exposure=content.get(EXPOSURE),
         progress=content.get(PROGRESS),
         strategy=content.get(STRATEGY),
+        task=content.get(TASK),
         mirroring=content.get("inference_allowed_mirroring_axes"),
         source_network=_network(content, configuration, arguments.get("dataset_json"), trainer),
         licence=licence_of(content),

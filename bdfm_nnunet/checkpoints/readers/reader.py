@@ -82,6 +82,7 @@ class Origin:
         exposure: the cases of the training, as the file holds them (see `bdfm_nnunet.exposure`).
         progress: the place in an epoch at which our trainers wrote the file; None at an epoch's end.
         strategy: the stage in which a fine-tuning of ours wrote the file, not checked.
+        task: what a subject-level task of ours has learnt, not checked.
         mirroring: the image axes that prediction may mirror, not checked.
         source_network: the network of the weights, as far as it is known.
         licence: licence of the weights; empty where the file does not name it and it is not known.
@@ -101,6 +102,7 @@ class Origin:
     exposure: Any = None
     progress: Any = None
     strategy: Any = None
+    task: Any = None
     mirroring: Any = None
     source_network: SourceNetwork = field(default_factory=SourceNetwork)
     licence: str = ""

@@ -1,0 +1,160 @@
+"""A network of whole subjects: an encoder, the pooling of the features of all crops of a case, and a linear head."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.networks.encoders import EncoderView, encoder_of
+from bdfm_nnunet.networks.network_building import build_network
+from bdfm_nnunet.networks.recomputing import recomputed
+
+
+class SubjectNetwork(nn.Module):
+    """Outputs of whole cases from bags of crops.
+
+    The features of the last stage at all positions of all crops of a case are normalised (without parameters), joined
+    to one vector by weights that sum to 1, and mapped by one linear layer. So every output is a bias plus the sum of
+    the contributions of the positions, which `contributions` gives.
+
+    Args:
+        view: encoder and its geometry.
+        outputs: numbers per case.
+        pooling: "mean", or "attention": weights that are learned (gated attention, Ilse et al. 2018,
+            https://arxiv.org/abs/1802.04712).
+        dropout: share of the pooled features that a training step leaves out.
+        crops_at_once: crops whose activations are held at a time in training, as far as the encoder has no batch
+            norm, whose statistics would depend on it; None for all.
+
+    Attributes:
+        encoder: the encoder, under this name as in segmentation networks, so that the same weights fit.
+
+    Example:
+        >>> from bdfm_nnunet.networks import encoder_of
+        >>> from bdfm_nnunet.networks.resnet_unet import ResNet18UNet
+        >>> unet = ResNet18UNet(1, 2, features_per_stage=(4, 4, 8, 16, 32), decoder_features=(4, 4, 8, 8))
+        >>> network = SubjectNetwork(encoder_of(unet), 3)
+        >>> bags = torch.rand(2, 4, 1, 32, 32, 32)  # two cases of four crops
+        >>> network(bags).shape, network.contributions(bags).shape
+        (torch.Size([2, 3]), torch.Size([2, 4, 3, 2, 2, 2]))
+    """
+
+    def __init__(
+        self,
+        view: EncoderView,
+        outputs: int,
+        *,
+        pooling: Literal["mean", "attention"] = "mean",
+        dropout: float = 0.0,
+        crops_at_once: int | None = None,
+    ) -> None:
+        super().__init__()
+        channels = view.channels[-1]
+        self.encoder = view.module
+        self.attention = GatedAttention(channels) if pooling == "attention" else None
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(channels, outputs)
+        has_batch_norm = any(isinstance(each, _BatchNorm) for each in view.module.modules())
+        self.crops_at_once = None if has_batch_norm else crops_at_once
+
+    def forward(self, bags: Tensor) -> Tensor:
+        """Return the outputs (B, outputs) of bags of crops (B, N, C, *crop)."""
+        tokens = self._tokens(bags)[0]
+        pooled = (self._weights(tokens)[..., None] * tokens).sum(1)
+        outputs: Tensor = self.head(self.dropout(pooled))
+        return outputs
+
+    def contributions(self, bags: Tensor) -> Tensor:
+        """Return what each position adds to each output, (B, N, outputs, *positions of a crop).
+
+        Their sum over crops and positions, and the bias of the head, is the output in evaluation.
+        """
+        tokens, positions = self._tokens(bags)
+        parts = functional.linear(self._weights(tokens)[..., None] * tokens, self.head.weight)
+        return parts.unflatten(1, (bags.shape[1], *positions)).movedim(-1, 2)
+
+    def _weights(self, tokens: Tensor) -> Tensor:
+        """Return the weight of each position, (B, positions), which sum to 1."""
+        if self.attention is not None:
+            weights: Tensor = self.attention(tokens)
+            return weights
+        return torch.full_like(tokens[..., 0], 1 / tokens.shape[1])
+
+    def _tokens(self, bags: Tensor) -> tuple[Tensor, torch.Size]:
+        """Return the normalised features of all positions of a case, (B, positions, F), and the positions of a crop."""
+        features = self._features(bags.flatten(0, 1))
+        positions = features.shape[2:]
+        tokens = features.flatten(2).movedim(1, 2).unflatten(0, bags.shape[:2]).flatten(1, 2)
+        return functional.layer_norm(tokens.float(), tokens.shape[-1:]), positions
+
+    def _features(self, crops: Tensor) -> Tensor:
+        """Return the features of the last stage; with gradients some crops at a time, computed again going back."""
+        if self.crops_at_once is None or len(crops) <= self.crops_at_once:
+            return self._last_stage(crops)
+        if not torch.is_grad_enabled():
+            return torch.cat([self._last_stage(part) for part in crops.split(self.crops_at_once)])
+        return torch.cat([recomputed(self._last_stage, part) for part in crops.split(self.crops_at_once)])
+
+    def _last_stage(self, crops: Tensor) -> Tensor:
+        last: Tensor = self.encoder(crops)[-1]
+        return last
+
+
+class GatedAttention(nn.Module):
+    """Weights of the instances of a bag that are learned with the task (Ilse et al. 2018, equation 9).
+
+    Args:
+        channels: features of an instance.
+        hidden: of the two layers whose product the weight is made of; by default half the features, at least 8.
+
+    Example:
+        >>> GatedAttention(16)(torch.rand(2, 5, 16)).sum(1).detach()
+        tensor([1., 1.])
+    """
+
+    def __init__(self, channels: int, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = max(channels // 2, 8) if hidden is None else hidden
+        self.value = nn.Linear(channels, hidden)
+        self.gate = nn.Linear(channels, hidden)
+        self.score = nn.Linear(hidden, 1)
+
+    def forward(self, instances: Tensor) -> Tensor:
+        """Return weights (B, n) of instances (B, n, channels)."""
+        score = self.score(self.value(instances).tanh() * self.gate(instances).sigmoid())
+        return score[..., 0].softmax(1)
+
+
+def build_subject_network(
+    configuration: Mapping[str, Any],
+    *,
+    inputs: int,
+    outputs: int,
+    pooling: Literal["mean", "attention"],
+    dropout: float = 0.0,
+    name: str = "the plans file",
+) -> SubjectNetwork:
+    """Build the encoder of a configuration's network, and the pooling and head of a subject-level task.
+
+    Args:
+        configuration: configuration of a plans file with everything that it inherits.
+        inputs: channels of the images.
+        outputs: numbers per case.
+        pooling: see `SubjectNetwork`.
+        dropout: see `SubjectNetwork`.
+        name: name of the plans in messages.
+
+    Raises:
+        InputError: the plans describe no network that can be built, or one without an encoder.
+    """
+    network = build_network(configuration, inputs=inputs, outputs=2, deep_supervision=False, name=name)
+    try:
+        view = encoder_of(network)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
+    at_once = int(configuration["batch_size"])
+    return SubjectNetwork(view, outputs, pooling=pooling, dropout=dropout, crops_at_once=at_once)

@@ -1,0 +1,392 @@
+"""Targets of whole subjects: classes, numbers and survival, learned from bags of crops that show a whole case."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from math import ceil, prod
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bdfm_nnunet.checkpoints import read_checkpoint
+from bdfm_nnunet.checkpoints.readers.nnunet_reader import TASK
+from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
+from bdfm_nnunet.data.batch_streams import Batch
+from bdfm_nnunet.data.subject_bags import SubjectBags, WholeCases, case_shapes, covering_starts, whole_case
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.losses.joined_batches import gather_rows
+from bdfm_nnunet.losses.subject_losses import cox_loss
+from bdfm_nnunet.networks.encoders import encoder_of, unwrap
+from bdfm_nnunet.networks.subject_network import build_subject_network
+from bdfm_nnunet.objectives.views import draw_views, intensities_changed
+from bdfm_nnunet.settings import ContrastiveSettings, SubjectSettings
+from bdfm_nnunet.targets import Targets, TargetType, read_targets
+from bdfm_nnunet.tasks.finetuning import Finetuning
+from bdfm_nnunet.tasks.subject_outputs import TargetOutput, outputs_of, split_outputs, table_of
+from bdfm_nnunet.tasks.subject_validation import write_validation
+
+_WHOLE = 2  # times the voxels of the patch that one crop of a whole case may have
+_INTENSITIES, _ORDER = 20, 21  # keep these random streams apart from others of one seed
+BEST, FINAL = "checkpoint_best.pth", "checkpoint_final.pth"
+
+
+class SubjectTask(Finetuning):
+    """Targets of whole subjects from an encoder of the plans, which pre-trained weights may start.
+
+    A case is a bag of crops that cover it. Every training case is seen once in each pass, whatever the batch; every
+    validation case after each epoch, as it is. checkpoint_best.pth is that of the epoch with the least validation loss,
+    and what the finished training predicts the validation cases with.
+
+    Attributes:
+        types: kinds of targets that it learns.
+        pooling: of the settings' "auto".
+    """
+
+    settings_class = SubjectSettings
+    epochs = 40
+    decay = "cosine"
+    kind = "subjects"
+    types: ClassVar[tuple[TargetType, ...]]
+    pooling: ClassVar[Literal["mean", "attention"]] = "mean"
+    # --- targets ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def targets(self) -> Targets:
+        """The targets of the data set, beside the preprocessed data or the raw."""
+        data = self.trainer.data
+        folders = [Path(self.trainer.preprocessed_dataset_folder_base), data.raw_folder]
+        return read_targets(*(folder for folder in folders if folder is not None))
+
+    @cached_property
+    def outputs(self) -> list[TargetOutput]:
+        """What the network gives for each target, as the training cases ask.
+
+        Raises:
+            InputError: a target does not exist, is of another kind, or does not vary among the training cases.
+        """
+        return outputs_of(self.targets, self._names, self._known(self.trainer.do_split()[0]), self.finetuning)
+
+    @property
+    def _names(self) -> list[str]:
+        columns, kinds = self.targets.columns, " or ".join(self.types)
+        fitting = [name for name, column in columns.items() if column.type in self.types]
+        if not fitting:
+            has = ", ".join(f"{name} ({column.type})" for name, column in columns.items())
+            raise InputError(
+                f"{self.trainer.plans_manager.dataset_name} has no {kinds} target, only {has}: install one with `bdfm "
+                "targets`, or use the trainer for these"
+            )
+        for name in self.finetuning.targets:
+            if name not in fitting:
+                what = f"a {columns[name].type} target" if name in columns else "no target of the data set"
+                raise InputError(
+                    f"finetuning.targets names {name}, which is {what}: {type(self.trainer).__name__} learns "
+                    f"{', '.join(fitting)}"
+                )
+        return list(self.finetuning.targets) or fitting
+
+    def _known(self, cases: Any) -> list[str]:
+        """Return those cases of which any target is known."""
+        cases = [str(case) for case in cases]
+        known = np.any([~np.isnan(self.targets.values(name, cases)).any(1) for name in self._names], axis=0)
+        return [case for case, any_known in zip(cases, known, strict=True) if any_known]
+
+    def _truth(self, cases: list[str]) -> list[Tensor]:
+        """Return the values of each target, (cases, 1 or 2)."""
+        device = self.trainer.device
+        values = [self.targets.values(output.column.name, cases) for output in self.outputs]
+        return [torch.tensor(each, dtype=torch.float32, device=device) for each in values]
+
+    # --- network ------------------------------------------------------------------------------------------------
+
+    @property
+    def output_channels(self) -> int:
+        """Numbers of all targets together."""
+        return sum(output.width for output in self.outputs)
+
+    @classmethod
+    def build_network(
+        cls, configuration_manager: Any, *, input_channels: int, output_channels: int, deep_supervision: bool
+    ) -> nn.Module:
+        """Build the encoder of the network that the plans describe, and a head with so many outputs."""
+        settings = cls._settings(configuration_manager)
+        return build_subject_network(
+            configuration_manager.configuration,
+            inputs=input_channels,
+            outputs=output_channels,
+            pooling=cls._pooling(settings),
+            dropout=settings.dropout,
+        )
+
+    @classmethod
+    def _pooling(cls, settings: SubjectSettings) -> Literal["mean", "attention"]:
+        return cls.pooling if settings.pooling == "auto" else settings.pooling
+
+    def check(self) -> None:
+        """Raise InputError where targets or settings do not fit."""
+        super().check()
+        axes = len(self.trainer.configuration_manager.patch_size)
+        if axes != 3:
+            raise InputError(
+                f"configuration {self.trainer.configuration_name} is {axes}-D, which shows no whole subjects: choose a "
+                "3d configuration"
+            )
+        if wrong := [axis for axis in self.finetuning.mirror_axes if axis >= axes]:
+            raise InputError(f"finetuning.mirror_axes names axis {wrong[0]}, expected axes from 0 to {axes - 1}")
+        _ = self.outputs
+
+    # --- what a case looks like -----------------------------------------------------------------------------------
+
+    @cached_property
+    def _datasets(self) -> tuple[Any, Any]:
+        if self.trainer.dataset_class is None:
+            self.trainer.dataset_class = infer_dataset_class(self.trainer.preprocessed_dataset_folder)
+        training, validation = self.trainer.get_tr_and_val_datasets()
+        return training, validation
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {case: shape for part in self._datasets for case, shape in case_shapes(part, part.identifiers).items()}
+
+    @cached_property
+    def crop(self) -> tuple[int, ...]:
+        """Voxels per axis of a crop."""
+        patch = tuple(int(size) for size in self.trainer.configuration_manager.patch_size)
+        view = encoder_of(self.trainer.network)
+        largest = np.max([*self._shapes.values()], axis=0)
+        whole = tuple(ceil(size / step) * step for size, step in zip(largest.tolist(), view.strides[-1], strict=True))
+        wanted = self.finetuning.view
+        if wanted == "auto":
+            wanted = "whole" if prod(whole) <= _WHOLE * prod(patch) and not _is_fixed(view.module) else "crops"
+        return whole if wanted == "whole" else patch
+
+    def _crops_of(self, cases: list[str]) -> int:
+        """Return how many crops the largest of the cases needs, or as many as the settings allow."""
+        overlap = self.finetuning.crop_overlap
+        needed = max(len(covering_starts(self._shapes[case], self.crop, overlap=overlap)) for case in cases)
+        return min(needed, self.finetuning.most_crops or needed)
+
+    # --- batches ------------------------------------------------------------------------------------------------
+
+    def batch_sources(self) -> tuple[Any, Any]:
+        """Return bags of crops of the training cases, and the validation cases as they are."""
+        trainer, settings = self.trainer, self.finetuning
+        training, validation = self._datasets
+        cases, held_out = self._known(training.identifiers), self._known(validation.identifiers)
+        crops, count = self._crops_of(cases), trainer.processes.count
+        self._tell(cases, held_out, crops)
+        bags = SubjectBags(
+            training,
+            cases,
+            batch_size=trainer.whole_batch,
+            share=trainer.share,
+            crop=self.crop,
+            crops=crops,
+            overlap=settings.crop_overlap,
+            seed=trainer.training.seed,
+            affine=self._affine(),
+            shift=settings.shift,
+        )
+        trainer.num_val_iterations_per_epoch = ceil(len(held_out) / count)  # each is seen once
+        whole = WholeCases(
+            validation,
+            held_out,
+            crop=self.crop,
+            overlap=settings.crop_overlap,
+            rank=trainer.local_rank,
+            count=count,
+        )
+        return bags, whole
+
+    def _affine(self) -> RandomAffine:
+        settings, spacing = self.finetuning, self.trainer.configuration_manager.spacing
+        return RandomAffine(
+            spacing=spacing,
+            p_rotation=0.5 if settings.rotation else 0.0,
+            degrees=settings.rotation,
+            p_scaling=0.5 if settings.scaling else 0.0,
+            scaling=(1 - settings.scaling, 1 + settings.scaling),
+        )
+
+    def _tell(self, cases: list[str], held_out: list[str], crops: int) -> None:
+        tell, settings = self.trainer.print_to_log_file, self.finetuning
+        named = ", ".join(f"{output.column.name} ({output.column.type})" for output in self.outputs)
+        size = " x ".join(map(str, self.crop))
+        tell(f"Targets: {named}; {len(cases)} training and {len(held_out)} validation cases with a value.")
+        tell(f"A case is shown as {crops} crop{'s' * (crops > 1)} of {size} voxels.")
+        axes = ", ".join(map(str, settings.mirror_axes))
+        tell(f"Training mirrors axes {axes}." if axes else "Training mirrors no axis (finetuning.mirror_axes).")
+
+    def validation_numbers(self, numbers: range) -> list[int]:
+        """Return the same cases in every epoch."""
+        return [number % self.trainer.num_val_iterations_per_epoch for number in numbers]
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Add the mirroring and the intensity changes of a training step."""
+        trainer, settings = self.trainer, self.finetuning
+        keys = np.random.SeedSequence((trainer.training.seed, _INTENSITIES, trainer.run.step_number))
+        generator = torch.Generator().manual_seed(int(keys.generate_state(1)[0]))
+        flips = torch.zeros(trainer.whole_batch, 3, dtype=torch.bool)
+        for axis in settings.mirror_axes:
+            flips[:, axis] = torch.rand(trainer.whole_batch, generator=generator) < 0.5
+        drawn = draw_views(trainer.whole_batch, self.crop, self._intensities, generator=generator)
+        own = {name: value[trainer.share, 0] for name, value in drawn.items() if name != "matrix"}
+        return {**batch, "flips": flips[trainer.share], "drawn": own}
+
+    @cached_property
+    def _intensities(self) -> ContrastiveSettings:
+        names = ("bias", "gamma", "contrast", "blur", "low_resolution", "noise")
+        return ContrastiveSettings(standardise=False, **{f"p_{name}": self.finetuning.p_intensity for name in names})
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    @property
+    def compares_samples(self) -> bool:
+        """Whether the loss is Cox's."""
+        return any(output.cox for output in self.outputs)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the mean loss of the targets, and each one's where there are several."""
+        if self.compares_samples:
+            return self.compare(self.represent(batch)[0])
+        smoothing = self.finetuning.label_smoothing
+        return self._loss_of(self._outputs_of(batch), self._truth(batch["keys"]), smoothing=smoothing)
+
+    def represent(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the log hazards, and the times and events of the cases."""
+        truth = torch.cat(self._truth(batch["keys"]), 1)
+        return {"outputs": self._outputs_of(batch), "truth": truth}, {}
+
+    def compare(self, representations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return Cox's loss over the joined batch of all processes."""
+        outputs, truth = (gather_rows(representations[name])[0] for name in ("outputs", "truth"))
+        return self._loss_of(outputs.float(), list(truth.split(2, 1)))
+
+    def _loss_of(self, outputs: Tensor, truth: list[Tensor], *, smoothing: float = 0.0) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        parts = split_outputs(self.outputs, outputs.float())
+        for output, part, values in zip(self.outputs, parts, truth, strict=True):
+            if output.cox:
+                known = ~values.isnan().any(1)
+                found[output.column.name] = cox_loss(part[known, 0], *values[known].unbind(1))
+            else:
+                found[output.column.name] = output.loss(part, values, smoothing=smoothing)
+        loss = torch.stack([*found.values()]).mean()
+        return {"loss": loss, **(found if len(found) > 1 else {})}
+
+    def _outputs_of(self, batch: Batch) -> Tensor:
+        bags = batch["data"].to(self.trainer.device, non_blocking=True)
+        count = bags.shape[1]
+        crops = mirrored(bags.flatten(0, 1), batch["flips"].repeat_interleave(count, 0))
+        if self.finetuning.p_intensity:
+            drawn = {name: value.to(crops.device).repeat_interleave(count, 0) for name, value in batch["drawn"].items()}
+            crops = intensities_changed(crops, drawn, self._intensities)
+        bags = crops.unflatten(0, bags.shape[:2])
+        outputs: Tensor = self.trainer.network(bags)
+        return outputs
+
+    # --- an epoch -----------------------------------------------------------------------------------------------
+
+    def end_training_epoch(self, outputs: list[dict[str, Any]]) -> None:
+        """Log the mean loss of each target where there are several."""
+        for output in self.outputs if len(self.outputs) > 1 else ():
+            self.log(f"train_{output.column.name}", self.trainer.mean_of(outputs, output.column.name))
+
+    def validation_step(self, batch: Batch) -> dict[str, Any]:
+        """Return the outputs of a case."""
+        with self.trainer.autocast():
+            outputs = self.trainer.network(batch["data"].to(self.trainer.device, non_blocking=True))
+        return {"keys": batch["keys"], "outputs": outputs.float().cpu()}
+
+    def end_validation(self, outputs: list[dict[str, Any]]) -> None:
+        """Log the loss over all validation cases, and their scores."""
+        parts = [part for each in self.trainer.processes.gather(outputs) for part in each]
+        rows = {key: row for part in parts for key, row in zip(part["keys"], part["outputs"], strict=True)}
+        cases = sorted(rows)
+        found = self._loss_of(torch.stack([rows[case] for case in cases]).to(self.trainer.device), self._truth(cases))
+        self.log("val_losses", float(found["loss"]))
+
+    def final_validation(self, *, save_probabilities: bool = False) -> None:
+        """Predict the validation cases with the weights of the best epoch, and score them.
+
+        The fold's folder gets validation/subjects.csv and subject_scores.json. These cases have chosen the epoch, so
+        their scores are a little too good; test cases know nothing of it.
+        """
+        self.trainer.run.validate_finished(self._validate_best)
+
+    def _validate_best(self) -> None:
+        trainer = self.trainer
+        best = trainer.saver.path(BEST)
+        checkpoint = read_checkpoint(best if best.is_file() else trainer.saver.path(FINAL))
+        network = unwrap(trainer.network)
+        network.load_state_dict(checkpoint.weights)
+        network.eval()
+        rows = self._predict_held_out()
+        if trainer.local_rank == 0:
+            predictions = table_of(self.outputs, rows, self.targets.patients)
+            write_validation(
+                self.folder / "validation", predictions, self.outputs, self.targets, trainer.print_to_log_file
+            )
+
+    @torch.no_grad()
+    def _predict_held_out(self) -> dict[str, Tensor]:
+        """Return the outputs of each validation case, on all processes."""
+        trainer, dataset = self.trainer, self._datasets[1]
+        cases = [str(case) for case in dataset.identifiers]
+        found = {}
+        for case in tqdm(cases[trainer.local_rank :: trainer.processes.count], desc="validation", disable=None):
+            crops, _ = whole_case(dataset, case, self.crop, overlap=self.finetuning.crop_overlap)
+            with trainer.autocast():
+                found[case] = unwrap(trainer.network)(crops[None].to(trainer.device))[0].float().cpu()
+        return {case: row for part in trainer.processes.gather(found) for case, row in part.items()}
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    def checkpoint_entries(self) -> dict[str, Any]:
+        """Return what a prediction needs beside the plans."""
+        return {TASK: self._entry()}
+
+    def _entry(self) -> dict[str, Any]:
+        settings = self.finetuning
+        return {
+            "targets": [each.as_dict() for each in self.outputs],
+            "crop": list(self.crop),
+            "overlap": settings.crop_overlap,
+            "pooling": self._pooling(settings),
+        }
+
+    def recall(self, entry: Any) -> None:
+        """Raise ValueError where a checkpoint was trained for other targets than those of today."""
+        if entry != self._entry():
+            raise ValueError("it was trained for other targets, cases or crops")
+
+
+def _is_fixed(encoder: nn.Module) -> bool:
+    """Return whether an encoder takes crops of one size alone."""
+    return hasattr(encoder, "eva")
+
+
+class Classification(SubjectTask):
+    """Classes of subjects: binary, several, or ordered."""
+
+    kind = "classification"
+    types = (TargetType.BINARY, TargetType.MULTICLASS, TargetType.ORDINAL)
+    pooling = "attention"
+
+
+class Regression(SubjectTask):
+    """Numbers of subjects."""
+
+    kind = "regression"
+    types = (TargetType.CONTINUOUS,)
+
+
+class Survival(SubjectTask):
+    """Times of events of subjects, some of whom are lost from view before."""
+
+    kind = "survival"
+    types = (TargetType.SURVIVAL,)

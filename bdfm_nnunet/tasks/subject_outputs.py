@@ -1,0 +1,281 @@
+"""What a subject-level network gives for each target: its numbers, their loss, and what a table of predictions says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.subject_tables import Predictions
+from bdfm_nnunet.losses.subject_losses import ordinal_steps, sequential_loss, step_probabilities, survival_steps
+from bdfm_nnunet.settings import SubjectSettings
+from bdfm_nnunet.targets import TargetColumn, Targets, TargetType
+
+Numbers = NDArray[np.float64]
+_SHAPE = {
+    "name": str,
+    "type": str,
+    "classes": [str],
+    "unit": str,
+    "known": float,
+    "weights": [float],
+    "edges": [float],
+    "mean": float,
+    "deviation": float,
+    "cox": bool,
+}
+ENTRY_SHAPE = {"targets": [_SHAPE], "crop": [int], "overlap": float, "pooling": str}
+"""The shape of what a checkpoint says of a subject-level task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOutput:
+    """One target of a network, with what of the training cases its loss and its predictions need.
+
+    Attributes:
+        column: the target.
+        known: share of the training cases whose value is known; losses are divided by it, so that those of a batch and
+            of its micro-batches agree.
+        weights: of the classes.
+        edges: upper ends of the intervals of a discrete-time survival.
+        mean: of a continuous target.
+        deviation: its standard deviation.
+        cox: whether a survival has one log hazard instead of intervals.
+    """
+
+    column: TargetColumn
+    known: float
+    weights: tuple[float, ...] = ()
+    edges: tuple[float, ...] = ()
+    mean: float = 0.0
+    deviation: float = 1.0
+    cox: bool = False
+
+    @property
+    def width(self) -> int:
+        """Numbers per case."""
+        kind = self.column.type
+        if kind is TargetType.MULTICLASS:
+            return len(self.column.classes)
+        if kind is TargetType.ORDINAL:
+            return len(self.column.classes) - 1
+        return len(self.edges) if kind is TargetType.SURVIVAL and not self.cox else 1
+
+    # --- learning -----------------------------------------------------------------------------------------------
+
+    def loss(self, outputs: Tensor, truth: Tensor, *, smoothing: float = 0.0) -> Tensor:
+        """Return the loss, summed over the cases whose value is known, by the number that a batch has on average.
+
+        Args:
+            outputs: (B, width).
+            truth: (B, 1), or (B, 2) for survival; NaN is missing.
+            smoothing: share of the probability that a label leaves to other classes.
+        """
+        present = ~truth.isnan().any(1)
+        each = self._losses(outputs, truth.nan_to_num(), smoothing)
+        if self.weights:
+            each = each * each.new_tensor(self.weights)[truth.nan_to_num()[:, 0].long()]
+        return torch.where(present, each, 0).sum() / (len(truth) * self.known)
+
+    def _losses(self, outputs: Tensor, truth: Tensor, smoothing: float) -> Tensor:
+        kind, first = self.column.type, truth[:, 0]
+        if kind is TargetType.BINARY:
+            wanted = first * (1 - smoothing) + smoothing / 2
+            return functional.binary_cross_entropy_with_logits(outputs[:, 0], wanted, reduction="none")
+        if kind is TargetType.MULTICLASS:
+            return functional.cross_entropy(outputs, first.long(), label_smoothing=smoothing, reduction="none")
+        if kind is TargetType.ORDINAL:
+            steps = ordinal_steps(first.long(), len(self.column.classes))
+            return sequential_loss(outputs, *steps, smoothing=smoothing)
+        if kind is TargetType.CONTINUOUS:
+            return functional.smooth_l1_loss(outputs[:, 0], (first - self.mean) / self.deviation, reduction="none")
+        return sequential_loss(outputs, *survival_steps(first, truth[:, 1], first.new_tensor(self.edges)))
+
+    # --- telling ------------------------------------------------------------------------------------------------
+
+    def predicted(self, outputs: Tensor) -> dict[str, Numbers]:
+        """Return probabilities, values or risks by the name of their column in a table of predictions.
+
+        Args:
+            outputs: (B, width).
+
+        Returns:
+            Column -> (B,). A class of several is not among them: it is that of the largest probability, also after
+            predictions were averaged.
+        """
+        name, kind = self.column.name, self.column.type
+        outputs = outputs.detach().double().cpu()
+        if kind is TargetType.BINARY:
+            found = {name: outputs[:, 0].sigmoid()}
+        elif kind in (TargetType.MULTICLASS, TargetType.ORDINAL):
+            chances = outputs.softmax(1) if kind is TargetType.MULTICLASS else _class_chances(outputs)
+            found = {f"{name}={label}": chances[:, at] for at, label in enumerate(self.column.classes)}
+        elif kind is TargetType.CONTINUOUS:
+            found = {name: outputs[:, 0] * self.deviation + self.mean}
+        elif self.cox:
+            found = {name: outputs[:, 0]}
+        else:
+            passed = step_probabilities(outputs)[1]
+            at = {f"{name}@{edge:g}": passed[:, number] for number, edge in enumerate(self.edges)}
+            found = {name: 1 - passed.mean(1), **at}
+        return {key: value.numpy() for key, value in found.items()}
+
+    def weights_of_contributions(self, outputs: Tensor) -> Tensor:
+        """Return how much each number of a case, (width,), counts in a map of what speaks for its prediction.
+
+        For the positive class, the predicted one of several, a high class of an ordinal target, a large value in its
+        unit, or an early event.
+        """
+        kind = self.column.type
+        if kind is TargetType.MULTICLASS:
+            return functional.one_hot(outputs.argmax(), self.width).to(outputs)
+        if kind is TargetType.CONTINUOUS:
+            return outputs.new_full((1,), self.deviation)
+        return outputs.new_full((self.width,), (-1 if kind is TargetType.ORDINAL else 1) / self.width)
+
+    # --- files --------------------------------------------------------------------------------------------------
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it in plain types, for a checkpoint."""
+        plain = asdict(self)
+        column = plain.pop("column")
+        lists = {name: list(plain[name]) for name in ("weights", "edges")}
+        return {**plain, **lists, **column, "type": str(self.column.type), "classes": list(self.column.classes)}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> "TargetOutput":
+        """Return what `as_dict` gave, of the shape in `ENTRY_SHAPE`; ValueError for an unknown type of target."""
+        column = TargetColumn(entry["name"], TargetType(entry["type"]), tuple(entry["classes"]), entry["unit"])
+        numbers: Any = {name: entry[name] for name in ("known", "mean", "deviation", "cox")}
+        return cls(column=column, weights=tuple(entry["weights"]), edges=tuple(entry["edges"]), **numbers)
+
+
+def _class_chances(outputs: Tensor) -> Tensor:
+    stopping, passed = step_probabilities(outputs)
+    return torch.cat([stopping, passed[:, -1:]], 1)
+
+
+def split_outputs(outputs: Sequence[TargetOutput], rows: Tensor) -> list[Tensor]:
+    """Return the numbers of each target, (..., width), from those of all, (..., sum of widths)."""
+    return list(rows.split([output.width for output in outputs], -1))
+
+
+def table_of(
+    outputs: Sequence[TargetOutput],
+    rows: Mapping[str, Tensor],
+    patients: Mapping[str, str],
+    *,
+    others: Sequence[Mapping[str, Tensor]] = (),
+) -> Predictions:
+    """Return the table of predictions.
+
+    Args:
+        outputs: the targets.
+        rows: outputs of the network by case.
+        patients: case to patient; a case that it does not know counts as a patient.
+        others: outputs of further members of an ensemble; probabilities, values and risks are averaged, and the table
+            gets their standard deviation.
+    """
+    cases = sorted(rows)
+    members = [torch.stack([member[case] for case in cases]) for member in (rows, *others)]
+    columns: dict[str, NDArray[Any]] = {}
+    for number, output in enumerate(outputs):
+        parts = [split_outputs(outputs, member)[number] for member in members]
+        columns |= _joined(output, [output.predicted(part) for part in parts])
+    return Predictions(tuple(cases), tuple(patients.get(case, case) for case in cases), columns)
+
+
+def _joined(output: TargetOutput, members: Sequence[Mapping[str, Numbers]]) -> dict[str, NDArray[Any]]:
+    """Return the columns of one target as the mean over the members of an ensemble."""
+    name, column = output.column.name, output.column
+    stacked = {key: np.stack([member[key] for member in members]) for key in members[0]}
+    means = {key: values.mean(0) for key, values in stacked.items()}
+    if name in means:
+        spread = stacked[name].std(0)
+        chosen: dict[str, NDArray[Any]] = {}
+    else:
+        chances = np.stack([means[f"{name}={label}"] for label in column.classes])
+        best = chances.argmax(0)
+        each = np.stack([stacked[f"{name}={label}"] for label in column.classes]).std(1)
+        spread = np.take_along_axis(each, best[None], 0)[0]
+        chosen = {name: np.array(column.classes)[best]}
+    return {**chosen, **means, **({f"{name} spread": spread} if len(members) > 1 else {})}
+
+
+def outputs_of(
+    targets: Targets, names: Sequence[str], cases: Sequence[str], settings: SubjectSettings
+) -> list[TargetOutput]:
+    """Return the outputs of a network for targets, as the values of its training cases ask.
+
+    Args:
+        targets: targets of the data set.
+        names: those to learn.
+        cases: training cases.
+        settings: weights of classes, and the kind of survival.
+
+    Raises:
+        InputError: nothing is known of a target, or it does not vary.
+    """
+    return [_output_of(targets.columns[name], targets.values(name, cases), settings) for name in names]
+
+
+def _output_of(column: TargetColumn, values: Numbers, settings: SubjectSettings) -> TargetOutput:
+    present = values[~np.isnan(values).any(1)]
+    if not len(present):
+        raise InputError(
+            f"no training case of this fold has a value of the target {column.name}: install its values with "
+            "`bdfm targets`, or make the splits anew with `bdfm splits --target`"
+        )
+    known, kind = len(present) / len(values), column.type
+    if kind.has_classes:
+        return TargetOutput(column=column, known=known, weights=_class_weights(column, present, settings))
+    if kind is TargetType.CONTINUOUS:
+        return _continuous(column, present[:, 0], known)
+    return _survival(column, present, known, settings)
+
+
+def _class_weights(column: TargetColumn, present: Numbers, settings: SubjectSettings) -> tuple[float, ...]:
+    counts = np.bincount(present[:, 0].astype(int), minlength=len(column.classes))
+    absent = [label for label, count in zip(column.classes, counts, strict=True) if not count]
+    if (counts > 0).sum() < 2:
+        raise InputError(
+            f"all training cases of this fold have the same {column.name}, {column.classes[int(counts.argmax())]}: "
+            "make the splits anew with `bdfm splits --target`"
+        )
+    if absent:
+        raise InputError(
+            f"no training case of this fold has the {column.name} {', '.join(absent)}: make the splits anew with "
+            "`bdfm splits --target`, or leave the class out with `bdfm targets`"
+        )
+    if settings.class_weights == "none":
+        return ()
+    return tuple(float(len(present) / (len(counts) * count)) for count in counts)
+
+
+def _continuous(column: TargetColumn, values: Numbers, known: float) -> TargetOutput:
+    deviation = float(values.std())
+    if not deviation > 0:
+        raise InputError(
+            f"all training cases of this fold have the same {column.name}, {values[0]:g}: a regression needs values "
+            "that differ"
+        )
+    return TargetOutput(column=column, known=known, mean=float(values.mean()), deviation=deviation)
+
+
+def _survival(column: TargetColumn, present: Numbers, known: float, settings: SubjectSettings) -> TargetOutput:
+    times = present[present[:, 1] > 0, 0]
+    if not len(times):
+        raise InputError(
+            f"no training case of this fold has an event of the target {column.name}: make the splits anew with "
+            "`bdfm splits --target`"
+        )
+    if settings.survival_loss == "cox":
+        return TargetOutput(column=column, known=known, cox=True)
+    parts = np.linspace(0, 1, settings.survival_bins + 1)[1:]
+    edges = np.unique(np.quantile(times, parts, method="higher"))
+    return TargetOutput(column=column, known=known, edges=tuple(float(edge) for edge in edges if edge > 0))

@@ -1,0 +1,49 @@
+"""What a subject-level training leaves of its validation cases."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bdfm_nnunet.evaluation.subject_scores import score_target
+from bdfm_nnunet.evaluation.subject_tables import Predictions, write_predictions
+from bdfm_nnunet.files import write_json
+from bdfm_nnunet.targets import Targets
+from bdfm_nnunet.tasks.subject_outputs import TargetOutput
+
+PREDICTIONS, SCORES = "subjects.csv", "subject_scores.json"
+
+
+def write_validation(
+    folder: Path,
+    predictions: Predictions,
+    outputs: Sequence[TargetOutput],
+    targets: Targets,
+    tell: Callable[[str], None],
+) -> None:
+    """Write the predictions of the validation cases and their scores, and tell the scores.
+
+    Args:
+        folder: gets subjects.csv and subject_scores.json.
+        predictions: for all validation cases.
+        outputs: the targets that were learnt.
+        targets: their true values.
+        tell: takes a sentence for each target.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    folder.mkdir(exist_ok=True)
+    write_predictions(folder / PREDICTIONS, predictions)
+    scores = {}
+    for output in outputs:
+        name = output.column.name
+        truth = targets.values(name, predictions.cases)
+        scores[name] = score_target(output.column, truth, predictions.of(name), patients=predictions.patients)
+        tell(f"Validation, {name}: " + ", ".join(f"{key} {_shown(each)}" for key, each in scores[name].items()))
+    write_json(folder / SCORES, scores)
+
+
+def _shown(score: Mapping[str, Any]) -> str:
+    if score["value"] is None:
+        return "not defined"
+    return f"{score['value']:.3f}" + (" [{:.3f}, {:.3f}]".format(*score["interval"]) if score["interval"] else "")

@@ -1,0 +1,219 @@
+"""What networks of subjects give for each kind of target: losses, tables and several processes."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.losses.joined_batches import gather_rows
+from bdfm_nnunet.losses.subject_losses import cox_loss
+from bdfm_nnunet.settings import SubjectSettings
+from bdfm_nnunet.targets import TargetColumn, Targets, TargetType
+from bdfm_nnunet.tasks.subject_outputs import TargetOutput, outputs_of, split_outputs, table_of
+from bdfm_nnunet.training.gradients import add_gradients, micro_batches
+from tests.forking import run_together
+
+COLUMNS = {
+    "idh": TargetColumn("idh", TargetType.BINARY, ("wildtype", "mutant")),
+    "site": TargetColumn("site", TargetType.MULTICLASS, ("A", "B", "C")),
+    "grade": TargetColumn("grade", TargetType.ORDINAL, ("2", "3", "4")),
+    "age": TargetColumn("age", TargetType.CONTINUOUS, unit="years"),
+    "death": TargetColumn("death", TargetType.SURVIVAL, unit="days"),
+}
+CASES = [f"case{number}" for number in range(8)]
+
+
+def _targets() -> Targets:
+    rng = np.random.default_rng(5)
+    numbers = {
+        "idh": np.array([0, 1, 0, 0, 1, 0, np.nan, 0.0]),
+        "site": np.array([0, 1, 2, 2, 1, 0, np.nan, 2.0]),
+        "grade": np.array([2, 1, 0, 0, 1, 2, 2, np.nan]),
+        "age": np.array([30, 40, np.nan, 60, 70, 80, 35, 45.0]),
+    }
+    table = {name: values[:, None] for name, values in numbers.items()}
+    table["death"] = np.stack([rng.uniform(10, 900, 8), np.array([1, 1, 0, 1, 1, 0, 1, 1.0])], 1)
+    return Targets(COLUMNS, tuple(CASES), {case: case for case in CASES}, {}, table)
+
+
+def _outputs(**settings: Any) -> list[TargetOutput]:
+    return outputs_of(_targets(), list(COLUMNS), CASES, SubjectSettings(**settings))
+
+
+def _truth() -> dict[str, Tensor]:
+    return {name: torch.tensor(_targets().values(name, CASES), dtype=torch.float32) for name in COLUMNS}
+
+
+def _predictions(output: TargetOutput, seed: int = 0) -> Tensor:
+    return torch.randn(len(CASES), output.width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_missing_values_have_no_gradient_and_the_others_have(name: str) -> None:
+    (output,) = (each for each in _outputs() if each.column.name == name)
+    numbers, truth = _predictions(output).requires_grad_(), _truth()[name]
+    output.loss(numbers, truth).backward()
+    assert numbers.grad is not None
+    missing = truth.isnan().any(1)
+    assert (numbers.grad[missing] == 0).all() and (numbers.grad[~missing].abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_micro_batches_add_up_to_the_batch(name: str) -> None:
+    (output,) = (each for each in _outputs(class_weights="balanced") if each.column.name == name)
+    numbers, truth = _predictions(output), _truth()[name]
+    whole = output.loss(numbers, truth)
+    parts = [output.loss(numbers[part], truth[part]) * 4 for part in (slice(0, 4), slice(4, 8))]
+    assert torch.allclose(whole, sum(parts) / 8)  # type: ignore[arg-type]
+
+
+def test_the_mean_over_known_cases_is_the_loss_of_a_batch_with_as_many_missing() -> None:
+    (output,) = (each for each in _outputs() if each.column.name == "idh")
+    numbers, truth = _predictions(output), _truth()["idh"]
+    known = ~truth.isnan()[:, 0]
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(numbers[known, 0], truth[known, 0])
+    assert torch.allclose(output.loss(numbers, truth), plain)
+
+
+def test_balanced_classes_weigh_alike() -> None:
+    (output,) = (each for each in _outputs(class_weights="balanced") if each.column.name == "idh")
+    assert output.weights == (7 / (2 * 5), 7 / (2 * 2))
+
+
+def test_values_come_back_in_their_unit() -> None:
+    (output,) = (each for each in _outputs() if each.column.name == "age")
+    ages = _targets().values("age", CASES)[:, 0]
+    assert output.mean == pytest.approx(np.nanmean(ages)) and output.deviation == pytest.approx(np.nanstd(ages))
+    standardised = torch.tensor((ages - output.mean) / output.deviation)[:, None]
+    assert output.predicted(standardised)["age"][[0, 1]].tolist() == pytest.approx([30, 40])
+
+
+def test_probabilities_of_classes_and_of_survival() -> None:
+    for output in _outputs():
+        found = output.predicted(_predictions(output, seed=3))
+        name = output.column.name
+        if output.column.type in (TargetType.MULTICLASS, TargetType.ORDINAL):
+            assert np.allclose(sum(found[f"{name}={label}"] for label in output.column.classes), 1)
+        if output.column.type is TargetType.SURVIVAL:
+            curves = np.stack([values for key, values in found.items() if "@" in key])
+            assert (np.diff(curves, axis=0) <= 0).all() and ((curves >= 0) & (curves <= 1)).all()
+            early = np.argmax(found[name])
+            assert curves[:, early].mean() == curves.mean(0).min()
+
+
+def test_a_checkpoint_holds_all_of_it() -> None:
+    for output in _outputs(class_weights="balanced"):
+        assert TargetOutput.from_dict(output.as_dict()) == output
+
+
+def test_an_ensemble_averages_probabilities_and_tells_its_spread() -> None:
+    outputs = _outputs()
+    rows = [
+        {
+            case: torch.cat([_predictions(output, seed)[number] for output in outputs])
+            for number, case in enumerate(CASES)
+        }
+        for seed in (1, 2, 3)
+    ]
+    alone = [table_of(outputs, member, {}) for member in rows]
+    joined = table_of(outputs, rows[0], {"case0": "P1"}, others=rows[1:])
+    assert joined.patients[:2] == ("P1", "case1")
+    stacked = np.stack([table.columns["idh"] for table in alone])
+    assert np.allclose(joined.columns["idh"], stacked.mean(0))
+    assert np.allclose(joined.columns["idh spread"], stacked.std(0)) and stacked.std(0).min() > 0
+    chances = np.stack([joined.columns[f"site={label}"] for label in "ABC"])
+    assert joined.columns["site"].tolist() == ["ABC"[best] for best in chances.argmax(0)]
+    assert "idh spread" not in alone[0].columns
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("idh", [0.0] * 8, "same idh, wildtype"),
+        ("idh", [math.nan] * 8, "no training case of this fold has a value"),
+        ("site", [0.0, 1.0] * 4, "has the site C"),
+        ("age", [50.0] * 8, "same age, 50"),
+    ],
+)
+def test_targets_without_anything_to_learn_are_one_sentence(name: str, values: list[float], expected: str) -> None:
+    targets = _targets()
+    targets.numbers[name][:, 0] = values
+    with pytest.raises(InputError, match=expected):
+        outputs_of(targets, [name], CASES, SubjectSettings())
+
+
+def test_without_an_event_there_is_no_survival_to_learn() -> None:
+    targets = _targets()
+    targets.numbers["death"][:, 1] = 0
+    for loss in ("cox", "discrete"):
+        with pytest.raises(InputError, match="no training case of this fold has an event"):
+            outputs_of(targets, ["death"], CASES, SubjectSettings(survival_loss=loss))  # type: ignore[arg-type]
+
+
+# ----------------------------------------------------------------------------------------------- several processes
+
+
+class _Heads(torch.nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.layer = torch.nn.Linear(6, width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.layer(images)
+        return out
+
+
+def _loss(network: Any, batch: dict[str, Any], outputs: list[TargetOutput]) -> dict[str, Tensor]:
+    numbers, rows = network(batch["data"]), [CASES.index(case) for case in batch["keys"]]
+    if outputs[0].cox:
+        joined, truth = gather_rows(numbers)[0], gather_rows(_truth()["death"][rows])[0]
+        return {"loss": cox_loss(joined[:, 0], *truth.unbind(1))}
+    parts = split_outputs(outputs, numbers)
+    each = [output.loss(part, _truth()[output.column.name][rows]) for output, part in zip(outputs, parts, strict=True)]
+    return {"loss": torch.stack(each).mean()}
+
+
+def _of(kind: str) -> list[TargetOutput]:
+    if kind == "cox":
+        return [each for each in _outputs(survival_loss="cox") if each.cox]
+    return _outputs(class_weights="balanced")
+
+
+def _gradients(network: Any, batch: dict[str, Any], kind: str, *, world: int, parts: int = 1) -> dict[str, Tensor]:
+    outputs = _of(kind)
+    losses = lambda part: _loss(network, part, outputs)  # noqa: E731
+    add_gradients(network, micro_batches(batch, parts), losses, samples=len(CASES), world=world)
+    return {name.removeprefix("module."): each.grad for name, each in network.named_parameters()}
+
+
+def _batch(part: slice) -> dict[str, Any]:
+    images = torch.randn(len(CASES), 6, generator=torch.Generator().manual_seed(8))
+    return {"data": images[part], "keys": CASES[part]}
+
+
+def _process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    part = slice(0, 5) if rank == 0 else slice(5, 8)  # shares of different sizes
+    found = {}
+    for kind in ("all", "cox"):
+        network = DistributedDataParallel(_Heads(sum(output.width for output in _of(kind))))
+        found[kind] = _gradients(network, _batch(part), kind, world=2)
+    torch.save(found, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_gradient_of_the_joined_batch(tmp_path: Path) -> None:
+    run_together(_process, 2, str(tmp_path))
+    shared = torch.load(tmp_path / "0.pt", weights_only=True)
+    for kind in ("all", "cox"):
+        alone = _gradients(_Heads(sum(output.width for output in _of(kind))), _batch(slice(None)), kind, world=1)
+        for name, gradient in alone.items():
+            torch.testing.assert_close(shared[kind][name], gradient, rtol=1e-4, atol=1e-6, msg=f"{kind} {name}")

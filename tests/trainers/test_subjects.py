@@ -1,0 +1,206 @@
+"""Subject-level trainings on the made-up cohort: what they learn from, leave behind, continue and predict."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from bdfm_nnunet.cli import main
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.subject_tables import read_predictions
+from bdfm_nnunet.targets import TargetColumn, Targets, TargetType, write_targets
+from bdfm_nnunet.trainers import (
+    nnUNetTrainerBDFMClassification,
+    nnUNetTrainerBDFMRegression,
+    nnUNetTrainerBDFMSurvival,
+)
+from tests.conftest import Prepared, point_to
+from tests.training.going_on import assert_same_run, stopped_and_continued
+from tests.training.trainings import curves, make_trainer
+
+LENGTH = {
+    "training.epochs": 2,
+    "training.iterations_per_epoch": 3,
+    "training.initial_lr": 1e-3,
+    "training.workers": 0,
+    "finetuning.rotation": 10.0,
+    "finetuning.most_crops": 2,
+}
+COLUMNS = (
+    TargetColumn("idh", TargetType.BINARY, ("wildtype", "mutant")),
+    TargetColumn("site", TargetType.MULTICLASS, ("A", "B", "C")),
+    TargetColumn("grade", TargetType.ORDINAL, ("2", "3", "4")),
+    TargetColumn("age", TargetType.CONTINUOUS, unit="years"),
+    TargetColumn("death", TargetType.SURVIVAL, unit="days"),
+)
+
+
+def _targets(cases: list[str], patients: dict[str, str]) -> Targets:
+    count = len(cases)
+    numbers = {
+        "idh": np.arange(count) % 2.0,
+        "site": np.arange(count) % 3.0,
+        "grade": np.arange(count)[::-1] % 3.0,
+        "age": np.array([30.0 + 7 * number for number in range(count)]),
+    }
+    table = {name: values[:, None].astype(float) for name, values in numbers.items()}
+    table["death"] = np.array([[100.0 * (number + 1), number % 3 != 1] for number in range(count)])
+    table["age"][1] = np.nan
+    return Targets({each.name: each for each in COLUMNS}, tuple(cases), patients, {}, table)
+
+
+@pytest.fixture(scope="module")
+def cohort(_prepared_once: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    """The prepared unlabelled data set, with targets of every kind."""
+    from bdfm_nnunet.patients import groups, read_cases
+
+    own = Prepared(tmp_path_factory.mktemp("subjects"))
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        folder = _prepared_once.folder(variable, own.unlabelled)
+        shutil.copytree(folder, own.root / variable / folder.name)
+    folder = own.folder("nnUNet_preprocessed", own.unlabelled)
+    known = read_cases(folder)
+    write_targets(folder, _targets(sorted(row["case"] for row in known.of_part("train")), groups(known.rows)))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        point_to(own.root, monkeypatch)
+        yield own
+
+
+def _make(cohort: Prepared, kind: type, variant: str, **settings: Any) -> Any:
+    return make_trainer(kind, cohort, cohort.unlabelled, variant, LENGTH | settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns"),
+    [
+        (nnUNetTrainerBDFMClassification, {"idh", "site", "site=A", "site=B", "site=C", "grade", "grade=4"}),
+        (nnUNetTrainerBDFMRegression, {"age"}),
+        (nnUNetTrainerBDFMSurvival, {"death", "death@600"}),
+    ],
+)
+def test_it_learns_all_targets_of_its_kind(kind: type, columns: set[str], cohort: Prepared) -> None:
+    trainer = _make(cohort, kind, f"all_{kind.__name__[14:]}")
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    found = curves(trainer)
+    assert all(np.isfinite(values).all() for values in found.values())
+    table = read_predictions(Path(trainer.output_folder) / "validation" / "subjects.csv")
+    assert columns <= set(table.columns) and set(table.cases) == set(map(str, trainer.do_split()[1]))
+    scores = json.loads((Path(trainer.output_folder) / "validation" / "subject_scores.json").read_text())
+    assert set(scores) == {name for name in scores if name in columns}
+
+
+def _record_keys(trainer: Any) -> list[list[str]]:
+    """Lets the trainer note the cases of each step."""
+    seen, train_step = [], trainer.train_step
+
+    def stepping(batch: Any) -> Any:
+        seen.append(list(batch["keys"]))
+        return train_step(batch)
+
+    trainer.train_step = stepping
+    return seen
+
+
+@pytest.mark.parametrize("batch", [2, 3, 5])
+def test_every_training_case_is_seen_in_each_pass(batch: int, cohort: Prepared) -> None:
+    """Batches that do not divide the number of cases, or are larger, leave no case out."""
+    trainer = _make(
+        cohort, nnUNetTrainerBDFMRegression, f"passes{batch}", batch_size=batch,
+        **{"training.epochs": 1, "training.iterations_per_epoch": 4, "finetuning.most_crops": 1},
+    )  # fmt: skip
+    seen = _record_keys(trainer)
+    trainer.run_training()
+    cases = set(trainer.task._known(trainer.do_split()[0]))
+    order = [key for keys in seen for key in keys]
+    passes = [order[at : at + len(cases)] for at in range(0, len(order), len(cases))]
+    assert len(cases) >= 3 and all(set(each) == cases for each in passes if len(each) == len(cases))
+    assert all(len(keys) == batch for keys in seen)
+
+
+def test_stopped_by_a_signal_it_goes_on_bit_for_bit(cohort: Prepared) -> None:
+    settings = {"finetuning.targets": "idh", "finetuning.mirror_axes": [2]}
+    whole = _make(cohort, nnUNetTrainerBDFMClassification, "whole", **settings)
+    whole.run_training()
+    make = lambda: _make(cohort, nnUNetTrainerBDFMClassification, "stopped", **settings)  # noqa: E731
+    assert_same_run(stopped_and_continued(make, step=4), whole)
+
+
+def test_another_table_of_targets_does_not_go_on_in_silence(cohort: Prepared) -> None:
+    settings = {"finetuning.targets": "age", "finetuning.most_crops": 1, "training.epochs": 1}
+    _make(cohort, nnUNetTrainerBDFMRegression, "other_table", **settings).run_training()
+    again = _make(cohort, nnUNetTrainerBDFMRegression, "other_table", **settings)
+    again.task.targets.numbers["age"][:] += 1  # as after a new `bdfm targets`
+    path = Path(again.output_folder) / "checkpoint_final.pth"
+    with pytest.raises(InputError, match="trained for other targets"):
+        again.load_checkpoint(str(path))
+
+
+def test_frozen_leaves_the_encoder_bit_identical(cohort: Prepared) -> None:
+    trainer = _make(
+        cohort, nnUNetTrainerBDFMClassification, "frozen",
+        **{"finetuning.strategy": "frozen", "finetuning.most_crops": 1, "training.epochs": 1},
+    )  # fmt: skip
+    trainer.initialize()
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    trainer.run_training()
+    changed = {name for name, value in trainer.network.state_dict().items() if not torch.equal(value, before[name])}
+    assert "head.weight" in changed and not any(name.startswith("encoder.") for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),
+    [
+        (nnUNetTrainerBDFMRegression, {"finetuning.targets": "idh"}, "a binary target"),
+        (nnUNetTrainerBDFMRegression, {"finetuning.targets": "weight"}, "no target of the data set"),
+        (nnUNetTrainerBDFMRegression, {"finetuning.mirror_axes": [3]}, "axes from 0 to 2"),
+        (nnUNetTrainerBDFMRegression, {"finetuning.augment": "strong"}, "settings of several tasks"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(
+    kind: type, settings: dict[str, Any], expected: str, cohort: Prepared
+) -> None:
+    with pytest.raises(InputError, match=expected):
+        _make(cohort, kind, f"refused_{len(expected)}", **settings).initialize()
+
+
+def test_without_targets_one_sentence_names_the_command(cohort: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cohort.folder("nnUNet_preprocessed", cohort.unlabelled)
+    trainer = _make(cohort, nnUNetTrainerBDFMSurvival, "without")
+    monkeypatch.setattr("bdfm_nnunet.targets.target_files.TARGETS_TABLE", "elsewhere.csv")
+    with pytest.raises(InputError, match=f"{folder.name}.*bdfm targets"):
+        trainer.initialize()
+
+
+def test_predictions_of_images_are_those_of_the_validation(cohort: Prepared, tmp_path: Path) -> None:
+    """The command on raw images; its maps add up to what the network says."""
+    settings = {"finetuning.targets": "age", "finetuning.pooling": "attention", "training.epochs": 1}
+    trainer = _make(cohort, nnUNetTrainerBDFMRegression, "predicted", **settings)
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    table = read_predictions(Path(trainer.output_folder) / "validation" / "subjects.csv")
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in (cohort.folder("nnUNet_raw", cohort.unlabelled) / "imagesTr").glob(f"{table.cases[0]}_*"):
+        shutil.copy(path, images)
+    out, maps = tmp_path / "out" / "subjects.csv", tmp_path / "maps"
+    words = ["predict-subjects", "-d", str(cohort.unlabelled), "-c", "predicted", "-p", cohort.plans, "-f", "0"]
+    options = ["-tr", "nnUNetTrainerBDFMRegression", "-i", str(images), "-o", str(out), "--saliency", str(maps)]
+    assert main([*words, *options]) == 0
+    found = read_predictions(out)
+    assert found.cases == (table.cases[0],) and found.patients[0] == table.patients[0]
+    assert found.columns["age"][0] == pytest.approx(table.columns["age"][0], rel=1e-3)
+    image, saliency = nib.load(next(images.glob("*_0000*"))), nib.load(maps / f"{table.cases[0]}_age.nii.gz")
+    assert saliency.shape == image.shape and np.allclose(saliency.affine, image.affine)
+    output = trainer.task.outputs[0]
+    bias = float(trainer.network.head.bias.detach()[0]) * output.deviation + output.mean
+    inside = float(np.asarray(saliency.dataobj).sum())
+    assert abs(inside) > 0
+    # crops reach beyond the brain, so a part of the contributions has no voxel
+    assert np.sign(inside) == np.sign(found.columns["age"][0] - bias)
