@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,17 @@ MIXTURE_TRAINER = "nnUNetTrainerPretrain"
 PRETRAINERS = (*TRAINER_PRESETS, MIXTURE_TRAINER)
 """All pre-training trainers."""
 
-SUBJECT_TRAINERS = ("nnUNetTrainerBDFMClassification", "nnUNetTrainerBDFMRegression", "nnUNetTrainerBDFMSurvival")
-"""Trainers whose networks predict targets of whole subjects."""
+POOLING: Mapping[str, Literal["mean", "attention"]] = MappingProxyType(
+    {
+        "nnUNetTrainerBDFMClassification": "attention",
+        "nnUNetTrainerBDFMRegression": "mean",
+        "nnUNetTrainerBDFMSurvival": "mean",
+    }
+)
+"""Trainers whose networks predict targets of whole subjects, and how these pool features by default."""
+
+SUBJECT_TRAINERS = tuple(POOLING)
+"""Their names."""
 
 PRIMUS_SIZES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
     {"s": (396, 12, 6), "b": (792, 12, 12), "m": (864, 16, 12), "l": (1056, 24, 16)}

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from bdfm_nnunet.cost_records import Costs, Schedule, remembered
 from bdfm_nnunet.nnunet_files import inputs_of, outputs_of
-from bdfm_nnunet.presets import PRETRAINERS, TRAINER_PRESETS
-from bdfm_nnunet.settings import CropSettings, TrainingSettings, check_blocks, pretraining_settings, read_block
+from bdfm_nnunet.presets import POOLING, PRETRAINERS, SUBJECT_TRAINERS, TRAINER_PRESETS
+from bdfm_nnunet.settings import (
+    CropSettings,
+    SubjectSettings,
+    TrainingSettings,
+    check_blocks,
+    pretraining_settings,
+    read_block,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,6 +23,8 @@ if TYPE_CHECKING:
 FINETUNINGS = ("nnUNetTrainerBDFM",)
 """Trainers of the network with its decoder."""
 DEFAULT_EPOCHS = 1000
+SUBJECT_EPOCHS = 40
+"""Epochs of a subject-level training whose plans name no number."""
 NUMBERS_PER_PARAMETER = {"adamw": 4, "sgd": 3, "lars": 3}
 """What an optimiser keeps, weight and gradient included."""
 _WITHOUT_COSTS = {"training", "pretraining", "finetuning", "costs", "variant_settings", "inherits_from", "batch_size"}
@@ -27,8 +36,10 @@ def count_by_name(
 ) -> tuple[Costs, Schedule]:
     """Count the costs of a step of one sample with a trainer of this package, and the number of steps.
 
+    A sample of a subject-level trainer is counted as one crop; how many show a case depends on the images.
+
     Args:
-        trainer: a trainer in `PRETRAINERS` or `FINETUNINGS`.
+        trainer: a trainer in `PRETRAINERS`, `FINETUNINGS` or `SUBJECT_TRAINERS`.
         configuration: configuration of the plans with everything that it inherits.
         dataset: content of dataset.json.
         plans: plans file; counted costs are recorded beside it.
@@ -47,17 +58,21 @@ def count_by_name(
         "channels": [inputs, outputs],
         "pretraining": settings and asdict(settings),
         "optimizer": training.optimizer,
+        **({"subjects": trainer} if trainer in SUBJECT_TRAINERS else {}),
     }
 
     def count() -> Costs:
         from bdfm_nnunet.networks.encoders import suited_optimizer
 
-        network = _network(configuration, inputs, outputs, settings, str(plans), TRAINER_PRESETS.get(trainer))
+        if trainer in SUBJECT_TRAINERS:
+            network = _subject_network(trainer, configuration, inputs, str(plans))
+        else:
+            network = _network(configuration, inputs, outputs, settings, str(plans), TRAINER_PRESETS.get(trainer))
         optimizer = suited_optimizer(network) if training.optimizer == "auto" else training.optimizer
         return count_step(network, inputs, configuration["patch_size"], optimizer=optimizer)
 
     schedule = Schedule(
-        epochs=training.epochs or DEFAULT_EPOCHS,
+        epochs=training.epochs or (SUBJECT_EPOCHS if trainer in SUBJECT_TRAINERS else DEFAULT_EPOCHS),
         iterations=training.iterations_per_epoch,
         val_iterations=training.val_iterations_per_epoch,
         batch_size=configuration["batch_size"],
@@ -90,6 +105,19 @@ def _network(
         if settings is None:
             return network
         return objective_of(preset)(encoder_of(network), settings, spacing=configuration.get("spacing"))
+
+    return build_on(build)
+
+
+def _subject_network(trainer: str, configuration: Mapping[str, Any], inputs: int, name: str) -> "nn.Module":
+    from bdfm_nnunet.networks.network_costs import build_on
+    from bdfm_nnunet.networks.subject_network import OneCrop, build_subject_network
+
+    settings: SubjectSettings = read_block(configuration, "finetuning", kind=SubjectSettings)
+    pooling = settings.pooling if settings.pooling != "auto" else POOLING[trainer]
+
+    def build() -> "nn.Module":
+        return OneCrop(build_subject_network(configuration, inputs=inputs, outputs=1, pooling=pooling, name=name))
 
     return build_on(build)
 

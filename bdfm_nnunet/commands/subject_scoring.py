@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.commands.arguments import command, count, dataset, whole
+from bdfm_nnunet.errors import InputError
 
 AGGREGATIONS = ("mean", "median", "max", "none")
 
@@ -34,16 +35,18 @@ def add_commands(commands: Any) -> None:
 def threshold(text: str) -> float | Path:
     """Read a probability, or the path of a table."""
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
         return Path(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"a probability between 0 and 1, or a table, was expected, not {text!r}")
-    return value
 
 
 def evaluate_subjects(settings: argparse.Namespace) -> int:
     """Score the tables; print and write the scores."""
+    chosen = settings.threshold
+    if isinstance(chosen, float) and not 0 < chosen < 1:
+        raise InputError(
+            f"--threshold is {chosen:g}, expected a probability between 0 and 1, or a table to choose it on"
+        )
     from bdfm_nnunet.studies.subject_evaluation import SubjectEvaluation, evaluate_subjects, report_text
 
     evaluation = SubjectEvaluation(

@@ -43,6 +43,8 @@ class SubjectNetwork(nn.Module):
         (torch.Size([2, 3]), torch.Size([2, 4, 3, 2, 2, 2]))
     """
 
+    suits_adamw = True  # see `suited_optimizer`
+
     def __init__(
         self,
         view: EncoderView,
@@ -104,6 +106,21 @@ class SubjectNetwork(nn.Module):
         return last
 
 
+class OneCrop(nn.Module):
+    """A network of subjects that takes images (B, C, *crop), each a case of one crop; its costs are those of a crop."""
+
+    suits_adamw = True
+
+    def __init__(self, network: SubjectNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the outputs (B, outputs)."""
+        outputs: Tensor = self.network(images[:, None])
+        return outputs
+
+
 class GatedAttention(nn.Module):
     """Weights of the instances of a bag that are learned with the task (Ilse et al. 2018, equation 9).
 
@@ -112,8 +129,8 @@ class GatedAttention(nn.Module):
         hidden: of the two layers whose product the weight is made of; by default half the features, at least 8.
 
     Example:
-        >>> GatedAttention(16)(torch.rand(2, 5, 16)).sum(1).detach()
-        tensor([1., 1.])
+        >>> GatedAttention(16)(torch.rand(2, 5, 16)).shape
+        torch.Size([2, 5])
     """
 
     def __init__(self, channels: int, hidden: int | None = None) -> None:

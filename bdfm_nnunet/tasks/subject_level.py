@@ -23,6 +23,7 @@ from bdfm_nnunet.losses.subject_losses import cox_loss
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.networks.subject_network import build_subject_network
 from bdfm_nnunet.objectives.views import draw_views, intensities_changed
+from bdfm_nnunet.presets import POOLING
 from bdfm_nnunet.settings import ContrastiveSettings, SubjectSettings
 from bdfm_nnunet.targets import Targets, TargetType, read_targets
 from bdfm_nnunet.tasks.finetuning import Finetuning
@@ -30,7 +31,7 @@ from bdfm_nnunet.tasks.subject_outputs import TargetOutput, outputs_of, split_ou
 from bdfm_nnunet.tasks.subject_validation import write_validation
 
 _WHOLE = 2  # times the voxels of the patch that one crop of a whole case may have
-_INTENSITIES, _ORDER = 20, 21  # keep these random streams apart from others of one seed
+_INTENSITIES = 20  # keeps this random stream apart from others of one seed
 BEST, FINAL = "checkpoint_best.pth", "checkpoint_final.pth"
 
 
@@ -49,9 +50,9 @@ class SubjectTask(Finetuning):
     settings_class = SubjectSettings
     epochs = 40
     decay = "cosine"
-    kind = "subjects"
     types: ClassVar[tuple[TargetType, ...]]
-    pooling: ClassVar[Literal["mean", "attention"]] = "mean"
+    pooling: ClassVar[Literal["mean", "attention"]]
+
     # --- targets ------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -138,6 +139,11 @@ class SubjectTask(Finetuning):
         if wrong := [axis for axis in self.finetuning.mirror_axes if axis >= axes]:
             raise InputError(f"finetuning.mirror_axes names axis {wrong[0]}, expected axes from 0 to {axes - 1}")
         _ = self.outputs
+        if not self._known(self.trainer.do_split()[1]):
+            raise InputError(
+                f"no validation case of fold {self.trainer.fold} has a value of {' or '.join(self._names)}: make the "
+                "splits anew with `bdfm splits --target`"
+            )
 
     # --- what a case looks like -----------------------------------------------------------------------------------
 
@@ -203,9 +209,9 @@ class SubjectTask(Finetuning):
         return bags, whole
 
     def _affine(self) -> RandomAffine:
-        settings, spacing = self.finetuning, self.trainer.configuration_manager.spacing
+        settings = self.finetuning
         return RandomAffine(
-            spacing=spacing,
+            spacing=self.trainer.configuration_manager.spacing,
             p_rotation=0.5 if settings.rotation else 0.0,
             degrees=settings.rotation,
             p_scaling=0.5 if settings.scaling else 0.0,
@@ -375,7 +381,7 @@ class Classification(SubjectTask):
 
     kind = "classification"
     types = (TargetType.BINARY, TargetType.MULTICLASS, TargetType.ORDINAL)
-    pooling = "attention"
+    pooling = POOLING["nnUNetTrainerBDFMClassification"]
 
 
 class Regression(SubjectTask):
@@ -383,6 +389,7 @@ class Regression(SubjectTask):
 
     kind = "regression"
     types = (TargetType.CONTINUOUS,)
+    pooling = POOLING["nnUNetTrainerBDFMRegression"]
 
 
 class Survival(SubjectTask):
@@ -390,3 +397,4 @@ class Survival(SubjectTask):
 
     kind = "survival"
     types = (TargetType.SURVIVAL,)
+    pooling = POOLING["nnUNetTrainerBDFMSurvival"]

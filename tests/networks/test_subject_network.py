@@ -7,6 +7,7 @@ import torch
 
 from bdfm_nnunet.checkpoints import load_pretrained
 from bdfm_nnunet.networks import encoder_of
+from bdfm_nnunet.networks.encoders import suited_optimizer
 from bdfm_nnunet.networks.subject_network import SubjectNetwork
 from tests.networks.zoo import network
 
@@ -44,6 +45,11 @@ def test_crops_in_parts_give_the_same_gradient() -> None:
     for name, parameter in together.named_parameters():
         assert parameter.grad is not None and own[name].grad is not None, name
         assert torch.allclose(own[name].grad, parameter.grad, rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize("kind", ["swin", "resenc"])
+def test_it_is_trained_by_adamw(kind: str) -> None:
+    assert suited_optimizer(SubjectNetwork(encoder_of(network(kind, 1)), 1)) == "adamw"
 
 
 def test_batch_norms_see_all_crops_at_once() -> None:

@@ -206,6 +206,5 @@ def test_a_model_compared_with_itself_does_not_differ(ward, tmp_path):
 
 @pytest.mark.parametrize("text", ["0", "1", "1.5", "-0.1"])
 def test_a_threshold_is_a_probability(ward, text, capsys):
-    with pytest.raises(SystemExit):
-        run("-i", *tables(ward), f"--threshold={text}", "-o", "out")
+    assert run("-i", *tables(ward), f"--threshold={text}", "-o", "out") == 2
     assert "a probability between 0 and 1" in capsys.readouterr().err

@@ -170,6 +170,24 @@ def test_settings_that_do_not_fit_are_refused(
         _make(cohort, kind, f"refused_{len(expected)}", **settings).initialize()
 
 
+def test_a_fold_without_validation_values_is_one_sentence(cohort: Prepared) -> None:
+    trainer = _make(cohort, nnUNetTrainerBDFMRegression, "no_validation")
+    targets = trainer.task.targets
+    held_out = [targets.cases.index(str(case)) for case in trainer.do_split()[1]]
+    targets.numbers["age"][held_out] = np.nan
+    with pytest.raises(InputError, match="no validation case of fold 0 has a value of age"):
+        trainer.initialize()
+
+
+def test_a_case_as_one_crop(cohort: Prepared) -> None:
+    settings = {"finetuning.view": "whole", "training.epochs": 1}
+    trainer = _make(cohort, nnUNetTrainerBDFMRegression, "one_crop", **settings)
+    trainer.run_training()
+    largest = np.max([*trainer.task._shapes.values()], axis=0)
+    assert (np.array(trainer.task.crop) >= largest).all() and (np.array(trainer.task.crop) % 8 == 0).all()
+    assert "shown as 1 crop of" in Path(trainer.log_file).read_text()
+
+
 def test_without_targets_one_sentence_names_the_command(cohort: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = cohort.folder("nnUNet_preprocessed", cohort.unlabelled)
     trainer = _make(cohort, nnUNetTrainerBDFMSurvival, "without")
