@@ -79,6 +79,17 @@ def reseed(*keys: int) -> None:
     _reseed(torch, *keys)
 
 
+def generator_of(*keys: int) -> torch.Generator:
+    """Return a generator on the CPU whose stream depends on all keys.
+
+    Example:
+        >>> first, again, other = (torch.rand((), generator=generator_of(*keys)) for keys in ((1, 2), (1, 2), (2, 1)))
+        >>> bool(first == again), bool(first == other)
+        (True, False)
+    """
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(keys).generate_state(1)[0]))
+
+
 def _reseed(torch_state: Any, *keys: int) -> None:
     words = np.random.SeedSequence(keys).generate_state(4)
     random.seed(int(words[0]))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bdfm_nnunet.data.batch_streams import generator_of
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.score_summary import INTERVAL, none_for_nan, summaries_of, summarise_change
 from bdfm_nnunet.exposure import Exposure, compare
@@ -17,7 +18,7 @@ from bdfm_nnunet.patients import groups
 from bdfm_nnunet.probes.labelled_cases import HEALTHY, LabelledCase, LabelledCases, check_images, labelled_cases
 from bdfm_nnunet.probes.masked_model import MaskedModel, load_masked_model
 from bdfm_nnunet.probes.region_scores import MEASURES, region_scores
-from bdfm_nnunet.probes.whole_rebuilding import Output, Rebuilt, generator_of, rebuild_whole
+from bdfm_nnunet.probes.whole_rebuilding import Output, Rebuilt, rebuild_whole
 from bdfm_nnunet.results import RunResult, versions_of
 
 KIND = "reconstruction"

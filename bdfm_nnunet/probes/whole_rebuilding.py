@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,14 +121,3 @@ def _place(whole: Tensor, part: Tensor, start: Sequence[int]) -> None:
     into = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     taken = tuple(slice(a - first, b - first) for a, b, first in zip(low, high, start, strict=True))
     whole[(slice(None), *into)] = part[(slice(None), *taken)]
-
-
-def generator_of(*keys: int) -> torch.Generator:
-    """Return a generator whose stream depends on all keys.
-
-    Example:
-        >>> first, again, other = (torch.rand((), generator=generator_of(*keys)) for keys in ((1, 2), (1, 2), (2, 1)))
-        >>> bool(first == again), bool(first == other)
-        (True, False)
-    """
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(keys).generate_state(1)[0]))

@@ -6,6 +6,7 @@ columns; those that another version lacks are left out.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.targets.column_requests import ClassSpelling, ColumnRequest, GroupRequest
@@ -167,6 +168,18 @@ _OASIS_3_SCANS = KnownTable(
     groups=(GroupRequest(name="sex", source="M/F"), GroupRequest(name="scanner", source="Scanner")),
 )
 _ADNI_DIAGNOSES = _classes(CN="CN|NL|*to NL|SMC", MCI="MCI|EMCI|LMCI|*to MCI", AD="AD|dementia|*to dementia")
+
+
+def _adni_targets(source: str) -> tuple[ColumnRequest, ColumnRequest]:
+    """Return the diagnosis in a column as three ordered classes, and as disease or none, where MCI is neither."""
+    none, mild, disease = _ADNI_DIAGNOSES
+    common: Any = {"source": source, "per_scan": True}
+    return (
+        ColumnRequest(name="diagnosis", type=ORDINAL, classes=_ADNI_DIAGNOSES, **common),
+        ColumnRequest(name="ad", type=BINARY, classes=(none, disease), missing=mild.spellings, **common),
+    )
+
+
 _ADNI_MERGED = KnownTable(
     name="adnimerge",
     title="merged table of ADNI (ADNIMERGE)",
@@ -175,11 +188,7 @@ _ADNI_MERGED = KnownTable(
     clock="months",
     clock_column="VISCODE",
     targets=(
-        ColumnRequest(name="diagnosis", type=ORDINAL, source="DX", classes=_ADNI_DIAGNOSES, per_scan=True),
-        ColumnRequest(
-            name="ad", type=BINARY, source="DX", missing=_ADNI_DIAGNOSES[1].spellings, per_scan=True,
-            classes=(_ADNI_DIAGNOSES[0], _ADNI_DIAGNOSES[2]),
-        ),
+        *_adni_targets("DX"),
         _age("AGE", plus="Years_bl"), _sex("PTGENDER"), _score("mmse", "MMSE"), _score("cdr_sum", "CDRSB"),
     ),
     groups=(GroupRequest(name="sex", source="PTGENDER"), GroupRequest(name="site", source="SITE", optional=True)),
@@ -191,11 +200,7 @@ _ADNI_COLLECTION = KnownTable(
     clock="months",
     clock_column="Visit",
     targets=(
-        ColumnRequest(name="diagnosis", type=ORDINAL, source="Group", classes=_ADNI_DIAGNOSES, per_scan=True),
-        ColumnRequest(
-            name="ad", type=BINARY, source="Group", missing=_ADNI_DIAGNOSES[1].spellings, per_scan=True,
-            classes=(_ADNI_DIAGNOSES[0], _ADNI_DIAGNOSES[2]),
-        ),
+        *_adni_targets("Group"),
         _age("Age"), _sex("Sex"),
     ),
     groups=(GroupRequest(name="sex", source="Sex"),),

@@ -6,7 +6,6 @@ from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -16,7 +15,7 @@ from bdfm_nnunet.checkpoints.adaptation_plan import ADAPTATION_PLAN, CITATIONS, 
 from bdfm_nnunet.checkpoints.citations import citations_of
 from bdfm_nnunet.checkpoints.last_training import SUMMARY
 from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
-from bdfm_nnunet.data.batch_streams import Batch, BatchSource
+from bdfm_nnunet.data.batch_streams import Batch, BatchSource, generator_of
 from bdfm_nnunet.data.crops import UnlabelledCrops
 from bdfm_nnunet.data.random_contrast import draw_contrasts, redrawn
 from bdfm_nnunet.networks.compiled_networks import start_from_data
@@ -149,8 +148,7 @@ class Pretraining(Task):
     def _draw(self, images: Tensor, stream: int, number: int, draw: Any = None) -> dict[str, Tensor]:
         """Draw for the whole batch, so that nothing depends on the number of processes, and take this one's part."""
         trainer = self.trainer
-        keys = np.random.SeedSequence((trainer.training.seed, stream, 0, number))
-        generator = torch.Generator().manual_seed(int(keys.generate_state(1)[0]))
+        generator = generator_of(trainer.training.seed, stream, 0, number)
         alone = trainer.processes.count == 1
         samples, share = (len(images), slice(None)) if alone else (trainer.whole_batch, trainer.share)
         drawn = (draw or self.objective.draw)(samples, images.shape[2:], generator=generator)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import TASK
 from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
-from bdfm_nnunet.data.batch_streams import Batch
+from bdfm_nnunet.data.batch_streams import Batch, generator_of
 from bdfm_nnunet.data.subject_bags import SubjectBags, WholeCases, case_shapes, covering_starts, whole_case
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.losses.joined_batches import gather_rows
@@ -234,8 +234,7 @@ class SubjectTask(Finetuning):
     def prepare(self, batch: Batch) -> Batch:
         """Add the mirroring and the intensity changes of a training step."""
         trainer, settings = self.trainer, self.finetuning
-        keys = np.random.SeedSequence((trainer.training.seed, _INTENSITIES, trainer.run.step_number))
-        generator = torch.Generator().manual_seed(int(keys.generate_state(1)[0]))
+        generator = generator_of(trainer.training.seed, _INTENSITIES, trainer.run.step_number)
         flips = torch.zeros(trainer.whole_batch, 3, dtype=torch.bool)
         for axis in settings.mirror_axes:
             flips[:, axis] = torch.rand(trainer.whole_batch, generator=generator) < 0.5

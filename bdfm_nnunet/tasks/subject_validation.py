@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bdfm_nnunet.evaluation.subject_score_tables import value_text
 from bdfm_nnunet.evaluation.subject_scores import score_target
 from bdfm_nnunet.evaluation.subject_tables import Predictions, write_predictions
 from bdfm_nnunet.files import write_json
@@ -39,11 +40,9 @@ def write_validation(
         name = output.column.name
         truth = targets.values(name, predictions.cases)
         scores[name] = score_target(output.column, truth, predictions.of(name), patients=predictions.patients)
-        tell(f"Validation, {name}: " + ", ".join(f"{key} {_shown(each)}" for key, each in scores[name].items()))
+        tell(f"Validation, {name}: " + ", ".join(f"{key} {_told(each)}" for key, each in scores[name].items()))
     write_json(folder / SCORES, scores)
 
 
-def _shown(score: Mapping[str, Any]) -> str:
-    if score["value"] is None:
-        return "not defined"
-    return f"{score['value']:.3f}" + (" [{:.3f}, {:.3f}]".format(*score["interval"]) if score["interval"] else "")
+def _told(score: Mapping[str, Any]) -> str:
+    return "not defined" if score["value"] is None else value_text(score)

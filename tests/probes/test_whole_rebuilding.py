@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from bdfm_nnunet.checkpoints.checkpoint_reading import checkpoint_of
+from bdfm_nnunet.data.batch_streams import generator_of
 from bdfm_nnunet.networks import encoder_of
 from bdfm_nnunet.objectives.masked import MaskedImageModelling
 from bdfm_nnunet.probes.masked_model import MaskedModel
-from bdfm_nnunet.probes.whole_rebuilding import generator_of, rebuild_whole, windows
+from bdfm_nnunet.probes.whole_rebuilding import rebuild_whole, windows
 from bdfm_nnunet.settings import PretrainingSettings
 from tests.networks.zoo import network
 
