@@ -97,6 +97,15 @@ POOLING: Mapping[str, Literal["mean", "attention"]] = MappingProxyType(
 SUBJECT_TRAINERS = tuple(POOLING)
 """Their names."""
 
+SUBJECT_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "nnUNetTrainerBDFMClassification": ("binary", "multi-class", "ordinal"),
+        "nnUNetTrainerBDFMRegression": ("continuous",),
+        "nnUNetTrainerBDFMSurvival": ("survival",),
+    }
+)
+"""The types of target that each of them learns."""
+
 PRIMUS_SIZES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
     {"s": (396, 12, 6), "b": (792, 12, 12), "m": (864, 16, 12), "l": (1056, 24, 16)}
 )

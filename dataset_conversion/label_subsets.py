@@ -6,6 +6,7 @@ from typing import Any
 
 from bdfm_nnunet.dataset_conversion.splits import facts_of
 from bdfm_nnunet.dataset_conversion.stratification import Strata
+from bdfm_nnunet.dataset_conversion.target_strata import TargetStrata
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.patients import CaseList
 
@@ -62,6 +63,7 @@ def divide(
     seeds: int,
     seed: int,
     rotate: bool = False,
+    by_target: TargetStrata | None = None,
 ) -> Parts:
     """Deal patients out to test, validation and training, and draw label fractions of the training cases.
 
@@ -78,6 +80,8 @@ def divide(
         seed: of the order in which patients are dealt out.
         rotate: whether each seed holds out the next share of the patients, and begins anew after the last one. With as
             many parts as patients, that is leave one out.
+        by_target: strata of the targets that are learnt. Cases of which none is known are in no part, and every
+            fraction has a patient of each class.
 
     Raises:
         InputError: there are too few patients.
@@ -88,7 +92,7 @@ def divide(
         >>> len(parts.test), len(parts.validation), len(parts.train), len(parts.subsets[0][0])
         (2, 2, 6, 3)
     """
-    facts = facts_of(cases, labels, sites={})
+    facts = (by_target or TargetStrata()).kept(facts_of(cases, labels, sites={}))
     strata = Strata(facts)
     needed = 1 + bool(validation) + bool(hold_out)
     if len(strata.names) < needed:

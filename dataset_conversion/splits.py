@@ -120,7 +120,7 @@ def make_splits(
     facts = facts_of(cases, _labels(folders), sites=read_sites(sites) if sites is not None else {})
     strata = TargetStrata.of(known, targets, [fact.case for fact in facts]) if known and targets else TargetStrata()
     out = external_cases(external, _groupings(known, facts), {fact.case: fact.group for fact in facts})
-    facts = _kept(facts, strata, out)
+    facts = strata.kept(facts, {case for cases in out.values() for case in cases})
     patient_count = len({fact.group for fact in facts})
     if patient_count < 2:
         raise InputError(f"{folders[0]} has fewer than two patients: there is nothing to split")
@@ -171,17 +171,6 @@ def _groupings(known: Targets | None, facts: Sequence[Facts]) -> dict[str, Mappi
     """Return the groupings of cases: those of the targets, and the sites of the manifest or of --sites."""
     sites = {fact.case: fact.site for fact in facts if fact.site}
     return {**({"site": sites} if sites else {}), **(known.groups if known else {})}
-
-
-def _kept(facts: Sequence[Facts], strata: TargetStrata, out: Mapping[str, Sequence[str]]) -> list[Facts]:
-    """Return the cases that are split, with their strata."""
-    away = strata.nothing | {case for cases in out.values() for case in cases}
-    empty: frozenset[str] = frozenset()
-    return [
-        replace(fact, classes=strata.classes.get(fact.case, empty), bins=strata.bins.get(fact.case, empty))
-        for fact in facts
-        if fact.case not in away
-    ]
 
 
 def _unknown(facts: Sequence[Facts], strata: TargetStrata, with_sites: bool) -> str:

@@ -1,12 +1,13 @@
 """What splits by a target need: in which stratum each case is, and which sites are kept out of all folds."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bdfm_nnunet.dataset_conversion.stratification import Facts
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType
 
@@ -63,6 +64,20 @@ class TargetStrata:
             of_target,
             frozenset(cases) - known,
         )
+
+    def kept(self, facts: Sequence[Facts], out: Collection[str] = ()) -> list[Facts]:
+        """Return the cases that are split, with their strata.
+
+        Args:
+            facts: of all cases.
+            out: cases that are kept out.
+        """
+        empty: frozenset[str] = frozenset()
+        return [
+            replace(fact, classes=self.classes.get(fact.case, empty), bins=self.bins.get(fact.case, empty))
+            for fact in facts
+            if fact.case not in self.nothing and fact.case not in out
+        ]
 
     def count(self, cases: Collection[str]) -> dict[str, dict[str, int]]:
         """Return target to stratum to number of cases."""

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _SETTINGS = (
     "dataset", "fractions", "seeds", "test", "hold_out", "rotate", "validation", "baseline", "plans", "configuration",
-    "trainer", "steps", "rates", "search_seeds", "halving", "pretrain_on", "pretrain_steps", "pretrain_seeds",
-    "mirroring", "split_seed",
+    "trainer", "targets", "steps", "rates", "search_seeds", "halving", "pretrain_on", "pretrain_steps",
+    "pretrain_seeds", "mirroring", "split_seed",
 )  # fmt: skip
 _REPEATED = ("arm", "set", "pretrain_set", "search")
 _ARM_TABLES = ("set", "pretrain_set")
@@ -65,6 +65,7 @@ def _setting_options(add: Add) -> None:
     add("-p", "--plans", metavar="NAME", help="name of the plans (default: BDFMPlans)")
     add("-c", "--configuration", metavar="CONFIG", help="configuration (default: 3d_fullres)")
     add("-tr", "--trainer", metavar="TRAINER", help="of fine-tuning (default: nnUNetTrainerBDFM)")
+    add("--target", dest="targets", action="append", metavar="NAME", help="what a subject-level trainer learns (all)")
     add("--steps", type=count, metavar="N", help="optimiser steps of each fine-tuning (default: 1000)")
     add("--rates", type=_rates, metavar="A,B", help="learning rates that every arm tries (default: 3e-4,1e-3,3e-3)")
     add("--search-seeds", choices=("each", "first"), help="seeds that search; else the first one's choice holds")

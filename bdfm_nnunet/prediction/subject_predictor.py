@@ -1,7 +1,7 @@
 """Predictions for whole subjects: probabilities, values and risks of new cases by one or several folds."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -159,6 +159,24 @@ def predict_subjects(
     return table_of(model.outputs(model.folds[0]), first, patients or {}, others=others)
 
 
+def predict_preprocessed(
+    model: SubjectModel, cases: Iterable[tuple[str, NDArray[np.float32]]], *, device: torch.device | str = "cpu"
+) -> list[dict[str, Tensor]]:
+    """Return the outputs of each fold for cases that are preprocessed as those of the training, by case.
+
+    Args:
+        model: the folds.
+        cases: id and images (C, *spatial) of each case.
+        device: where the network runs.
+    """
+    rows: list[dict[str, Tensor]] = [{} for _ in model.folds]
+    model.network.to(device)
+    for case, images in cases:
+        for member, fold in zip(rows, model.folds, strict=True):
+            member[case], _ = _member(model, fold, images, with_maps=False, device=device)
+    return rows
+
+
 def _preprocessed(model: SubjectModel, files: Sequence[str]) -> tuple[NDArray[np.float32], dict[str, Any]]:
     preprocessor = model.configuration.preprocessor_class(verbose=False)
     images, _, properties = preprocessor.run_case(list(files), None, model.plans, model.configuration, model.dataset)
@@ -167,7 +185,7 @@ def _preprocessed(model: SubjectModel, files: Sequence[str]) -> tuple[NDArray[np
 
 @torch.no_grad()
 def _member(
-    model: SubjectModel, fold: Checkpoint, images: NDArray[np.float32], *, with_maps: bool, device: str
+    model: SubjectModel, fold: Checkpoint, images: NDArray[np.float32], *, with_maps: bool, device: torch.device | str
 ) -> tuple[Tensor, list[NDArray[np.float32]]]:
     """Return the outputs of one fold for a case and, if wanted, a map for each target on the preprocessed grid."""
     task, network = fold.task, model.network

@@ -13,12 +13,14 @@ from bdfm_nnunet.evaluation.scored_regions import target_of_dataset
 from bdfm_nnunet.exposure import Exposure, compare
 from bdfm_nnunet.locks import hold_lock
 from bdfm_nnunet.nnunet_files import channels_of, read_dataset_json
+from bdfm_nnunet.nnunet_folders import dataset_folders
 from bdfm_nnunet.patients import OPEN_RELEASES, groups, read_cases
 from bdfm_nnunet.plans.plans_lookup import raw_folder
 from bdfm_nnunet.plans.training_files import find_training_files
 from bdfm_nnunet.studies.arm_training import preprocess_test_cases
 from bdfm_nnunet.studies.study_folder import StudyFolder
 from bdfm_nnunet.studies.study_settings import Arm
+from bdfm_nnunet.targets import TargetColumn, Targets, read_targets
 
 _WAIT = 24 * 3600.0
 
@@ -55,6 +57,8 @@ def held_out_set(study: StudyFolder, arm: Arm, seed: int) -> CaseSet:
     _check_fits(study, raw)
     own = study.settings.test == study.settings.dataset
     files = _files_of_test_part(study, raw) if own else find_training_files(raw)
+    if study.settings.subject_trainer:
+        files = {case: files[case] for case in _with_value(study, raw, sorted(files))}
     plans = PlansManager(study.plans(study.dataset, arm.plans))
     configuration = plans.get_configuration(arm.configuration)
     out = study.path / "test" / f"{arm.plans}_{arm.configuration}"
@@ -79,6 +83,41 @@ def _files_of_test_part(study: StudyFolder, raw: Path) -> dict[str, Any]:
         case: {"images": [raw / "imagesTs" / f"{case}_{channel:04d}{ending}" for channel in channels], "label": label}
         for case, label in names.items()
     }
+
+
+def targets_of(study: StudyFolder) -> Targets:
+    """Return the targets of the test cases.
+
+    Raises:
+        InputError: those of the other data set cannot be read, or are not the same.
+    """
+    other = study.settings.test
+    if other is None or other == study.settings.dataset:
+        return study.targets
+    found = read_targets(*dataset_folders(other))
+    for name in study.target_names:
+        ours, theirs = study.targets.columns[name], found.columns.get(name)
+        if ours != theirs:
+            has = "none of this name" if theirs is None else f"one of {theirs.type} with {_described(theirs)}"
+            raise InputError(
+                f"{study.dataset} has the target {name} of {ours.type} with {_described(ours)}, the test data set "
+                f"{other} has {has}: install the same with `bdfm targets`"
+            )
+    return found
+
+
+def _described(column: TargetColumn) -> str:
+    return f"the classes {', '.join(column.classes)}" if column.classes else f"the unit {column.unit or 'none'}"
+
+
+def _with_value(study: StudyFolder, raw: Path, cases: list[str]) -> list[str]:
+    """Return the cases of which a target is known."""
+    targets = targets_of(study)
+    known = {case for name in study.target_names for case in targets.known(name)}
+    if not known & set(cases):
+        names = " or ".join(study.target_names)
+        raise InputError(f"no test case in {raw} has a value of {names}: install them with `bdfm targets`")
+    return [case for case in cases if case in known]
 
 
 def _own(study: StudyFolder, arm: Arm, cases: list[str]) -> CaseSet:

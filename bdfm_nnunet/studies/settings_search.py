@@ -32,7 +32,8 @@ class Outcome:
 
     Attributes:
         trial: the trial.
-        score: mean Dice of the validation cases; None where the training diverged or there is no such case.
+        score: mean Dice of the validation cases, or minus the loss of their targets; None where the training diverged
+            or there is no such case.
         seconds: that the training took.
         wall_seconds: with the validation, since it was last begun.
         note: why the training diverged.

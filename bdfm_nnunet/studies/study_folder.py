@@ -10,23 +10,27 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.dataset_conversion.label_subsets import Parts, divide
+from bdfm_nnunet.dataset_conversion.splits import cases_of_splits
+from bdfm_nnunet.dataset_conversion.target_strata import TargetStrata
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json, sha256_of, write_atomically, write_json
 from bdfm_nnunet.locks import hold_lock
 from bdfm_nnunet.nnunet_files import read_dataset_json, read_plans_file
 from bdfm_nnunet.nnunet_folders import VARIABLES, dataset_folders, dataset_name, nnunet_folder
-from bdfm_nnunet.patients import read_cases
 from bdfm_nnunet.plans.plans_lookup import read_plans
 from bdfm_nnunet.plans.variants import derive
+from bdfm_nnunet.presets import SUBJECT_TYPES
 from bdfm_nnunet.split_files import SPLITS
 from bdfm_nnunet.studies.study_settings import Arm, StudySettings
+from bdfm_nnunet.targets import TARGETS_TYPES, Targets, copy_targets, read_targets
+from bdfm_nnunet.targets.target_choice import chosen_targets
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +95,20 @@ class StudyFolder:
         """Return dataset.json of a data set."""
         return read_dataset_json(self.preprocessed / dataset / "dataset.json")
 
+    @cached_property
+    def targets(self) -> Targets:
+        """The targets of the data set, as they were when the study began.
+
+        Raises:
+            InputError: they cannot be read.
+        """
+        return read_targets(self.preprocessed / self.dataset)
+
+    @cached_property
+    def target_names(self) -> list[str]:
+        """The targets that are learnt and scored; none where the arms segment."""
+        return _target_names(self.settings, self.targets) if self.settings.subject_trainer else []
+
     def fold(self, fraction: float, seed: int) -> int:
         """Return the fold with the label fraction of a seed."""
         count = len(self.settings.fractions) + self.settings.rotate
@@ -128,7 +146,7 @@ def prepare(settings: StudySettings, path: Path) -> StudyFolder:
             shutil.rmtree(path / "preprocessed", ignore_errors=True)
         _snapshot(settings, path / "preprocessed")
         _check_arms(settings, path / "preprocessed")
-        parts = _parts(settings)
+        parts = _parts(settings, path / "preprocessed")
         if there is not None:
             _check_parts(parts, there.parts, path)
         weights: dict[str, Mapping[str, str]] = {
@@ -165,11 +183,17 @@ def _check_parts(new: Parts, old: Parts, path: Path) -> None:
         raise InputError(f"the cases of the data set have changed since the study in {path} began: name a new folder")
 
 
-def _parts(settings: StudySettings) -> Parts:
+def _parts(settings: StudySettings, preprocessed: Path) -> Parts:
     folders = dataset_folders(settings.dataset)
     labels = read_dataset_json(nnunet_folder("nnUNet_preprocessed") / folders[-1].name / "dataset.json")["labels"]
+    cases = cases_of_splits(folders, None)
+    by_target = None
+    if settings.subject_trainer:
+        targets = read_targets(preprocessed / folders[-1].name)
+        names = _target_names(settings, targets)
+        by_target = TargetStrata.of(targets, names, [row["case"] for row in cases.of_part("train")])
     return divide(
-        read_cases(*folders),
+        cases,
         labels,
         hold_out=settings.hold_out / 100,
         validation=settings.validation / 100,
@@ -177,7 +201,14 @@ def _parts(settings: StudySettings) -> Parts:
         seeds=settings.seeds,
         seed=settings.split_seed,
         rotate=settings.rotate,
+        by_target=by_target,
     )
+
+
+def _target_names(settings: StudySettings, targets: Targets) -> list[str]:
+    trainer = settings.subject_trainer
+    about: Any = {"types": SUBJECT_TYPES[trainer], "trainer": trainer, "dataset": dataset_name(settings.dataset)}
+    return chosen_targets(targets, settings.targets, **about)
 
 
 def _found(weights: str) -> dict[str, str]:
@@ -231,6 +262,15 @@ def _snapshot(settings: StudySettings, target: Path) -> None:
         for path in sorted(source.iterdir()):
             if not path.name.startswith(".") and not (own and path.name == SPLITS):
                 _bring(path, target / source.name / path.name)
+    if settings.subject_trainer:
+        _bring_targets(dataset_folders(settings.dataset), target / dataset_name(settings.dataset))
+
+
+def _bring_targets(sources: Sequence[Path], target: Path) -> None:
+    """Copy targets that lie beside the raw data alone."""
+    if not (target / TARGETS_TYPES).is_file():
+        for source in sources:
+            copy_targets(source, target)
 
 
 def _bring(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""The results of a study: study.json, a row for each arm, fraction, seed, case and region; result.json; study.md."""
+"""The results of a study: study.json, a row for each arm, fraction, seed, case and region or target; study.md."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,8 +7,11 @@ from typing import Any
 from bdfm_nnunet.dataset_conversion.label_subsets import Parts
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.locks import hold_lock
-from bdfm_nnunet.reports.study_report import StudyFacts, write_report
+from bdfm_nnunet.reports.study_entries import StudyFacts
+from bdfm_nnunet.reports.study_measures import DICE, StudyMeasure, measures_of_targets
+from bdfm_nnunet.reports.study_report import write_report
 from bdfm_nnunet.results import Cost, RunResult, versions_of, write_result
+from bdfm_nnunet.studies.study_folder import StudyFolder
 from bdfm_nnunet.studies.study_settings import RATE, StudySettings
 from bdfm_nnunet.studies.study_tasks import Task, TaskList
 
@@ -33,7 +36,7 @@ def write_study(tasks: TaskList) -> Path | None:
         rows.sort(key=lambda row: (study.settings.fractions.index(row["fraction"]), order[row["arm"]], row["seed"]))
         write_json(study.path / "study.json", rows)
         facts = _facts(tasks, finished)
-        table = write_report(study.path, rows, facts)
+        table = write_report(study.path, rows, facts, _measures(study))
         seconds = sum((found.cost and found.cost.seconds) or 0.0 for _, found in finished.values())
         steps = sum((found.cost and found.cost.steps) or 0 for _, found in finished.values())
         result = RunResult(
@@ -53,20 +56,30 @@ def write_study(tasks: TaskList) -> Path | None:
 
 
 def rows_of(task: Task, result: RunResult) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a cell: one for each test case and region."""
-    assert result.scores is not None
+    """Yield the rows of a cell: one for each test case and region, or target of subjects."""
+    chosen = result.extra["chosen"]
     about = {
         "arm": task.arm.name,
         "fraction": task.fraction,
         "seed": task.seed,
         "train_cases": result.extra["train_cases"],
-        "rate": result.extra["chosen"]["settings"].get(RATE),
-        "validation_dice": result.extra["chosen"]["score"],
+        "rate": chosen["settings"].get(RATE),
     }
+    if result.scores is None:
+        loss = None if chosen["score"] is None else -chosen["score"]
+        for row in result.extra["predictions"]:
+            yield {**about, "validation_loss": loss, "patient": result.extra["patients"][row["case"]], **row}
+        return
     for case in result.scores["cases"]:
-        patient = result.extra["patients"][case["case"]]
+        of_case = {"case": case["case"], "patient": result.extra["patients"][case["case"]]}
         for region, scores in case["regions"].items():
-            yield {**about, "case": case["case"], "patient": patient, "region": region, **scores}
+            yield {**about, "validation_dice": chosen["score"], **of_case, "region": region, **scores}
+
+
+def _measures(study: StudyFolder) -> list[StudyMeasure]:
+    if not study.settings.subject_trainer:
+        return [DICE]
+    return measures_of_targets([study.targets.columns[name] for name in study.target_names])
 
 
 def _facts(tasks: TaskList, finished: Mapping[str, tuple[Task, RunResult]]) -> StudyFacts:
@@ -105,11 +118,20 @@ def _setup(tasks: TaskList, devices: list[str]) -> list[str]:
     pretrained = f"Arms that the study pre-trains take {_lengths(settings)} steps on {fitted}, {once}."
     return [
         f"Tested on {_where(settings, study.parts)} No patient is on two sides.",
+        *_of_targets(study),
         f"Each arm takes {settings.steps} optimiser steps of fine-tuning with every fraction, and tries {trials} "
         f"settings ({how}), {again}.",
         *([pretrained] if any(arm.pretrain for arm in settings.arms) else []),
         f"Plans: {', '.join(plans)}. Device: {', '.join(devices)}.",
     ]
+
+
+def _of_targets(study: StudyFolder) -> list[str]:
+    if not study.settings.subject_trainer:
+        return []
+    told = f"Learnt: {', '.join(study.target_names)}. Parts and label fractions are stratified by these values."
+    chosen = " Settings are chosen by the loss of the validation cases, at the end of the training."
+    return [told + chosen * bool(study.settings.validation)]
 
 
 def _where(settings: StudySettings, parts: Parts) -> str:

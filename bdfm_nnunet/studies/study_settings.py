@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.json_shapes import fault_of
-from bdfm_nnunet.presets import PRETRAINERS
+from bdfm_nnunet.presets import PRETRAINERS, SUBJECT_TRAINERS
 from bdfm_nnunet.safe_names import check_name
 
 RATE = "training.initial_lr"
@@ -23,11 +23,12 @@ _OF_THE_STUDY = {
 _OF_PRETRAINING = {name: "pretrain_steps" if option == "steps" else option for name, option in _OF_THE_STUDY.items()}
 del _OF_PRETRAINING[RATE]
 _OF_AN_ARM = {"finetuning.weights": "weights", "finetuning.weights_sha256": "weights"}
+_OF_SUBJECTS = {"finetuning.targets": "targets"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to come to a segmentation, compared with others.
+    """One way to come to a segmentation or to targets of subjects, compared with others.
 
     Attributes:
         name: of the arm, also in the names of its folders.
@@ -102,7 +103,8 @@ class StudySettings:
         baseline: arm that the others are compared with; by default the first from scratch.
         plans: name of the plans.
         configuration: one of their configurations.
-        trainer: of fine-tuning and of training from scratch.
+        trainer: of fine-tuning and of training from scratch; one of `presets.SUBJECT_TRAINERS` for targets of subjects.
+        targets: of such a trainer, columns of targets.csv that are learnt and scored; by default all of its kind.
         steps: optimiser steps of fine-tuning, the same for all arms and fractions.
         rates: learning rates that every arm tries.
         search: further settings of fine-tuning that every arm tries: name -> values.
@@ -134,6 +136,7 @@ class StudySettings:
     plans: str = "BDFMPlans"
     configuration: str = "3d_fullres"
     trainer: str = "nnUNetTrainerBDFM"
+    targets: tuple[str, ...] = ()
     steps: int = 1000
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     search: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -164,6 +167,7 @@ class StudySettings:
                     "give it one of rates and no search, or validation cases"
                 )
         self._check_pretraining()
+        self._check_subjects()
         scratch = [arm.name for arm in self.arms if not arm.is_pretrained]
         object.__setattr__(self, "baseline", self.baseline or (scratch or [self.arms[0].name])[0])
         names = [arm.name for arm in self.arms]
@@ -178,6 +182,37 @@ class StudySettings:
                 f'pretrain_seeds is "first", but arm {own[0]} is pre-trained on cases that later seeds hold out: give '
                 'pretrain_on, or pretrain_seeds = "each"'
             )
+
+    @property
+    def subject_trainer(self) -> str:
+        """The trainer of targets of subjects that all arms have; empty where they segment."""
+        trainer = self.arms[0].trainer or self.trainer
+        return trainer if trainer in SUBJECT_TRAINERS else ""
+
+    def _check_subjects(self) -> None:
+        """Refuse arms that are scored by different measures, and what only segmentations have."""
+        for whose, chosen in (
+            ("the study", {**self.set, **self.search}),
+            *((f"arm {a.name}", a.set) for a in self.arms),
+        ):
+            _check_free(whose, chosen, _OF_SUBJECTS)
+        trainers = {arm.name: arm.trainer or self.trainer for arm in self.arms}
+        kinds = {name: trainer if trainer in SUBJECT_TRAINERS else "" for name, trainer in trainers.items()}
+        for name in (name for name, kind in kinds.items() if kind != self.subject_trainer):
+            first = self.arms[0].name
+            raise InputError(
+                f"arm {name} is trained by {trainers[name]}, arm {first} by {trainers[first]}, which are scored by "
+                "different measures: compare them in a study each"
+            )
+        if self.targets and not self.subject_trainer:
+            raise InputError(
+                f"the study names targets, which {self.trainer} does not learn: name one of "
+                f"{', '.join(SUBJECT_TRAINERS)} as trainer"
+            )
+        if not all(self.targets) or len(set(self.targets)) < len(self.targets):
+            raise InputError(f"targets is {', '.join(self.targets)}, expected different names of columns")
+        if self.mirroring and self.subject_trainer:
+            raise InputError("mirroring is of segmentations, targets of subjects have none: leave it out")
 
     def _check_arms(self) -> None:
         names = [arm.name.casefold() for arm in self.arms]
@@ -216,6 +251,7 @@ class StudySettings:
     def complete(self, arm: Arm) -> Arm:
         """Return an arm with what it takes over from the study filled in."""
         strategy = {"finetuning.strategy": arm.strategy} if arm.strategy else {}
+        targets = {"finetuning.targets": list(self.targets)} if self.targets else {}
         return replace(
             arm,
             plans=arm.plans or self.plans,
@@ -223,7 +259,7 @@ class StudySettings:
             trainer=arm.trainer or self.trainer,
             baseline=arm.baseline or self.baseline,
             rates=arm.rates or self.rates,
-            set={**self.set, **arm.set, **strategy},
+            set={**self.set, **arm.set, **strategy, **targets},
             pretrain_set={**self.pretrain_set, **arm.pretrain_set} if arm.pretrain else {},
             pretrain_steps=(arm.pretrain_steps or self.pretrain_steps) if arm.pretrain else 0,
             pretrain_on=(arm.pretrain_on or self.pretrain_on) if arm.pretrain else None,
@@ -279,8 +315,9 @@ _ARM = {
 }  # fmt: skip
 _SHAPE = {
     "dataset": int, "arms": {str: dict}, "fractions?": [float], "seeds?": int, "test?": (int, None),
-    "hold_out?": float, "validation?": float, "rates?": [float], "search?": {str: list}, "halving?": bool,
-    "rotate?": bool, "pretrain_on?": (int, None), "mirroring?": bool, "set?": _VALUES, "pretrain_set?": _VALUES,
+    "targets?": [str], "hold_out?": float, "validation?": float, "rates?": [float], "search?": {str: list},
+    "halving?": bool, "rotate?": bool, "pretrain_on?": (int, None), "mirroring?": bool, "set?": _VALUES,
+    "pretrain_set?": _VALUES,
     **dict.fromkeys(("baseline?", "plans?", "configuration?", "trainer?", "search_seeds?", "pretrain_seeds?"), str),
     **dict.fromkeys(("steps?", "pretrain_steps?", "split_seed?"), int),
 }  # fmt: skip
@@ -337,8 +374,8 @@ def _check_entries(content: Mapping[str, Any], names: Sequence[str], what: str, 
 
 
 def _frozen(content: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("fractions", "rates")
-    return {name: tuple(map(float, value)) if name in names else value for name, value in content.items()}
+    kinds: dict[str, Any] = {"fractions": float, "rates": float, "targets": str}
+    return {name: tuple(map(kinds[name], value)) if name in kinds else value for name, value in content.items()}
 
 
 def _set_by(arm: Arm) -> dict[str, Any]:

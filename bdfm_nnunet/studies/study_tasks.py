@@ -22,6 +22,8 @@ KIND = "study_task"
 RESULT, FAILURE, LOCK = "result.json", "failed.json", ".lock"
 PREDICTIONS, SCORES = "predictions", "scores.json"
 """In the folder of a cell: segmentations of the test cases, if models are kept, and scores as of `bdfm evaluate`."""
+SUBJECTS = "subjects.csv"
+"""In the folder of a cell for targets of subjects: predictions of the test cases as of `bdfm predict-subjects`."""
 State = Literal["done", "running", "failed", "waiting"]
 
 

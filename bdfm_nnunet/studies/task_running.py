@@ -14,19 +14,14 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json, write_json
 from bdfm_nnunet.plans.variants import derive
 from bdfm_nnunet.results import Cost, RunResult, read_result, versions_of, write_result
-from bdfm_nnunet.studies.arm_training import FINAL, DivergedError, Training, predict, train
-from bdfm_nnunet.studies.scored_cases import (
-    CaseSet,
-    cases_seen,
-    held_out_set,
-    mean_dice,
-    patients_of,
-    score,
-    validation_set,
-)
+from bdfm_nnunet.studies.arm_training import FINAL, DivergedError, Training, train
+from bdfm_nnunet.studies.measured_cases import MeasuredCases
+from bdfm_nnunet.studies.predicted_subjects import PredictedSubjects
+from bdfm_nnunet.studies.scored_cases import cases_seen, held_out_set, patients_of, validation_set
+from bdfm_nnunet.studies.segmented_cases import SegmentedCases
 from bdfm_nnunet.studies.settings_search import Outcome, Trial, search
 from bdfm_nnunet.studies.study_settings import Arm, lengths
-from bdfm_nnunet.studies.study_tasks import KIND, PREDICTIONS, RESULT, SCORES, Task, TaskList
+from bdfm_nnunet.studies.study_tasks import KIND, PREDICTIONS, RESULT, Task, TaskList
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +43,8 @@ class TaskRunner:
     def __init__(self, tasks: TaskList, device: torch.device, *, keep_models: bool = False) -> None:
         self.tasks, self.study = tasks, tasks.study
         self.device, self.keep_models = device, keep_models
+        kind = PredictedSubjects if self.study.settings.subject_trainer else SegmentedCases
+        self.measured: MeasuredCases = kind(self.study, device)
 
     def run(self, task: Task) -> None:
         """Do a task whose needs are done, or go on with it, and write its result.
@@ -144,22 +141,21 @@ class TaskRunner:
 
     def _do_trial(self, task: Task, trial: Trial, place: Path) -> None:
         logger.info("%s: %s, %d steps", task.name, _told(trial.settings), trial.steps)
-        began, note, scores, cost = time.monotonic(), "", None, None
+        began, note, found, cost = time.monotonic(), "", None, None
         training = self._finetuning(task, trial, place)
         try:
             fold = train(training)
             cost = read_result(fold / "training_summary.json").cost
             cases = validation_set(self.study, task.arm, task.seed)
             if cases.cases:
-                found = self._predict(fold, cases, place / "validation")
-                scores = {"cases": found["cases"], "summary": found["summary"], "metrics": found["metrics"]}
+                found = self.measured.validated(fold, cases, place / "validation")
         except DivergedError as error:
             note = str(error).partition(",")[0]
         wall = time.monotonic() - began
-        about = {"score": None if scores is None else mean_dice(scores), "note": note, "wall_seconds": wall}
+        about = {"score": found and found.choice, "note": note, "wall_seconds": wall, **(found.extra if found else {})}
         what: dict[str, Any] = {"trainer": task.arm.trainer, "settings": {"task": task.name, **asdict(trial)}}
-        cost = cost or Cost(seconds=wall, steps=trial.steps)
-        write_result(place.with_suffix(".json"), RunResult(kind=TRIAL, scores=scores, cost=cost, extra=about, **what))
+        what |= {"scores": found and found.scores, "cost": cost or Cost(seconds=wall, steps=trial.steps)}
+        write_result(place.with_suffix(".json"), RunResult(kind=TRIAL, extra=about, **what))
 
     def _finetuning(self, task: Task, trial: Trial, place: Path) -> Training:
         return self._training(
@@ -172,20 +168,13 @@ class TaskRunner:
             weights=self._weights(task),
         )
 
-    def _predict(self, fold: Path, cases: CaseSet, out: Path, scores: Path | None = None) -> dict[str, Any]:
-        mirroring = self.study.settings.mirroring
-        predict(fold, cases.cases, data=cases.data, out=out, device=self.device, mirroring=mirroring)
-        return score(self.study, cases, out, scores)
-
     def _test(self, task: Task, best: Outcome, told: list[Outcome]) -> RunResult:
         """Predict and score the test cases with the model of the best trial, which is on the disk."""
         place = self.tasks.folder(task) / f"trial_{best.trial.number}_{best.trial.steps}"
         fold = train(self._finetuning(task, best.trial, place))  # finds it finished
         cases = held_out_set(self.study, task.arm, task.seed)
         began = time.monotonic()
-        folder = self.tasks.folder(task)
-        found = self._predict(fold, cases, folder / PREDICTIONS, folder / SCORES)
-        names = ("release", "metrics", "definition", "parameters", "regions", "interval", "seed", "summary", "cases")
+        found = self.measured.tested(fold, cases, self.tasks.folder(task))
         about = {
             "chosen": best.as_dict(),
             "trials": [outcome.as_dict() for outcome in told],
@@ -194,10 +183,11 @@ class TaskRunner:
             "seen": cases_seen(self.study, fold / FINAL, cases),
             "wall_seconds": time.monotonic() - began + sum(outcome.wall_seconds for outcome in told),
             "device": _device_name(self.device),
+            **found.extra,
         }
         steps = sum(outcome.trial.steps for outcome in told)
         cost = Cost(seconds=sum(outcome.seconds for outcome in told), steps=steps)
-        return _result(task, scores={name: found[name] for name in names}, cost=cost, extra=about)
+        return _result(task, scores=found.scores, cost=cost, extra=about)
 
 
 def pretraining_settings(task: Task) -> dict[str, Any]:

@@ -19,15 +19,15 @@ from bdfm_nnunet.data.batch_streams import Batch, generator_of
 from bdfm_nnunet.data.subject_bags import SubjectBags, WholeCases, case_shapes, covering_starts, whole_case
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.losses.joined_batches import gather_rows
-from bdfm_nnunet.losses.subject_losses import cox_loss
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.networks.subject_network import build_subject_network
 from bdfm_nnunet.objectives.views import draw_views, intensities_changed
-from bdfm_nnunet.presets import POOLING
+from bdfm_nnunet.presets import POOLING, SUBJECT_TYPES
 from bdfm_nnunet.settings import ContrastiveSettings, SubjectSettings
 from bdfm_nnunet.targets import Targets, TargetType, read_targets
+from bdfm_nnunet.targets.target_choice import chosen_targets
 from bdfm_nnunet.tasks.finetuning import Finetuning
-from bdfm_nnunet.tasks.subject_outputs import TargetOutput, outputs_of, split_outputs, table_of
+from bdfm_nnunet.tasks.subject_outputs import TargetOutput, losses_of, outputs_of, table_of
 from bdfm_nnunet.tasks.subject_validation import write_validation
 
 _WHOLE = 2  # times the voxels of the patch that one crop of a whole case may have
@@ -73,22 +73,13 @@ class SubjectTask(Finetuning):
 
     @property
     def _names(self) -> list[str]:
-        columns, kinds = self.targets.columns, " or ".join(self.types)
-        fitting = [name for name, column in columns.items() if column.type in self.types]
-        if not fitting:
-            has = ", ".join(f"{name} ({column.type})" for name, column in columns.items())
-            raise InputError(
-                f"{self.trainer.plans_manager.dataset_name} has no {kinds} target, only {has}: install one with `bdfm "
-                "targets`, or use the trainer for these"
-            )
-        for name in self.finetuning.targets:
-            if name not in fitting:
-                what = f"a {columns[name].type} target" if name in columns else "no target of the data set"
-                raise InputError(
-                    f"finetuning.targets names {name}, which is {what}: {type(self.trainer).__name__} learns "
-                    f"{', '.join(fitting)}"
-                )
-        return list(self.finetuning.targets) or fitting
+        return chosen_targets(
+            self.targets,
+            self.finetuning.targets,
+            types=self.types,
+            trainer=type(self.trainer).__name__,
+            dataset=self.trainer.plans_manager.dataset_name,
+        )
 
     def _known(self, cases: Any) -> list[str]:
         """Return those cases of which any target is known."""
@@ -272,14 +263,7 @@ class SubjectTask(Finetuning):
         return self._loss_of(outputs.float(), list(truth.split(2, 1)))
 
     def _loss_of(self, outputs: Tensor, truth: list[Tensor], *, smoothing: float = 0.0) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        parts = split_outputs(self.outputs, outputs.float())
-        for output, part, values in zip(self.outputs, parts, truth, strict=True):
-            if output.cox:
-                known = ~values.isnan().any(1)
-                found[output.column.name] = cox_loss(part[known, 0], *values[known].unbind(1))
-            else:
-                found[output.column.name] = output.loss(part, values, smoothing=smoothing)
+        found = losses_of(self.outputs, outputs, truth, smoothing=smoothing)
         loss = torch.stack([*found.values()]).mean()
         return {"loss": loss, **(found if len(found) > 1 else {})}
 
@@ -379,7 +363,7 @@ class Classification(SubjectTask):
     """Classes of subjects: binary, several, or ordered."""
 
     kind = "classification"
-    types = (TargetType.BINARY, TargetType.MULTICLASS, TargetType.ORDINAL)
+    types = tuple(map(TargetType, SUBJECT_TYPES["nnUNetTrainerBDFMClassification"]))
     pooling = POOLING["nnUNetTrainerBDFMClassification"]
 
 
@@ -387,7 +371,7 @@ class Regression(SubjectTask):
     """Numbers of subjects."""
 
     kind = "regression"
-    types = (TargetType.CONTINUOUS,)
+    types = tuple(map(TargetType, SUBJECT_TYPES["nnUNetTrainerBDFMRegression"]))
     pooling = POOLING["nnUNetTrainerBDFMRegression"]
 
 
@@ -395,5 +379,5 @@ class Survival(SubjectTask):
     """Times of events of subjects, some of whom are lost from view before."""
 
     kind = "survival"
-    types = (TargetType.SURVIVAL,)
+    types = tuple(map(TargetType, SUBJECT_TYPES["nnUNetTrainerBDFMSurvival"]))
     pooling = POOLING["nnUNetTrainerBDFMSurvival"]

@@ -12,7 +12,13 @@ from torch.nn import functional
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.subject_tables import Predictions
-from bdfm_nnunet.losses.subject_losses import ordinal_steps, sequential_loss, step_probabilities, survival_steps
+from bdfm_nnunet.losses.subject_losses import (
+    cox_loss,
+    ordinal_steps,
+    sequential_loss,
+    step_probabilities,
+    survival_steps,
+)
 from bdfm_nnunet.settings import SubjectSettings
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType
 
@@ -163,6 +169,27 @@ def _class_chances(outputs: Tensor) -> Tensor:
 def split_outputs(outputs: Sequence[TargetOutput], rows: Tensor) -> list[Tensor]:
     """Return the numbers of each target, (..., width), from those of all, (..., sum of widths)."""
     return list(rows.split([output.width for output in outputs], -1))
+
+
+def losses_of(
+    outputs: Sequence[TargetOutput], rows: Tensor, truth: Sequence[Tensor], *, smoothing: float = 0.0
+) -> dict[str, Tensor]:
+    """Return the loss of each target by its name.
+
+    Args:
+        outputs: the targets.
+        rows: outputs of the network, (B, sum of widths).
+        truth: of each target (B, 1), or (B, 2) for survival; NaN is missing.
+        smoothing: as of `TargetOutput.loss`.
+    """
+    found: dict[str, Tensor] = {}
+    for output, part, values in zip(outputs, split_outputs(outputs, rows.float()), truth, strict=True):
+        if output.cox:
+            known = ~values.isnan().any(1)
+            found[output.column.name] = cox_loss(part[known, 0], *values[known].unbind(1))
+        else:
+            found[output.column.name] = output.loss(part, values, smoothing=smoothing)
+    return found
 
 
 def table_of(

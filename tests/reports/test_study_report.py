@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from bdfm_nnunet.evaluation.crossed_bootstrap import summarise_crossed
-from bdfm_nnunet.reports.study_report import StudyFacts, entries, findings, study_figure, study_text, verdict
+from bdfm_nnunet.reports.study_entries import StudyFacts, entries
+from bdfm_nnunet.reports.study_figure import study_figure
+from bdfm_nnunet.reports.study_measures import DICE
+from bdfm_nnunet.reports.study_report import findings, study_text, verdict
 
 BASELINES = dict.fromkeys(("scratch", "good", "bad", "a"), "scratch")
 CASES = [f"case_{i}" for i in range(12)]
@@ -39,9 +42,9 @@ def test_differences_are_those_that_were_made() -> None:
     assert list(table) == [(arm, fraction) for fraction in (5.0, 100.0) for arm in GAINS]
     for (arm, fraction), entry in table.items():
         own = [row["dice"] for row in found if (row["arm"], row["fraction"]) == (arm, fraction)]
-        assert entry.dice.mean == pytest.approx(np.mean(own)) and (entry.seeds, entry.cases) == (3, fraction)
+        assert entry.score.mean == pytest.approx(np.mean(own)) and (entry.seeds, entry.cases) == (3, fraction)
         if arm == "scratch":
-            assert entry.difference is None and entry.dice_per_hour == pytest.approx(entry.dice.mean / 0.5)
+            assert entry.difference is None and entry.per_hour == pytest.approx(entry.score.mean / 0.5)
             continue
         assert entry.difference is not None
         assert entry.difference.low <= GAINS[arm][fraction] + 0.005 and entry.difference.mean == pytest.approx(
@@ -49,8 +52,8 @@ def test_differences_are_those_that_were_made() -> None:
         )
         assert set(entry.regions) == {"front", "back"}
         # pairs take out how hard the cases are
-        assert entry.difference.high - entry.difference.low < 0.5 * (entry.dice.high - entry.dice.low)
-    assert table["good", 5.0].dice_per_hour == pytest.approx(table["good", 5.0].dice.mean / 2)
+        assert entry.difference.high - entry.difference.low < 0.5 * (entry.score.high - entry.score.low)
+    assert table["good", 5.0].per_hour == pytest.approx(table["good", 5.0].score.mean / 2)
 
 
 def test_seeds_that_hold_out_other_patients_are_no_second_sample() -> None:
@@ -124,7 +127,7 @@ def test_undefined_scores_are_left_out() -> None:
         if (row["case"] == "case_3" and row["region"] == "back") or row["case"] == "case_4":
             row["dice"] = None
     table = entries(found, facts(found))
-    assert all(entry.dice.undefined == 3 and np.isfinite(entry.dice.mean) for entry in table)
+    assert all(entry.score.undefined == 3 and np.isfinite(entry.score.mean) for entry in table)
 
 
 def test_page_and_figure() -> None:
@@ -133,7 +136,7 @@ def test_page_and_figure() -> None:
         found,
     )
     table = entries(found, about)
-    page = study_text(table, about, figure="dice.png")
+    page = study_text(table, about, figures={DICE: "dice.png"})
     for piece in ("| 5 % (5) | good | 3 | 0.", "| +0.0", "Differences region by region", "![Mean Dice](dice.png)",
                   "- scratch, 5 %: initial_lr 0.001", "- how"):  # fmt: skip
         assert piece in page

@@ -8,7 +8,7 @@ import torch
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.results import Cost, RunResult, read_result, write_result
-from bdfm_nnunet.studies import task_running
+from bdfm_nnunet.studies import segmented_cases, task_running
 from bdfm_nnunet.studies.arm_training import DivergedError, Training
 from bdfm_nnunet.studies.scored_cases import CaseSet
 from bdfm_nnunet.studies.study_folder import StudyFolder, prepare
@@ -25,8 +25,10 @@ class Trainings:
         self.done: list[Training] = []
         self.predicted: list[list[str]] = []
         self.diverges: set[float] = set()
-        for name in ("train", "predict", "score", "cases_seen"):
+        for name in ("train", "cases_seen"):
             monkeypatch.setattr(task_running, name, getattr(self, name))
+        for name in ("predict", "score"):
+            monkeypatch.setattr(segmented_cases, name, getattr(self, name))
 
     @staticmethod
     def settings(training: Training) -> dict[str, Any]:
@@ -162,10 +164,10 @@ def test_a_trial_that_is_done_is_not_done_again(
             raise KeyboardInterrupt
         return score(*given)
 
-    monkeypatch.setattr(task_running, "score", killed)
+    monkeypatch.setattr(segmented_cases, "score", killed)
     with pytest.raises(KeyboardInterrupt):
         run(found, "scratch_20percent_seed0")
-    monkeypatch.setattr(task_running, "score", score)
+    monkeypatch.setattr(segmented_cases, "score", score)
     for path in found.tasks.folder(found.tasks.named("scratch_20percent_seed0")).rglob("validation"):
         path.rmdir()
     again = run(found, "scratch_20percent_seed0")

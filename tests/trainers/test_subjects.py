@@ -14,13 +14,13 @@ import torch
 from bdfm_nnunet.cli import main
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.subject_tables import read_predictions
-from bdfm_nnunet.targets import TargetColumn, Targets, TargetType, write_targets
 from bdfm_nnunet.trainers import (
     nnUNetTrainerBDFMClassification,
     nnUNetTrainerBDFMRegression,
     nnUNetTrainerBDFMSurvival,
 )
 from tests.conftest import Prepared, point_to
+from tests.subject_cohort import with_targets
 from tests.training.going_on import assert_same_run, stopped_and_continued
 from tests.training.trainings import curves, make_trainer
 
@@ -32,41 +32,12 @@ LENGTH = {
     "finetuning.rotation": 10.0,
     "finetuning.most_crops": 2,
 }
-COLUMNS = (
-    TargetColumn("idh", TargetType.BINARY, ("wildtype", "mutant")),
-    TargetColumn("site", TargetType.MULTICLASS, ("A", "B", "C")),
-    TargetColumn("grade", TargetType.ORDINAL, ("2", "3", "4")),
-    TargetColumn("age", TargetType.CONTINUOUS, unit="years"),
-    TargetColumn("death", TargetType.SURVIVAL, unit="days"),
-)
-
-
-def _targets(cases: list[str], patients: dict[str, str]) -> Targets:
-    count = len(cases)
-    numbers = {
-        "idh": np.arange(count) % 2.0,
-        "site": np.arange(count) % 3.0,
-        "grade": np.arange(count)[::-1] % 3.0,
-        "age": np.array([30.0 + 7 * number for number in range(count)]),
-    }
-    table = {name: values[:, None].astype(float) for name, values in numbers.items()}
-    table["death"] = np.array([[100.0 * (number + 1), number % 3 != 1] for number in range(count)])
-    table["age"][1] = np.nan
-    return Targets({each.name: each for each in COLUMNS}, tuple(cases), patients, {}, table)
 
 
 @pytest.fixture(scope="module")
 def cohort(_prepared_once: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
     """The prepared unlabelled data set, with targets of every kind."""
-    from bdfm_nnunet.patients import groups, read_cases
-
-    own = Prepared(tmp_path_factory.mktemp("subjects"))
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
-        folder = _prepared_once.folder(variable, own.unlabelled)
-        shutil.copytree(folder, own.root / variable / folder.name)
-    folder = own.folder("nnUNet_preprocessed", own.unlabelled)
-    known = read_cases(folder)
-    write_targets(folder, _targets(sorted(row["case"] for row in known.of_part("train")), groups(known.rows)))
+    own = with_targets(_prepared_once, tmp_path_factory.mktemp("subjects"))
     with pytest.MonkeyPatch.context() as monkeypatch:
         point_to(own.root, monkeypatch)
         yield own
