@@ -23,6 +23,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.nnunet_folders import changed_environment, trainer_search_path
 from bdfm_nnunet.prediction.predictor import Predictor
 from bdfm_nnunet.settings import LOGGERS_VARIABLE, WEIGHTS_VARIABLE
+from bdfm_nnunet.tasks.subject_level import SubjectTask
 from bdfm_nnunet.train import last_checkpoint
 from bdfm_nnunet.training.trainer import Trainer
 
@@ -110,6 +111,8 @@ def _trainer(training: Training) -> Trainer:
     # once an epoch they take longer than the steps of a small one, and nobody looks at them: figures, best checkpoints
     trainer.logger.local_logger.plot_progress_png = lambda folder: None
     trainer.save_if_best = lambda score: None  # type: ignore[method-assign]
+    if isinstance(trainer.task, SubjectTask):
+        trainer.task.most_validated = 1
     return trainer
 
 

@@ -45,6 +45,7 @@ class SubjectTask(Finetuning):
     Attributes:
         types: kinds of targets that it learns.
         pooling: of the settings' "auto".
+        most_validated: validation cases of each epoch, where not all of them are wanted.
     """
 
     settings_class = SubjectSettings
@@ -52,6 +53,7 @@ class SubjectTask(Finetuning):
     decay = "cosine"
     types: ClassVar[tuple[TargetType, ...]]
     pooling: ClassVar[Literal["mean", "attention"]]
+    most_validated: int | None = None
 
     # --- targets ------------------------------------------------------------------------------------------------
 
@@ -188,7 +190,8 @@ class SubjectTask(Finetuning):
             affine=self._affine(),
             shift=settings.shift,
         )
-        trainer.num_val_iterations_per_epoch = ceil(len(held_out) / count)  # each is seen once
+        shown = min(len(held_out), self.most_validated or len(held_out))
+        trainer.num_val_iterations_per_epoch = ceil(shown / count)  # each is seen once
         whole = WholeCases(
             validation,
             held_out,

@@ -150,6 +150,21 @@ def test_a_fold_without_validation_values_is_one_sentence(cohort: Prepared) -> N
         trainer.initialize()
 
 
+@pytest.mark.parametrize(("wanted", "numbers"), [(None, [0, 1, 0, 1]), (1, [0, 0, 0, 0])])
+def test_an_epoch_validates_all_cases_or_as_many_as_are_wanted(
+    wanted: int | None, numbers: list[int], cohort: Prepared
+) -> None:
+    trainer = _make(cohort, nnUNetTrainerBDFMRegression, f"validated{wanted}")
+    cases = sorted(trainer.task._known(sorted(trainer.task.targets.cases)))
+    trainer.do_split = lambda: (cases[:-2], cases[-2:])
+    trainer.task.most_validated = wanted
+    trainer.initialize()
+    _, held_out = trainer.task.batch_sources()
+    shown = [held_out.generate_numbered_batch(number)["keys"] for number in trainer.task.validation_numbers(range(4))]
+    assert shown == [[cases[-2:][number]] for number in numbers]
+    assert trainer.num_val_iterations_per_epoch == len(set(numbers))
+
+
 def test_a_case_as_one_crop(cohort: Prepared) -> None:
     settings = {"finetuning.view": "whole", "training.epochs": 1}
     trainer = _make(cohort, nnUNetTrainerBDFMRegression, "one_crop", **settings)
