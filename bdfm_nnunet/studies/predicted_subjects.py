@@ -39,7 +39,7 @@ class PredictedSubjects:
         """Return minus the loss, by which settings are chosen: it is proper, and defined for any cases."""
         targets, (outputs, rows) = self.study.targets, self._outputs(fold, cases)
         table = table_of(outputs, rows, targets.patients)
-        found = [row for output in outputs for row in _rows(output.column, table, targets)]
+        found = [row for output in outputs for row in rows_of_target(output.column, table, targets)]
         return Found(choice=-_loss(outputs, rows, targets), extra={"predictions": found})
 
     def tested(self, fold: Path, cases: CaseSet, out: Path) -> Found:
@@ -47,7 +47,7 @@ class PredictedSubjects:
         targets, (outputs, rows) = targets_of(self.study), self._outputs(fold, cases)
         table = table_of(outputs, rows, patients_of(self.study))
         write_predictions(out / SUBJECTS, table)
-        found = [row for output in outputs for row in _rows(output.column, table, targets)]
+        found = [row for output in outputs for row in rows_of_target(output.column, table, targets)]
         return Found(choice=-_loss(outputs, rows, targets), extra={"predictions": found})
 
     def _outputs(self, fold: Path, cases: CaseSet) -> tuple[list[TargetOutput], Mapping[str, Tensor]]:
@@ -71,8 +71,18 @@ def _loss(outputs: list[TargetOutput], rows: Mapping[str, Tensor], targets: Targ
     return float(torch.stack([*losses.values()]).mean())
 
 
-def _rows(column: TargetColumn, table: Predictions, targets: Targets) -> Iterator[dict[str, Any]]:
-    """Yield truth and prediction of one target, for each case whose value is known."""
+def rows_of_target(column: TargetColumn, table: Predictions, targets: Targets) -> Iterator[dict[str, Any]]:
+    """Yield truth and prediction of one target, for each case whose value is known.
+
+    Args:
+        column: the target.
+        table: predictions.
+        targets: true values.
+
+    Yields:
+        "case", "target", "truth" (a number, of several classes the name, of survival time and event), "predicted", and
+        of several classes "probabilities".
+    """
     name, columns = column.name, table.of(column.name)
     chances = {key.removeprefix(f"{name}="): values for key, values in columns.items() if key.startswith(f"{name}=")}
     for number, (case, values) in enumerate(zip(table.cases, targets.values(name, table.cases), strict=True)):

@@ -10,7 +10,10 @@ import torch
 
 from bdfm_nnunet import cli
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.subject_tables import Predictions
 from bdfm_nnunet.results import read_result
+from bdfm_nnunet.studies.predicted_subjects import rows_of_target
+from bdfm_nnunet.studies.scored_cases import targets_of
 from bdfm_nnunet.studies.study_folder import StudyFolder, prepare
 from bdfm_nnunet.studies.study_tasks import TaskList
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType, read_targets, write_targets
@@ -96,6 +99,55 @@ def test_what_cannot_be_is_refused(dataset: Path, tmp_path: Path, changes: dict[
 def test_a_data_set_without_targets_is_refused(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="install the targets"):
         prepare(settings(**CLASSES), tmp_path / "out")
+
+
+def test_another_test_data_set_has_the_same_targets(dataset: Path, tmp_path: Path) -> None:
+    install(dataset)
+    other = tmp_path / "nnUNet_raw" / "Dataset010_Other"
+    other.mkdir()
+    theirs = install(other, seed=3)
+    study = prepare(settings(**CLASSES, test=10, hold_out=0), tmp_path / "out")
+    np.testing.assert_array_equal(targets_of(study).values("idh", theirs.cases), theirs.numbers["idh"])
+    turned = {**COLUMNS, "idh": TargetColumn("idh", TargetType.BINARY, ("mutant", "wildtype"))}
+    for columns, what in ((turned, "the classes mutant, wildtype"), ({"age": COLUMNS["age"]}, "none of this name")):
+        numbers = {name: theirs.numbers[name] for name in columns}
+        write_targets(other, Targets(columns, theirs.cases, theirs.patients, {}, numbers))
+        with pytest.raises(InputError, match=what):
+            targets_of(study)
+
+
+def test_rows_tell_truth_and_prediction_of_every_kind() -> None:
+    columns = {
+        "site": TargetColumn("site", TargetType.MULTICLASS, ("A", "B", "C")),
+        "death": TargetColumn("death", TargetType.SURVIVAL),
+    }
+    numbers = {"site": np.array([[2.0], [np.nan], [0.0]]), "death": np.array([[50.0, 1], [70, 0], [np.nan, 1]])}
+    cases = ("a", "b", "c")
+    chances = {"A": [0.1, 0.9, 0.2], "B": [0.2, 0.0, 0.5], "C": [0.7, 0.1, 0.3]}
+    found = {"site": np.array(["C", "A", "B"]), "death": np.array([0.5, 0.25, 1.0])}
+    found |= {f"site={name}": np.array(values) for name, values in chances.items()}
+    table = Predictions(cases, cases, found)
+    targets = Targets(columns, cases, {case: case for case in cases}, {}, numbers)
+    assert [*rows_of_target(columns["site"], table, targets)] == [
+        {
+            "case": "a",
+            "target": "site",
+            "truth": "C",
+            "predicted": "C",
+            "probabilities": {"A": 0.1, "B": 0.2, "C": 0.7},
+        },
+        {
+            "case": "c",
+            "target": "site",
+            "truth": "A",
+            "predicted": "B",
+            "probabilities": {"A": 0.2, "B": 0.5, "C": 0.3},
+        },
+    ]
+    assert [*rows_of_target(columns["death"], table, targets)] == [
+        {"case": "a", "target": "death", "truth": [50.0, 1.0], "predicted": 0.5},
+        {"case": "b", "target": "death", "truth": [70.0, 0.0], "predicted": 0.25},
+    ]
 
 
 def test_arms_are_scored_by_their_predictions_of_held_out_patients(
