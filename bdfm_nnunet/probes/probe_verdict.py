@@ -9,7 +9,7 @@ import numpy as np
 from bdfm_nnunet.evaluation.subject_bootstrap import Array, Measure, PatientDraws, difference, estimate
 from bdfm_nnunet.evaluation.subject_measures import measures_of
 from bdfm_nnunet.evaluation.subject_units import ScoredUnits
-from bdfm_nnunet.probes.feature_baselines import COVARIANCE, LABELS, UNTRAINED
+from bdfm_nnunet.probes.feature_baselines import COVARIANCE, INTENSITY, LABELS, UNTRAINED, VOLUME
 from bdfm_nnunet.targets import TargetType
 
 KIND = "probe"
@@ -22,6 +22,10 @@ HEADLINES = {
     TargetType.SURVIVAL: ("c_index", "C-index", 0.5),
 }
 """Type of a target -> the measure that is compared, its name in words, and what chance gives; more is better."""
+
+BEATEN, UNDECIDED, WORSE = "beaten", "not beaten", "better"
+_IN_WORDS = {UNTRAINED: "the untrained encoder", COVARIANCE: "the untrained encoder with covariance pooling",
+             INTENSITY: "intensity statistics", VOLUME: "image volumes"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,52 +95,93 @@ def differences(found: Sequence[Predicted], *, resamples: int, seed: int) -> lis
 
 
 def verdict(found: Sequence[Predicted], compared: Sequence[Mapping[str, Any]]) -> str:
-    """Say whether the pre-trained features beat the untrained ones: by the first model, with the most training cases.
+    """Say which baselines the pre-trained features beat: by the first model, with the most training cases.
 
-    Of two untrained ones the better counts. They are beaten where the interval of the difference lies above 0.
+    They are asked to beat both untrained encoders and the better of the simple baselines from images. A baseline is
+    beaten where the interval of the difference lies above 0.
     """
     first = found[0]
     same = {each.features: each for each in found if (each.model, each.fraction) == (first.model, first.fraction)}
     _, words, _ = HEADLINES[first.units[0].column.type]
     values = {name: _value(each) for name, each in same.items()}
-    others = [name for name in (UNTRAINED, COVARIANCE) if name in values and np.isfinite(values[name])]
     own = values[PRETRAINED]
     if not np.isfinite(own):
         return f"The {words} is not defined: {first.headline.needs} are needed."
-    if not others:
-        return f"Whether the pre-trained features ({words} {own:.3f}) beat untrained ones is not known: there are none."
-    best = max(others, key=lambda name: values[name])
-    gap = next(
-        row for row in compared
-        if (row["against"], row["model"], row["fraction"]) == (best, first.model, first.fraction)
-    )  # fmt: skip
-    how = f"{words} {own:.3f} against {values[best]:.3f} of the {best} encoder, {_gap(gap)}, {_setup(first)}"
-    return f"{_opening(gap)}: {how}.{_chance(first)}{_simple(values, own, words)}"
+    said = f"The pre-trained features ({words} {own:.3f})"
+    rivals = rivals_of(values)
+    if not rivals:
+        return f"Whether {_small(said)} beat any baseline is not known: none was made.{_chance(first)}"
+    gaps = {row["against"]: row for row in compared if (row["model"], row["fraction"]) == (first.model, first.fraction)}
+    ways = {name: way_of(gaps[name]) for name in rivals}
+    told = {
+        way: [f"{_IN_WORDS[name]} ({values[name]:.3f}, {_gap(gaps[name])})" for name in rivals if ways[name] == way]
+        for way in (BEATEN, UNDECIDED, WORSE)
+    }
+    missing = _missing(values)
+    every = " every baseline:" if len(told[BEATEN]) == len(rivals) and not missing else ""
+    return f"{said} {_clauses(told, every)}, {_setup(first)}.{missing}{_chance(first)}{_labels(values, own)}"
+
+
+def rivals_of(values: Mapping[str, float]) -> list[str]:
+    """Return the baselines that must be beaten: both untrained encoders, and the better of the simple ones.
+
+    Volumes of labels are none of them, since an image alone does not give them.
+
+    Example:
+        >>> rivals_of({"untrained": 0.6, "intensity statistics": 0.7, "image volumes": 0.8, "label volumes": 0.9})
+        ['untrained', 'image volumes']
+    """
+    simple = [name for name in (INTENSITY, VOLUME) if np.isfinite(values.get(name, np.nan))]
+    untrained = [name for name in (UNTRAINED, COVARIANCE) if np.isfinite(values.get(name, np.nan))]
+    return [*untrained, *([max(simple, key=lambda name: values[name])] if simple else [])]
+
+
+def way_of(gap: Mapping[str, Any]) -> str:
+    """Return whether a baseline is beaten, by the difference from it and its interval."""
+    low, high = gap["interval"] or (-np.inf, np.inf)
+    return BEATEN if low > 0 else WORSE if high < 0 else UNDECIDED
+
+
+def _clauses(told: Mapping[str, Sequence[str]], every: str) -> str:
+    """Return what is beaten, what is not, and what is better, as one clause."""
+    parts = [f"beat{every} {_joined(told[BEATEN], 'and')}"] if told[BEATEN] else []
+    if told[UNDECIDED]:
+        parts.append(f"{'not' if parts else 'do not beat'} {_joined(told[UNDECIDED], 'or')}")
+    if told[WORSE]:
+        parts.append(f"are worse than {_joined(told[WORSE], 'and')}")
+    return (" but " if told[BEATEN] else " and ").join(parts[:2]) + "".join(f" and {part}" for part in parts[2:])
+
+
+def _joined(names: Sequence[str], last: str) -> str:
+    return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _missing(values: Mapping[str, float]) -> str:
+    """Name what they were not compared with, though they must beat it."""
+    there = {name for name, value in values.items() if np.isfinite(value)}
+    lacking = [_IN_WORDS[name] for name in (UNTRAINED, COVARIANCE) if name not in there]
+    lacking += [] if there & {INTENSITY, VOLUME} else ["a simple baseline"]
+    return f" They were not compared with {_joined(lacking, 'and')}." if lacking else ""
+
+
+def _small(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _value(each: Predicted) -> float:
     return float(each.headline.compute(np.ones((1, len(each.units[0]))))[0])
 
 
-def _opening(gap: Mapping[str, Any]) -> str:
-    low, high = gap["interval"] or (-np.inf, np.inf)
-    if low > 0:
-        return "The pre-trained features beat the untrained ones"
-    if high < 0:
-        return "The pre-trained features are worse than the untrained ones"
-    return "The pre-trained features do not beat the untrained ones"
-
-
 def _gap(gap: Mapping[str, Any]) -> str:
     if gap["interval"] is None:
         return f"difference {gap['value']:+.3f} without an interval"
-    return "difference {:+.3f} (95 % interval {:+.3f} to {:+.3f})".format(gap["value"], *gap["interval"])
+    return "difference {:+.3f}, 95 % interval {:+.3f} to {:+.3f}".format(gap["value"], *gap["interval"])
 
 
 def _setup(each: Predicted) -> str:
     units = each.units[0]
     people = f"{len(units)} cases of {len(set(units.patients))} patients"
-    return f"{each.model} model on {each.fraction:.0%} of the training cases, {people} out of fold"
+    return f"by the {each.model} model on {each.fraction:.0%} of the training cases, {people} out of fold"
 
 
 def _chance(each: Predicted) -> str:
@@ -147,18 +192,10 @@ def _chance(each: Predicted) -> str:
     return f" Their interval holds what chance gives ({chance:g})." if interval and interval[0] <= chance else ""
 
 
-def _simple(values: Mapping[str, float], own: float, words: str) -> str:
-    """Name the simple baselines that do at least as well."""
-    better = {
-        name: value for name, value in values.items()
-        if name not in (PRETRAINED, UNTRAINED, COVARIANCE) and np.isfinite(value) and value >= own
-    }  # fmt: skip
-    if not better:
-        return ""
-    named = ", ".join(
-        f"{name} {value:.3f}{' (which use the labels)' if name == LABELS else ''}" for name, value in better.items()
-    )
-    return f" Simple numbers do at least as well: {named}."
+def _labels(values: Mapping[str, float], own: float) -> str:
+    """Say where volumes of labels do at least as well."""
+    value = values.get(LABELS, np.nan)
+    return f" The {LABELS}, which use labels, do at least as well: {value:.3f}." if value >= own else ""
 
 
 def table(result: Mapping[str, Any]) -> str:
