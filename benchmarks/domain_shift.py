@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from narrow_plans import narrow
 
 from bdfm_nnunet.evaluation.crossed_bootstrap import CROSSED_INTERVAL, summarise_crossed
 from bdfm_nnunet.files import write_json
@@ -34,7 +35,7 @@ from bdfm_nnunet.synthesis.tissue_tables import read_tissues
 TRAINED, CONTRASTS = "T1", ("T1", "T2", "FLAIR")
 TRAINING, TEST = "Dataset821_HeadsT1", "Dataset822_HeadsShifted"
 HEADS, TEST_HEADS = 12, 4
-PLANS, NARROW, WIDTHS = "BDFMResEncPlans", "NarrowPlans", (8, 16, 32, 64)
+PLANS, NARROW = "BDFMResEncPlans", "NarrowPlans"
 CLASSES = {
     **dict.fromkeys((2, 41), "white"),
     **dict.fromkeys((3, 42), "cortex"),
@@ -99,24 +100,6 @@ def _separate(drawn: Path, target: Path, contrasts: Sequence[str]) -> None:
     cases = len(list((target / "labelsTr").iterdir()))
     kept = {name: told[name] for name in ("labels", "file_ending", "overwrite_image_reader_writer")}
     write_json(target / "dataset.json", {"channel_names": {"0": "mri"}, **kept, "numTraining": cases})
-
-
-def narrow() -> None:
-    """Write plans of a small network beside those of data set 821."""
-    folder = nnunet_folder("nnUNet_preprocessed") / TRAINING
-    plans = json.loads((folder / f"{PLANS}.json").read_text(encoding="utf-8"))
-    configuration = plans["configurations"]["3d_fullres"]
-    configuration |= {"patch_size": [32, 32, 32], "batch_size": 2}
-    configuration.pop("costs", None)
-    configuration["architecture"]["arch_kwargs"] |= {
-        "n_stages": len(WIDTHS),
-        "features_per_stage": list(WIDTHS),
-        "kernel_sizes": [[3] * 3] * len(WIDTHS),
-        "strides": [[1] * 3, *[[2] * 3] * (len(WIDTHS) - 1)],
-        "n_blocks_per_stage": [1] * len(WIDTHS),
-        "n_conv_per_stage_decoder": [1] * (len(WIDTHS) - 1),
-    }
-    write_json(folder / f"{NARROW}.json", plans | {"plans_name": NARROW})
 
 
 def scores_by_contrast(study: Path) -> dict[str, dict[str, Any]]:
@@ -194,7 +177,7 @@ def main() -> None:
         draw(chosen.maps, spacing=chosen.spacing)
         return
     if chosen.what == "narrow":
-        narrow()
+        narrow(TRAINING, PLANS, NARROW)
         return
     print(table(chosen.study))
     if chosen.figure:

@@ -1,0 +1,229 @@
+"""Made-up cohorts whose answer is known: do the subject-level trainers learn it, in minutes, on a processor?
+
+    python benchmarks/known_answers.py draw tumours            # data sets 711 for training, 811 for the test
+    bdfm plan -d 711 --network resenc --gpu-memory 0.1 -p Known
+    python benchmarks/narrow_plans.py 711 --plans Known --name KnownNarrow --patch 40 48 40
+    python benchmarks/known_answers.py learn tumours side --plans KnownNarrow
+
+`draw` makes a cohort of `COHORTS`: brains of the ICBM 152 template that nilearn ships, each warped anew, with and
+without a made-up tumour. `learn` runs what a user would: `bdfm plan --variant`, `bdfm train`, `bdfm predict-subjects`
+on the images of the test and `bdfm evaluate-subjects`. It prints the score with the bound that is asked for, and fails
+below it. With `--permute SEED` the training cases get each other's values, and the score must be that of chance.
+"""
+
+import argparse
+import csv
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from bdfm_nnunet.cli import main as bdfm
+from bdfm_nnunet.data.demo import demo_grid
+from bdfm_nnunet.data.phantom import OEDEMA, Subject, draw_subject, render
+from bdfm_nnunet.nnunet_folders import dataset_name, nnunet_folder
+
+logger = logging.getLogger(__name__)
+
+CHANNELS = ("t1c", "t2f")
+TRAINERS = {
+    "has_lesion": "nnUNetTrainerBDFMClassification",
+    "side": "nnUNetTrainerBDFMClassification",
+    "enhancing": "nnUNetTrainerBDFMClassification",
+    "volume": "nnUNetTrainerBDFMRegression",
+    "death": "nnUNetTrainerBDFMSurvival",
+}
+MEASURES = {"volume": ("r2", 0.8), "death": ("c_index", 0.75)}
+AUC = ("auc", 0.95)
+FIELDS = ("case", "has_lesion", "side", "enhancing", "volume", "time", "event")
+COLUMNS = ("has_lesion:binary", "side:binary", "enhancing:binary", "volume:continuous", "death:survival=time/event")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A made-up cohort.
+
+    Attributes:
+        number: of the data set for training and validation; that of the test has 100 more.
+        training: subjects for training and validation.
+        testing: subjects of the test.
+        spacing: of the images, mm.
+        lesions: share of the subjects with a tumour.
+        core_mm: least and largest mean radius of the tumour's core.
+        oedema_mm: how far its oedema reaches.
+    """
+
+    number: int
+    training: int = 160
+    testing: int = 80
+    spacing: float = 4.0
+    lesions: float = 0.5
+    core_mm: tuple[float, float] = (8.0, 24.0)
+    oedema_mm: float = 8.0
+
+    @property
+    def test(self) -> int:
+        """Number of the data set of the test."""
+        return self.number + 100
+
+
+COHORTS = {
+    "tumours": Cohort(711),
+    "unbalanced": Cohort(712, lesions=0.25),
+    "small": Cohort(713, core_mm=(7.0, 10.0), oedema_mm=4.0),
+}
+
+
+def subject_of(cohort: Cohort, number: int) -> tuple[Subject, dict[str, Any]]:
+    """Draw a subject, and what is true of it whatever its voxels are."""
+    rng = np.random.default_rng([cohort.number, number])
+    subject = draw_subject(rng)
+    has_lesion = bool(rng.uniform() < cohort.lesions)
+    enhancing = bool(rng.uniform() < 0.5)
+    core = float(np.exp(rng.uniform(*np.log(cohort.core_mm))))
+    lesion = replace(subject.lesions[0], core_mm=core, rim_mm=0.4 * core * enhancing, oedema_mm=cohort.oedema_mm)
+    return replace(subject, lesions=(lesion,) * has_lesion), {"has_lesion": has_lesion, "enhancing": enhancing}
+
+
+def row_of(labels: Any, truth: Mapping[str, Any], *, spacing: float, rng: np.random.Generator) -> dict[str, Any]:
+    """Return the values of the targets; those of a tumour only where there is one."""
+    row: dict[str, Any] = dict.fromkeys(FIELDS, "") | {"has_lesion": "yes" if truth["has_lesion"] else "no"}
+    core = (labels > 0) & (labels != OEDEMA)
+    if not core.any():
+        return row
+    volume = round(float(core.sum()) * spacing**3 / 1000, 3)
+    left = np.argwhere(core)[:, 0].mean() > (labels.shape[0] - 1) / 2
+    hazard = (volume / 10) ** 2 / 1000  # a day; 10 ml of tumour mean a thousand days
+    time, followed = rng.exponential(1 / hazard), rng.uniform(0, 4000)
+    return row | {
+        "side": "left" if left else "right",
+        "enhancing": "yes" if truth["enhancing"] else "no",
+        "volume": volume,
+        "time": round(min(time, followed) + 0.01, 2),
+        "event": int(time <= followed),
+    }
+
+
+def _write(number: int, *, cohort: Cohort, folder: Path) -> dict[str, Any]:
+    """Write the images of a subject and return its row of the table."""
+    subject, truth = subject_of(cohort, number)
+    grid, case = demo_grid(cohort.spacing), f"case_{number:03d}"
+    images, labels = render(subject, grid)
+    for channel in CHANNELS:
+        image = sitk.GetImageFromArray(images[channel].T)
+        image.SetSpacing(grid.spacing)
+        sitk.WriteImage(image, str(folder / f"{case}_{channel}.nii.gz"), useCompression=True)
+    rng = np.random.default_rng([cohort.number, number, 1])
+    return row_of(labels, truth, spacing=cohort.spacing, rng=rng) | {"case": case}
+
+
+def draw(name: str, *, workers: int) -> None:
+    """Draw a cohort, convert both parts and install their targets."""
+    cohort = COHORTS[name]
+    everyone = range(cohort.training + cohort.testing)
+    parts = {cohort.number: everyone[: cohort.training], cohort.test: everyone[cohort.training :]}
+    for number, subjects in parts.items():
+        with tempfile.TemporaryDirectory() as scratch, ProcessPoolExecutor(workers) as pool:
+            rows = list(pool.map(partial(_write, cohort=cohort, folder=Path(scratch)), subjects))
+            channels = [word for each in CHANNELS for word in ("--image", f"{each}={{case}}_{each}")]
+            _run("convert", "folder", scratch, "-d", str(number), "--name", name, "--unlabelled", *channels)
+        _write_table(_table(number), rows)
+        _install(number, _table(number))
+
+
+def _table(number: int) -> Path:
+    return nnunet_folder("nnUNet_raw") / dataset_name(number) / "known_answers.csv"
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _install(number: int, table: Path) -> None:
+    _run("targets", "-d", str(number), str(table), *(word for each in COLUMNS for word in ("--column", each)))
+
+
+def _run(*words: str) -> None:
+    logger.info("bdfm %s", " ".join(words))
+    if code := bdfm(list(words)):
+        raise SystemExit(code)
+
+
+def permute(number: int, seed: int) -> None:
+    """Install the targets of a data set with all values dealt out anew among the cases."""
+    with _table(number).open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    order = np.random.default_rng(seed).permutation(len(rows))
+    dealt = [{**rows[place], "case": row["case"]} for place, row in zip(order, rows, strict=True)]
+    with tempfile.TemporaryDirectory() as scratch:
+        table = Path(scratch) / "permuted.csv"
+        _write_table(table, dealt)
+        _install(number, table)
+
+
+def learn(name: str, target: str, *, plans: str, out: Path, device: str, settings: Sequence[str]) -> dict[str, Any]:
+    """Train on a cohort, predict the test images and score them; return the score of the target and what it took."""
+    cohort, trainer = COHORTS[name], TRAINERS[target]
+    words = ["-d", str(cohort.number), "-p", plans]
+    chosen = [f"finetuning.targets={target}", *settings]
+    _run("plan", *words, "--variant", target, *(word for each in chosen for word in ("--set", each)))
+    began = time.monotonic()
+    _run("train", str(cohort.number), target, "0", "-tr", trainer, "-p", plans, "-device", device)
+    trained = time.monotonic() - began
+    out.mkdir(parents=True, exist_ok=True)
+    images, table = nnunet_folder("nnUNet_raw") / dataset_name(cohort.test) / "imagesTr", out / f"{target}.csv"
+    what = ["-c", target, "-tr", trainer, "-f", "0", "-i", str(images), "-o", str(table), "--device", device]
+    _run("predict-subjects", *words, *what)
+    _run("evaluate-subjects", "-d", str(cohort.test), "-i", str(table), "--target", target, "-o", str(out / target))
+    found = json.loads((out / target / "result.json").read_text(encoding="utf-8"))["targets"][target]["scores"]
+    measure, bound = MEASURES.get(target, AUC)
+    score = {"measure": measure, "score": found[measure]["value"], "interval": found[measure]["interval"]}
+    return {"cohort": name, "target": target, **score, "bound": bound, "training_seconds": round(trained, 1)}
+
+
+def main() -> int:
+    """Draw a cohort, or learn one of its targets."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    drawing, learning = commands.add_parser("draw"), commands.add_parser("learn")
+    for each in (drawing, learning):
+        each.add_argument("cohort", choices=COHORTS)
+    drawing.add_argument("--workers", type=int, default=2)
+    learning.add_argument("target", choices=TRAINERS)
+    learning.add_argument("--plans", required=True)
+    learning.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as of bdfm plan")
+    learning.add_argument("--permute", type=int, metavar="SEED", help="deal out the training cases' values anew")
+    learning.add_argument("--device", default="cpu")
+    learning.add_argument("--out", type=Path, default=Path("known_answers"))
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.command == "draw":
+        draw(options.cohort, workers=options.workers)
+        return 0
+    number = COHORTS[options.cohort].number
+    if options.permute is not None:
+        permute(number, options.permute)
+    how = {"plans": options.plans, "out": options.out / options.cohort, "device": options.device}
+    found = learn(options.cohort, options.target, settings=options.set, **how)
+    if options.permute is not None:
+        _install(number, _table(number))
+        found |= {"permuted": options.permute}
+    print(json.dumps(found))
+    return 0 if options.permute is not None or found["score"] >= found["bound"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
