@@ -8,7 +8,8 @@
 `draw` makes a cohort of `COHORTS`: brains of the ICBM 152 template that nilearn ships, each warped anew, with and
 without a made-up tumour. `learn` runs what a user would: `bdfm plan --variant`, `bdfm train`, `bdfm predict-subjects`
 on the images of the test and `bdfm evaluate-subjects`. It prints the score with the bound that is asked for, and fails
-below it. With `--permute SEED` the training cases get each other's values, and the score must be that of chance.
+below it. With `--permute SEED` the cases of both parts get each other's values, and the score must be that of chance;
+with `--overfit N` the first N cases alone are learned, and scored.
 """
 
 import argparse
@@ -31,7 +32,10 @@ import SimpleITK as sitk
 from bdfm_nnunet.cli import main as bdfm
 from bdfm_nnunet.data.demo import demo_grid
 from bdfm_nnunet.data.phantom import OEDEMA, Subject, draw_subject, render
+from bdfm_nnunet.files import write_json
 from bdfm_nnunet.nnunet_folders import dataset_name, nnunet_folder
+from bdfm_nnunet.split_files import SPLITS
+from bdfm_nnunet.targets import read_targets
 
 logger = logging.getLogger(__name__)
 
@@ -162,36 +166,55 @@ def _run(*words: str) -> None:
         raise SystemExit(code)
 
 
-def permute(number: int, seed: int) -> None:
-    """Install the targets of a data set with all values dealt out anew among the cases."""
-    with _table(number).open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    order = np.random.default_rng(seed).permutation(len(rows))
-    dealt = [{**rows[place], "case": row["case"]} for place, row in zip(order, rows, strict=True)]
-    with tempfile.TemporaryDirectory() as scratch:
-        table = Path(scratch) / "permuted.csv"
-        _write_table(table, dealt)
-        _install(number, table)
+def permute(name: str, seed: int | None) -> None:
+    """Install the targets of a cohort with all values dealt out anew within each part; as they were drawn for None."""
+    for number in (COHORTS[name].number, COHORTS[name].test):
+        with _table(number).open(encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        order = range(len(rows)) if seed is None else np.random.default_rng([seed, number]).permutation(len(rows))
+        dealt = [{**rows[place], "case": row["case"]} for place, row in zip(order, rows, strict=True)]
+        with tempfile.TemporaryDirectory() as scratch:
+            table = Path(scratch) / "permuted.csv"
+            _write_table(table, dealt)
+            _install(number, table)
 
 
-def learn(name: str, target: str, *, plans: str, out: Path, device: str, settings: Sequence[str]) -> dict[str, Any]:
-    """Train on a cohort, predict the test images and score them; return the score of the target and what it took."""
-    cohort, trainer = COHORTS[name], TRAINERS[target]
-    words = ["-d", str(cohort.number), "-p", plans]
-    chosen = [f"finetuning.targets={target}", *settings]
-    _run("plan", *words, "--variant", target, *(word for each in chosen for word in ("--set", each)))
+def keep_few(name: str, count: int) -> None:
+    """Let the first cases of a cohort be for training, as many after them for validation, and no others."""
+    dataset = dataset_name(COHORTS[name].number)
+    cases = sorted(read_targets(nnunet_folder("nnUNet_raw") / dataset).cases)[: 2 * count]
+    folds = [{"train": cases[:count], "val": cases[count:]}]
+    write_json(nnunet_folder("nnUNet_preprocessed") / dataset / SPLITS, folds)
+
+
+def train(name: str, target: str, *, variant: str, plans: str, device: str, settings: Sequence[str]) -> float:
+    """Train on a cohort and return the seconds."""
+    number = str(COHORTS[name].number)
+    chosen = [word for each in (f"finetuning.targets={target}", *settings) for word in ("--set", each)]
+    _run("plan", "-d", number, "-p", plans, "--variant", variant, *chosen)
     began = time.monotonic()
-    _run("train", str(cohort.number), target, "0", "-tr", trainer, "-p", plans, "-device", device)
-    trained = time.monotonic() - began
+    _run("train", number, variant, "0", "-tr", TRAINERS[target], "-p", plans, "-device", device)
+    return time.monotonic() - began
+
+
+def score(name: str, target: str, *, variant: str, plans: str, out: Path, device: str, few: int = 0) -> dict[str, Any]:
+    """Predict the images of the test, or the first few of the training, and return the score of the target."""
+    cohort = COHORTS[name]
+    number = cohort.number if few else cohort.test
     out.mkdir(parents=True, exist_ok=True)
-    images, table = nnunet_folder("nnUNet_raw") / dataset_name(cohort.test) / "imagesTr", out / f"{target}.csv"
-    what = ["-c", target, "-tr", trainer, "-f", "0", "-i", str(images), "-o", str(table), "--device", device]
-    _run("predict-subjects", *words, *what)
-    _run("evaluate-subjects", "-d", str(cohort.test), "-i", str(table), "--target", target, "-o", str(out / target))
+    table = out / f"{target}.csv"
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in sorted((nnunet_folder("nnUNet_raw") / dataset_name(number) / "imagesTr").iterdir()):
+            if not few or int(path.name.split("_")[1]) < few:
+                (Path(scratch) / path.name).symlink_to(path)
+        what = ["-c", variant, "-p", plans, "-tr", TRAINERS[target], "-f", "0", "--device", device]
+        which = ["-chk", "checkpoint_final.pth"] if few else []
+        _run("predict-subjects", "-d", str(cohort.number), *what, "-i", scratch, "-o", str(table), *which)
+    _run("evaluate-subjects", "-d", str(number), "-i", str(table), "--target", target, "-o", str(out / target))
     found = json.loads((out / target / "result.json").read_text(encoding="utf-8"))["targets"][target]["scores"]
     measure, bound = MEASURES.get(target, AUC)
-    score = {"measure": measure, "score": found[measure]["value"], "interval": found[measure]["interval"]}
-    return {"cohort": name, "target": target, **score, "bound": bound, "training_seconds": round(trained, 1)}
+    value, interval = found[measure]["value"], found[measure]["interval"]
+    return {"cohort": name, "target": target, "measure": measure, "score": value, "interval": interval, "bound": bound}
 
 
 def main() -> int:
@@ -205,7 +228,8 @@ def main() -> int:
     learning.add_argument("target", choices=TRAINERS)
     learning.add_argument("--plans", required=True)
     learning.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as of bdfm plan")
-    learning.add_argument("--permute", type=int, metavar="SEED", help="deal out the training cases' values anew")
+    learning.add_argument("--permute", type=int, metavar="SEED", help="deal out the values anew")
+    learning.add_argument("--overfit", type=int, default=0, metavar="N", help="learn the first N cases")
     learning.add_argument("--device", default="cpu")
     learning.add_argument("--out", type=Path, default=Path("known_answers"))
     options = parser.parse_args()
@@ -213,15 +237,17 @@ def main() -> int:
     if options.command == "draw":
         draw(options.cohort, workers=options.workers)
         return 0
-    number = COHORTS[options.cohort].number
     if options.permute is not None:
-        permute(number, options.permute)
-    how = {"plans": options.plans, "out": options.out / options.cohort, "device": options.device}
-    found = learn(options.cohort, options.target, settings=options.set, **how)
+        permute(options.cohort, options.permute)
+    if options.overfit:
+        keep_few(options.cohort, options.overfit)
+    variant = f"{options.target}{'' if options.permute is None else f'_permuted{options.permute}'}"
+    what = {"variant": variant, "plans": options.plans, "device": options.device}
+    seconds = train(options.cohort, options.target, settings=options.set, **what)
+    found = score(options.cohort, options.target, out=options.out / options.cohort, few=options.overfit, **what)
     if options.permute is not None:
-        _install(number, _table(number))
-        found |= {"permuted": options.permute}
-    print(json.dumps(found))
+        permute(options.cohort, None)
+    print(json.dumps(found | {"training_seconds": round(seconds, 1), "permuted": options.permute}))
     return 0 if options.permute is not None or found["score"] >= found["bound"] else 1
 
 

@@ -2,12 +2,7 @@
 
 import gzip
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +11,10 @@ import pytest
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.plans import add_variant
 from tests.conftest import Prepared
+from tests.console_scripts import Bench, kill_once_there_is
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = Path(sys.executable).parent
 LENGTH = {
     "training.epochs": 2,
     "training.iterations_per_epoch": 3,
@@ -28,42 +23,6 @@ LENGTH = {
 }
 TERMS = ("train_losses", "train_pixel", "train_frequency", "val_losses", "psnr", "ssim", "lrs")
 FIRST_BLOCK = "encoder.stages.0.blocks.0.attn.qkv.weight"
-
-
-class Bench:
-    """The prepared data sets, with results of their own, and the commands on them.
-
-    Attributes:
-        prepared: the data sets.
-        environ: what `bdfm env` and the folders make of the environment.
-        results: nnUNet_results.
-    """
-
-    def __init__(self, prepared: Prepared, results: Path) -> None:
-        self.prepared, self.results = prepared, results
-        line = subprocess.run([SCRIPTS / "bdfm", "env"], capture_output=True, text=True, check=True).stdout
-        command = f'{line}\nprintf %s "$nnUNet_extTrainer"'
-        found = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
-        self.environ = os.environ | {"nnUNet_extTrainer": found, "nnUNet_results": str(results)}
-
-    def start(self, command: str, *arguments: object, **variables: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [SCRIPTS / command, *map(str, arguments)], env=self.environ | variables, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
-    def run(self, command: str, *arguments: object, code: int = 0, **variables: str) -> str:
-        process = self.start(command, *arguments, **variables)
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == code, output[-3000:]
-        return output
-
-    def training(self, dataset_id: int, variant: str, trainer: str, plans: str = "BDFMPlans") -> list[object]:
-        return [dataset_id, variant, 0, "-tr", trainer, "-p", plans, "-device", "cpu"]
-
-    def folder(self, dataset_id: int, variant: str, trainer: str, plans: str = "BDFMPlans") -> Path:
-        name = self.prepared.folder("nnUNet_preprocessed", dataset_id).name
-        return self.results / name / f"{trainer}__{plans}__{variant}" / "fold_0"
 
 
 @pytest.fixture(scope="module")
@@ -97,20 +56,11 @@ def _curves(folder: Path) -> dict[str, Any]:
     return {name: curves[name] for name in TERMS}
 
 
-def _kill_once_there_is(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 300
-    while not path.is_file():
-        assert process.poll() is None and time.monotonic() < deadline, process.stdout and process.stdout.read()[-3000:]
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-
-
 def test_killed_pretraining_continues_to_the_same_losses(bench: Bench, pretrained: Path) -> None:
     trainer = "nnUNetTrainerBDFMPretrain"
     folder = bench.folder(501, "killed", trainer)
     with bench.start("nnUNetv2_train", *bench.training(501, "killed", trainer)) as process:
-        _kill_once_there_is(folder / "checkpoint_latest.pth", process)
+        kill_once_there_is(folder / "checkpoint_latest.pth", process)
     assert not (folder / "checkpoint_final.pth").exists()
     bench.run("nnUNetv2_train", *bench.training(501, "killed", trainer), "--c")
     assert (folder / "checkpoint_final.pth").is_file()
@@ -124,7 +74,7 @@ def test_killed_fine_tuning_continues_without_its_weights(bench: Bench, pretrain
     arguments = bench.training(502, "killed", "nnUNetTrainerBDFM")
     folder = bench.folder(502, "killed", "nnUNetTrainerBDFM")
     with bench.start("nnUNetv2_train", *arguments, BDFM_WEIGHTS=str(pretrained)) as process:
-        _kill_once_there_is(folder / "checkpoint_latest.pth", process)
+        kill_once_there_is(folder / "checkpoint_latest.pth", process)
     bench.run("nnUNetv2_train", *arguments, "--c", BDFM_WEIGHTS="/nowhere.pth")
     ours, theirs = (read_checkpoint(path / "checkpoint_final.pth").weights for path in (folder, tuned))
     for name, tensor in theirs.items():
