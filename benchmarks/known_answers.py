@@ -2,7 +2,7 @@
 
     python benchmarks/known_answers.py draw tumours            # data sets 711 for training, 811 for the test
     bdfm plan -d 711 --network resenc --gpu-memory 0.1 -p Known
-    python benchmarks/narrow_plans.py 711 --plans Known --name KnownNarrow --patch 40 48 40
+    python benchmarks/narrow_plans.py 711 --plans Known --name KnownNarrow --patch 32 40 32
     python benchmarks/known_answers.py learn tumours side --plans KnownNarrow
 
 `draw` makes a cohort of `COHORTS`: brains of the ICBM 152 template that nilearn ships, each warped anew, with and
@@ -70,7 +70,7 @@ class Cohort:
     number: int
     training: int = 160
     testing: int = 80
-    spacing: float = 4.0
+    spacing: float = 5.0
     lesions: float = 0.5
     core_mm: tuple[float, float] = (8.0, 24.0)
     oedema_mm: float = 8.0
