@@ -23,6 +23,7 @@ from bdfm_nnunet.targets import TargetColumn, TargetType
 Row = Mapping[str, Any]
 _OF_CLASSES, _OF_VALUES, _OF_SURVIVAL = ("auc",), ("r2", "mae"), ("c_index",)
 _SMALLER_IS_BETTER = ("mae",)
+_NOTHING = {"auc": 0.5, "r2": 0.0, "c_index": 0.5}
 
 
 class StudyMeasure(ABC):
@@ -37,6 +38,7 @@ class StudyMeasure(ABC):
         smaller_is_better: whether a difference below zero is a gain.
         per_hour: whether its value by device hour means something.
         leads: whether findings in words are about it, and there is a figure.
+        nothing: what a model has, at most, that has learned nothing; None where that depends on the cases.
     """
 
     key: str
@@ -47,6 +49,7 @@ class StudyMeasure(ABC):
     smaller_is_better: bool = False
     per_hour: bool = False
     leads: bool = True
+    nothing: float | None = None
 
     @property
     def file(self) -> str:
@@ -80,7 +83,7 @@ class DiceMeasure(StudyMeasure):
 
     key, name, title = "dice", "Dice", "Mean Dice"
     about = f"Over test cases, regions and seeds; brackets: {CROSSED_INTERVAL}."
-    per_hour = True
+    per_hour, nothing = True, 0.01
 
     def value(self, rows: Sequence[Row]) -> Summary:
         """Return the mean."""
@@ -130,7 +133,7 @@ class TargetMeasure(StudyMeasure):
 
     def __init__(self, column: TargetColumn, key: str) -> None:
         self.column, self.key = column, key
-        self.smaller_is_better = key in _SMALLER_IS_BETTER
+        self.smaller_is_better, self.nothing = key in _SMALLER_IS_BETTER, _NOTHING.get(key)
         unit = f" ({column.unit})" if self.smaller_is_better and column.unit else ""
         self.name = self.title = f"{TITLES[key]} of {column.name}{unit}"
         self.form = "#.3g" if self.smaller_is_better else ".3f"  # digits of a number in some unit

@@ -46,13 +46,29 @@ def verdict(entry: Entry) -> str:
 def findings(table: Sequence[Entry], facts: StudyFacts) -> list[str]:
     """Return what was found, in sentences."""
     compared = [entry for entry in table if entry.difference is not None and entry.measure.leads]
-    told = []
+    told = _nothing_learned(table)
     for measure in dict.fromkeys(entry.measure for entry in compared):
         told += _findings_of([entry for entry in compared if entry.measure is measure], facts)
     if table and max(entry.seeds for entry in table) < _FEW_SEEDS:
         told.append("With fewer than three seeds, the intervals hardly know how much two trainings alike differ.")
     if len(compared) >= _MANY:
         told.append(f"Of {len(compared)} intervals, about one in twenty leaves out zero by chance alone.")
+    return told
+
+
+def _nothing_learned(table: Sequence[Entry]) -> list[str]:
+    """Return a sentence for each label fraction with which no arm is above a model that has learned nothing."""
+    told = []
+    for measure, fraction in dict.fromkeys((entry.measure, entry.fraction) for entry in table if entry.measure.leads):
+        arms = [entry for entry in table if entry.measure is measure and entry.fraction == fraction]
+        if measure.nothing is None or any(not entry.score.low <= measure.nothing for entry in arms):
+            continue
+        best = max(arms, key=lambda entry: entry.score.mean)
+        told.append(
+            f"With {fraction:g} % of the labels no arm can be told from one that has learned nothing (the best, "
+            f"{best.arm}, has {best.score.mean:{measure.form}} {measure.name}), so differences mean little: give more "
+            "steps, or other rates."
+        )
     return told
 
 

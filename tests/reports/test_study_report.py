@@ -99,6 +99,14 @@ def test_words_tell_gains_losses_and_what_cannot_be_told() -> None:
     assert "In all, bad is ahead of scratch with 0, behind with 2" in str(summary)
 
 
+def test_arms_that_have_all_learned_nothing_are_no_draw() -> None:
+    found = [row | {"dice": 0.0} if row["fraction"] == 5.0 else row for row in rows(GAINS)]
+    (told,) = (each for each in findings(entries(found, facts(found)), facts(found)) if "learned nothing" in each)
+    assert told.startswith("With 5 % of the labels no arm") and "0.000 Dice" in told
+    one_learns = [row | {"dice": 0.4} if row["arm"] == "good" else row for row in found]
+    assert not any("learned nothing" in each for each in findings(entries(one_learns, facts(found)), facts(found)))
+
+
 def test_few_seeds_and_many_intervals_are_said() -> None:
     two = rows(GAINS, seeds=2)
     assert "fewer than three seeds" in str(findings(entries(two, facts(two)), facts(two)))
