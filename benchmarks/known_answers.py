@@ -1,9 +1,9 @@
 """Made-up cohorts whose answer is known: do the subject-level trainers learn it, in minutes, on a processor?
 
-    python benchmarks/known_answers.py draw tumours            # data sets 711 for training, 811 for the test
+    python benchmarks/known_answers.py draw lesions            # data sets 711 for training, 811 for the test
     bdfm plan -d 711 --network resenc --gpu-memory 0.1 -p Known
     python benchmarks/narrow_plans.py 711 --plans Known --name KnownNarrow --patch 32 40 32
-    python benchmarks/known_answers.py learn tumours side --plans KnownNarrow
+    python benchmarks/known_answers.py learn lesions has_lesion --plans KnownNarrow
 
 `draw` makes a cohort of `COHORTS`: brains of the ICBM 152 template that nilearn ships, each warped anew, with and
 without a made-up tumour. `learn` runs what a user would: `bdfm plan --variant`, `bdfm train`, `bdfm predict-subjects`
@@ -82,9 +82,10 @@ class Cohort:
 
 
 COHORTS = {
-    "tumours": Cohort(711),
+    "lesions": Cohort(711),
     "unbalanced": Cohort(712, lesions=0.25),
     "small": Cohort(713, core_mm=(7.0, 10.0), oedema_mm=4.0),
+    "tumours": Cohort(714, lesions=1.0),
 }
 
 

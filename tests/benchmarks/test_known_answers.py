@@ -13,9 +13,9 @@ from narrow_plans import narrow
 from bdfm_nnunet.cli import main
 from tests.conftest import point_to
 
-COARSE = Cohort(714, training=72, testing=40, spacing=8.0, core_mm=(14.0, 26.0))
+COARSE = Cohort(719, training=120, testing=40, spacing=8.0, core_mm=(14.0, 26.0))
 """Brains of some 20 voxels an axis, which a small network learns in half a minute."""
-LENGTH = ["batch_size=8", "training.epochs=12", "training.iterations_per_epoch=16", "training.workers=0"]
+LENGTH = ["batch_size=8", "training.initial_lr=2e-3", "training.epochs=12", "training.iterations_per_epoch=16", "training.workers=0"]
 SEEDS = 5
 
 
@@ -42,8 +42,8 @@ def coarse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         root = point_to(tmp_path_factory.mktemp("known"), monkeypatch)
         monkeypatch.setitem(COHORTS, "coarse", COARSE)
         draw("coarse", workers=2)
-        assert main(["plan", "-d", "714", "--network", "resenc", "--gpu-memory", "0.1", "-p", "Wide"]) == 0
-        narrow("Dataset714_coarseUnlabelled", "Wide", "Narrow", patch_size=(24, 24, 24))
+        assert main(["plan", "-d", "719", "--network", "resenc", "--gpu-memory", "0.1", "-p", "Wide"]) == 0
+        narrow("Dataset719_coarseUnlabelled", "Wide", "Narrow", patch_size=(24, 24, 24))
         yield root
 
 
