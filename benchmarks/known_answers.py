@@ -143,7 +143,7 @@ def draw(name: str, *, workers: int) -> None:
             channels = [word for each in CHANNELS for word in ("--image", f"{each}={{case}}_{each}")]
             _run("convert", "folder", scratch, "-d", str(number), "--name", name, "--unlabelled", *channels)
         _write_table(_table(number), rows)
-        _install(number, _table(number))
+        _install(cohort, number, _table(number))
 
 
 def _table(number: int) -> Path:
@@ -157,8 +157,9 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _install(number: int, table: Path) -> None:
-    _run("targets", "-d", str(number), str(table), *(word for each in COLUMNS for word in ("--column", each)))
+def _install(cohort: Cohort, number: int, table: Path) -> None:
+    columns = [each for each in COLUMNS if cohort.lesions < 1 or not each.startswith("has_lesion")]
+    _run("targets", "-d", str(number), str(table), *(word for each in columns for word in ("--column", each)))
 
 
 def _run(*words: str) -> None:
@@ -169,7 +170,8 @@ def _run(*words: str) -> None:
 
 def permute(name: str, seed: int | None) -> None:
     """Install the targets of a cohort with all values dealt out anew within each part; as they were drawn for None."""
-    for number in (COHORTS[name].number, COHORTS[name].test):
+    cohort = COHORTS[name]
+    for number in (cohort.number, cohort.test):
         with _table(number).open(encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         order = range(len(rows)) if seed is None else np.random.default_rng([seed, number]).permutation(len(rows))
@@ -177,7 +179,7 @@ def permute(name: str, seed: int | None) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             table = Path(scratch) / "permuted.csv"
             _write_table(table, dealt)
-            _install(number, table)
+            _install(cohort, number, table)
 
 
 def keep_few(name: str, count: int) -> None:
