@@ -15,7 +15,10 @@ from tests.conftest import point_to
 
 COARSE = Cohort(719, training=120, testing=40, spacing=8.0, core_mm=(14.0, 26.0))
 """Brains of some 20 voxels an axis, which a small network learns in half a minute."""
-LENGTH = ["batch_size=8", "training.initial_lr=2e-3", "training.epochs=12", "training.iterations_per_epoch=16", "training.workers=0"]
+LENGTH = [
+    "batch_size=8", "training.initial_lr=2e-3", "training.epochs=12", "training.iterations_per_epoch=16",
+    "training.workers=0",
+]  # fmt: skip
 SEEDS = 5
 
 
