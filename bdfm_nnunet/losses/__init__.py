@@ -3,6 +3,7 @@
 from bdfm_nnunet.losses.contrastive_losses import NegativeQueue, chance_level, nt_xent
 from bdfm_nnunet.losses.frequency_losses import gradient_loss, high_frequency_loss, published_filter, rmse_loss
 from bdfm_nnunet.losses.reconstruction_losses import focal_frequency_loss, masked_mse
+from bdfm_nnunet.losses.sequence_losses import sequence_mse
 
 __all__ = [
     "NegativeQueue",
@@ -14,4 +15,5 @@ __all__ = [
     "nt_xent",
     "published_filter",
     "rmse_loss",
+    "sequence_mse",
 ]
