@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "frequency": {"frequency", "kept_tables", "masking"},
     "losses": {"losses", "frequency", "masking"},
     "embedding_measures": {"losses"},
-    "networks": {"networks", "kept_tables", "masking", "frequency", "cost_records"},
+    "networks": {"networks", "kept_tables", "masking", "frequency", "hashed_noise", "cost_records"},
     "cost_records": {"__version__"},
     "results": {"results", "__version__"},
     "training_costs": {"cost_records", "networks", "objectives"},
