@@ -77,7 +77,9 @@ def view_matrices(
     return torch.cat([turned, (2 * corners + sides - 1)[..., None]], dim=-1)
 
 
-def sampled(images: Tensor, matrices: Tensor, spatial: Sequence[int], *, outside: Outside = "zero") -> Tensor:
+def sampled(
+    images: Tensor, matrices: Tensor, spatial: Sequence[int], *, outside: Outside = "zero", nearest: bool = False
+) -> Tensor:
     """Return views of images by linear interpolation.
 
     Args:
@@ -85,6 +87,7 @@ def sampled(images: Tensor, matrices: Tensor, spatial: Sequence[int], *, outside
         matrices: (B, axes, axes + 1), see `view_matrices`.
         spatial: voxels of a view per axis.
         outside: value of places outside of the image: 0, or that at the nearest edge.
+        nearest: take the value of the nearest voxel instead, for labels.
 
     Returns:
         (B, C, *spatial).
@@ -98,7 +101,8 @@ def sampled(images: Tensor, matrices: Tensor, spatial: Sequence[int], *, outside
     # torch counts axes from the last
     theta = torch.cat([matrices[..., :-1].flip(-1, -2), matrices[..., -1:].flip(-2)], dim=-1).to(images.dtype)
     grid = functional.affine_grid(theta, [*images.shape[:2], *spatial], align_corners=False)
-    views = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    mode = "nearest" if nearest else "bilinear"
+    views = functional.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
     if outside == "edge":
         return views
     return views.masked_fill((grid.abs() > 1 + 1e-5).any(-1)[:, None], 0)

@@ -14,11 +14,11 @@ from bdfm_nnunet.settings.blocks import (
     pretraining_settings,
     read_block,
 )
+from bdfm_nnunet.settings.crop_settings import CropSettings
 from bdfm_nnunet.settings.loading_settings import LoadingSettings
 from bdfm_nnunet.settings.objective_settings import (
     OBJECTIVE_SETTINGS,
     ContrastiveSettings,
-    CropSettings,
     DecoderKind,
     FrequencyCorruptionSettings,
     MaskTokenMode,
@@ -26,6 +26,7 @@ from bdfm_nnunet.settings.objective_settings import (
     PretrainingSettings,
     WeightedObjective,
 )
+from bdfm_nnunet.settings.sequence_settings import SequenceSettings
 from bdfm_nnunet.settings.strategy_settings import StrategySettings
 from bdfm_nnunet.settings.subject_settings import SubjectSettings
 from bdfm_nnunet.settings.training_settings import (
@@ -54,6 +55,7 @@ __all__ = [
     "Optimizer",
     "Precision",
     "PretrainingSettings",
+    "SequenceSettings",
     "StrategySettings",
     "SubjectSettings",
     "TrainingSettings",

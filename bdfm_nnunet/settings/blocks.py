@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.presets import LEGACY_PRESETS, MIXTURE_TRAINER, PRESETS, TRAINER_PRESETS
+from bdfm_nnunet.settings.crop_settings import CropSettings
 from bdfm_nnunet.settings.objective_settings import (
     OBJECTIVE_SETTINGS,
-    CropSettings,
     MixtureSettings,
     PretrainingSettings,
     WeightedObjective,

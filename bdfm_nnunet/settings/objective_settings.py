@@ -7,33 +7,11 @@ from typing import Any, Literal
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.presets import PRESETS
+from bdfm_nnunet.settings.crop_settings import CropSettings
 from bdfm_nnunet.settings.value_checks import at_least_zero, ordered, positive, share
 
 DecoderKind = Literal["pyramid", "final", "network"]
 MaskTokenMode = Literal["zero", "learned", "scalar_mean", "channel_mean", "image_mean"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CropSettings:
-    """Settings of every pre-training objective: crops, augmentation and pictures.
-
-    Attributes:
-        channels: "single" makes every modality of a case a separate sample; "all" feeds them together.
-        augmentation: "mirror" flips each axis of half of the training crops; "spatial" also rotates a fifth of them by
-            up to 30 degrees per axis and scales a fifth by 0.7 to 1.4, as nnU-Net does; "none" does nothing.
-        random_contrast: share of the training crops that get another contrast, made up from their own intensities,
-            before anything else is done with them: what is rebuilt, too, is the crop of that contrast.
-        picture_every: epochs between two pictures of validation crops.
-    """
-
-    channels: Literal["single", "all"] = "single"
-    augmentation: Literal["mirror", "none", "spatial"] = "mirror"
-    random_contrast: float = 0.0
-    picture_every: int = 10
-
-    def __post_init__(self) -> None:
-        positive(self, "picture_every")
-        share(self, "random_contrast")
 
 
 @dataclass(frozen=True, kw_only=True)
