@@ -29,6 +29,7 @@ from bdfm_nnunet.commands import (
 )
 from bdfm_nnunet.commands.arguments import command
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.safe_names import printable
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = settings.handler(settings)
         return code
     except InputError as error:
-        print(f"bdfm: error: {error}", file=sys.stderr)
+        print(f"bdfm: error: {printable(str(error))}", file=sys.stderr)  # a name of a file may hold anything
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("bdfm: interrupted; the same command continues where it can", file=sys.stderr)

@@ -218,6 +218,31 @@ def write_atomically(path: str | os.PathLike[str], *, again: str = _AGAIN) -> It
             temporary.unlink()
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Check that a file can be written, before hours of work for it; its folder is made.
+
+    Raises:
+        InputError: it cannot, or is a folder.
+
+    Example:
+        >>> check_writable("new/scores.json")
+        >>> Path("new").is_dir(), Path("new/scores.json").exists()
+        (True, False)
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file")
+    temporary = unfinished(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
 @contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`, and rename it to `path` when the block ends without an error.

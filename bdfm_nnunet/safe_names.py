@@ -1,5 +1,8 @@
 """Check of names that become paths: of cases, plans, configurations and data sets."""
 
+import re
+from collections.abc import Sequence
+
 from bdfm_nnunet.errors import InputError
 
 LONGEST = 200
@@ -42,6 +45,15 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def printable_lines(text: str) -> str:
+    r"""Return lines of text, each as `printable`.
+
+    >>> printable_lines("a\x1b\nb")
+    'a\\x1b\nb'
+    """
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def check_name(name: object, what: str) -> str:
     """Check a name and return it; joined to a folder, it cannot lead out of it.
 
@@ -57,3 +69,18 @@ def check_name(name: object, what: str) -> str:
         raise InputError(f"{what} {shown} is no usable name ({fault}): use letters, digits, hyphens and underscores")
     assert isinstance(name, str)
     return name
+
+
+def file_name_of(text: str, others: Sequence[str] = ()) -> str:
+    """Return a file name for a text, such as the name of a target, other than those of the texts before it.
+
+    >>> file_name_of("time to/event", []), file_name_of("a b", ["a_b"])
+    ('time_to_event', 'a_b_2')
+    """
+    plain = _plain(text)
+    same = sum(_plain(other) == plain for other in others)
+    return f"{plain}_{same + 1}" if same else plain
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\W+", "_", text).strip("_")[:80] or "target"

@@ -97,6 +97,12 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert error.startswith("bdfm: error: ") and error.count("\n") == 1 and "brats2023-gli" in error
 
 
+def test_bad_input_of_any_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["releases", "two\nlines \x1b[31m"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "\x1b" not in error
+
+
 def test_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

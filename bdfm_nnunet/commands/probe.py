@@ -20,6 +20,7 @@ from bdfm_nnunet.commands.arguments import (
 )
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.nnunet_folders import nnunet_folder
+from bdfm_nnunet.safe_names import printable
 
 
 def add_commands(commands: Any) -> None:
@@ -132,7 +133,7 @@ def subjects(settings: argparse.Namespace) -> int:
     found = probe_subjects(probe, out=settings.out).extra
     print(table(found))
     for line in (found["verdict"], found["seen"], *found["notes"]):
-        print(line)
+        print(printable(line))
     return 0
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from bdfm_nnunet.commands.arguments import command, count, dataset, whole
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.safe_names import printable_lines
 
 AGGREGATIONS = ("mean", "median", "max", "none")
 
@@ -62,6 +63,6 @@ def evaluate_subjects(settings: argparse.Namespace) -> int:
         seed=settings.seed,
     )
     result = evaluate_subjects(evaluation, out=settings.out)
-    print(report_text(result), end="")
+    print(printable_lines(report_text(result)), end="")
     print(f"scores and figures: {settings.out}")
     return 0

@@ -6,6 +6,7 @@ from typing import Any
 
 from bdfm_nnunet.commands.arguments import Add, command, dataset, each_once, pair, whole
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.safe_names import printable_lines
 
 
 def add_commands(commands: Any) -> None:
@@ -92,7 +93,7 @@ def targets(settings: argparse.Namespace) -> int:
         add=settings.add,
     )
     cases = with_patients(read_cases(*folders), settings.patients)
-    print(install_targets(cases, folders, settings.table, options).summary())
+    print(printable_lines(install_targets(cases, folders, settings.table, options).summary()))
     return 0
 
 

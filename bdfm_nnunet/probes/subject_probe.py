@@ -17,6 +17,7 @@ from tqdm import tqdm
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.subject_units import ScoredUnits, units_of
 from bdfm_nnunet.exposure import Exposure, compare
+from bdfm_nnunet.files import check_writable
 from bdfm_nnunet.nnunet_folders import dataset_folders
 from bdfm_nnunet.patients import read_cases
 from bdfm_nnunet.probes.feature_baselines import BASELINES, make_baselines
@@ -74,6 +75,8 @@ class SubjectProbe:
         for what, given, allowed in (("models", self.models, MODELS), ("baselines", self.baselines, BASELINES)):
             if unknown := [name for name in given if name not in allowed]:
                 raise InputError(f"{what} names {unknown[0]!r}, expected some of {', '.join(allowed)}")
+            if len(set(given)) < len(given):
+                raise InputError(f"{what} is {', '.join(given)}, expected each once")
         if not self.models or not self.fractions or not all(0 < share <= 1 for share in self.fractions):
             raise InputError(f"fractions are {list(self.fractions)}, expected numbers above 0 and up to 1, and a model")
         if self.seeds < 1:
@@ -130,6 +133,8 @@ def probe_subjects(probe: SubjectProbe, *, out: Path | None = None) -> RunResult
     Raises:
         InputError: features, targets and folds do not fit each other, or a class is absent from a fold.
     """
+    if out is not None:
+        check_writable(out)
     table = read_features(probe.features)
     folders = dataset_folders(probe.dataset_id)
     cases = probed_cases(table, read_targets(*folders), folders, probe)

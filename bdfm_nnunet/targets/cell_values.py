@@ -3,6 +3,7 @@
 A fault is a `CellFault`, whose text is the middle of a sentence; who knows the file and the row makes the sentence.
 """
 
+import math
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -150,9 +151,12 @@ class NumberForm:
         if thousands in mantissa and not re.fullmatch(rf"[+-]?\d{{1,3}}(\{thousands}\d{{3}})+", whole):
             raise CellFault("is no number in the way that other rows are written")
         try:
-            return float(text.replace(thousands, "").replace(mark, "."))
+            value = float(text.replace(thousands, "").replace(mark, "."))
         except ValueError:
             raise CellFault("is no number") from None
+        if math.isinf(value):
+            raise CellFault("is beyond all numbers")
+        return value
 
 
 def _what(cell: str) -> str:

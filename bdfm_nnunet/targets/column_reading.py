@@ -152,6 +152,8 @@ def _class_reader(
     source: _Source, kind: TargetType, cells: Sequence[str]
 ) -> tuple[Callable[[TableRow], Value | None], TargetColumn, list[str]]:
     request, notes = source.request, []
+    if request.unit:
+        raise InputError(f"--unit names {request.name}, which has classes and no unit ({kind}): leave it out")
     classes = _classes(source, kind, cells)
     if kind is TargetType.BINARY and not (request.classes or request.positive or says_which_is_positive(classes.names)):
         notes.append(f"{request.name}: {classes.names[1]} is taken as the positive class; --positive names another")
@@ -165,7 +167,7 @@ def _class_reader(
         except CellFault as fault:
             raise source.wrong(row, request.source, fault, "correct it, add it to --classes") from None
 
-    return read, TargetColumn(request.name, kind, classes.names, request.unit), notes
+    return read, TargetColumn(request.name, kind, classes.names), notes
 
 
 def _classes(source: _Source, kind: TargetType, cells: Sequence[str]) -> Classes:

@@ -10,6 +10,8 @@ from bdfm_nnunet.targets.target_types import TargetType
 
 _TYPES = {kind.value: kind for kind in TargetType} | {"multiclass": TargetType.MULTICLASS}
 _RESERVED = {"case", "patient"}
+SPREAD = " spread"
+"""End of the column of a table of predictions with the spread of an ensemble."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def time_and_event(source: str, columns: Iterable[str], request: ColumnRequest) 
 def _check_target_name(name: str, text: str) -> None:
     fault = fault_of_name(name) or ("it holds '='" if "=" in name else "")
     fault = fault or ("it holds '@'" if "@" in name else "") or ("it is taken" if name in _RESERVED else "")
+    fault = fault or ("its end is that of the spread of a prediction" if name.endswith(SPREAD) else "")
     if fault:
         raise InputError(
             f"--column {text} gives a target the name {name!r}, which cannot be used ({fault}): choose another, as in "

@@ -100,6 +100,8 @@ def _read(folder: Path) -> Targets:
     for name in wanted:
         if header.count(name) != 1:
             raise InputError(f"{path} has {header.count(name)} columns {name!r}, expected one: {_AGAIN}")
+    if len(rows) < 2:
+        raise InputError(f"{path} has no case below its header: {_AGAIN}")
     table = [dict(zip(header, row + [""] * (len(header) - len(row)))) for row in rows[1:]]
     cases = tuple(check_name(row["case"], f"case id in {path}") for row in table)
     if len(set(cases)) < len(cases):

@@ -17,7 +17,7 @@ from bdfm_nnunet.targets.case_matching import SESSION_COLUMNS, CaseIds, CaseRows
 from bdfm_nnunet.targets.cell_values import is_missing
 from bdfm_nnunet.targets.class_reading import inferred_type
 from bdfm_nnunet.targets.column_reading import OneValue, ReadColumn, read_column
-from bdfm_nnunet.targets.column_requests import ColumnRequest, GroupRequest, with_options
+from bdfm_nnunet.targets.column_requests import SPREAD, ColumnRequest, GroupRequest, with_options
 from bdfm_nnunet.targets.group_reading import read_group
 from bdfm_nnunet.targets.known_tables import KnownTable, groups_there, known_table, targets_there
 from bdfm_nnunet.targets.leak_warnings import leak_warnings
@@ -227,7 +227,7 @@ def _with_sidecar(
 def _usable(column: str) -> str:
     """Return a column as the name of a target, which may become the name of a file."""
     name = re.sub(r"[/\\:=@\x00-\x1f]+", "_", column).lstrip(".").strip()[:60] or "target"
-    return f"{name}_value" if name in ("case", "patient") else name
+    return f"{name}_value" if name in ("case", "patient") or name.endswith(SPREAD) else name
 
 
 # ------------------------------------------------------------------------------------------------------------ groups

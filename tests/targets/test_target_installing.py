@@ -30,6 +30,7 @@ def asked(*columns: str) -> dict[str, Any]:
         ("x:continuous", ["1.5", "2021-03-05", "2"], r"x '2021-03-05' in row 3 is a date, expected a number"),
         ("x:continuous", ["1.5", "three", "2"], r"x 'three' in row 3 is no number"),
         ("x:continuous", ["1.5", "TRUE", "2"], r"x 'TRUE' in row 3 is no number"),
+        ("x:continuous", ["1.5", "-1e400", "2"], r"x '-1e400' in row 3 is beyond all numbers"),
         ("x:continuous", ["1.5", "#VALUE!", "2"], r"x '#VALUE!' in row 3 is an error of a spreadsheet"),
         ("x:continuous", ["1.5", ">89", "2"], r"x '>89' in row 3 is a bound, expected a number"),
         ("x:continuous", ["55 y", "1.75 m", "2 y"], r"x '1.75 m' in row 3 has the unit 'm', row 2 has 'years'"),
@@ -72,6 +73,18 @@ def test_what_cannot_be_a_target_is_one_sentence(
 def test_rows_that_cannot_be_matched_are_one_sentence(rows: str, message: str, install: Install) -> None:
     with pytest.raises(InputError, match=message):
         install(f"case,x\n{rows}\n", CASES, **asked("x:binary"))
+
+
+def test_a_unit_of_classes_is_refused(install: Install) -> None:
+    with pytest.raises(InputError, match=r"--unit names x, which has classes and no unit \(binary\): leave it out"):
+        install(table("a", "b"), CASES, units={"x": "years"}, **asked("x:binary"))
+
+
+def test_no_target_is_called_like_the_spread_of_another(install: Install) -> None:
+    with pytest.raises(InputError, match="its end is that of the spread"):
+        column_request("age spread:continuous")
+    report = install(table("1.5", "2", "3.5", header="case,age spread"), CASES)
+    assert set(report.targets.columns) == {"age spread_value"}
 
 
 def test_empty_rows_count_in_the_number_of_a_row(install: Install) -> None:
