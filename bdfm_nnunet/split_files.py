@@ -1,7 +1,8 @@
 """Reading of splits_final.json and splits_table.json; their content is checked before it is used."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bdfm_nnunet.errors import InputError
@@ -46,17 +47,53 @@ class KeptOut:
     """Training cases that are in no fold on purpose.
 
     Attributes:
-        external: of sites that were kept out (`bdfm splits --external`): a test set outside the distribution.
+        sites: sites that were kept out (`bdfm splits --external`), as `GROUPING=VALUE`, to their cases: a test set
+            outside the distribution.
         without_target: of which no target is known that the splits are stratified by.
     """
 
-    external: frozenset[str] = frozenset()
+    sites: Mapping[str, frozenset[str]] = field(default_factory=dict)
     without_target: frozenset[str] = frozenset()
+
+    @property
+    def external(self) -> frozenset[str]:
+        """The cases of all sites that were kept out."""
+        return frozenset[str]().union(*self.sites.values())
+
+    def of_sites(self, wanted: Sequence[str]) -> list[str]:
+        """Return the cases of some sites that were kept out, sorted.
+
+        Args:
+            wanted: `GROUPING=VALUE` or `VALUE` alone, in small letters or capitals; without any, those of all sites.
+
+        Raises:
+            InputError: nothing was kept out, or not that site.
+
+        Example:
+            >>> KeptOut({"site=Ulm": frozenset({"case_3"})}).of_sites(["ulm"])
+            ['case_3']
+        """
+        if not self.external:
+            raise InputError(
+                f"no site is kept out of the folds by {SPLITS_TABLE}: make the splits with `bdfm splits --external "
+                "SITE` and train, or give the images with -i"
+            )
+        found: set[str] = set()
+        for text in wanted or self.sites:
+            fitting = [site for site in self.sites if text.casefold() in (site.casefold(), _value_of(site))]
+            if not fitting:
+                raise InputError(f"--external {text} was not kept out: name one of {', '.join(sorted(self.sites))}")
+            found.update(*(self.sites[site] for site in fitting))
+        return sorted(found)
 
     @property
     def cases(self) -> frozenset[str]:
         """All of them."""
         return self.external | self.without_target
+
+
+def _value_of(site: str) -> str:
+    return site.partition("=")[2].casefold()
 
 
 _TABLE = {"external?": {str: [str]}, "without_target?": [str]}
@@ -77,6 +114,9 @@ def read_kept_out(*folders: Path) -> KeptOut:
     for folder in folders:
         if os.path.lexists(folder / SPLITS_TABLE):
             content = read_json(folder / SPLITS_TABLE, _TABLE)
-            out = {case for cases in content.get("external", {}).values() for case in cases}
-            return KeptOut(frozenset(out), frozenset(content.get("without_target", ())))
+            sites = {site: frozenset(cases) for site, cases in content.get("external", {}).items()}
+            found = KeptOut(sites, frozenset(content.get("without_target", ())))
+            for case in sorted(found.cases):
+                check_name(case, f"case id in {folder / SPLITS_TABLE}")
+            return found
     return KeptOut()

@@ -89,7 +89,7 @@ ONLY_TENSORS = {
 _PREDICTION = {
     *(f"prediction.{file}" for file in ("stock_commands", "argument_checks", "model_folder", "case_workers")),
     "prediction.predictor",
-    "prediction.subject_predictor",
+    *(f"prediction.{file}" for file in ("subject_images", "subject_predictor")),
 }
 _DATA = {"data.checked_cases", "data.crops", "data.plain_cases", "data.subject_bags"}
 _TRAINING = {

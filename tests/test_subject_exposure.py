@@ -13,7 +13,8 @@ from bdfm_nnunet.exposure import Exposure, describe_run
 from bdfm_nnunet.exposure.known_cohorts import cohort_sentences, cohorts_of
 from bdfm_nnunet.exposure.subject_exposure import (
     NO_WEIGHTS,
-    exposure_beside,
+    beside,
+    check_untrained,
     exposure_of_weights,
     joined,
     subjects_seen,
@@ -140,16 +141,17 @@ def test_a_record_is_written_beside_a_table_and_read_back(tmp_path: Path):
     run, other = pretraining(ROWS[0]), pretraining(ROWS[1])
     path = write_record(tmp_path / "subjects.csv", [Exposure((run,)), Exposure((run, other), "a gap")])
     assert path.name == "subjects.exposure.json"
-    exposure, named = exposure_beside(tmp_path / "subjects.csv")
+    found = beside(tmp_path / "subjects.csv")
+    exposure, named = found.exposure, found.name
     assert exposure == joined([Exposure((run, other), "a gap")]) and named == path.name
 
 
 def test_a_damaged_record_is_unknown_or_refused(tmp_path: Path):
     (tmp_path / "a.exposure.json").write_text('{"format": 1, "runs": [{"train": 3}]}')
-    assert "a form that this version does not know" in exposure_beside(tmp_path / "a.csv")[0].note
+    assert "a form that this version does not know" in beside(tmp_path / "a.csv").exposure.note
     (tmp_path / "b.exposure.json").write_text("{")
     with pytest.raises(InputError, match=r"b\.exposure\.json"):
-        exposure_beside(tmp_path / "b.csv")
+        beside(tmp_path / "b.csv")
 
 
 def test_the_checkpoint_of_the_fold_tells_it(tmp_path: Path):
@@ -157,11 +159,26 @@ def test_the_checkpoint_of_the_fold_tells_it(tmp_path: Path):
     content = {"network_weights": {"encoder.weight": torch.ones(2)}, EXPOSURE: stored}
     torch.save(content, tmp_path / "checkpoint_final.pth")
     (tmp_path / "validation").mkdir()
-    exposure, named = exposure_beside(tmp_path / "validation" / "subjects.csv")
+    found = beside(tmp_path / "validation" / "subjects.csv")
+    exposure, named = found.exposure, found.name
     assert (len(exposure.runs), named) == (1, "checkpoint_final.pth")
     assert exposure_of_weights(tmp_path / "checkpoint_final.pth") == (exposure, named)
 
 
 def test_without_anything_beside_it_is_unknown(tmp_path: Path):
-    exposure, named = exposure_beside(tmp_path / "subjects.csv")
+    found = beside(tmp_path / "subjects.csv")
+    exposure, named = found.exposure, found.name
     assert (exposure.runs, exposure.note, named) == ((), NO_WEIGHTS, "unknown weights")
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_model_that_knows_kept_out_cases_is_refused(part):
+    first, second = pretraining({"case": "P1_a"}), pretraining({"case": "P2_a"}, trainer="nnUNetTrainerBDFMSurvival")
+    run = second if part == "train" else {**second, "train": first["train"], "val": second["train"]}
+    exposure = Exposure((first, run))
+    check_untrained(exposure, "Dataset900_Cohort", ["P3_a", "P1_b"], "w.pth")
+    check_untrained(exposure, "Dataset501_Ward", ["P2_a"], "w.pth")
+    check_untrained(Exposure((first,)), "Dataset900_Cohort", ["P1_a"], "w.pth")  # a pre-training is reported instead
+    check_untrained(Exposure(note="nothing is known"), "Dataset900_Cohort", ["P1_a"], "w.pth")
+    with pytest.raises(InputError, match=r"w\.pth has trained on 1 of the cases that are kept out \(P2_a\)"):
+        check_untrained(exposure, "Dataset900_Cohort", ["P2_a", "P3_a"], "w.pth")

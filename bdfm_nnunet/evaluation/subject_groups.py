@@ -45,8 +45,9 @@ def score_groups(
     resamples: int = RESAMPLES,
     seed: int = 0,
     threshold: float = THRESHOLD,
+    reference: str | None = None,
 ) -> dict[str, Any]:
-    """Return the scores of each group and how they differ from those of the largest one.
+    """Return the scores of each group and how they differ from those of one, by default the largest.
 
     All groups are taken from the same draws of patients, so that a patient with scans in two groups counts in both.
 
@@ -56,9 +57,10 @@ def score_groups(
         resamples: number of bootstrap resamples.
         seed: of the resampling.
         threshold: of a binary target, the same for all groups.
+        reference: the group that others are compared with.
 
     Returns:
-        "groups": group -> "n", "patients", "note" and "measures" as of `score_target`; "reference": the largest group;
+        "groups": group -> "n", "patients", "note" and "measures" as of `score_target`; "reference": that group;
         "differences": every other group -> measure -> its score minus the reference's, with interval and p; "unknown":
         number of units without a group.
 
@@ -85,7 +87,8 @@ def score_groups(
         }
         for name, places in rows.items()
     }
-    reference = max(found, key=lambda name: draws.count(rows[name]), default=None)
+    if reference not in found:
+        reference = max(found, key=lambda name: draws.count(rows[name]), default=None)
     differences = {
         name: {
             one.name: difference(one, two, draws, {"first": rows[reference], "second": rows[name]})

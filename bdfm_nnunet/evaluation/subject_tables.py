@@ -14,14 +14,16 @@ An empty cell is a missing prediction.
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.survival_curves import at_common_times
 from bdfm_nnunet.table_files import plain_cell, read_table, write_table
+from bdfm_nnunet.targets.column_requests import SPREAD
 
 CASE, PATIENT = "case", "patient"
 _MISSING = {"", "nan", "na", "n/a", "none"}
@@ -122,6 +124,9 @@ def per_patient(predictions: Predictions) -> Predictions:
 def read_predictions(*paths: str | os.PathLike[str]) -> Predictions:
     """Read tables of predictions; those of several folds become one.
 
+    Survival at different times is brought to common ones, see `at_common_times`; a spread that only some tables have,
+    those of ensembles, is left out.
+
     Args:
         paths: tables with the same columns and different cases. Without a column `patient` each case is a patient.
 
@@ -134,7 +139,7 @@ def read_predictions(*paths: str | os.PathLike[str]) -> Predictions:
         >>> read_predictions("fold_0.csv", "fold_1.csv").cases
         ('a', 'b')
     """
-    tables = [_read(path) for path in paths]
+    tables = _alike([_read(path) for path in paths])
     first = tables[0]
     seen: dict[str, str] = {}
     for table in tables:
@@ -154,6 +159,14 @@ def read_predictions(*paths: str | os.PathLike[str]) -> Predictions:
         {name: np.concatenate([table.columns[name] for table in tables]) for name in first.columns},
         ", ".join(table.source for table in tables),
     )
+
+
+def _alike(tables: Sequence[Predictions]) -> list[Predictions]:
+    """Return tables with the same times of survival, and with a spread only where all have it."""
+    columns = at_common_times([table.columns for table in tables])
+    shared = set(columns[0]).intersection(*columns)
+    kept = [{n: values for n, values in each.items() if n in shared or not n.endswith(SPREAD)} for each in columns]
+    return [replace(table, columns=each) for table, each in zip(tables, kept)]
 
 
 def _read(path: str | os.PathLike[str]) -> Predictions:
@@ -187,7 +200,7 @@ def _values(
     """Return numbers, or texts for the names of classes (those of numbers too, beside columns of probabilities)."""
     named = any(other.startswith(f"{name}=") for other in header)
     words = [cell for cell in cells if cell.lower() not in _MISSING and _number(cell) is None]
-    is_probability = "=" in name or "@" in name or name.endswith(" spread")
+    is_probability = "=" in name or "@" in name or name.endswith(SPREAD)
     if named or (len(words) == sum(cell.lower() not in _MISSING for cell in cells) and words and not is_probability):
         return np.array(cells, dtype=np.str_)
     numbers = [math.nan if cell.lower() in _MISSING else _number(cell) for cell in cells]

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,13 @@ def joined(exposures: Iterable[Exposure]) -> Exposure:
     return Exposure(tuple(runs), "; ".join(notes))
 
 
-def write_record(table: Path, exposures: Iterable[Exposure]) -> Path:
+def write_record(table: Path, exposures: Iterable[Exposure], *, targets: Sequence[Mapping[str, Any]] = ()) -> Path:
     """Write what the models behind a table of predictions have seen, beside it, and return where.
+
+    Args:
+        table: the table.
+        exposures: of the models.
+        targets: name, type, classes and unit of what they have learned.
 
     Raises:
         InputError: it cannot be written.
@@ -49,16 +54,35 @@ def write_record(table: Path, exposures: Iterable[Exposure]) -> Path:
     Example:
         >>> write_record(Path("subjects.csv"), [Exposure(({"dataset": "Dataset900_Cohort"},))]).name
         'subjects.exposure.json'
-        >>> exposure_beside(Path("subjects.csv"))[0].runs
+        >>> beside(Path("subjects.csv")).exposure.runs
         ({'dataset': 'Dataset900_Cohort'},)
     """
     path, whole = table.with_suffix(RECORD_ENDING), joined(exposures)
-    write_json(path, {**whole.as_dict(), "note": whole.note})
+    write_json(path, {**whole.as_dict(), "note": whole.note, "targets": [dict(each) for each in targets]})
     return path
 
 
-def exposure_beside(table: Path) -> tuple[Exposure, str]:
-    """Return what the model behind a table has seen, and the name of what tells it.
+@dataclass(frozen=True)
+class Beside:
+    """What lies beside a table of predictions.
+
+    Attributes:
+        exposure: what its model has seen.
+        name: of the file that tells it.
+        targets: what the model has learned, in plain types; None if the file does not tell.
+
+    Example:
+        >>> Beside(Exposure(), "subjects.exposure.json").targets is None
+        True
+    """
+
+    exposure: Exposure
+    name: str
+    targets: Any = None
+
+
+def beside(table: Path) -> Beside:
+    """Return what is known of the model behind a table.
 
     It is the record beside the table, else a checkpoint in its folder or the one above (the fold of a training).
 
@@ -66,21 +90,25 @@ def exposure_beside(table: Path) -> tuple[Exposure, str]:
         InputError: the record or checkpoint is damaged.
 
     Example:
-        >>> exposure_beside(Path("elsewhere.csv"))[0].note == NO_WEIGHTS
+        >>> beside(Path("elsewhere.csv")).exposure.note == NO_WEIGHTS
         True
     """
     record = table.with_suffix(RECORD_ENDING)
     if os.path.lexists(record):
         content = read_json(record)
         exposure = Exposure.of(content, named=record.name)
-        note = content.get("note") if isinstance(content, dict) else None
+        entries = content if isinstance(content, dict) else {}
+        note = entries.get("note")
         told = note if isinstance(note, str) and note.isprintable() else ""
-        return replace(exposure, note="; ".join(filter(None, (exposure.note, told)))), record.name
+        exposure = replace(exposure, note="; ".join(filter(None, (exposure.note, told))))
+        return Beside(exposure, record.name, entries.get("targets"))
     folder = table.absolute().parent
     for path in (place / name for place in (folder, folder.parent) for name in _CHECKPOINTS):
         if path.is_file():
-            return Exposure.of_checkpoint(read_checkpoint(path)), path.name
-    return Exposure(note=NO_WEIGHTS), "unknown weights"
+            checkpoint = read_checkpoint(path)
+            task = checkpoint.task if isinstance(checkpoint.task, Mapping) else {}
+            return Beside(Exposure.of_checkpoint(checkpoint), path.name, task.get("targets"))
+    return Beside(Exposure(note=NO_WEIGHTS), "unknown weights")
 
 
 def exposure_of_weights(weights: Path | str) -> tuple[Exposure, str]:
@@ -98,6 +126,37 @@ def exposure_of_weights(weights: Path | str) -> tuple[Exposure, str]:
     if checkpoint.exposure is None and is_frepa(checkpoint.weights):
         return Exposure((FREPA,)), checkpoint.path.name
     return Exposure.of(checkpoint.exposure, named=checkpoint.path.name), checkpoint.path.name
+
+
+def check_untrained(exposure: Exposure, dataset: str, cases: Iterable[str], name: str) -> None:
+    """Check that no subject-level training on a data set behind a checkpoint has used some of its cases.
+
+    A pre-training that has seen them, without their targets, is reported beside the scores instead.
+
+    Args:
+        exposure: what the checkpoint has seen; where nothing is known, nothing is refused.
+        dataset: name of the data set.
+        cases: ids of cases that were kept out.
+        name: of the checkpoint, for the message.
+
+    Raises:
+        InputError: one was trained on, or chose the epoch.
+
+    Example:
+        >>> run = {"dataset": "Dataset501_Demo", "trainer": "nnUNetTrainerBDFMSurvival", "train": {"case": ["a"]}}
+        >>> check_untrained(Exposure((run,)), "Dataset501_Demo", ["a"], "weights.pth")
+        Traceback (most recent call last):
+        bdfm_nnunet.errors.InputError: weights.pth has trained on 1 of the cases that are kept out (a): ...
+    """
+    own = (run for run in exposure.runs if str(run.get("trainer", "")).endswith(_SUBJECT_TASKS))
+    runs = [run for run in own if run.get("dataset") == dataset]
+    used = {case for run in runs for part in ("train", "val") for case in run.get(part, {}).get("case", ())}
+    if found := sorted(used & set(cases)):
+        shown = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
+        raise InputError(
+            f"{name} has trained on {len(found)} of the cases that are kept out ({shown}): the splits were made after "
+            "it, so train again, or give the images with -i"
+        )
 
 
 @dataclass(frozen=True)

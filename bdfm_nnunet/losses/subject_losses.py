@@ -114,3 +114,30 @@ def cox_loss(risks: Tensor, times: Tensor, events: Tensor) -> Tensor:
         left = everyone + torch.log1p(-shares * (themselves - everyone).exp())
         total = total + left.sum() - risks[tied].sum()
     return total / len(at)
+
+
+def breslow_hazard(risks: Tensor, times: Tensor, events: Tensor, at: Tensor) -> Tensor:
+    """Return the cumulative baseline hazard of a Cox model at some times.
+
+    Breslow 1972, discussion of https://doi.org/10.1111/j.2517-6161.1972.tb00900.x: the sum, over the events up to a
+    time, of 1 over the summed relative hazards of those at risk. The probability to be without event at time t is then
+    exp(-H(t) exp(risk)).
+
+    Args:
+        risks: (B,), log hazard of each training subject relative to the baseline.
+        times: (B,).
+        events: (B,), 1 where the event happened, 0 where the subject was lost from view.
+        at: (T,).
+
+    Returns:
+        (T,), in double precision.
+
+    Example:
+        >>> times, events = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 0.0, 1.0])
+        >>> breslow_hazard(torch.zeros(3), times, events, torch.tensor([0.5, 1.0, 3.0]))  # 0, 1/3, 1/3 + 1
+        tensor([0.0000, 0.3333, 1.3333], dtype=torch.float64)
+    """
+    relative, happened = risks.double().exp(), events > 0
+    at_risk = (relative[None, :] * (times[None, :] >= times[happened, None])).sum(1)
+    before: Tensor = times[happened][None, :] <= at[:, None]
+    return (before / at_risk[None, :]).sum(1)

@@ -1,9 +1,9 @@
 """Predictions for whole subjects: probabilities, values and risks of new cases by one or several folds."""
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,37 @@ from bdfm_nnunet.checkpoints.exact_weights import check_weights
 from bdfm_nnunet.data.subject_bags import cover
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.subject_tables import Predictions
-from bdfm_nnunet.images.case_folders import NIFTI
+from bdfm_nnunet.files import memory_bytes
 from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.networks.subject_network import SubjectNetwork, build_subject_network
 from bdfm_nnunet.nnunet_files import inputs_of, read_dataset_json, read_plans_file, resolve_configuration
 from bdfm_nnunet.prediction.argument_checks import check_model
-from bdfm_nnunet.prediction.case_images import check_cases, find_cases
-from bdfm_nnunet.prediction.images_wanted import ImagesWanted
 from bdfm_nnunet.prediction.saliency_maps import joined_crops, on_image_grid, write_map
+from bdfm_nnunet.prediction.subject_images import ImageFiles, SubjectImages
 from bdfm_nnunet.presets import SUBJECT_TRAINERS
-from bdfm_nnunet.tasks.subject_outputs import ENTRY_SHAPE, TargetOutput, split_outputs, table_of
+from bdfm_nnunet.safe_names import file_name_of
+from bdfm_nnunet.targets import TargetColumn
+from bdfm_nnunet.tasks.subject_outputs import ENTRY_SHAPE, Member, TargetOutput, split_outputs, table_of
 
-logger = logging.getLogger(__name__)
+_SAME = ("name", "type", "classes", "unit")
+"""What the folds of one training agree in."""
+_SHARE_OF_DEVICE = 2
+"""The weights of all folds may take one part in so many of what a device has free; else each comes for its turn."""
+
+
+@dataclass(frozen=True)
+class SubjectFold:
+    """One fold of a subject-level training.
+
+    Attributes:
+        checkpoint: what its file tells; the weights are in the network alone.
+        outputs: what the network gives for each target.
+        network: with the weights of the fold.
+    """
+
+    checkpoint: Checkpoint
+    outputs: tuple[TargetOutput, ...]
+    network: SubjectNetwork
 
 
 @dataclass(frozen=True)
@@ -39,167 +58,190 @@ class SubjectModel:
 
     Attributes:
         folder: with plans.json, dataset.json and a folder per fold.
-        folds: their checkpoints.
+        plans: nnU-Net's view of plans.json.
+        dataset: content of dataset.json.
+        configuration_name: the configuration of all folds.
+        folds: the networks.
     """
 
     folder: Path
-    folds: Sequence[Checkpoint]
+    plans: PlansManager
+    dataset: dict[str, Any]
+    configuration_name: str
+    folds: tuple[SubjectFold, ...]
 
     @classmethod
     def read(cls, folder: Path, folds: Sequence[int | str], checkpoint: str = "checkpoint_best.pth") -> "SubjectModel":
-        """Read and check the folds of a model.
+        """Read and check the folds of a model, each once.
 
         Raises:
             InputError: the folder is no model's, a fold lacks the checkpoint, or one is of another task.
         """
         check_model(folder, folds, checkpoint)
-        model = cls(folder, [read_checkpoint(folder / f"fold_{fold}" / checkpoint) for fold in folds])
-        for each in model.folds:
-            model._check(each)
-        return model
-
-    def _check(self, fold: Checkpoint) -> None:
-        if fold.trainer not in SUBJECT_TRAINERS:
-            raise InputError(
-                f"{fold.path} was trained by {fold.trainer}, which predicts no targets of subjects: name a model of "
-                f"{', '.join(SUBJECT_TRAINERS)} with -tr"
-            )
-        if fault := fault_of(fold.task, ENTRY_SHAPE):
-            raise InputError(f"{fold.path} does not tell its targets ({fault}): restore it from the training")
-        first, columns = self.folds[0], [entry["name"] for entry in fold.task["targets"]]
-        if columns != [entry["name"] for entry in first.task["targets"]]:
-            raise InputError(f"{fold.path} and {first.path} learned different targets: name folds of one training")
-        check_weights(self.network, fold)
-
-    @cached_property
-    def plans(self) -> PlansManager:
-        """nnU-Net's view of plans.json."""
-        return PlansManager(read_plans_file(self.folder / "plans.json"))
-
-    @cached_property
-    def dataset(self) -> dict[str, Any]:
-        """Content of dataset.json."""
-        return dict(read_dataset_json(self.folder / "dataset.json"))
+        if twice := [fold for fold in folds if list(folds).count(fold) > 1]:
+            raise InputError(f"fold {twice[0]} is named twice, and would count twice: name each fold once")
+        plans, dataset = read_plans_file(folder / "plans.json"), read_dataset_json(folder / "dataset.json")
+        read: list[SubjectFold] = []
+        for fold in folds:
+            found = read_checkpoint(folder / f"fold_{fold}" / checkpoint)
+            outputs = _outputs_of(found)
+            _check_alike([*(each.checkpoint for each in read), found], plans, folder)
+            read.append(SubjectFold(replace(found, weights={}), outputs, _network_of(found, outputs, plans, dataset)))
+        name = str(read[0].checkpoint.configuration)
+        return cls(folder, PlansManager(plans), dataset, name, tuple(read))
 
     @cached_property
     def configuration(self) -> Any:
         """nnU-Net's view of the configuration."""
-        name = self.folds[0].configuration
-        if name not in self.plans.plans["configurations"]:
-            raise InputError(
-                f"{self.folds[0].path} was trained with the configuration {name!r}, which {self.folder / 'plans.json'} "
-                "does not have: take both from the same training"
-            )
-        return self.plans.get_configuration(name)
+        return self.plans.get_configuration(self.configuration_name)
 
-    def outputs(self, fold: Checkpoint) -> list[TargetOutput]:
-        """Return what the network of a fold gives for each target."""
-        try:
-            return [TargetOutput.from_dict(entry) for entry in fold.task["targets"]]
-        except ValueError as error:
-            raise InputError(f"{fold.path} has an unknown kind of target ({error}): update this package") from None
+    @property
+    def targets(self) -> list[TargetColumn]:
+        """The targets that are predicted."""
+        return [output.column for output in self.folds[0].outputs]
 
-    @cached_property
-    def network(self) -> SubjectNetwork:
-        """The network, without weights of a fold."""
-        settings = resolve_configuration(self.plans.plans, str(self.folds[0].configuration))
-        first = self.folds[0]
-        return build_subject_network(
-            settings,
-            inputs=inputs_of(self.dataset, settings),
-            outputs=sum(output.width for output in self.outputs(first)),
-            pooling=first.task["pooling"],
-            name=str(self.folder / "plans.json"),
-        ).eval()
+
+def _outputs_of(fold: Checkpoint) -> tuple[TargetOutput, ...]:
+    """Return what the network of a fold gives for each target."""
+    if fold.trainer not in SUBJECT_TRAINERS:
+        raise InputError(
+            f"{fold.path} was trained by {fold.trainer}, which predicts no targets of subjects: name a model of "
+            f"{', '.join(SUBJECT_TRAINERS)} with -tr"
+        )
+    if fault := fault_of(fold.task, ENTRY_SHAPE) or _fault_of_values(fold.task):
+        raise InputError(f"{fold.path} does not tell its targets ({fault}): restore it from the training")
+    try:
+        return tuple(TargetOutput.from_dict(entry) for entry in fold.task["targets"])
+    except ValueError as error:
+        raise InputError(f"{fold.path} has an unknown kind of target ({error}): update this package") from None
+
+
+def _fault_of_values(task: Mapping[str, Any]) -> str:
+    """Return why a task cannot be used though its shape is right; empty if it can."""
+    names, crop = [entry["name"] for entry in task["targets"]], task["crop"]
+    if not names or len(set(names)) < len(names):
+        return f"it has the targets {names}"
+    if len(crop) != 3 or min(crop) < 1 or 4 * prod(crop) > memory_bytes():
+        return f"crop is {list(crop)}"
+    return "" if 0 <= task["overlap"] < 1 else f"overlap is {task['overlap']}"
+
+
+def _check_alike(folds: Sequence[Checkpoint], plans: Mapping[str, Any], folder: Path) -> None:
+    """Check that the last fold has the targets of the first, and a configuration of the plans."""
+    first, last = folds[0], folds[-1]
+    if last.configuration not in plans["configurations"]:
+        raise InputError(
+            f"{last.path} was trained with the configuration {last.configuration!r}, which {folder / 'plans.json'} "
+            "does not have: take both from the same training"
+        )
+    one, two = ([[entry[key] for key in _SAME] for entry in fold.task["targets"]] for fold in (first, last))
+    if one != two or first.configuration != last.configuration:
+        raise InputError(f"{last.path} and {first.path} learned different targets: name folds of one training")
+
+
+def _network_of(
+    fold: Checkpoint, outputs: Sequence[TargetOutput], plans: Mapping[str, Any], dataset: dict[str, Any]
+) -> SubjectNetwork:
+    """Return the network of a fold; it takes the tensors of the checkpoint, so that they are held once."""
+    settings = resolve_configuration(plans, str(fold.configuration))
+    network = build_subject_network(
+        settings,
+        inputs=inputs_of(dataset, settings),
+        outputs=sum(output.width for output in outputs),
+        pooling=fold.task["pooling"],
+        name=str(fold.path),
+    )
+    check_weights(network, fold)
+    kinds = network.state_dict()
+    network.load_state_dict({name: value.to(kinds[name].dtype) for name, value in fold.weights.items()}, assign=True)
+    return network.eval()
 
 
 def predict_subjects(
     model: SubjectModel,
-    images: Path,
+    images: Path | SubjectImages,
     *,
     patients: Mapping[str, str] | None = None,
     saliency: Path | None = None,
     device: str = "cpu",
     workers: int = 1,
 ) -> Predictions:
-    """Predict the targets of all cases of a folder.
+    """Predict the targets of all cases.
 
     Args:
         model: the folds, which are averaged.
-        images: folder of CASE_0000.nii.gz and further channels.
+        images: folder of CASE_0000.nii.gz and further channels, or cases from elsewhere.
         patients: case to patient; by default every case is one.
         saliency: folder for maps of what each voxel adds to a prediction, CASE_TARGET.nii.gz on the grid of the
             image.
-        device: where the network runs.
+        device: where the networks run.
         workers: cases that are checked at once.
 
     Raises:
         InputError: an image cannot be used; then nothing is predicted.
     """
-    wanted = ImagesWanted.of(model.plans, model.configuration, model.dataset)
-    cases = find_cases(str(images), wanted)
-    check_cases(cases, [None] * len(cases), wanted, workers=workers)
-    if saliency is not None and wanted.ending not in NIFTI:
-        raise InputError(f"--saliency writes NIfTI, the images of this model end in {wanted.ending}: leave it out")
+    source = ImageFiles(model.plans, model.configuration, model.dataset, images) if isinstance(images, Path) else images
+    source.check(workers=workers, with_maps=saliency is not None)
     rows: list[dict[str, Tensor]] = [{} for _ in model.folds]
-    model.network.to(device)
-    for files in tqdm(cases, desc="predicting", unit="case", disable=None):
-        case = Path(files[0]).name.removesuffix(f"_0000{wanted.ending}")
-        content, properties = _preprocessed(model, files)
-        options: Any = {"with_maps": saliency is not None, "device": device}
-        members = [_member(model, fold, content, **options) for fold in model.folds]
+    stays, names = _all_fit(model.folds, device), [target.name for target in model.targets]
+    for case in tqdm(source.names, desc="predicting", unit="case", disable=None):
+        content, properties = source.read(case)
+        members = [_member(fold, content, saliency is not None, device, stays=stays) for fold in model.folds]
         for member, (outputs, _) in zip(rows, members, strict=True):
             member[case] = outputs
-        for number, target in enumerate(model.outputs(model.folds[0]) if saliency is not None else ()):
+        for number, target in enumerate(names if saliency is not None else ()):
             values = np.mean([maps[number] for _, maps in members], axis=0)
             whole = on_image_grid(values, properties, model.plans.transpose_backward)
-            path = Path(str(saliency)) / f"{case}_{target.column.name}.nii.gz"
-            write_map(path, whole, properties, like=Path(files[0]), by_nibabel=wanted.by_nibabel)
-    first, *others = rows
-    return table_of(model.outputs(model.folds[0]), first, patients or {}, others=others)
+            path = Path(str(saliency)) / f"{case}_{file_name_of(target, names[:number])}.nii.gz"
+            write_map(path, whole, properties, like=source.image(case), by_nibabel=source.by_nibabel)
+    found = [Member(fold.outputs, member) for fold, member in zip(model.folds, rows, strict=True)]
+    return table_of(found, patients or {})
 
 
 def predict_preprocessed(
     model: SubjectModel, cases: Iterable[tuple[str, NDArray[np.float32]]], *, device: torch.device | str = "cpu"
-) -> list[dict[str, Tensor]]:
-    """Return the outputs of each fold for cases that are preprocessed as those of the training, by case.
+) -> list[Member]:
+    """Return what each fold gives for cases that are preprocessed as those of the training.
 
     Args:
         model: the folds.
         cases: id and images (C, *spatial) of each case.
-        device: where the network runs.
+        device: where the networks run.
     """
     rows: list[dict[str, Tensor]] = [{} for _ in model.folds]
-    model.network.to(device)
+    stays = _all_fit(model.folds, device)
     for case, images in cases:
         for member, fold in zip(rows, model.folds, strict=True):
-            member[case], _ = _member(model, fold, images, with_maps=False, device=device)
-    return rows
+            member[case], _ = _member(fold, images, False, device, stays=stays)
+    return [Member(fold.outputs, member) for fold, member in zip(model.folds, rows, strict=True)]
 
 
-def _preprocessed(model: SubjectModel, files: Sequence[str]) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    preprocessor = model.configuration.preprocessor_class(verbose=False)
-    images, _, properties = preprocessor.run_case(list(files), None, model.plans, model.configuration, model.dataset)
-    return images, properties
+def _all_fit(folds: Sequence[SubjectFold], device: torch.device | str) -> bool:
+    """Return whether the networks of all folds can stay on a device beside a case."""
+    if len(folds) == 1 or not str(device).startswith("cuda"):
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    whole = sum(each.numel() * each.element_size() for fold in folds for each in fold.network.state_dict().values())
+    return whole <= free / _SHARE_OF_DEVICE
 
 
 @torch.no_grad()
 def _member(
-    model: SubjectModel, fold: Checkpoint, images: NDArray[np.float32], *, with_maps: bool, device: torch.device | str
+    fold: SubjectFold, images: NDArray[np.float32], with_maps: bool, device: torch.device | str, *, stays: bool
 ) -> tuple[Tensor, list[NDArray[np.float32]]]:
     """Return the outputs of one fold for a case and, if wanted, a map for each target on the preprocessed grid."""
-    task, network = fold.task, model.network
-    network.load_state_dict(fold.weights)
+    task, network = fold.checkpoint.task, fold.network.to(device)
     crops, starts = cover(images, task["crop"], overlap=task["overlap"])
     bag = crops[None].to(device)
     outputs = network(bag)[0].float().cpu()
-    if not with_maps:
+    parts = network.contributions(bag)[0].float().cpu() if with_maps else None  # (N, outputs, *positions)
+    if not stays:
+        network.to("cpu")
+    if parts is None:
         return outputs, []
-    parts = network.contributions(bag)[0].float().cpu()  # (N, outputs, *positions)
-    targets = model.outputs(fold)
     maps = []
-    numbers, places = split_outputs(targets, outputs[None]), split_outputs(targets, parts.movedim(1, -1))
-    for target, own, part in zip(targets, numbers, places, strict=True):
+    numbers, places = split_outputs(fold.outputs, outputs[None]), split_outputs(fold.outputs, parts.movedim(1, -1))
+    for target, own, part in zip(fold.outputs, numbers, places, strict=True):
         weighted = part @ target.weights_of_contributions(own[0])
         maps.append(joined_crops(weighted, starts, task["crop"], images.shape[1:]))
     return outputs, maps

@@ -28,7 +28,8 @@ class SubjectSettings(WeightSettings):
         survival_loss: "discrete" learns the hazard of each of `survival_bins` intervals (Gensheimer and Narasimhan
             2019, https://doi.org/10.7717/peerj.6257) and works with any batch; "cox" the partial likelihood within each
             batch, with Efron's rule for ties, for batches of many subjects.
-        survival_bins: intervals with equally many events of the training cases.
+        survival_bins: intervals with equally many events of the training cases; with "cox", as many times at which
+            survival is predicted.
         mirror_axes: axes of the preprocessed images along which training may mirror a case; by default none, since a
             side may matter.
         rotation: largest angle in degrees about each axis.

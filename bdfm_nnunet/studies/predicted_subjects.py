@@ -1,6 +1,6 @@
 """Targets of subjects as what a study measures: predicted, chosen by the loss, and kept case by case."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bdfm_nnunet.data.plain_cases import as_data
 from bdfm_nnunet.evaluation.subject_tables import Predictions, write_predictions
@@ -20,7 +19,7 @@ from bdfm_nnunet.studies.scored_cases import CaseSet, patients_of, targets_of
 from bdfm_nnunet.studies.study_folder import StudyFolder
 from bdfm_nnunet.studies.study_tasks import SUBJECTS
 from bdfm_nnunet.targets import TargetColumn, Targets
-from bdfm_nnunet.tasks.subject_outputs import TargetOutput, losses_of, table_of
+from bdfm_nnunet.tasks.subject_outputs import Member, losses_of, table_of
 
 
 @dataclass(frozen=True)
@@ -37,23 +36,25 @@ class PredictedSubjects:
 
     def validated(self, fold: Path, cases: CaseSet, out: Path) -> Found:
         """Return minus the loss, by which settings are chosen: it is proper, and defined for any cases."""
-        targets, (outputs, rows) = self.study.targets, self._outputs(fold, cases)
-        table = table_of(outputs, rows, targets.patients)
-        found = [row for output in outputs for row in rows_of_target(output.column, table, targets)]
-        return Found(choice=-_loss(outputs, rows, targets), extra={"predictions": found})
+        targets, member = self.study.targets, self._member(fold, cases)
+        return _found(member, table_of([member], targets.patients), targets)
 
     def tested(self, fold: Path, cases: CaseSet, out: Path) -> Found:
         """Return the predictions for each case and target; a table of them goes into a file too."""
-        targets, (outputs, rows) = targets_of(self.study), self._outputs(fold, cases)
-        table = table_of(outputs, rows, patients_of(self.study))
+        targets, member = targets_of(self.study), self._member(fold, cases)
+        table = table_of([member], patients_of(self.study))
         write_predictions(out / SUBJECTS, table)
-        found = [row for output in outputs for row in rows_of_target(output.column, table, targets)]
-        return Found(choice=-_loss(outputs, rows, targets), extra={"predictions": found})
+        return _found(member, table, targets)
 
-    def _outputs(self, fold: Path, cases: CaseSet) -> tuple[list[TargetOutput], Mapping[str, Tensor]]:
+    def _member(self, fold: Path, cases: CaseSet) -> Member:
         model = SubjectModel.read(fold.parent, (fold.name.removeprefix("fold_"),), FINAL)
-        (rows,) = predict_preprocessed(model, _images(cases), device=self.device)
-        return model.outputs(model.folds[0]), rows
+        (member,) = predict_preprocessed(model, _images(cases), device=self.device)
+        return member
+
+
+def _found(member: Member, table: Predictions, targets: Targets) -> Found:
+    rows = [row for output in member.outputs for row in rows_of_target(output.column, table, targets)]
+    return Found(choice=-_loss(member, targets), extra={"predictions": rows})
 
 
 def _images(cases: CaseSet) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -62,12 +63,12 @@ def _images(cases: CaseSet) -> Iterator[tuple[str, NDArray[np.float32]]]:
         yield case, np.asarray(read.load_case(case)[0][:], dtype=np.float32)
 
 
-def _loss(outputs: list[TargetOutput], rows: Mapping[str, Tensor], targets: Targets) -> float:
+def _loss(member: Member, targets: Targets) -> float:
     """Return the mean loss of the targets."""
-    cases = sorted(rows)
-    values = [targets.values(output.column.name, cases) for output in outputs]
+    cases = sorted(member.rows)
+    values = [targets.values(output.column.name, cases) for output in member.outputs]
     truth = [torch.tensor(each, dtype=torch.float32) for each in values]
-    losses = losses_of(outputs, torch.stack([rows[case] for case in cases]), truth)
+    losses = losses_of(member.outputs, torch.stack([member.rows[case] for case in cases]), truth)
     return float(torch.stack([*losses.values()]).mean())
 
 

@@ -1,7 +1,6 @@
 """Scores of tables of predictions for subjects, against the targets of a data set: `bdfm evaluate-subjects`."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +20,7 @@ from bdfm_nnunet.evaluation.subject_units import Aggregation, ScoredUnits, units
 from bdfm_nnunet.evaluation.threshold_choice import chosen_threshold
 from bdfm_nnunet.exposure.subject_exposure import (
     SubjectsSeen,
-    exposure_beside,
+    beside,
     exposure_of_weights,
     subjects_seen,
 )
@@ -29,13 +28,20 @@ from bdfm_nnunet.files import write_atomically
 from bdfm_nnunet.nnunet_folders import dataset_folders
 from bdfm_nnunet.patients import CaseList, read_cases
 from bdfm_nnunet.results import RunResult, versions_of, write_result
+from bdfm_nnunet.safe_names import file_name_of
+from bdfm_nnunet.split_files import read_kept_out
 from bdfm_nnunet.table_files import write_table
 from bdfm_nnunet.targets import Targets, TargetType, read_targets
+from bdfm_nnunet.targets.column_requests import SPREAD
+from bdfm_nnunet.targets.target_agreement import check_agreement, columns_told
 
 KIND = "subject_evaluation"
 RESULT, SCORES, REPORT, JOINED = "result.json", "scores.csv", "scores.md", "subjects.csv"
 SEEN = "seen in pre-training"
 """The grouping of subjects by whether the model's pre-training has seen them."""
+KEPT_OUT, INSIDE, OUTSIDE = "kept-out sites", "inside", "outside"
+"""The grouping by `bdfm splits --external`, and its groups: in and outside the distribution."""
+_MORE_MODELS = "predicted by the models of several folds together, those inside by one each"
 _log = logging.getLogger(__name__)
 
 
@@ -83,6 +89,7 @@ def evaluate_subjects(settings: SubjectEvaluation, *, out: Path | None = None) -
         InputError: tables and targets do not fit each other, or one cannot be read.
     """
     evaluation = Evaluation(settings)
+    evaluation.check_any()
     found = {name: evaluation.result_of(name) for name in evaluation.names}
     result = RunResult(
         kind=KIND,
@@ -111,9 +118,12 @@ class Evaluation:
         folders = dataset_folders(settings.dataset_id)
         self.targets: Targets = read_targets(*folders)
         self.cases: CaseList = read_cases(*folders)
+        self.kept_out = read_kept_out(*reversed(folders))
         self.tables = [self._known(read_predictions(path)) for path in settings.tables]
         self.predictions = self._known(read_predictions(*settings.tables))
         self.other = self._known(read_predictions(*settings.compare)) if settings.compare else None
+        for path in (*settings.tables, *settings.compare):
+            self._beside(str(path))  # what means something else is refused before anything is scored
 
     def _known(self, predictions: Predictions) -> Predictions:
         """Return predictions with the data set's patients; a case that it does not have is refused."""
@@ -136,12 +146,23 @@ class Evaluation:
         wanted = list(self.settings.targets) or [n for n in self.targets.columns if n in self.predictions.columns]
         for name in wanted:
             self.targets.values(name, [])  # a target that is not there is refused
+            if wanted.count(name) > 1:
+                raise InputError(f"--target {name} was given twice: give it once")
         if not wanted:
             raise InputError(
                 f"{self.predictions.source} predicts none of the targets of {self.cases.name} "
                 f"({', '.join(self.targets.columns)}): install the target with `bdfm targets`, or give another table"
             )
         return wanted
+
+    def check_any(self) -> None:
+        """Raise InputError where no case has a prediction and a true value, of any target."""
+        if not any(len(self.units(name, self.predictions)) for name in self.names):
+            raise InputError(
+                f"{self.predictions.source} has no case with both a prediction and a true value of "
+                f"{' or '.join(self.names)}, so there is nothing to score: predict these cases, or install their "
+                "targets with `bdfm targets`"
+            )
 
     @property
     def described(self) -> dict[str, Any]:
@@ -184,17 +205,23 @@ class Evaluation:
         return {
             "type": str(kind),
             "unit": units.column.unit,
-            "title": "; ".join(filter(None, (str(kind), f"{len(units)} scored", told))),
+            "title": "; ".join(filter(None, (str(kind), f"{len(units)} scored", self.outside(units), told))),
             "threshold": threshold if kind is TargetType.BINARY else None,
             "scores": score_units(units, threshold=threshold, **how),
             **self.comparison(name, threshold),
-            "groups": {
-                by: score_groups(units, groups, threshold=threshold, **how)
-                for by, groups in self.groupings(seen, units).items()
-            },
+            "groups": self.groups_of(units, self.groupings(seen, units), threshold),
             "calibration": calibration_of(units, **how) if kind.has_classes else None,
             "seen": seen.as_dict(),
         }
+
+    def outside(self, units: ScoredUnits) -> str:
+        """Return how many of the scored units are of sites that were kept out, and of which; empty without any."""
+        out = [cases for cases in units.cases if self.kept_out.external & set(cases)]
+        if not out:
+            return ""
+        sites = sorted(site for site, members in self.kept_out.sites.items() if any(members & set(c) for c in out))
+        count = "all" if len(out) == len(units) else str(len(out))
+        return f"{count} of them outside the distribution ({', '.join(sites)})"
 
     def threshold(self, name: str, units: ScoredUnits) -> tuple[float, str]:
         """Return the threshold of a binary target and where it comes from."""
@@ -204,6 +231,7 @@ class Evaluation:
         if isinstance(given, float):
             return given, f"threshold {given:g}"
         table = self._known(read_predictions(given))
+        self._beside(str(given))
         both = sorted(set(table.patients) & set(units.patients))
         if both:
             raise InputError(
@@ -263,12 +291,32 @@ class Evaluation:
 
     def _beside(self, source: str) -> tuple[Any, str]:
         if source not in self._records:
-            self._records[source] = exposure_beside(Path(source))
+            found = beside(Path(source))
+            check_agreement(self.targets.columns, columns_told(found.targets), source)
+            self._records[source] = found.exposure, found.name
         return self._records[source]
 
     @cached_property
     def _records(self) -> dict[str, tuple[Any, str]]:
         return {}
+
+    def groups_of(
+        self, units: ScoredUnits, groupings: Mapping[str, Mapping[str, str]], threshold: float
+    ) -> dict[str, Any]:
+        """Return the scores of all groups; of kept-out sites beside those of the others."""
+        how: Any = {"threshold": threshold, "resamples": self.settings.resamples, "seed": self.settings.seed}
+        found = {}
+        for by, groups in groupings.items():
+            found[by] = score_groups(units, groups, reference=INSIDE if by == KEPT_OUT else None, **how)
+        if KEPT_OUT in found and self._by_more_models(units.column.name, groupings[KEPT_OUT]):
+            outside = found[KEPT_OUT]["groups"][OUTSIDE]
+            outside["note"] = "; ".join(filter(None, (_MORE_MODELS, outside["note"])))
+        return found
+
+    def _by_more_models(self, name: str, groups: Mapping[str, str]) -> bool:
+        """Return whether several models together have predicted cases outside, but none of those inside."""
+        told = [table for table in self.tables if f"{name}{SPREAD}" in table.columns]
+        return {groups[case] for table in told for case in table.cases if case in groups} == {OUTSIDE}
 
     def groupings(self, seen: SubjectsSeen, units: ScoredUnits) -> dict[str, Mapping[str, str]]:
         """Return name of a grouping -> case -> group: those of the targets, the wanted ones, and by pre-training."""
@@ -284,6 +332,9 @@ class Evaluation:
             cases = [case for each in units.cases for case in each]
             found[SEEN] = {case: "seen" if case in seen.seen else "not found" for case in cases}
         scored = {case for cases in units.cases for case in cases}
+        outside = scored & self.kept_out.external
+        if outside and outside != scored:
+            found[KEPT_OUT] = {case: OUTSIDE if case in outside else INSIDE for case in scored}
         return {name: groups for name, groups in found.items() if scored & set(groups)}
 
     def _wanted_groups(self, name: str) -> Mapping[str, str]:
@@ -325,21 +376,10 @@ class Evaluation:
         for number, name in enumerate(self.names):
             models = self.pair(name) if self.other else {"": self.units(name, self.predictions)}
             for ending, figure in figures_of(models, seed=self.settings.seed).items():
-                save_figure(figure, out / f"{file_name(name, self.names[:number])}_{ending}.png")
+                save_figure(figure, out / f"{file_name_of(name, self.names[:number])}_{ending}.png")
 
 
 def _label(source: str) -> str:
     """Return the end of the path of the first table, and how many more there are."""
     first, *more = source.split(", ")
     return "/".join(Path(first).parts[-2:]) + (f" and {len(more)} more" if more else "")
-
-
-def file_name(target: str, others: Sequence[str]) -> str:
-    """Return a target's name in the names of files, other than those of the targets before it.
-
-    >>> file_name("time to/event", []), file_name("a b", ["a_b"])
-    ('time_to_event', 'a_b_2')
-    """
-    plain = re.sub(r"\W+", "_", target).strip("_")[:80] or "target"
-    same = sum((re.sub(r"\W+", "_", other).strip("_")[:80] or "target") == plain for other in others)
-    return f"{plain}_{same + 1}" if same else plain

@@ -1,6 +1,6 @@
 """Targets of whole subjects: classes, numbers and survival, learned from bags of crops that show a whole case."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from math import ceil, prod
 from pathlib import Path
@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import TASK
 from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
 from bdfm_nnunet.data.batch_streams import Batch, generator_of
-from bdfm_nnunet.data.subject_bags import SubjectBags, WholeCases, case_shapes, covering_starts, whole_case
+from bdfm_nnunet.data.subject_bags import SubjectBags, WholeCases, case_shapes, covering_starts
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.losses.joined_batches import gather_rows
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
@@ -27,8 +26,16 @@ from bdfm_nnunet.settings import ContrastiveSettings, SubjectSettings
 from bdfm_nnunet.targets import Targets, TargetType, read_targets
 from bdfm_nnunet.targets.target_choice import chosen_targets
 from bdfm_nnunet.tasks.finetuning import Finetuning
-from bdfm_nnunet.tasks.subject_outputs import TargetOutput, losses_of, outputs_of, table_of
-from bdfm_nnunet.tasks.subject_validation import write_validation
+from bdfm_nnunet.tasks.subject_outputs import (
+    Member,
+    TargetOutput,
+    losses_of,
+    outputs_of,
+    same_task,
+    split_outputs,
+    table_of,
+)
+from bdfm_nnunet.tasks.subject_validation import add_entries, predict_cases, write_validation
 
 _WHOLE = 2  # times the voxels of the patch that one crop of a whole case may have
 _INTENSITIES = 20  # keeps this random stream apart from others of one seed
@@ -193,12 +200,7 @@ class SubjectTask(Finetuning):
         shown = min(len(held_out), self.most_validated or len(held_out))
         trainer.num_val_iterations_per_epoch = ceil(shown / count)  # each is seen once
         whole = WholeCases(
-            validation,
-            held_out,
-            crop=self.crop,
-            overlap=settings.crop_overlap,
-            rank=trainer.local_rank,
-            count=count,
+            validation, held_out, crop=self.crop, overlap=settings.crop_overlap, rank=trainer.local_rank, count=count
         )
         return bags, whole
 
@@ -317,24 +319,30 @@ class SubjectTask(Finetuning):
         network = unwrap(trainer.network)
         network.load_state_dict(checkpoint.weights)
         network.eval()
-        rows = self._predict_held_out()
+        if self.compares_samples:
+            self._keep_baselines(checkpoint.path)
+        rows = self._predict(self._datasets[1], self._datasets[1].identifiers)
         if trainer.local_rank == 0:
-            predictions = table_of(self.outputs, rows, self.targets.patients)
+            predictions = table_of([Member(self.outputs, rows)], self.targets.patients)
             write_validation(
                 self.folder / "validation", predictions, self.outputs, self.targets, trainer.print_to_log_file
             )
 
-    @torch.no_grad()
-    def _predict_held_out(self) -> dict[str, Tensor]:
-        """Return the outputs of each validation case, on all processes."""
-        trainer, dataset = self.trainer, self._datasets[1]
-        cases = [str(case) for case in dataset.identifiers]
-        found = {}
-        for case in tqdm(cases[trainer.local_rank :: trainer.processes.count], desc="validation", disable=None):
-            crops, _ = whole_case(dataset, case, self.crop, overlap=self.finetuning.crop_overlap)
-            with trainer.autocast():
-                found[case] = unwrap(trainer.network)(crops[None].to(trainer.device))[0].float().cpu()
-        return {case: row for part in trainer.processes.gather(found) for case, row in part.items()}
+    def _keep_baselines(self, path: Path) -> None:
+        """Add the baseline hazards of the training cases to the outputs and to the checkpoint of their weights."""
+        rows = self._predict(self._datasets[0], self._known(self._datasets[0].identifiers))
+        cases = sorted(rows)
+        risks = split_outputs(self.outputs, torch.stack([rows[case] for case in cases]))
+        self.outputs = [
+            output.with_baseline(risk[:, 0], values.cpu(), self.finetuning)
+            for output, risk, values in zip(self.outputs, risks, self._truth(cases), strict=True)
+        ]
+        if self.trainer.local_rank == 0:
+            add_entries(path, self.checkpoint_entries())
+            self.trainer.print_to_log_file(f"{path.name} has the baseline hazard of {len(cases)} training cases.")
+
+    def _predict(self, dataset: Any, cases: Iterable[str]) -> dict[str, Tensor]:
+        return predict_cases(self.trainer, dataset, cases, crop=self.crop, overlap=self.finetuning.crop_overlap)
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
@@ -353,7 +361,7 @@ class SubjectTask(Finetuning):
 
     def recall(self, entry: Any) -> None:
         """Raise ValueError where a checkpoint was trained for other targets than those of today."""
-        if entry != self._entry():
+        if not same_task(entry, self._entry()):
             raise ValueError("it was trained for other targets, cases or crops")
 
 

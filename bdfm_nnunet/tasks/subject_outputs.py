@@ -1,7 +1,7 @@
 """What a subject-level network gives for each target: its numbers, their loss, and what a table of predictions says."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,10 @@ from torch.nn import functional
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.subject_tables import Predictions
+from bdfm_nnunet.evaluation.survival_curves import at_common_times
+from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.losses.subject_losses import (
+    breslow_hazard,
     cox_loss,
     ordinal_steps,
     sequential_loss,
@@ -21,6 +24,7 @@ from bdfm_nnunet.losses.subject_losses import (
 )
 from bdfm_nnunet.settings import SubjectSettings
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType
+from bdfm_nnunet.targets.column_requests import SPREAD
 
 Numbers = NDArray[np.float64]
 _SHAPE = {
@@ -34,6 +38,7 @@ _SHAPE = {
     "mean": float,
     "deviation": float,
     "cox": bool,
+    "baseline?": [float],
 }
 ENTRY_SHAPE = {"targets": [_SHAPE], "crop": [int], "overlap": float, "pooling": str}
 """The shape of what a checkpoint says of a subject-level task."""
@@ -48,10 +53,11 @@ class TargetOutput:
         known: share of the training cases whose value is known; losses are divided by it, so that those of a batch and
             of its micro-batches agree.
         weights: of the classes.
-        edges: upper ends of the intervals of a discrete-time survival.
+        edges: upper ends of the intervals of a discrete-time survival; of Cox's, times of the baseline.
         mean: of a continuous target.
         deviation: its standard deviation.
         cox: whether a survival has one log hazard instead of intervals.
+        baseline: of Cox's, the cumulative hazard of the baseline at `edges`; empty until the training has ended.
     """
 
     column: TargetColumn
@@ -61,6 +67,7 @@ class TargetOutput:
     mean: float = 0.0
     deviation: float = 1.0
     cox: bool = False
+    baseline: tuple[float, ...] = ()
 
     @property
     def width(self) -> int:
@@ -102,6 +109,20 @@ class TargetOutput:
             return functional.smooth_l1_loss(outputs[:, 0], (first - self.mean) / self.deviation, reduction="none")
         return sequential_loss(outputs, *survival_steps(first, truth[:, 1], first.new_tensor(self.edges)))
 
+    def with_baseline(self, risks: Tensor, truth: Tensor, settings: SubjectSettings) -> "TargetOutput":
+        """Return the output of a Cox model with the baseline hazard of its training cases, by Breslow's estimator.
+
+        Args:
+            risks: (B,), what the trained network says of them.
+            truth: (B, 2); NaN is missing.
+            settings: number of times.
+        """
+        known = ~truth.isnan().any(1)
+        times, events = truth[known].double().unbind(1)
+        edges = _event_times(times[events > 0].numpy(), settings.survival_bins)
+        hazard = breslow_hazard(risks[known], times, events, torch.tensor(edges, dtype=torch.float64))
+        return replace(self, edges=edges, baseline=tuple(hazard.tolist()))
+
     # --- telling ------------------------------------------------------------------------------------------------
 
     def predicted(self, outputs: Tensor) -> dict[str, Numbers]:
@@ -124,7 +145,9 @@ class TargetOutput:
         elif kind is TargetType.CONTINUOUS:
             found = {name: outputs[:, 0] * self.deviation + self.mean}
         elif self.cox:
-            found = {name: outputs[:, 0]}
+            relative = outputs[:, 0].exp()
+            at = {f"{name}@{edge:g}": (-hazard * relative).exp() for edge, hazard in zip(self.edges, self.baseline)}
+            found = {name: outputs[:, 0], **at}
         else:
             passed = step_probabilities(outputs)[1]
             at = {f"{name}@{edge:g}": passed[:, number] for number, edge in enumerate(self.edges)}
@@ -150,15 +173,18 @@ class TargetOutput:
         """Return it in plain types, for a checkpoint."""
         plain = asdict(self)
         column = plain.pop("column")
-        lists = {name: list(plain[name]) for name in ("weights", "edges")}
+        lists = {name: list(plain[name]) for name in ("weights", "edges", "baseline")}
         return {**plain, **lists, **column, "type": str(self.column.type), "classes": list(self.column.classes)}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> "TargetOutput":
-        """Return what `as_dict` gave, of the shape in `ENTRY_SHAPE`; ValueError for an unknown type of target."""
+        """Return what `as_dict` gave, of the shape in `ENTRY_SHAPE`; ValueError where no output can be made of it."""
         column = TargetColumn(entry["name"], TargetType(entry["type"]), tuple(entry["classes"]), entry["unit"])
         numbers: Any = {name: entry[name] for name in ("known", "mean", "deviation", "cox")}
-        return cls(column=column, weights=tuple(entry["weights"]), edges=tuple(entry["edges"]), **numbers)
+        lists: Any = {name: tuple(entry.get(name, ())) for name in ("weights", "edges", "baseline")}
+        if entry["cox"] and len(lists["baseline"]) != len(lists["edges"]):
+            raise ValueError(f"{column.name} has a baseline of {len(lists['baseline'])} times")
+        return cls(column=column, **lists, **numbers)
 
 
 def _class_chances(outputs: Tensor) -> Tensor:
@@ -192,28 +218,41 @@ def losses_of(
     return found
 
 
-def table_of(
-    outputs: Sequence[TargetOutput],
-    rows: Mapping[str, Tensor],
-    patients: Mapping[str, str],
-    *,
-    others: Sequence[Mapping[str, Tensor]] = (),
-) -> Predictions:
+@dataclass(frozen=True)
+class Member:
+    """What one network of an ensemble gives.
+
+    Attributes:
+        outputs: its targets, with the numbers of its own training cases.
+        rows: outputs of the network by case.
+    """
+
+    outputs: Sequence[TargetOutput]
+    rows: Mapping[str, Tensor]
+
+    def columns(self, cases: Sequence[str]) -> dict[str, Numbers]:
+        """Return its columns of a table of predictions, the names of classes aside."""
+        parts = split_outputs(self.outputs, torch.stack([self.rows[case] for case in cases]))
+        tables = [output.predicted(part) for output, part in zip(self.outputs, parts, strict=True)]
+        return {key: values for table in tables for key, values in table.items()}
+
+
+def table_of(members: Sequence[Member], patients: Mapping[str, str]) -> Predictions:
     """Return the table of predictions.
 
     Args:
-        outputs: the targets.
-        rows: outputs of the network by case.
+        members: networks for the same targets; probabilities, values and risks of several are averaged, each by the
+            numbers of its own training cases, and the table gets their standard deviation. Survival is averaged at
+            times that all know.
         patients: case to patient; a case that it does not know counts as a patient.
-        others: outputs of further members of an ensemble; probabilities, values and risks are averaged, and the table
-            gets their standard deviation.
     """
-    cases = sorted(rows)
-    members = [torch.stack([member[case] for case in cases]) for member in (rows, *others)]
+    cases = sorted(members[0].rows)
+    tables = at_common_times([member.columns(cases) for member in members])
     columns: dict[str, NDArray[Any]] = {}
-    for number, output in enumerate(outputs):
-        parts = [split_outputs(outputs, member)[number] for member in members]
-        columns |= _joined(output, [output.predicted(part) for part in parts])
+    for output in members[0].outputs:
+        name = output.column.name
+        own = [key for key in tables[0] if key == name or key.startswith((f"{name}=", f"{name}@"))]
+        columns |= _joined(output, [{key: table[key] for key in own} for table in tables])
     return Predictions(tuple(cases), tuple(patients.get(case, case) for case in cases), columns)
 
 
@@ -231,7 +270,7 @@ def _joined(output: TargetOutput, members: Sequence[Mapping[str, Numbers]]) -> d
         each = np.stack([stacked[f"{name}={label}"] for label in column.classes]).std(1)
         spread = np.take_along_axis(each, best[None], 0)[0]
         chosen = {name: np.array(column.classes)[best]}
-    return {**chosen, **means, **({f"{name} spread": spread} if len(members) > 1 else {})}
+    return {**chosen, **means, **({f"{name}{SPREAD}": spread} if len(members) > 1 else {})}
 
 
 def outputs_of(
@@ -303,6 +342,20 @@ def _survival(column: TargetColumn, present: Numbers, known: float, settings: Su
         )
     if settings.survival_loss == "cox":
         return TargetOutput(column=column, known=known, cox=True)
-    parts = np.linspace(0, 1, settings.survival_bins + 1)[1:]
-    edges = np.unique(np.quantile(times, parts, method="higher"))
-    return TargetOutput(column=column, known=known, edges=tuple(float(edge) for edge in edges if edge > 0))
+    return TargetOutput(column=column, known=known, edges=_event_times(times, settings.survival_bins))
+
+
+def _event_times(times: Numbers, count: int) -> tuple[float, ...]:
+    """Return at most so many times with equally many events between them, the last event's the last."""
+    edges = np.unique(np.quantile(times, np.linspace(0, 1, count + 1)[1:], method="higher"))
+    return tuple(float(edge) for edge in edges if edge > 0)
+
+
+def same_task(first: Any, second: Any) -> bool:
+    """Return whether two checkpoints tell one task, baselines aside, which are known once a training has ended."""
+    return not fault_of(first, ENTRY_SHAPE) and _without_baselines(first) == _without_baselines(second)
+
+
+def _without_baselines(entry: Mapping[str, Any]) -> dict[str, Any]:
+    targets = [{**each, "baseline": [], **({"edges": []} if each["cox"] else {})} for each in entry["targets"]]
+    return {**entry, "targets": targets}

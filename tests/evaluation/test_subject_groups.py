@@ -43,6 +43,14 @@ def test_groups_that_are_alike_do_not_differ(units):
     assert low < 0 < high
 
 
+def test_the_reference_can_be_chosen(units):
+    groups = dict.fromkeys(CASES[:50], "A") | dict.fromkeys(CASES[50:76], "B")
+    to_a, to_b = (score_groups(units, groups, resamples=20, reference=name) for name in "AB")
+    assert to_b["reference"] == "B" and set(to_b["differences"]) == {"A"}
+    assert to_b["differences"]["A"]["auc"]["value"] == -to_a["differences"]["B"]["auc"]["value"]
+    assert score_groups(units, groups, resamples=20, reference="C")["reference"] == "A"
+
+
 def test_small_groups_say_so(units):
     groups = dict.fromkeys(CASES, "A") | dict.fromkeys(CASES[:3], "B") | {CASES[4]: "C"}
     found = score_groups(units, groups, resamples=50)

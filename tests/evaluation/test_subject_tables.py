@@ -53,6 +53,18 @@ def test_folds_are_joined_whatever_the_order_of_their_columns(tmp_path):
     assert "0.csv" in found.source and "1.csv" in found.source
 
 
+def test_folds_with_other_times_and_a_table_of_an_ensemble_are_joined(tmp_path):
+    one = {"os": np.array([1.0]), "os@10": np.array([0.8]), "os@30": np.array([0.2])}
+    two = {"os": np.array([2.0]), "os spread": np.array([0.1]), "os@20": np.array([0.4])}
+    write_predictions(tmp_path / "0.csv", table(["a"], **one))
+    write_predictions(tmp_path / "1.csv", table(["b"], **two))
+    found = read_predictions(tmp_path / "0.csv", tmp_path / "1.csv")
+    assert set(found.columns) == {"os", "os@10", "os@20"}
+    np.testing.assert_allclose(found.columns["os@10"], [0.8, 0.7])
+    np.testing.assert_allclose(found.columns["os@20"], [0.5, 0.4])
+    assert "os spread" in read_predictions(tmp_path / "1.csv").columns
+
+
 def test_other_delimiters_and_no_patients(tmp_path):
     (tmp_path / "t.csv").write_text("\ufeffcase;age\na;64.5\nb;NA\n")
     found = read_predictions(tmp_path / "t.csv")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bdfm_nnunet.losses.subject_losses import (
+    breslow_hazard,
     cox_loss,
     ordinal_steps,
     sequential_loss,
@@ -80,3 +81,28 @@ def test_probabilities_of_classes_sum_to_one_and_fit_the_loss() -> None:
         classes = torch.full((5,), label)
         reached, stopped = (each.double() for each in ordinal_steps(classes, 4))
         assert torch.allclose(sequential_loss(logits, reached, stopped), -chances[:, label].log())
+
+
+def test_without_risks_the_baseline_is_the_nelson_aalen_estimate() -> None:
+    """Ties at 2: two events among the four at risk; the one censored at 2 is still at risk then."""
+    times, events = torch.tensor([1.0, 2.0, 2.0, 2.0, 5.0]), torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0])
+    found = breslow_hazard(torch.zeros(5), times, events, torch.tensor([0.9, 1.0, 2.0, 4.0, 9.0]))
+    assert found.tolist() == pytest.approx([0, 1 / 5, 1 / 5 + 2 / 4, 1 / 5 + 2 / 4, 1 / 5 + 2 / 4 + 1])
+
+
+def test_the_baseline_equals_slow_code_and_undoes_a_shift_of_all_risks() -> None:
+    generator = torch.Generator().manual_seed(11)
+    risks = torch.randn(30, generator=generator, dtype=torch.float64)
+    times = (torch.rand(30, generator=generator, dtype=torch.float64) * 12).round()
+    events = (torch.rand(30, generator=generator) < 0.6).double()
+    at = torch.tensor([0.0, 3.0, 3.5, 11.0], dtype=torch.float64)
+    slow = []
+    for limit in at.tolist():
+        hazard = 0.0
+        for time, event in zip(times.tolist(), events.tolist()):
+            if event and time <= limit:
+                hazard += 1 / sum(math.exp(r) for r, t in zip(risks.tolist(), times.tolist()) if t >= time)
+        slow.append(hazard)
+    assert breslow_hazard(risks, times, events, at).tolist() == pytest.approx(slow, rel=1e-12)
+    shifted = breslow_hazard(risks + 5, times, events, at) * math.exp(5)
+    assert shifted.tolist() == pytest.approx(slow, rel=1e-12)

@@ -2,6 +2,8 @@
 
 import csv
 import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from bdfm_nnunet.exposure import Exposure, describe_run
 from bdfm_nnunet.exposure.subject_exposure import write_record
 from bdfm_nnunet.patients import CaseList
 from bdfm_nnunet.results import read_result
+from bdfm_nnunet.split_files import SPLITS_TABLE
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType, write_targets
 
 N = 48
@@ -175,6 +178,7 @@ def test_tables_that_do_not_fit_are_refused(ward, tmp_path, capsys, old, new, wh
     ("more", "why"),
     [
         (["--target", "age"], "there is no target age"),
+        (["--target", "volume", "--target", "volume"], "--target volume was given twice"),
         (
             ["--group", "hospital"],
             "--group hospital is no column of the targets, only has_lesion, scanner, sex, volume",
@@ -190,6 +194,13 @@ def test_options_that_cannot_be_met_are_one_sentence(ward, tmp_path, capsys, mor
     assert why in error and error.count("\n") == 1
 
 
+def test_a_table_with_nothing_to_score_is_refused(ward, tmp_path, capsys):
+    (tmp_path / "empty.csv").write_text("case,has_lesion,volume\nw000,,nan\nw001,NA,3\n")
+    assert run("-i", tmp_path / "empty.csv", "-o", tmp_path / "out") == 2  # the volume of w001 is not known
+    assert "no case with both a prediction and a true value of has_lesion or volume" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_case_of_two_folds_is_refused(ward, tmp_path, capsys):
     first, second = tables(ward)
     assert run("-i", first, second, first, "-o", tmp_path / "out") == 2
@@ -202,6 +213,56 @@ def test_a_model_compared_with_itself_does_not_differ(ward, tmp_path):
     assert run("-i", *tables(ward), "--compare", *tables(ward), "--target", "volume", "-o", tmp_path) == 0
     change = read_result(tmp_path / "result.json").extra["targets"]["volume"]["comparison"]
     assert change["mae"]["value"] == 0 and change["mae"]["interval"] == [0, 0] and change["mae"]["p"] == 1
+
+
+def test_a_model_that_means_another_class_is_refused(ward, tmp_path, capsys):
+    for number, table in enumerate(tables(ward)):
+        (tmp_path / f"{number}.csv").write_text(Path(table).read_text())
+    as_it_is, turned = asdict(LESION), {**asdict(LESION), "classes": ["yes", "no"]}
+    write_record(tmp_path / "0.csv", [Exposure()], targets=[as_it_is])
+    write_record(tmp_path / "1.csv", [Exposure()], targets=[turned])
+    first, second = tmp_path / "0.csv", tmp_path / "1.csv"
+    assert run("-i", first, "--target", "has_lesion", "-o", tmp_path / "good") == 0
+    capsys.readouterr()
+    for words in (["-i", second], ["-i", first, "--compare", second], ["-i", first, "--threshold", second]):
+        assert run(*words, "--target", "has_lesion", "-o", tmp_path / "out") == 2
+        error = capsys.readouterr().err
+        assert (
+            "1.csv is of a model that learned has_lesion as binary (yes, no), but" in error and error.count("\n") == 1
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def outside(ward: Path) -> Iterator[list[str]]:
+    """The last twelve patients are of a site that was kept out of the folds."""
+    table, cases = ward / "nnUNet_raw" / "Dataset501_Ward" / SPLITS_TABLE, CASES[24:]
+    table.write_text(json.dumps({"folds": [], "external": {"site=Ulm": cases}}))
+    yield cases
+    table.unlink()
+
+
+def test_kept_out_sites_are_told_apart_from_the_others(ward, tmp_path, capsys, outside):
+    inside, other = tables(ward)
+    both = read_predictions(other)
+    ensemble = Predictions(both.cases, both.patients, {**both.columns, "volume spread": np.ones(24)})
+    write_predictions(tmp_path / "external.csv", ensemble)
+    assert run("-i", inside, tmp_path / "external.csv", "-o", tmp_path / "a") == 0
+    shown = capsys.readouterr().out
+    assert "24 scored; 12 of them outside the distribution (site=Ulm); threshold 0.5" in shown
+    assert "difference from inside" in shown
+    found = read_result(tmp_path / "a" / "result.json").extra["targets"]
+    groups, alone = found["volume"]["groups"]["kept-out sites"], tmp_path / "b"
+    assert {name: each["n"] for name, each in groups["groups"].items()} == {"inside": 11, "outside": 12}
+    assert groups["reference"] == "inside" and list(groups["differences"]) == ["outside"]
+    assert "models of several folds together" in groups["groups"]["outside"]["note"]
+    lesion = found["has_lesion"]["groups"]["kept-out sites"]["groups"]["outside"]
+    assert "several folds" not in lesion["note"]
+    assert run("-i", other, "--target", "has_lesion", "-o", alone) == 0
+    assert "12 scored; all of them outside the distribution (site=Ulm)" in capsys.readouterr().out
+    only = read_result(alone / "result.json").extra["targets"]["has_lesion"]
+    assert "kept-out sites" not in only["groups"]
+    assert only["scores"]["auc"]["value"] == lesion["measures"]["auc"]["value"]
 
 
 @pytest.mark.parametrize("text", ["0", "1", "1.5", "-0.1"])

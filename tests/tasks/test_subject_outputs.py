@@ -11,11 +11,12 @@ from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.subject_scores import score_target
 from bdfm_nnunet.losses.joined_batches import gather_rows
 from bdfm_nnunet.losses.subject_losses import cox_loss
 from bdfm_nnunet.settings import SubjectSettings
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType
-from bdfm_nnunet.tasks.subject_outputs import TargetOutput, outputs_of, split_outputs, table_of
+from bdfm_nnunet.tasks.subject_outputs import Member, TargetOutput, outputs_of, same_task, split_outputs, table_of
 from bdfm_nnunet.training.gradients import add_gradients, micro_batches
 from tests.forking import run_together
 
@@ -112,17 +113,59 @@ def test_a_checkpoint_holds_all_of_it() -> None:
         assert TargetOutput.from_dict(output.as_dict()) == output
 
 
+def test_cox_tells_survival_at_times_of_events_once_its_baseline_is_known() -> None:
+    settings = SubjectSettings(survival_loss="cox", survival_bins=3)
+    (output,) = outputs_of(_targets(), ["death"], CASES, settings)
+    truth, risks = _truth()["death"], _predictions(output)
+    truth[4] = math.nan  # of an unknown case nothing is used
+    assert list(output.predicted(risks)) == ["death"]
+    ended = output.with_baseline(risks[:, 0], truth, settings)
+    known = [at for at in range(8) if at != 4]
+    events = sorted(float(truth[at, 0]) for at in known if truth[at, 1])
+    assert len(ended.edges) == 3 and set(ended.edges) <= set(events) and ended.edges[-1] == events[-1]
+    found = ended.predicted(risks)
+    assert np.array_equal(found["death"], output.predicted(risks)["death"]) and ended.width == 1
+    for edge in ended.edges:
+        hazard = sum(
+            1 / sum(math.exp(risks[other, 0]) for other in known if truth[other, 0] >= truth[at, 0])
+            for at in known
+            if truth[at, 1] and truth[at, 0] <= edge
+        )
+        expected = [math.exp(-hazard * math.exp(risk)) for risk in risks[:, 0].tolist()]
+        assert found[f"death@{edge:g}"].tolist() == pytest.approx(expected, rel=1e-6)
+    columns = {name: values[known] for name, values in found.items()}
+    scores = score_target(ended.column, truth[known].double().numpy(), columns, patients=known, resamples=20)
+    assert scores["integrated_brier"]["value"] is not None
+    assert TargetOutput.from_dict(ended.as_dict()) == ended
+    with pytest.raises(ValueError, match="a baseline of 0 times"):
+        TargetOutput.from_dict({**ended.as_dict(), "baseline": []})
+
+
+def test_a_baseline_makes_no_other_task() -> None:
+    settings = SubjectSettings(survival_loss="cox")
+    (output,) = outputs_of(_targets(), ["death"], CASES, settings)
+    ended = output.with_baseline(_predictions(output)[:, 0], _truth()["death"], settings)
+    begun, after = (
+        {"targets": [each.as_dict()], "crop": [8, 8, 8], "overlap": 0.0, "pooling": "mean"} for each in (output, ended)
+    )
+    assert same_task(after, begun) and same_task(begun, after)
+    del begun["targets"][0]["baseline"]  # as older versions write it
+    assert same_task(begun, after) and not same_task({**after, "crop": [8, 8, 9]}, begun)
+    assert not same_task(None, begun) and not same_task(
+        {**after, "targets": [{**after["targets"][0], "unit": "y"}]}, begun
+    )
+    assert TargetOutput.from_dict(begun["targets"][0]) == output
+
+
+def _member(outputs: list[TargetOutput], seed: int) -> Member:
+    parts = [_predictions(output, seed) for output in outputs]
+    return Member(outputs, {case: torch.cat([part[at] for part in parts]) for at, case in enumerate(CASES)})
+
+
 def test_an_ensemble_averages_probabilities_and_tells_its_spread() -> None:
-    outputs = _outputs()
-    rows = [
-        {
-            case: torch.cat([_predictions(output, seed)[number] for output in outputs])
-            for number, case in enumerate(CASES)
-        }
-        for seed in (1, 2, 3)
-    ]
-    alone = [table_of(outputs, member, {}) for member in rows]
-    joined = table_of(outputs, rows[0], {"case0": "P1"}, others=rows[1:])
+    members = [_member(_outputs(), seed) for seed in (1, 2, 3)]
+    alone = [table_of([member], {}) for member in members]
+    joined = table_of(members, {"case0": "P1"})
     assert joined.patients[:2] == ("P1", "case1")
     stacked = np.stack([table.columns["idh"] for table in alone])
     assert np.allclose(joined.columns["idh"], stacked.mean(0))
@@ -130,6 +173,25 @@ def test_an_ensemble_averages_probabilities_and_tells_its_spread() -> None:
     chances = np.stack([joined.columns[f"site={label}"] for label in "ABC"])
     assert joined.columns["site"].tolist() == ["ABC"[best] for best in chances.argmax(0)]
     assert "idh spread" not in alone[0].columns
+
+
+def test_each_fold_is_read_by_the_numbers_of_its_own_training_cases() -> None:
+    """Mean, deviation and intervals of a fold are those of its cases, and differ from those of the next."""
+    parts = [outputs_of(_targets(), ["age", "death"], cases, SubjectSettings()) for cases in (CASES[:6], CASES[2:])]
+    edges = [[float(f"{edge:g}") for edge in outputs[1].edges] for outputs in parts]
+    assert parts[0][0].mean != parts[1][0].mean and edges[0] != edges[1]
+    members = [_member(outputs, seed) for seed, outputs in enumerate(parts)]
+    alone, joined = [table_of([member], {}) for member in members], table_of(members, {})
+    assert np.array_equal(joined.columns["age"], np.mean([table.columns["age"] for table in alone], axis=0))
+    found = {float(time): values for name, values in joined.columns.items() if (time := name.partition("@")[2])}
+    last = min(own[-1] for own in edges)
+    assert set(found) == {edge for own in edges for edge in own if edge <= last}
+    for time, values in found.items():
+        each = []
+        for own, table in zip(edges, alone, strict=True):
+            curves = np.stack([np.ones(len(CASES)), *(table.columns[f"death@{edge:g}"] for edge in own)], axis=1)
+            each.append([np.interp(time, [0.0, *own], curve) for curve in curves])
+        assert np.allclose(values, np.mean(each, 0))
 
 
 @pytest.mark.parametrize(

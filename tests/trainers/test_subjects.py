@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,13 @@ import pytest
 import torch
 
 from bdfm_nnunet.cli import main
+from bdfm_nnunet.data.subject_bags import whole_case
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.subject_tables import read_predictions
+from bdfm_nnunet.files import write_json
+from bdfm_nnunet.networks.subject_network import build_subject_network
+from bdfm_nnunet.prediction import subject_predictor
+from bdfm_nnunet.split_files import SPLITS_TABLE
 from bdfm_nnunet.trainers import (
     nnUNetTrainerBDFMClassification,
     nnUNetTrainerBDFMRegression,
@@ -65,6 +70,30 @@ def test_it_learns_all_targets_of_its_kind(kind: type, columns: set[str], cohort
     assert columns <= set(table.columns) and set(table.cases) == set(map(str, trainer.do_split()[1]))
     scores = json.loads((Path(trainer.output_folder) / "validation" / "subject_scores.json").read_text())
     assert set(scores) == {name for name in scores if name in columns}
+
+
+def test_cox_keeps_the_baseline_of_its_training_cases(cohort: Prepared) -> None:
+    settings = {"finetuning.survival_loss": "cox", "finetuning.most_crops": 1, "training.epochs": 1, "batch_size": 4}
+    trainer = _make(cohort, nnUNetTrainerBDFMSurvival, "cox", **settings)
+    trainer.run_training()
+    folder = Path(trainer.output_folder)
+    before = torch.load(folder / "checkpoint_best.pth", weights_only=False)
+    assert before["bdfm_task"]["targets"][0]["baseline"] == []
+    trainer.perform_actual_validation()
+    after = torch.load(folder / "checkpoint_best.pth", weights_only=False)
+    (told,) = after["bdfm_task"]["targets"]
+    assert after.keys() == before.keys() and after["logging"] == before["logging"]
+    assert all(torch.equal(after["network_weights"][name], value) for name, value in before["network_weights"].items())
+    cases = [str(case) for case in trainer.do_split()[0]]
+    rows, truth = trainer.task._predict(trainer.task._datasets[0], cases), trainer.task.targets.values("death", cases)
+    risks = np.array([float(rows[case][0]) for case in cases])
+    for edge, hazard in zip(told["edges"], told["baseline"], strict=True):
+        due = [time for time, event in truth.tolist() if event and time <= edge]
+        assert hazard == pytest.approx(sum(1 / np.exp(risks[truth[:, 0] >= time]).sum() for time in due), rel=1e-6)
+    table = read_predictions(folder / "validation" / "subjects.csv")
+    assert [name for name in table.columns if "@" in name] == [f"death@{edge:g}" for edge in told["edges"]]
+    again = _make(cohort, nnUNetTrainerBDFMSurvival, "cox", **settings)
+    again.load_checkpoint(str(folder / "checkpoint_best.pth"))
 
 
 def _record_keys(trainer: Any) -> list[list[str]]:
@@ -182,21 +211,37 @@ def test_without_targets_one_sentence_names_the_command(cohort: Prepared, monkey
         trainer.initialize()
 
 
-def test_predictions_of_images_are_those_of_the_validation(cohort: Prepared, tmp_path: Path) -> None:
-    """The command on raw images; its maps add up to what the network says."""
+@pytest.fixture(scope="module")
+def predicting(cohort: Prepared) -> Any:
+    """A finished regression of one fold; what is called fold 1 has other weights and numbers."""
     settings = {"finetuning.targets": "age", "finetuning.pooling": "attention", "training.epochs": 1}
     trainer = _make(cohort, nnUNetTrainerBDFMRegression, "predicted", **settings)
     trainer.run_training()
     trainer.perform_actual_validation()
+    folder = Path(trainer.output_folder)
+    content = torch.load(folder / "checkpoint_best.pth", weights_only=False)
+    content["network_weights"] = {name: value * 1.1 for name, value in content["network_weights"].items()}
+    content["bdfm_task"]["targets"][0] |= {"mean": 10.0, "deviation": 3.0}
+    (folder.parent / "fold_1").mkdir()
+    torch.save(content, folder.parent / "fold_1" / "checkpoint_best.pth")
+    return trainer
+
+
+def _predict(cohort: Prepared, out: Path, *options: object, folds: str = "0") -> int:
+    words = ["predict-subjects", "-d", cohort.unlabelled, "-c", "predicted", "-p", cohort.plans, "-f", *folds.split()]
+    return main([*map(str, words), "-tr", "nnUNetTrainerBDFMRegression", "-o", str(out), *map(str, options)])
+
+
+def test_predictions_of_images_are_those_of_the_validation(cohort: Prepared, predicting: Any, tmp_path: Path) -> None:
+    """The command on raw images; its maps add up to what the network says."""
+    trainer = predicting
     table = read_predictions(Path(trainer.output_folder) / "validation" / "subjects.csv")
     images = tmp_path / "images"
     images.mkdir()
     for path in (cohort.folder("nnUNet_raw", cohort.unlabelled) / "imagesTr").glob(f"{table.cases[0]}_*"):
         shutil.copy(path, images)
     out, maps = tmp_path / "out" / "subjects.csv", tmp_path / "maps"
-    words = ["predict-subjects", "-d", str(cohort.unlabelled), "-c", "predicted", "-p", cohort.plans, "-f", "0"]
-    options = ["-tr", "nnUNetTrainerBDFMRegression", "-i", str(images), "-o", str(out), "--saliency", str(maps)]
-    assert main([*words, *options]) == 0
+    assert _predict(cohort, out, "-i", images, "--saliency", maps) == 0
     found = read_predictions(out)
     assert found.cases == (table.cases[0],) and found.patients[0] == table.patients[0]
     assert found.columns["age"][0] == pytest.approx(table.columns["age"][0], rel=1e-3)
@@ -208,3 +253,97 @@ def test_predictions_of_images_are_those_of_the_validation(cohort: Prepared, tmp
     assert abs(inside) > 0
     # crops reach beyond the brain, so a part of the contributions has no voxel
     assert np.sign(inside) == np.sign(found.columns["age"][0] - bias)
+
+
+def test_kept_out_cases_are_predicted_by_each_fold_and_by_all(
+    cohort: Prepared,
+    predicting: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By fold, together, from raw and preprocessed cases; each network is made once, and its numbers are its own."""
+    training, held_out = predicting.do_split()
+    raw, folder = (cohort.folder(each, cohort.unlabelled) for each in ("nnUNet_raw", "nnUNet_preprocessed"))
+    for place in (raw, folder):
+        write_json(place / SPLITS_TABLE, {"external": {"site=Ulm": [*held_out], "site=Bonn": [str(training[0])]}})
+    assert _predict(cohort, tmp_path / "x.csv", "--external", "ulm") == 2
+    said = capsys.readouterr().err
+    assert "has trained on" in said and "cases that are kept out" in said and not (tmp_path / "x.csv").exists()
+    monkeypatch.setattr("bdfm_nnunet.exposure.subject_exposure.check_untrained", lambda *_: None)
+    built = []
+    build = subject_predictor.build_subject_network
+    monkeypatch.setattr(subject_predictor, "build_subject_network", lambda *a, **k: built.append(1) or build(*a, **k))
+    found = {}
+    for folds in ("0", "1", "0 1"):
+        assert _predict(cohort, tmp_path / f"{folds}.csv", "--external", "Ulm", folds=folds) == 0
+        found[folds] = read_predictions(tmp_path / f"{folds}.csv")
+    assert len(built) == 4 and list(found["0"].cases) == sorted(held_out) and len(held_out) > 1
+    ages = {folds: table.columns["age"] for folds, table in found.items()}
+    assert np.array_equal(ages["0 1"], (ages["0"] + ages["1"]) / 2) and abs(ages["0"] - ages["1"]).min() > 10
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    assert _predict(cohort, tmp_path / "p.csv", "--external", folds="1") == 0
+    everyone = read_predictions(tmp_path / "p.csv")
+    assert everyone.cases == tuple(sorted(map(str, [*held_out, training[0]])))
+    again = everyone.taken(found["1"].cases).columns["age"]
+    assert np.allclose(again, _one_by_one(cohort, predicting, found["1"].cases), rtol=0, atol=0)
+    assert np.allclose(again, ages["1"], rtol=1e-3)
+    assert _predict(cohort, tmp_path / "m.csv", "--external", "--saliency", tmp_path / "maps") == 2
+    assert "--saliency writes on grids of raw images" in capsys.readouterr().err
+
+
+def test_what_cannot_be_predicted_is_one_sentence(
+    cohort: Prepared, predicting: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = cohort.folder("nnUNet_preprocessed", cohort.unlabelled), tmp_path / "m.csv"
+    types = folder / "targets.json"
+    before = types.read_text()
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        (cohort.folder(variable, cohort.unlabelled) / SPLITS_TABLE).unlink(missing_ok=True)
+
+    def refused(*options: object, folds: str = "0") -> str:
+        assert _predict(cohort, out, *options, folds=folds) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and not out.exists(), error
+        return error
+
+    assert "give either -i IMAGES or --external" in refused("--external", "Ulm", "-i", tmp_path)
+    assert "give either -i IMAGES or --external" in refused()
+    assert "no site is kept out" in refused("--external")
+    assert "fold 0 is named twice" in refused("-i", tmp_path, folds="0 1 0")
+    assert "-o and --per-patient are both" in refused("-i", tmp_path, "--per-patient", out)
+    (tmp_path / "taken").write_text("")
+    assert "taken" in refused("-i", tmp_path, "--per-patient", tmp_path / "taken" / "p.csv")
+    assert "taken" in refused("-i", tmp_path, "--saliency", tmp_path / "taken")
+    types.write_text(before.replace("years", "months"))
+    assert "learned age as continuous (years), but targets.json now" in refused("-i", tmp_path)
+    types.write_text(before)
+    assert "has no file that ends in .nii.gz" in refused("-i", tmp_path)
+    model = Path(predicting.output_folder).parent
+    for number, changes in enumerate(
+        [{"targets": []}, {"crop": [8, 0, 8]}, {"crop": [8, 8]}, {"crop": [9**6] * 3}, {"overlap": 1.0}], start=2
+    ):
+        content = torch.load(model / "fold_1" / "checkpoint_best.pth", weights_only=False)
+        content["bdfm_task"] |= changes
+        (model / f"fold_{number}").mkdir()
+        torch.save(content, model / f"fold_{number}" / "checkpoint_best.pth")
+        assert "does not tell its targets" in refused("-i", tmp_path, folds=f"0 {number}")
+
+
+def _one_by_one(cohort: Prepared, trainer: Any, cases: Sequence[str]) -> list[float]:
+    """What fold 1 says, its weights loaded anew for each case."""
+    content = torch.load(Path(trainer.output_folder).parent / "fold_1" / "checkpoint_best.pth", weights_only=False)
+    task, said = content["bdfm_task"], []
+    for case in cases:
+        network = build_subject_network(
+            trainer.configuration_manager.configuration,
+            inputs=trainer.num_input_channels,
+            outputs=1,
+            pooling="attention",
+        )
+        network.load_state_dict(content["network_weights"])
+        crops, _ = whole_case(trainer.task._datasets[1], case, task["crop"], overlap=task["overlap"])
+        with torch.no_grad():
+            output = network.eval()(crops[None])[0]
+        said.append(float(output.double()[0] * 3.0 + 10.0))
+    return said
