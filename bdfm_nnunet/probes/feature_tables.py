@@ -161,13 +161,14 @@ def _from_cells(path: Path) -> FeatureTable:
         raise InputError(
             f"{path} has no column `case` with rows below it: give a row per case, its id and its features"
         )
+    if twice := [name for name in rows[0] if rows[0].count(name) > 1]:
+        raise InputError(f"{path} has two columns {twice[0]!r}: rename or remove one")
     at = rows[0].index("case")
     found = [[_number(cell) for number, cell in enumerate(row) if number != at] for row in rows[1:]]
     for row, numbers in zip(rows[1:], found, strict=True):
         if len(row) != len(rows[0]) or any(number is None for number in numbers):
-            raise InputError(
-                f"{path} has something other than {len(rows[0]) - 1} numbers for case {row[at]}: correct it"
-            )
+            named = row[at] if at < len(row) else "?"
+            raise InputError(f"{path} has something other than {len(rows[0]) - 1} numbers for case {named}: correct it")
     said = path.with_suffix(".json")
     description = _ours(read_json(said) if said.is_file() else {})
     cases = tuple(row[at].removeprefix("'") for row in rows[1:])

@@ -73,6 +73,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "no case": ([["id", "x"], ["a", "1"]], "has no column `case`"),
     "words": ([["case", "x"], ["a", "left"]], "something other than 1 numbers for case a"),
     "not finite": ([["case", "x"], ["a", "nan"]], "features of case a that are not finite"),
+    "columns": ([["case", "x", "x"], ["a", "1", "2"]], "has two columns 'x': rename or remove one"),
+    "short": ([["x", "case"], ["1", "a"], ["2"]], "something other than 1 numbers for case .: correct it"),
     "twice": ([["case", "x"], ["a", "1"], ["a", "2"]], "the features of case a twice"),
     "outside": ([["case", "x"], ["../a", "1"]], "case id in"),
     "nothing": ([["case", "x"]], "has no column `case` with rows"),

@@ -327,7 +327,7 @@ def test_what_cannot_be_predicted_is_one_sentence(
         content["bdfm_task"] |= changes
         (model / f"fold_{number}").mkdir()
         torch.save(content, model / f"fold_{number}" / "checkpoint_best.pth")
-        assert "does not tell its targets" in refused("-i", tmp_path, folds=f"0 {number}")
+        assert "does not tell its targets" in refused("-i", tmp_path, folds=str(number))
 
 
 def _one_by_one(cohort: Prepared, trainer: Any, cases: Sequence[str]) -> list[float]:
