@@ -4,7 +4,17 @@ from bdfm_nnunet.networks.encoders import EncoderView, encoder_of
 from bdfm_nnunet.networks.projector import Projector
 from bdfm_nnunet.networks.resnet import ResNet18
 from bdfm_nnunet.networks.resnet_unet import ResNet18UNet
+from bdfm_nnunet.networks.state_space_scan import selective_scan
 from bdfm_nnunet.networks.swin import SwinEncoder
 from bdfm_nnunet.networks.swin_unet import SwinUNet
 
-__all__ = ["EncoderView", "Projector", "ResNet18", "ResNet18UNet", "SwinEncoder", "SwinUNet", "encoder_of"]
+__all__ = [
+    "EncoderView",
+    "Projector",
+    "ResNet18",
+    "ResNet18UNet",
+    "SwinEncoder",
+    "SwinUNet",
+    "encoder_of",
+    "selective_scan",
+]
