@@ -1,0 +1,54 @@
+"""The CUDA kernel of the package mamba-ssm (https://github.com/state-spaces/mamba), an extra that nothing requires."""
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+MOST_STATES = 256
+
+
+def serves(x: Tensor, delta: Tensor, A: Tensor, state: Tensor | None) -> bool:
+    """Return whether the kernel can be imported and does this scan: on CUDA, in single precision, from a zero state."""
+    if not x.is_cuda or state is not None or x.numel() == 0 or A.shape[1] > MOST_STATES:
+        return False
+    return torch.float64 not in (x.dtype, delta.dtype, A.dtype) and _kernel() is not None
+
+
+def scan(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, *, return_state: bool
+) -> Any:
+    """Return what `selective_scan` does, by the kernel.
+
+    The kernel takes inputs, step sizes and gates of one type: single precision here, so that autocast does not round
+    the step sizes.
+    """
+    kernel = _kernel()
+    assert kernel is not None
+    x_single, delta, A, B, C = (value.float().contiguous() for value in (x, delta, A, B, C))
+    D, z = (None if value is None else value.float().contiguous() for value in (D, z))
+    found = kernel(x_single, delta, A, B, C, D, z, return_last_state=return_state)
+    outputs, last = found if return_state else (found, None)
+    return (outputs.to(x.dtype), last) if return_state else outputs.to(x.dtype)
+
+
+@cache
+def _kernel() -> Callable[..., Any] | None:
+    try:
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "mamba_ssm":
+            return None  # not installed
+        return _broken(error)
+    except (ImportError, OSError, RuntimeError) as error:
+        return _broken(error)
+    return selective_scan_fn  # type: ignore[no-any-return]
+
+
+def _broken(error: Exception) -> None:
+    logger.warning("mamba-ssm is installed but cannot be imported (%s): selective scans use plain PyTorch", error)
