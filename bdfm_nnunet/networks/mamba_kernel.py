@@ -1,4 +1,7 @@
-"""The CUDA kernel of the package mamba-ssm (https://github.com/state-spaces/mamba), an extra that nothing requires."""
+"""The CUDA kernel of the package mamba-ssm (https://github.com/state-spaces/mamba), which nothing requires.
+
+`pip install 'bdfm_nnunet[mamba]'` builds it; where it can be imported, scans on CUDA use it.
+"""
 
 import logging
 from collections.abc import Callable
