@@ -44,7 +44,7 @@ REQUIREMENTS = [
 CLUSTER = ["distributed"]  # bdfm convert --scheduler
 TABLES = ["openpyxl"]  # .xlsx tables inside downloads
 LOGGERS = {"tensorboard": ["tensorboard"], "wandb": ["wandb"], "mlflow": ["mlflow"]}  # training.loggers
-MAMBA = ["mamba-ssm"]  # its CUDA kernel of the selective scan; plain PyTorch does without
+MAMBA = {"mamba": ["mamba-ssm"]}  # on CUDA; plain PyTorch does without
 BENCHMARKS = ["monai"]  # SwinUNETR, to compare with
 DEVELOPMENT = ["build", "mypy", "pybids", "pytest", "pytest-xdist", "ruff", "setuptools>=77", *CLUSTER, *TABLES]
 
@@ -63,9 +63,7 @@ setup(
     package_dir=PACKAGE_DIR,
     package_data={"bdfm_nnunet": ["py.typed"], "bdfm_nnunet.reports": ["*.html", "*.css"]},
     install_requires=REQUIREMENTS,
-    extras_require={
-        "cluster": CLUSTER, "tables": TABLES, "mamba": MAMBA, "bench": BENCHMARKS, "dev": DEVELOPMENT, **LOGGERS
-    },  # fmt: skip
+    extras_require={"cluster": CLUSTER, "tables": TABLES, "bench": BENCHMARKS, "dev": DEVELOPMENT, **MAMBA, **LOGGERS},
     entry_points={"console_scripts": ["bdfm=bdfm_nnunet.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",

@@ -29,6 +29,12 @@ def test_only_the_arm_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert times.seconds == {"fast": [1, 1, 1], "slow": [4, 4, 4]}
 
 
+def test_another_clock() -> None:
+    ticks = iter(range(100))
+    times = alternate({"arm": lambda: None}, rounds=2, warmup=0, clock=lambda: float(next(ticks) ** 2))
+    assert times.seconds == {"arm": [1.0, 5.0]}
+
+
 def test_spread_and_speedup_are_taken_over_the_rounds() -> None:
     times = Times({"fast": [1.0, 2.0, 1.0], "slow": [10.0, 10.0, 30.0]})
     assert times.of("slow") == Spread(10, 10, 30)
