@@ -70,7 +70,7 @@ def alternate(
     rounds: int,
     warmup: int = 1,
     before: Arm | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> Times:
     """Time the arms in turn.
 
@@ -79,8 +79,9 @@ def alternate(
         rounds: how often every arm is timed.
         warmup: how often every arm runs before.
         before: runs before each arm and is not timed.
-        clock: tells the seconds; `time.process_time` tells those of the processor, for arms of one thread.
+        clock: tells the seconds, by default those on the wall; `time.process_time` tells those of the processor.
     """
+    clock = clock or time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(-warmup, rounds):
         for name, arm in arms.items():
