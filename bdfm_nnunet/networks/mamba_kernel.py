@@ -42,16 +42,12 @@ def scan(
 
 @cache
 def _kernel() -> Callable[..., Any] | None:
+    """Return mamba-ssm's function, or None if it cannot be imported."""
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "mamba_ssm":
-            return None  # not installed
-        return _broken(error)
     except (ImportError, OSError, RuntimeError) as error:
-        return _broken(error)
-    return selective_scan_fn  # type: ignore[no-any-return]
-
-
-def _broken(error: Exception) -> None:
-    logger.warning("mamba-ssm is installed but cannot be imported (%s): selective scans use plain PyTorch", error)
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if (missing or "").partition(".")[0] != "mamba_ssm":  # it is installed
+            logger.warning("mamba-ssm cannot be imported (%s): selective scans use plain PyTorch", error)
+        return None
+    return selective_scan_fn
