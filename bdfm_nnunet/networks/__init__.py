@@ -1,6 +1,7 @@
-"""Networks: Swin and ResNet-18 encoders and U-Nets, a common view of encoders, and the costs of networks."""
+"""Networks: Swin, ResNet-18 and NeuroSTORM encoders, U-Nets, a common view of encoders, and costs of networks."""
 
 from bdfm_nnunet.networks.encoders import EncoderView, encoder_of
+from bdfm_nnunet.networks.neurostorm import NeurostormEncoder
 from bdfm_nnunet.networks.projector import Projector
 from bdfm_nnunet.networks.resnet import ResNet18
 from bdfm_nnunet.networks.resnet_unet import ResNet18UNet
@@ -10,6 +11,7 @@ from bdfm_nnunet.networks.swin_unet import SwinUNet
 
 __all__ = [
     "EncoderView",
+    "NeurostormEncoder",
     "Projector",
     "ResNet18",
     "ResNet18UNet",

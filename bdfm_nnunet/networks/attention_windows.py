@@ -22,6 +22,21 @@ Legacy = bool | Literal["reversed"]
 """Whether attention is the published one of BDFM and MONAI, and whether for axes in the reversed order."""
 
 
+def clipped(window: Sequence[int], grid: Sequence[int]) -> tuple[int, ...]:
+    """Return the window, clipped to a grid that may be smaller."""
+    return tuple(min(size, count) for size, count in zip(window, grid, strict=True))
+
+
+def half_shift(window: Sequence[int], grid: Sequence[int]) -> tuple[int, ...]:
+    """Return by how many tokens shifted windows are shifted: half a window, on axes that hold more than one.
+
+    Example:
+        >>> half_shift((4, 4), (8, 4))
+        (2, 0)
+    """
+    return tuple(size // 2 if count > size else 0 for count, size in zip(grid, clipped(window, grid), strict=True))
+
+
 @dataclass(frozen=True)
 class WindowGroup:
     """Windows, or pieces of windows, of one shape.
@@ -76,12 +91,12 @@ def window_groups(
     for pieces in product(*axes):
         # without the published misreading, the bias depends on the shape alone
         key = tuple(piece.places if legacy else tuple(range(len(piece.places))) for piece in pieces)
-        found.setdefault(key, []).append(list(_numbers(grid, [piece.tokens for piece in pieces])))
+        found.setdefault(key, []).append(list(raster_numbers(grid, [piece.tokens for piece in pieces])))
     outside = math.prod(grid)
     groups = []
     for places, rows in found.items():
         if legacy:
-            inside = torch.tensor(list(_numbers(window, places)))
+            inside = torch.tensor(list(raster_numbers(window, places)))
             index = relative_position_index(window, table_window, legacy)[inside][:, inside].to(device)
         else:
             index = relative_position_index(tuple(map(len, places)), table_window, False, device)
@@ -104,8 +119,17 @@ def window_pieces(size: int, extent: int, step: int, *, padding: bool) -> Iterat
                 yield Piece(tuple((first + place + step) % full for place in places), tuple(places))
 
 
-def _numbers(grid: Sequence[int], places: Sequence[Sequence[int]]) -> Iterable[int]:
-    """Return the raster numbers of the points of a box; points outside the grid get the number after the last."""
+def raster_numbers(grid: Sequence[int], places: Sequence[Sequence[int]]) -> Iterable[int]:
+    """Return the raster numbers of the points of a box; points outside the grid get the number after the last.
+
+    Args:
+        grid: points per axis.
+        places: places of the box on each axis.
+
+    Example:
+        >>> list(raster_numbers((2, 3), [[0, 1], [2, 3]]))
+        [2, 6, 5, 6]
+    """
     for point in product(*places):
         number = 0
         for place, size in zip(point, grid, strict=True):

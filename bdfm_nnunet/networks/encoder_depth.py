@@ -10,9 +10,10 @@ Layer = list[nn.Parameter]
 def encoder_layers(view: EncoderView) -> list[Layer]:
     """Return the parameters of an encoder in layers, from the image inwards.
 
-    The layers of a transformer are its embedding, each block, and the final norm. The merging of tokens before a stage
-    belongs to the block before it, as in SimMIM's fine-tuning (https://arxiv.org/abs/2111.09886). Those of any other
-    encoder are its stem and each stage: a ResEnc has too many blocks for a factor each.
+    The layers of a transformer are its embedding, each block, and the final norm where it has one. The merging of
+    tokens before a stage, and positions that are added there, belong to the block before it, as in SimMIM's fine-tuning
+    (https://arxiv.org/abs/2111.09886). Those of any other encoder are its stem and each stage: a ResEnc has too many
+    blocks for a factor each.
 
     Example:
         >>> from bdfm_nnunet.networks import encoder_of
@@ -25,19 +26,20 @@ def encoder_layers(view: EncoderView) -> list[Layer]:
     if hasattr(module, "eva"):
         layers = _of_plain_transformer(module)
     elif view.is_transformer:
-        layers = _of_swin(module)
+        layers = _of_swin(view)
     else:
         layers = _of_convolutions(module)
     return [_distinct(layer) for layer in layers if layer]
 
 
-def _of_swin(module: nn.Module) -> list[Layer]:
+def _of_swin(view: EncoderView) -> list[Layer]:
+    module = view.module
     layers = [_all(module.patch_embed)]
     for stage in module.stages:  # type: ignore[union-attr]
-        if stage.merging is not None:
-            layers[-1] += _all(stage.merging)
+        for part in (stage.merging, getattr(stage, "positions", None)):
+            layers[-1] += [] if part is None else _all(part)
         layers += [_all(block) for block in stage.blocks]
-    return [*layers, _all(module.norm)]
+    return [*layers, _all(module.norm)] if view.ends_with_norm else layers
 
 
 def _of_plain_transformer(module: nn.Module) -> list[Layer]:

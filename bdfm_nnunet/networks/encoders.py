@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bdfm_nnunet.masking import MaskToken, upsample
+from bdfm_nnunet.networks.neurostorm import NeurostormEncoder
 from bdfm_nnunet.networks.primus_encoder import PrimusEncoder
 from bdfm_nnunet.networks.skip_decoder import ConvStage
 from bdfm_nnunet.networks.swin import SwinEncoder
@@ -41,17 +42,22 @@ class EncoderView:
 
     @property
     def is_transformer(self) -> bool:
-        """Whether the encoder attends to tokens; otherwise it convolves voxels."""
-        return isinstance(self.module, (SwinEncoder, PrimusEncoder))
+        """Whether the encoder attends to tokens, or scans them; otherwise it convolves voxels."""
+        return isinstance(self.module, (SwinEncoder, NeurostormEncoder, PrimusEncoder))
+
+    @property
+    def ends_with_norm(self) -> bool:
+        """Whether the features of the last stage come out of a norm of their own, as those of most transformers."""
+        return self.is_transformer and not isinstance(self.module, NeurostormEncoder)
 
     @property
     def masks_tokens(self) -> bool:
         """Whether tokens are masked; otherwise voxels are, as where an embedding of patches looks beyond a patch."""
-        return isinstance(self.module, SwinEncoder) or getattr(self.module, "masks_tokens", False)
+        return isinstance(self.module, (SwinEncoder, NeurostormEncoder)) or getattr(self.module, "masks_tokens", False)
 
     @property
     def axes(self) -> int:
-        """Number of spatial axes."""
+        """Number of axes of an image, in space and, where it has one, in time."""
         return len(self.strides[0])
 
     @property
@@ -105,10 +111,10 @@ class EncoderView:
         Raises:
             ValueError: the encoder has no tokens, or a position of its last stage is partly visible.
         """
-        if not self.masks_tokens:
+        if not self.masks_tokens or isinstance(self.module, NeurostormEncoder):
             raise ValueError(
-                f"{type(self.module).__name__} has no tokens that depend on their own voxels alone: only those of a "
-                "Swin encoder or of a Primus of version 1 are computed without the others"
+                f"{type(self.module).__name__} has no tokens that can be computed without the others: only a Swin "
+                "encoder and a Primus of version 1 have"
             )
         where = VisibleTokens(~self._of_positions(mask.cpu(), patch_size), self._merging, images.device)
         return list(self.module(images, visible=where)), where
@@ -140,6 +146,8 @@ class EncoderView:
 
 def encoder_of(network: nn.Module) -> EncoderView:
     """Return the encoder of a SwinUNet, ResNet18UNet, PrimusNet, ResidualEncoderUNet or PlainConvUNet, wrapped or not.
+
+    A NeurostormEncoder, and a network with one, have a view too; the last of its axes is time.
 
     A Primus of dynamic-network-architectures, which has no module for its encoder, gets one that shares its modules.
 

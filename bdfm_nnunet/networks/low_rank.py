@@ -49,7 +49,8 @@ def kernels_of(encoder: nn.Module, targets: Sequence[str], *, besides: Sequence[
 
     Args:
         encoder: linear layers and convolutions are in question.
-        targets: ends of names; by default the linear layers of attention, and where there are none all convolutions.
+        targets: ends of names; by default the linear layers of attention or of scans, and where there are none all
+            convolutions.
         besides: kernels that get none by default, such as those that read the images.
 
     Raises:
@@ -74,7 +75,8 @@ def kernels_of(encoder: nn.Module, targets: Sequence[str], *, besides: Sequence[
             raise ValueError(f"no linear layer or convolution of the encoder ends in {target!r}, they are {shown} ...")
     if targets:
         return [name for name in layers if any(f".{name}".endswith(f".{target}") for target in targets)]
-    attention = [name for name, layer in layers.items() if isinstance(layer, nn.Linear) and ".attn." in name]
+    linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
+    attention = [name for name in linear if ".attn." in name or ".mamba." in name]
     kept = {id(kernel) for kernel in besides}
     return attention or [
         name for name, layer in layers.items() if isinstance(layer, _ConvNd) and id(layer.weight) not in kept

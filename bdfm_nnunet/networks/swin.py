@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from bdfm_nnunet.frequency import patchify
 from bdfm_nnunet.networks.attention import window_attention
-from bdfm_nnunet.networks.attention_windows import Legacy, window_groups
+from bdfm_nnunet.networks.attention_windows import Legacy, clipped, half_shift, window_groups
 from bdfm_nnunet.networks.patch_merging import MergingOrder, PatchMerging
 from bdfm_nnunet.networks.recomputed_layers import normed_perceptron
 from bdfm_nnunet.networks.recomputing import recomputed
@@ -110,11 +110,6 @@ class WindowAttention(nn.Module):
         return self.relative_position_bias_table.T.index_select(1, index.flatten()).reshape(-1, *index.shape)
 
 
-def clipped(window: Sequence[int], grid: Sequence[int]) -> tuple[int, ...]:
-    """Return the window, clipped to a grid that may be smaller."""
-    return tuple(min(size, count) for size, count in zip(window, grid, strict=True))
-
-
 class Perceptron(nn.Sequential):
     """Two linear layers with a GELU between them."""
 
@@ -186,8 +181,7 @@ class SwinBlock(nn.Module):
 
     def _shift(self, grid: Sequence[int]) -> tuple[int, ...]:
         """Return the shift of the windows in tokens, per axis."""
-        window = clipped(self.window_size, grid)
-        return tuple(n // 2 if self.shifted and count > n else 0 for count, n in zip(grid, window, strict=True))
+        return half_shift(self.window_size, grid) if self.shifted else (0,) * len(grid)
 
     def _drop(self, branch: Tensor) -> Tensor:
         """Drop the branch for some samples, scaled to keep the mean (https://arxiv.org/abs/1603.09382)."""
@@ -299,7 +293,7 @@ class SwinEncoder(nn.Module):
             stages.append(SwinStage(blocks, merge, checkpointing=gradient_checkpointing))
         self.stages = nn.ModuleList(stages)
         self.norm = nn.LayerNorm(features[-1])
-        self.apply(_initialise)
+        self.apply(initialise_linear)
 
     def forward(
         self, images: Tensor, token_filter: TokenFilter | None = None, *, visible: VisibleTokens | None = None
@@ -342,7 +336,8 @@ class SwinEncoder(nn.Module):
         return features
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise_linear(module: nn.Module) -> None:
+    """Give a linear layer a truncated normal start of standard deviation 0.02; for `nn.Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -6,7 +6,9 @@ from typing import Literal
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.settings.value_checks import at_least_zero, positive
 
-StrategyName = Literal["full", "frozen", "warmup", "sawtooth", "lora", "norms", "embeddings"]
+StrategyName = Literal[
+    "full", "frozen", "warmup", "sawtooth", "lora", "norms", "embeddings", "prompts", "prompts and norms"
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +19,8 @@ class StrategySettings:
         strategy: "full" trains everything; "frozen" all but the encoder; "warmup" first all but the encoder, then
             everything; "sawtooth" the same with two rises and falls of the rate and a new optimiser for the second;
             "lora" low-rank additions to the encoder's kernels, "norms" the norms of the encoder, "embeddings" its first
-            layer, each with all but the encoder.
+            layer, "prompts" learned tokens in front of what each block of a NeuroSTORM scans, "prompts and norms" both,
+            each with all but the encoder.
         decoder_share: share of the epochs, at least one, in which "warmup" and "sawtooth" leave the encoder alone.
         decoder_lr_factor: peak rate of the stage in which "warmup" and "sawtooth" leave the encoder alone, relative to
             that of the next; by default 1, and 0.01 for the "sawtooth" of a Primus.
@@ -28,7 +31,9 @@ class StrategySettings:
         lora_rank: rank of the additions of "lora".
         lora_alpha: an addition is the product of its two factors times `lora_alpha` / `lora_rank`.
         lora_targets: ends of the names of the encoder's layers that get an addition, such as "attn.qkv"; by default the
-            linear layers of a transformer's attention, and the convolutions of any other encoder but the first.
+            linear layers of a transformer's attention or scans, and the convolutions of any other encoder but the
+            first.
+        prompts: tokens per block of "prompts".
     """
 
     strategy: StrategyName = "full"
@@ -39,9 +44,10 @@ class StrategySettings:
     lora_rank: int = 8
     lora_alpha: float = 8.0
     lora_targets: tuple[str, ...] = ()
+    prompts: int = 50
 
     def __post_init__(self) -> None:
-        positive(self, "lora_rank", "lora_alpha", "decoder_lr_factor")
+        positive(self, "lora_rank", "lora_alpha", "decoder_lr_factor", "prompts")
         at_least_zero(self, "encoder_lr_factor")
         if not 0 < self.decoder_share < 1:
             raise InputError(f"decoder_share is {self.decoder_share}, expected a share above 0 and below 1")

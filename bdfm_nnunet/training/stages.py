@@ -6,7 +6,9 @@ from typing import Literal
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.settings import StrategySettings
 
-Moves = Literal["all", "rest", "rest and new inputs", "norms", "embeddings", "additions"]
+Moves = Literal[
+    "all", "rest", "rest and new inputs", "norms", "embeddings", "additions", "prompts", "prompts and norms"
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ _SINGLE: dict[str, tuple[str, Moves]] = {
     "frozen": ("all but the encoder", "rest"),
     "lora": ("additions to the encoder's kernels, and the rest", "additions"),
     "norms": ("norms of the encoder, and the rest", "norms"),
+    "prompts": ("prompts of the encoder's blocks, and the rest", "prompts"),
+    "prompts and norms": ("prompts and norms of the encoder, and the rest", "prompts and norms"),
     "embeddings": ("first layer of the encoder, and the rest", "embeddings"),
 }
 """Strategy of one stage -> what the log calls it, and what moves."""

@@ -13,6 +13,7 @@ from bdfm_nnunet.checkpoints import LoadReport
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.encoders import encoder_of, image_kernels, unwrap
 from bdfm_nnunet.networks.low_rank import add_low_rank, kernels_of, load_low_rank_state, low_rank_state
+from bdfm_nnunet.networks.mamba_stages import add_prompts
 from bdfm_nnunet.settings import StrategySettings
 from bdfm_nnunet.training.gradients import distributed_network
 from bdfm_nnunet.training.optimizers import Habits, WarmupSchedule, build_optimizer, parameter_groups
@@ -87,7 +88,7 @@ class Strategy:
 
     def start(self) -> None:
         """Begin the first stage of a new training, now that the first weights are there."""
-        self._add_low_rank()
+        self._add()
         self._enter(0)
         if not self.loaded.weights and self.stages[-1].moves != "all":
             self.trainer.print_to_log_file(
@@ -126,7 +127,7 @@ class Strategy:
             raise ValueError(f"stage {number} of {len(self.stages)}")
         names = {field.name for field in fields(LoadedParts)}
         self.loaded = LoadedParts(**{name: bool(value) for name, value in loaded.items() if name in names})
-        self._add_low_rank()
+        self._add()
         self._enter(number)
 
     def recall_low_rank(self, state: Any) -> None:
@@ -192,6 +193,19 @@ class Strategy:
             trainer.network = distributed_network(network, trainer.device)
         self._joined = training
 
+    def _add(self) -> None:
+        """Add what the strategy trains beside the weights that were loaded."""
+        self._add_low_rank()
+        if self.settings.strategy.startswith("prompts"):
+            encoder = encoder_of(unwrap(self.trainer.network)).module
+            try:
+                add_prompts(encoder, self.settings.prompts, generator=self._generator())
+            except ValueError as error:
+                raise InputError(f"finetuning.strategy={self.settings.strategy} cannot be: {error}") from None
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.trainer.training.seed)
+
     def _add_low_rank(self) -> None:
         settings, network = self.settings, unwrap(self.trainer.network)
         if settings.strategy != "lora":
@@ -201,9 +215,8 @@ class Strategy:
             names = kernels_of(encoder, settings.lora_targets, besides=image_kernels(encoder))
         except ValueError as error:
             raise InputError(f"finetuning.lora_targets fits nothing: {error}") from None
-        generator = torch.Generator().manual_seed(self.trainer.training.seed)
         layers = [encoder.get_submodule(name) for name in names]
-        add_low_rank(network, layers, rank=settings.lora_rank, alpha=settings.lora_alpha, generator=generator)
+        add_low_rank(network, layers, rank=settings.lora_rank, alpha=settings.lora_alpha, generator=self._generator())
 
     def _tell(self) -> None:
         for line in self.table():
@@ -222,9 +235,12 @@ class Strategy:
         if still:
             rows.append(("(still)", str(len(still)), f"{sum(each.numel() for each in still):,}", "-", "-"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        trained = sum(each.numel() for each in parameters if each.requires_grad)
+        every = sum(each.numel() for each in parameters)
         title = (
             f"Stage {self._number + 1} of {len(self.stages)}, epochs {stage.start} to {stage.end - 1}: {stage.name}; "
-            f"{type(trainer.optimizer).__name__}, rate rising for {stage.warmup:g} epochs"
+            f"{type(trainer.optimizer).__name__}, rate rising for {stage.warmup:g} epochs; "
+            f"{trained:,} of {every:,} parameters train ({trained / every:.2%})"
         )
         return [title, *("  " + "  ".join(cell.ljust(n) for cell, n in zip(row, widths)).rstrip() for row in rows)]
 

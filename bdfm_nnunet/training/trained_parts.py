@@ -9,6 +9,7 @@ from bdfm_nnunet.checkpoints import LoadReport
 from bdfm_nnunet.networks.encoder_depth import encoder_layers
 from bdfm_nnunet.networks.encoders import encoder_of, image_kernels, unwrap
 from bdfm_nnunet.networks.low_rank import additions_of
+from bdfm_nnunet.networks.mamba_stages import prompts_of
 from bdfm_nnunet.settings import StrategySettings
 from bdfm_nnunet.training.optimizers import Named
 from bdfm_nnunet.training.stages import Moves
@@ -51,7 +52,8 @@ def moving(network: nn.Module, moves: Moves, loaded: LoadedParts) -> set[int]:
     Args:
         network: any of those with an `encoder_of`.
         moves: "all"; "rest" is all but the encoder; "rest and new inputs" also the kernels that read the images where
-            they were not loaded as they are; "norms", "embeddings" and "additions" the rest and those parts.
+            they were not loaded as they are; "norms", "embeddings", "additions", "prompts" and "prompts and norms" the
+            rest and those parts.
         loaded: what was loaded.
     """
     network = unwrap(network)
@@ -61,7 +63,9 @@ def moving(network: nn.Module, moves: Moves, loaded: LoadedParts) -> set[int]:
     view = encoder_of(network)
     held = [view.module] + ([view.stem] if view.stem is not None and loaded.stem else [])
     rest = everything - _ids(held)
-    if moves == "norms":
+    if moves in ("prompts", "prompts and norms"):
+        rest |= {id(prompt) for prompt in prompts_of(view.module)}
+    if moves in ("norms", "prompts and norms"):
         return rest | {id(each) for part in held for each in _norms(part)}
     if moves == "embeddings":
         return rest | {id(each) for each in encoder_layers(view)[0]} | _ids(held[1:])
@@ -102,7 +106,7 @@ def rated_parts(
         parts[name] = ((names.get(id(each), ""), each) for each in parameters), peak
 
     layers = encoder_layers(view) if settings.layer_decay != 1 else []
-    above = len(layers) - view.is_transformer  # the final norm of a transformer counts as above its blocks
+    above = len(layers) - view.ends_with_norm  # the final norm of a transformer counts as above its blocks
     factors = [settings.layer_decay ** (above - depth) for depth in range(len(layers))]
     for depth, (layer, factor) in enumerate(zip(layers, factors, strict=True)):
         add(f"encoder_{depth}", layer, encoder_rate * factor)

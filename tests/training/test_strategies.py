@@ -8,8 +8,9 @@ from torch import distributed, nn
 
 from bdfm_nnunet.checkpoints.load_report import LoadReport
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.networks import encoder_of
+from bdfm_nnunet.networks import NeurostormEncoder, encoder_of
 from bdfm_nnunet.networks.low_rank import low_rank_state
+from bdfm_nnunet.networks.subject_network import SubjectNetwork
 from bdfm_nnunet.training.gradients import distributed_network
 from bdfm_nnunet.training.trained_parts import LoadedParts
 from tests.forking import run_together
@@ -343,3 +344,42 @@ def test_the_log_has_a_table_of_the_groups() -> None:
     trainer.strategy.reach(2)
     names = [row.split()[0] for row in trainer.told[2:]]
     assert names[0] == "encoder_0" and names[-2:] == ["rest", "rest_no_decay"] and "(still)" not in names
+
+
+def _scanning() -> SubjectNetwork:
+    torch.manual_seed(0)
+    encoder = NeurostormEncoder(
+        1, image_size=(4, 4, 4, 4), patch_size=(2, 2, 2, 1), features=(4,), depths=(2,), merging=()
+    )  # fmt: skip
+    return SubjectNetwork(encoder_of(encoder), 1)
+
+
+@pytest.mark.parametrize(("strategy", "norms"), [("prompts", 0), ("prompts and norms", 8)])
+def test_prompts_train_with_all_but_the_encoder(strategy: str, norms: int) -> None:
+    trainer = _start("", net=_scanning(), strategy=strategy, prompts=3)
+    moving = {name: each for name, each in trainer.network.named_parameters() if each.requires_grad}
+    prompts = {name for name in moving if name.endswith(".prompt")}
+    assert prompts == {f"encoder.stages.0.blocks.{i}.prompt" for i in range(2)}
+    assert all(moving[name].shape == (3, 4) for name in prompts)
+    rest = {name for name in moving if name not in prompts}
+    assert len(rest) == 2 + norms and all(name.startswith("head.") or ".norm" in name for name in rest)
+    count, every = (sum(each.numel() for each in part) for part in (moving.values(), trainer.network.parameters()))
+    assert trainer.told[0].endswith(f"; {count:,} of {every:,} parameters train ({count / every:.2%})")
+    names = {id(each) for group in trainer.optimizer.param_groups for each in group["params"] if each.requires_grad}
+    assert names == {id(each) for each in moving.values()}
+
+
+def test_a_run_with_prompts_goes_on() -> None:
+    first = _start("", net=_scanning(), strategy="prompts", prompts=3)
+    again = Staged(_scanning(), strategy="prompts", prompts=3, training={"seed": 5})
+    again.strategy.recall(first.strategy.state())
+    again.network.load_state_dict(first.network.state_dict())
+    bags = torch.rand(1, 1, 1, 4, 4, 4, 4)
+    assert torch.equal(first.network(bags), again.network(bags))
+
+
+def test_prompts_need_blocks_that_scan() -> None:
+    with pytest.raises(
+        InputError, match=r"finetuning\.strategy=prompts cannot be: SwinEncoder has no blocks"
+    ):
+        _start("swin", strategy="prompts")
