@@ -81,7 +81,10 @@ ONLY_TENSORS = {
     *(f"checkpoints.readers.{file}" for file in ("reader", "renaming", "simclr_reader", "swin_names")),
     *(f"checkpoints.readers.{file}" for file in ("families", "monai_orders", "monai_plans", "monai_reader")),
     *(f"checkpoints.readers.{file}" for file in ("nnssl_plans", "nnssl_reader", "source_network")),
-    *(f"checkpoints.readers.{file}" for file in ("primus_tokens", "unsupported_reader", "weight_sets")),
+    *(
+        f"checkpoints.readers.{file}"
+        for file in ("neurostorm_reader", "primus_tokens", "unsupported_reader", "weight_sets")
+    ),
     "checkpoints.training_folder",
 }
 """Files of `checkpoints` that know no network."""

@@ -74,9 +74,9 @@ def changes_grid(block: nn.Module) -> bool:
 def identity_ends(block: nn.Module) -> list[str]:
     """Return the parameters of a residual block that make it the identity when they are zero; empty for other blocks.
 
-    These are the last layers of its branches: the projections of attention and perceptron, or the last norm of a
-    convolutional block, whose activation after the sum changes nothing that has passed one already (a leaky ReLU
-    shrinks what is below zero once more, by its slope).
+    These are the last layers of its branches: the projections of attention, or of a scan, and of the perceptron; or the
+    last norm of a convolutional block, whose activation after the sum changes nothing that has passed one already (a
+    leaky ReLU shrinks what is below zero once more, by its slope).
 
     Example:
         >>> from bdfm_nnunet.networks.resnet import BasicBlock
@@ -86,9 +86,10 @@ def identity_ends(block: nn.Module) -> list[str]:
         []
     """
     modules, parameters = dict(block.named_modules()), dict(block.named_parameters())
-    if "attn.proj" in modules and "mlp" in modules:
+    mixing = next((name for name in ("attn.proj", "mamba.out_proj") if name in modules), None)
+    if mixing is not None and "mlp" in modules:
         last = [name for name, module in modules.items() if name.startswith("mlp.") and isinstance(module, nn.Linear)]
-        ends = ["attn.proj", last[-1]] if last else []
+        ends = [mixing, last[-1]] if last else []
     else:
         ends = _last_norm(modules)
     return [f"{end}.{kind}" for end in ends for kind in ("weight", "bias") if f"{end}.{kind}" in parameters]

@@ -15,7 +15,7 @@ from bdfm_nnunet.checkpoints.readers.families import shared_prefix, without_pref
 from bdfm_nnunet.checkpoints.readers.reader import Merging
 from bdfm_nnunet.checkpoints.readers.renaming import without_wrappers
 from bdfm_nnunet.checkpoints.readers.source_network import TokenOrder
-from bdfm_nnunet.checkpoints.readers.weight_sets import chosen_set, weight_sets
+from bdfm_nnunet.checkpoints.readers.weight_sets import chosen_set, named_tensors, weight_sets
 from bdfm_nnunet.checkpoints.safe_loading import load_as_data
 from bdfm_nnunet.checkpoints.soundness import fault_of_weights
 from bdfm_nnunet.checkpoints.training_folder import checkpoint_of_training
@@ -49,7 +49,8 @@ class Checkpoint(Origin):
     def kind(self) -> str:
         """Project that wrote it.
 
-        "nnunet" (ours are too), "bdfm_reference" (public BDFM code), "simclr_reference" (3D-Neuro-SimCLR) or "weights".
+        "nnunet" (ours are too), "bdfm_reference" (public BDFM code), "simclr_reference" (3D-Neuro-SimCLR),
+        "neurostorm_reference" or "weights".
         """
         return self.reader.kind
 
@@ -143,6 +144,22 @@ def checkpoint_of(path: Path, content: Mapping[str, Any], settings: ReadingSetti
         raise InputError(f"{path} cannot be used as weights: {error}") from None
     said = vars(replace(origin, notes=(*chosen, *origin.notes)))
     return Checkpoint(path=path.resolve(), weights=weights, reader=reader, **said)
+
+
+def checkpoint_in_memory(content: Mapping[str, Any]) -> Checkpoint:
+    """Return the checkpoint in weights in memory, in a usual container or bare, checked like those of a file.
+
+    Raises:
+        InputError: they are no weights that a network could use.
+
+    Example:
+        >>> import torch
+        >>> checkpoint_in_memory({"state_dict": {"weight": torch.ones(2, requires_grad=True)}}).weights
+        {'weight': tensor([1., 1.])}
+    """
+    found = {name: tensor.detach() for name, tensor in named_tensors(content).items()}
+    tensors = {name: tensor if tensor.is_meta else tensor.cpu() for name, tensor in found.items()}
+    return checkpoint_of(Path("the given state dict"), tensors)
 
 
 def _checked(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

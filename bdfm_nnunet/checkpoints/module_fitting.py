@@ -10,7 +10,11 @@ from bdfm_nnunet.checkpoints.block_depth import Depth, extra_blocks, zeros_for_i
 from bdfm_nnunet.checkpoints.network_functions import norm_of
 from bdfm_nnunet.checkpoints.token_adapting import adapt_merging
 from bdfm_nnunet.checkpoints.transfer_chain import Target
+from bdfm_nnunet.networks.mamba import Mamba
+from bdfm_nnunet.networks.mamba_stages import MambaBlock
 from bdfm_nnunet.networks.swin import PatchMerging
+
+_SPACE = 3  # axes
 
 
 @dataclass
@@ -61,6 +65,7 @@ def prepare(target: Target, tensors: dict[str, Tensor], *, depth: Depth, merging
     known = Known(dict(tensors))
     _fit_merging(target, known, merging)
     _fit_biases(target, known)
+    _fit_additions(target, known)
     _fit_depth(target, known, depth)
     return known
 
@@ -85,7 +90,12 @@ def _fit_merging(target: Target, known: Known, merging: Sequence[Sequence[int]])
 
 
 def _merging_of(columns: int, channels: int, stride: Sequence[int]) -> tuple[int, ...]:
-    """Guess how many tokens per axis were merged: one along the first axes, as in video transformers."""
+    """Guess how many tokens per axis were merged: one along the first axes, as in video transformers.
+
+    Of four axes the last one is time, along which nothing is merged.
+    """
+    if len(stride) > _SPACE and columns == channels * torch.Size(stride).numel():
+        return tuple(stride)
     left, found = columns // max(channels, 1), []
     for _ in stride:
         found.append(2 if left % 2 == 0 and left > 1 else 1)
@@ -122,6 +132,17 @@ def _take_in(target: Target, known: Known, name: str, order: list[str]) -> None:
     elif norm == "batch norm" and mean is not None and mean.shape == bias.shape:
         known.put(f"{behind}.running_mean", mean - bias, f"less the bias of {name}")
         known.used[f"{name}.bias"] = f"taken into {behind}.running_mean"
+
+
+def _fit_additions(target: Target, known: Known) -> None:
+    """Start a second direction of scans without an effect and prompts anew, where a checkpoint lacks them."""
+    for name, module in target.modules.items():
+        gate, prompt = f"{name}.reverse_gate", f"{name}.prompt"
+        if isinstance(module, Mamba) and module.reverse_gate is not None and gate not in known.tensors:
+            zeros = torch.zeros_like(module.reverse_gate).detach()
+            known.put(gate, zeros, "zero, so that the second direction starts without an effect", made=True)
+        if isinstance(module, MambaBlock) and module.prompt is not None and prompt not in known.tensors:
+            known.harmless[prompt] = "prompts belong to their task"
 
 
 def _fit_depth(target: Target, known: Known, depth: Depth) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bdfm_nnunet.checkpoints.checkpoint_reading import checkpoint_of, read_checkpoint
+from bdfm_nnunet.checkpoints.checkpoint_reading import checkpoint_in_memory, read_checkpoint
 from bdfm_nnunet.checkpoints.readers.simclr_reader import SimclrReader
-from bdfm_nnunet.checkpoints.readers.weight_sets import named_tensors
+from bdfm_nnunet.checkpoints.soundness import incomplete
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.projector import Projector
 from bdfm_nnunet.networks.resnet import RELEASED_STRIDES, ResNet18
@@ -88,13 +88,13 @@ def load_simclr_reference(source: str | Path | Mapping[str, Any]) -> SimclrRefer
         (False, torch.Size([1, 32]))
     """
     if isinstance(source, Mapping):
-        name, weights = "the given state dict", _checked(source)
+        name, weights = "the given state dict", dict(checkpoint_in_memory(source).weights)
     else:
         name, weights = str(source), dict(read_checkpoint(source).weights)
     weights = SimclrReader().rename(weights).weights
     model = _model_for(weights, name)
     expected = model.state_dict()
-    if fault := _fault_of(expected, weights):
+    if fault := incomplete(expected, weights):
         raise InputError(
             f"{name} is no complete checkpoint of 3D-Neuro-SimCLR ({fault}): copy it anew, or load what it holds with "
             "load_pretrained"
@@ -102,13 +102,6 @@ def load_simclr_reference(source: str | Path | Mapping[str, Any]) -> SimclrRefer
     copies = {key: weights[key].to(tensor.dtype, copy=True) for key, tensor in expected.items()}
     model.load_state_dict(copies, assign=True)
     return model.eval()
-
-
-def _checked(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the weights of a state dict in memory, checked like those of a file."""
-    found = {name: tensor.detach() for name, tensor in named_tensors(content).items()}
-    tensors = {name: tensor if tensor.is_meta else tensor.cpu() for name, tensor in found.items()}
-    return checkpoint_of(Path("the given state dict"), tensors).weights
 
 
 def _model_for(weights: Mapping[str, Tensor], name: str) -> SimclrReference:
@@ -131,14 +124,3 @@ def _model_for(weights: Mapping[str, Tensor], name: str) -> SimclrReference:
     except (IndexError, RuntimeError, TypeError, ValueError) as error:  # sizes of tensors without axes, or none
         reason = str(error).splitlines()[0][:200]
         raise InputError(f"{name} is no checkpoint of 3D-Neuro-SimCLR ({reason}): copy it anew") from None
-
-
-def _fault_of(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
-    missing, extra = [key for key in expected if key not in weights], [key for key in weights if key not in expected]
-    for keys, what in ((missing, "lacks"), (extra, "also holds")):
-        if keys:
-            return f"it {what} {keys[0]}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
-    for key, tensor in expected.items():
-        if weights[key].shape != tensor.shape:
-            return f"{key} has the shape {tuple(weights[key].shape)}, expected {tuple(tensor.shape)}"
-    return ""

@@ -130,3 +130,20 @@ def _fault_of_kind(name: str, tensor: Tensor) -> str:
     if tensor.dtype in FLOATING or (tensor.dtype in _WHOLE and _INDEX.search(name)):
         return ""
     return f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, expected floating numbers"
+
+
+def incomplete(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Return what weights lack of a network, have too much, or have in another shape; empty where they are its own.
+
+    Example:
+        >>> incomplete({"bias": torch.zeros(2)}, {"bias": torch.zeros(3)})
+        'bias has the shape (3,), expected (2,)'
+    """
+    missing, extra = [key for key in expected if key not in weights], [key for key in weights if key not in expected]
+    for keys, what in ((missing, "lacks"), (extra, "also holds")):
+        if keys:
+            return f"it {what} {keys[0]}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+    for key, tensor in expected.items():
+        if weights[key].shape != tensor.shape:
+            return f"{key} has the shape {tuple(weights[key].shape)}, expected {tuple(tensor.shape)}"
+    return ""

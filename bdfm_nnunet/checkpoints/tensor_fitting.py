@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from bdfm_nnunet.checkpoints import adapting
 from bdfm_nnunet.checkpoints.token_adapting import Positions, adapt_positions
+from bdfm_nnunet.networks.position_tables import PositionTable, spread
 from bdfm_nnunet.networks.swin import PatchEmbedding, WindowAttention
 
 
@@ -72,6 +73,8 @@ def fit(
     """
     if isinstance(owner, WindowAttention) and target is owner.relative_position_bias_table:
         return _fit_bias_table(source, target, owner, geometry.window)
+    if isinstance(owner, PositionTable):
+        return _fit_table(source, target)
     if target is getattr(owner, "pos_embed", None):
         return _fit_positions(source, target, geometry)
     old, new = tuple(source.shape), tuple(target.shape)
@@ -144,6 +147,15 @@ def _fit_positions(source: Tensor, target: Tensor, geometry: Geometry) -> tuple[
     if len(old) != len(new) or torch.Size(old).numel() + registers != source.shape[1]:
         return fit_exactly(source, target)
     return adapt_positions(source, old, new, how=geometry.positions), f"positions {old} to {new}, {geometry.positions}"
+
+
+def _fit_table(source: Tensor, target: Tensor) -> tuple[Tensor | None, str]:
+    """Return a table of vectors (*grid, C) on the grid of another."""
+    if source.shape == target.shape or source.ndim != target.ndim or source.shape[-1] != target.shape[-1]:
+        return fit_exactly(source, target)
+    old, new = tuple(source.shape[:-1]), tuple(target.shape[:-1])
+    what = "frames" if len(new) == 1 else "positions"
+    return spread(source.float(), new), f"{what} {old} to {new} by linear interpolation"
 
 
 def _fit_bias_table(

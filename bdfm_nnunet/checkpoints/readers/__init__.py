@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bdfm_nnunet.checkpoints.readers.monai_reader import MonaiReader
+from bdfm_nnunet.checkpoints.readers.neurostorm_reader import NeurostormReader
 from bdfm_nnunet.checkpoints.readers.nnssl_reader import NnsslReader
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import NnunetReader
 from bdfm_nnunet.checkpoints.readers.plain_reader import PlainReader
@@ -16,6 +17,7 @@ from bdfm_nnunet.checkpoints.readers.unsupported_reader import UnsupportedReader
 
 READERS: list[Reader] = [
     PublicBdfmReader(),
+    NeurostormReader(),
     MonaiReader(),
     NnsslReader(),
     NnunetReader(),

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 FAMILIES: tuple[tuple[str, str], ...] = (
     ("sam-med3d", r"image_encoder\.blocks\.\d+\."),
+    ("neurostorm", r"(layers|stages)\.\d+\.blocks\.\d+\.mamba\."),
     ("monai swin", r"layers[1-9]\d*c?\.0\.(blocks\.\d+\.|conv|norm)"),
     ("swin", r"layers\.\d+\.blocks\.\d+\.(attn|norm1|mlp)\."),
     ("primus", r"eva\.blocks\.\d+\.|down_projection\."),
