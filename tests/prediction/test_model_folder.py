@@ -114,6 +114,7 @@ FAULTS: dict[str, tuple[Callable[[Model], Any], str]] = {
     "a trainer that is no name": (_content(trainer_name="os.system"), "does not name its trainer"),
     "no trainer": (_content(trainer_name=None), "does not name its trainer"),
     "an unknown trainer": (_content(trainer_name="nnUNetTrainerNope"), "nnUNetTrainerNope, which is not known here"),
+    "subjects": (_content(trainer_name="nnUNetTrainerBDFMSurvival"), "use `bdfm predict-subjects` with it"),
     "a pre-training": (_content(trainer_name="nnUNetTrainerBDFMPretrain"), "segments nothing: fine-tune from it"),
     "no configuration": (_content(init_args={}), "does not name its configuration"),
     "an unknown configuration": (_content(init_args={"configuration": "nowhere"}), "'nowhere', which .* does not have"),

@@ -320,14 +320,26 @@ def test_what_cannot_be_predicted_is_one_sentence(
     types.write_text(before)
     assert "has no file that ends in .nii.gz" in refused("-i", tmp_path)
     model = Path(predicting.output_folder).parent
-    for number, changes in enumerate(
-        [{"targets": []}, {"crop": [8, 0, 8]}, {"crop": [8, 8]}, {"crop": [9**6] * 3}, {"overlap": 1.0}], start=2
+    told = torch.load(model / "fold_1" / "checkpoint_best.pth", weights_only=False)["bdfm_task"]
+    months = [{**told["targets"][0], "unit": "months"}]
+    for number, (changes, expected) in enumerate(
+        [
+            *(({"bdfm_task": {**told, **each}}, "does not tell its targets") for each in IMPOSSIBLE),
+            ({"trainer_name": "nnUNetTrainerBDFM"}, "was trained by nnUNetTrainerBDFM, which predicts no targets of"),
+            ({"bdfm_task": {**told, "targets": months}}, "learned different targets: name folds of one training"),
+        ],
+        start=2,
     ):
         content = torch.load(model / "fold_1" / "checkpoint_best.pth", weights_only=False)
-        content["bdfm_task"] |= changes
         (model / f"fold_{number}").mkdir()
-        torch.save(content, model / f"fold_{number}" / "checkpoint_best.pth")
-        assert "does not tell its targets" in refused("-i", tmp_path, folds=str(number))
+        torch.save({**content, **changes}, model / f"fold_{number}" / "checkpoint_best.pth")
+        together = "1 " if "different" in expected else ""
+        assert expected in refused("-i", tmp_path, folds=f"{together}{number}")
+
+
+IMPOSSIBLE: list[dict[str, Any]] = [
+    {"targets": []}, {"crop": [8, 0, 8]}, {"crop": [8, 8]}, {"crop": [9**6] * 3}, {"overlap": 1.0},
+]  # fmt: skip
 
 
 def _one_by_one(cohort: Prepared, trainer: Any, cases: Sequence[str]) -> list[float]:
