@@ -220,7 +220,8 @@ def _all_fit(folds: Sequence[SubjectFold], device: torch.device | str) -> bool:
     """Return whether the networks of all folds can stay on a device beside a case."""
     if len(folds) == 1 or not str(device).startswith("cuda"):
         return True
-    free, _ = torch.cuda.mem_get_info(device)
+    index = torch.device(device).index
+    free, _ = torch.cuda.mem_get_info(torch.cuda.current_device() if index is None else index)
     whole = sum(each.numel() * each.element_size() for fold in folds for each in fold.network.state_dict().values())
     return whole <= free / _SHARE_OF_DEVICE
 
