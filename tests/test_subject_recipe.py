@@ -98,10 +98,9 @@ def check_outputs(folder: Path) -> None:
     assert len(joined.cases) == 16 and len(set(joined.patients)) == 15
     found = read_result(folder / "idh_scores" / "result.json").extra["targets"]["idh"]
     assert found["scores"]["auc"]["patients"] == 15 and set(found["groups"]) >= {"sex", "age"}
-    assert (
-        set(found["groups"]["sex"]["differences"]["F"]) >= {"auc", "brier"}
-        or found["groups"]["sex"]["reference"] == "F"
-    )
+    by_sex = found["groups"]["sex"]
+    assert set(by_sex["groups"]) == {"F", "M"} and set(by_sex["differences"]) == {"F", "M"} - {by_sex["reference"]}
+    assert all({"auc", "brier"} <= set(each) for each in by_sex["differences"].values())
     rows = list(csv.DictReader((folder / "idh_scores" / "scores.csv").read_text().splitlines()))
     assert {row["group_by"] for row in rows} >= {"", "sex", "age"}
     new = read_predictions(folder / "new.csv")

@@ -379,7 +379,5 @@ def test_a_run_with_prompts_goes_on() -> None:
 
 
 def test_prompts_need_blocks_that_scan() -> None:
-    with pytest.raises(
-        InputError, match=r"finetuning\.strategy=prompts cannot be: SwinEncoder has no blocks"
-    ):
+    with pytest.raises(InputError, match=r"finetuning\.strategy=prompts cannot be: SwinEncoder has no blocks"):
         _start("swin", strategy="prompts")
