@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "checkpoints": {"checkpoints", "networks", "objectives"},
     "exposure": {"exposure", "patients", "checkpoints"},
-    "data": {"data", "masking", "intensity_changes"},
+    "data": {"data", "images", "masking", "intensity_changes"},
     "synthesis": {"synthesis", "data", "dataset_conversion", "images", "patients"},
     "evaluation": {"evaluation", "images", "results", "targets"},
     "reports": {"reports", "evaluation", "images", "results", "targets"},
