@@ -1,7 +1,7 @@
 """Cases that belong to one patient; splits, cohorts and exposure reports use this.
 
 A case is a row of a manifest. Rows belong together if they share a patient key, an alias or the voxel values of an
-image, directly or through other rows.
+image, directly or through other rows; splits keep rows of one family together, too.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ COHORT = "cohort"
 """Release of a merged data set, whose images lie in other data sets."""
 MADE_UP = "synthesis"
 """Release of images that were drawn from label maps; cases of one map count as one patient."""
-OPEN_RELEASES = {"folder", "bids", MADE_UP}
+OPEN_RELEASES = {"folder", "bids", "fmri-folder", "fmri-bids", "fmri-fmriprep", MADE_UP}
 """Releases that stand for any data set: their patient keys are only valid in the folder they were converted from."""
 
 _COMMON = re.compile(r"subject|subj|sub|case|patient|pat|id|train(ing)?|test|image|scan|[^a-z]")
@@ -120,10 +120,15 @@ def components(members: Sequence[Collection[Hashable]]) -> list[int]:
     return [int(number) for number in numbers[: len(members)]]
 
 
-def groups(rows: Iterable[Mapping[str, Any]], release: str = "") -> dict[str, str]:
+def groups(rows: Iterable[Mapping[str, Any]], release: str = "", *, families: bool = False) -> dict[str, str]:
     """Return case id -> name of its group; the cases of a group must stay on one side of a split.
 
     A group is named after the first of its patient keys.
+
+    Args:
+        rows: of a manifest.
+        release: release of rows without "release".
+        families: whether patients of one family are one group, as splits want it; else a group is one patient.
 
     Example:
         >>> groups([{"case": "a", "patient": "P1"}, {"case": "b", "patient": "P1"}, {"case": "c", "patient": "P2"}])
@@ -131,12 +136,19 @@ def groups(rows: Iterable[Mapping[str, Any]], release: str = "") -> dict[str, st
     """
     rows = list(rows)
     identities = [identify(row, release) for row in rows]
-    numbers = components([identity.keys | identity.hashes for identity in identities])
+    kin = [_family(row, release) if families else frozenset() for row in rows]
+    numbers = components([identity.keys | identity.hashes | family for identity, family in zip(identities, kin)])
     names: dict[int, str] = {}
     for number, row in zip(numbers, rows):
         key = qualified(str(row.get("patient") or row["case"]), row.get("release") or release)
         names[number] = min(names.get(number, key), key)
     return {identity.case: names[number] for identity, number in zip(identities, numbers)}
+
+
+def _family(row: Mapping[str, Any], release: str) -> frozenset[tuple[str, str, str]]:
+    """Return the family of a row, whose numbers mean something inside their own release."""
+    family = plain_id(row.get("family") or "")
+    return frozenset([("family", row.get("release") or release, family)] if family else [])
 
 
 def duplicates(rows: Iterable[Mapping[str, Any]], release: str = "") -> list[tuple[str, ...]]:
@@ -248,7 +260,7 @@ _TEXT, _COUNTS = (str, None), {str: int}
 _RELEASE = {"licence?": _TEXT, "overlaps?": [str]}
 _ROW = {
     "case": str, "patient?": _TEXT, "session?": _TEXT, "site?": _TEXT, "release?": _TEXT, "licence?": _TEXT,
-    "aliases?": [str], "part?": str, "status?": str, "sources?": {str: str}, "targets?": {str: str},
+    "family?": _TEXT, "aliases?": [str], "part?": str, "status?": str, "sources?": {str: str}, "targets?": {str: str},
     "labels?": _COUNTS, "sha256?": {str: str}, "shape?": [int], "spacing?": [float],
 }  # fmt: skip
 _MANIFEST = {
@@ -256,7 +268,7 @@ _MANIFEST = {
     "cases": [_ROW], **_RELEASE,
 }  # fmt: skip
 _WHOLE = re.compile(r"-?\d{1,20}")  # as many digits as the widest integer of a file has
-_IN_A_DATA_SET = re.compile(r"(?:images|labels)(?:Tr|Ts)/[^/.][^/]*")
+_IN_A_DATA_SET = re.compile(r"(?:images|labels|sequences)(?:Tr|Ts)/[^/.][^/]*")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -297,7 +309,7 @@ def _fault_of_values(content: Mapping[str, Any]) -> str:
 
 
 def _is_inside(target: str, *, anywhere: bool) -> bool:
-    """Return whether a path of a manifest names an image or a label (`anywhere`: of any data set)."""
+    """Return whether a path of a manifest names an image, a label or a run (`anywhere`: of any data set)."""
     plain = target.replace("\\", "/")
     if not target.isprintable() or plain.startswith("/") or ":" in plain:
         return False

@@ -7,14 +7,23 @@ from typing import Any
 from bdfm_nnunet.dataset_conversion.conversion import convert_release
 from bdfm_nnunet.dataset_conversion.reading.bids_layout import BIDS
 from bdfm_nnunet.dataset_conversion.reading.folder_layout import FOLDER
+from bdfm_nnunet.dataset_conversion.reading.functional_layout import FMRI_BIDS, FMRI_FOLDER, FMRIPREP
 from bdfm_nnunet.dataset_conversion.release import Release
 from bdfm_nnunet.dataset_conversion.releases import KNOWN_RELEASES
+from bdfm_nnunet.dataset_conversion.releases.functional import FUNCTIONAL
 from bdfm_nnunet.dataset_conversion.writing.manifest import ConversionReport
 from bdfm_nnunet.errors import InputError
 
 __all__ = ["RELEASES", "ConversionReport", "Release", "convert", "convert_release", "find_release"]
 
-RELEASES: dict[str, Release] = {**KNOWN_RELEASES, FOLDER.name: FOLDER, BIDS.name: BIDS}
+_OF_ANY_STUDY = (FOLDER, BIDS)
+_RUNS_OF_ANY_STUDY = (FMRIPREP, FMRI_BIDS, FMRI_FOLDER)
+RELEASES: dict[str, Release] = {
+    **KNOWN_RELEASES,
+    **{release.name: release for release in _OF_ANY_STUDY},
+    **FUNCTIONAL,
+    **{release.name: release for release in _RUNS_OF_ANY_STUDY},
+}
 """Every release by name, in the order of the lists."""
 
 

@@ -12,6 +12,8 @@ from bdfm_nnunet.patients import OPEN_RELEASES
 
 LABEL = "label"
 """The role of the label file beside the channels' names."""
+CONFOUNDS = "confounds"
+"""The role of a run's table of confounds."""
 MASK = "mask:"
 """Starts the role of one of several mask files: `mask:OR_left`."""
 
@@ -68,6 +70,8 @@ class Table:
         aliases: columns with ids that the same patient has elsewhere; those the table does not have are left out.
         alias_pattern: regular expression that finds the patient key in such an id: its groups, one after the other.
         site: columns with the site; the first of these that the table has.
+        family: columns with the family, whose members are never on two sides of a split; the first of these that the
+            table has.
     """
 
     path: str
@@ -75,6 +79,23 @@ class Table:
     aliases: tuple[str, ...] = ()
     alias_pattern: str = r"^(.+)$"
     site: tuple[str, ...] = ()
+    family: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunRules:
+    """What there is to know of a release of 4-D runs; its one channel is the run, its label the brain mask.
+
+    Attributes:
+        confounds: regular expressions for the whole path of a run's table of confounds, with ending and `{case}`;
+            alternatives in order of preference.
+        template: whether the runs lie in the space of the MNI template.
+        task_pattern: regular expression that finds the task (its group 1) in a case id.
+    """
+
+    confounds: tuple[str, ...] = ()
+    template: bool = True
+    task_pattern: str = r"_task-([A-Za-z0-9+]+)"
 
 
 @dataclass(frozen=True)
@@ -119,6 +140,7 @@ class Release:
         tables: tables inside the download.
         aliases: patient key to the key of the same patient, where the release itself has two.
         overlaps: names of releases, or free text, that share scans with this one.
+        runs: what else there is to know of a release of 4-D runs; None for volumes.
         submission_name: file name of a segmentation handed in to the challenge, with `{case}`; empty: no challenge.
         licence: terms of use.
         url: where to get the data.
@@ -155,6 +177,7 @@ class Release:
     tables: tuple[Table, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     overlaps: tuple[str, ...] = ()
+    runs: RunRules | None = None
     submission_name: str = ""
     licence: str = ""
     url: str = ""

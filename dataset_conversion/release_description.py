@@ -4,6 +4,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from bdfm_nnunet.dataset_conversion.path_patterns import example_of, path_pattern
+
 if TYPE_CHECKING:
     from bdfm_nnunet.dataset_conversion.release import Release
 
@@ -27,7 +29,8 @@ def _sections(release: "Release") -> Iterator[tuple[str, list[str]]]:
     yield "data set", [f"DatasetXXX_{release.dataset_name}"]
     yield "channels", [f"{name}: {release.example(name)}{_volume(release, name)}" for name in release.channels]
     yield "on request", [f"{name}: {release.example(name)}" for name in release.extra_channels]
-    yield "label", _label_files(release)
+    yield ("brain mask" if release.runs else "label"), _label_files(release)
+    yield "confounds", _confounds(release)
     yield "labels", [_label(release, value) for value in release.labels]
     yield "regions", _regions(release.regions, release.regions_class_order)
     yield "scored", _regions(release.scored_regions)
@@ -49,7 +52,12 @@ def _volume(release: "Release", name: str) -> str:
 def _label_files(release: "Release") -> list[str]:
     roles = [role for role in release.sources() if role not in release.channels]
     files = [f"{role}: {path}" for role in roles for path in release.examples(role)]
-    return files or ["none was published: use --unlabelled"]
+    return files or ["taken from the frames" if release.runs else "none was published: use --unlabelled"]
+
+
+def _confounds(release: "Release") -> list[str]:
+    patterns = release.runs.confounds if release.runs else ()
+    return [example_of(path_pattern(path, release.case_pattern).pattern) for path in patterns]
 
 
 def _label(release: "Release", value: int) -> str:

@@ -6,10 +6,10 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from bdfm_nnunet.dataset_conversion.path_patterns import CASE, path_pattern
-from bdfm_nnunet.dataset_conversion.release import LABEL, MASK, Release, Repair, Source, Table
+from bdfm_nnunet.dataset_conversion.release import LABEL, MASK, Release, Repair, RunRules, Source, Table
 from bdfm_nnunet.errors import InputError
 
-Part = TypeVar("Part", Release, Source, Repair, Table)
+Part = TypeVar("Part", Release, Source, Repair, Table, RunRules)
 
 
 def entry_from_dict(content: Any) -> Release:
@@ -131,6 +131,10 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "by_entities": _truth,
     "id": _texts,
     "site": _texts,
+    "family": _texts,
+    "runs": lambda value, where: None if value is None else _build(RunRules, value, where),
+    "confounds": _texts,
+    "template": _truth,
 }
 
 
@@ -151,6 +155,8 @@ def check_entry(release: Release) -> None:
 def _problems_of_paths(release: Release) -> Iterator[str]:
     if not release.channels:
         yield "it has no channels; name one or more"
+    if release.runs and len(release.channels) > 1:
+        yield "a release of 4-D runs has one channel; put further ones into extra_channels"
     for name in (*release.channels, *release.extra_channels):
         if name == LABEL or name.startswith(MASK):
             yield f"a channel cannot be called {name}; choose another name"
@@ -176,6 +182,7 @@ def _problems_of_paths(release: Release) -> Iterator[str]:
 def _paths(release: Release) -> list[str]:
     alternatives = [*release.sources().values(), tuple(release.extra_channels.values())]
     own = [source.path for sources in alternatives for source in sources]
+    own += release.runs.confounds if release.runs else ()
     return [*own, *(path for repair in release.repairs for path in repair.files.values())]
 
 
@@ -183,7 +190,8 @@ def _expressions(release: Release) -> list[str]:
     single = [release.patient_pattern, release.session_pattern, release.site_pattern, release.unlabelled_part]
     repairs = [repair.case for repair in release.repairs]
     tables = [pattern for table in release.tables for pattern in (table.path, table.alias_pattern)]
-    return [*single, release.replacements, *repairs, *tables]
+    tasks = [release.runs.task_pattern] if release.runs else []
+    return [*single, release.replacements, *repairs, *tables, *tasks]
 
 
 def _problems_of_labels(release: Release) -> Iterator[str]:

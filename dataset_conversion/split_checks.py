@@ -51,7 +51,7 @@ def check_splits(dataset: int | str | os.PathLike[str], *, patients: str | None 
         raise InputError(f"{folders[0]} has no {SPLITS}: make it with `bdfm splits`")
     contents = [read_splits(path) for path in files]
     rows = cases.of_part("train")
-    group = groups(rows, cases.scope)
+    group = groups(rows, cases.scope, families=True)
     kept_out = read_kept_out(*folders)
     splits = contents[-1]  # the preprocessed one is what trainers read
     faults = [] if all(_agree(content, splits) for content in contents) else [

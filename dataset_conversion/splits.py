@@ -289,7 +289,7 @@ def facts_of(cases: CaseList, labels: Mapping[str, Any], *, sites: Mapping[str, 
         InputError: the table of sites knows none of the cases.
     """
     rows = sorted(cases.of_part("train"), key=lambda row: row["case"])
-    group = groups(rows, cases.scope)
+    group = groups(rows, cases.scope, families=True)
     regions = {} if cases.content.get("unlabelled") else _regions_on_disk(labels, cases.content)
     facts = [_fact(row, group[row["case"]], regions, sites) for row in rows]
     found = {plain_id(text) for row in rows for text in (row["case"], row.get("patient") or row["case"])}

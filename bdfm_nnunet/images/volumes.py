@@ -150,7 +150,7 @@ def _read_single(path: Path, name: str, plain: bool, by_nibabel: bool, flat: boo
     uncompressed = called_gz and plain and not content.startswith(GZIP)
     packed = called_gz and not uncompressed
     head = first_bytes(content, name, HEADER_2) if packed else content
-    header, shape, start = _parse_header(head, name, by_nibabel, flat)
+    header, shape, start = parse_header(head, name, by_nibabel, flat)
     flat = len(shape) == 2
     if flat:
         header, shape = _with_one_slice(header), (*shape, 1)
@@ -165,8 +165,18 @@ def _read_single(path: Path, name: str, plain: bool, by_nibabel: bool, flat: boo
     return _File(name, header, stored, None if uncompressed or flat else path, not packed, uncompressed, flat=flat)
 
 
-def _parse_header(content: bytes, name: str, by_nibabel: bool, flat: bool) -> tuple[Any, tuple[int, ...], int]:
-    """Return header, shape and first voxel's byte of a single NIfTI file."""
+def parse_header(content: bytes, name: str, by_nibabel: bool, flat: bool = False) -> tuple[Any, tuple[int, ...], int]:
+    """Return header, shape and first voxel's byte of a single NIfTI file.
+
+    Args:
+        content: the first `HEADER_2` bytes of the file or more.
+        name: name of the file in messages.
+        by_nibabel: as in `read_volumes`.
+        flat: as in `read_volumes`.
+
+    Raises:
+        Refusal: it is no such file, or has axes or a type that are not read.
+    """
     two = content[:4] in NIFTI_2
     if two and not by_nibabel:
         raise Refusal(f"{name} is NIfTI-2, which nnU-Net's reader does not know: export it as NIfTI-1")
@@ -229,18 +239,29 @@ def _one_of(file: _File, index: int | None, by_nibabel: bool) -> Volume:
         stored, path, again = stored[..., index], None, True
     elif index:
         raise Refusal(f"{name} is 3-D where {index + 1} or more volumes were expected: download it again")
-    slope, intercept = _scaling(file.header, name)
-    header = _header_of_one(file.header, stored) if path is None else file.header
-    grid, other_reader = _grid(header, stored.shape, name, path, by_nibabel)
+    slope, intercept = scaling_of(file.header, name)
+    header = header_of_one(file.header, stored.shape) if path is None else file.header
+    grid, other_reader = grid_of(header, stored.shape, name, path, by_nibabel)
     notes = [note for note in (file.note, note_of_position(header, grid, name)) if note]
     return Volume(
-        name, _header_of_one(header, stored), stored, apply_read_scaling(stored, slope, intercept), grid, not again,
-        file.plain, "; ".join(notes), other_reader, file.flat,
+        name, header_of_one(header, stored.shape), stored, apply_read_scaling(stored, slope, intercept), grid,
+        not again, file.plain, "; ".join(notes), other_reader, file.flat,
     )  # fmt: skip
 
 
-def _grid(header: Any, shape: tuple[int, ...], name: str, path: Path | None, by_nibabel: bool) -> tuple[Grid, bool]:
-    """Return the grid that nnU-Net takes, and whether it takes it by nibabel."""
+def grid_of(header: Any, shape: tuple[int, ...], name: str, path: Path | None, by_nibabel: bool) -> tuple[Grid, bool]:
+    """Return the grid that nnU-Net takes of a 3-D header, and whether it takes it by nibabel.
+
+    Args:
+        header: nibabel's header of a volume.
+        shape: (x, y, z).
+        name: name of the file in messages.
+        path: as in `read_grid`.
+        by_nibabel: as in `read_volumes`.
+
+    Raises:
+        Refusal: the header does not define positions.
+    """
     if int(header["sizeof_hdr"]) == HEADER_2:
         return read_grid_by_nibabel(header, shape, name), True
     try:
@@ -254,11 +275,18 @@ def _grid(header: Any, shape: tuple[int, ...], name: str, path: Path | None, by_
     return grid, False
 
 
-def _scaling(header: Any, name: str) -> tuple[float, float]:
+def scaling_of(header: Any, name: str) -> tuple[float, float]:
     """Return slope and intercept if all readers apply the same.
 
     In NIfTI-1, slope 0 means no scaling, but ITK then still adds the intercept. ITK also takes a slope below its
     epsilon for 1 and non-finite values for 0.
+
+    Args:
+        header: nibabel's header.
+        name: name of the file in messages.
+
+    Raises:
+        Refusal: they do not.
     """
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     slope = slope if math.isfinite(slope) else 0.0
@@ -272,9 +300,9 @@ def _scaling(header: Any, name: str) -> tuple[float, float]:
     return slope, intercept
 
 
-def _header_of_one(header: Any, stored: np.ndarray) -> Any:
-    """Return the header of a single file with one volume of `header`'s file, with the same scaling and position."""
+def header_of_one(header: Any, shape: Sequence[int]) -> Any:
+    """Return the header of a single file with one volume, (x, y, z), of `header`'s file: same scaling and position."""
     header = header.copy()
-    header["dim"][:] = 3, *stored.shape, 1, 1, 1, 1
+    header["dim"][:] = 3, *shape, 1, 1, 1, 1
     header["magic"], header["vox_offset"] = header.single_magic, header.single_vox_offset
     return header

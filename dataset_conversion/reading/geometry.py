@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 
 from bdfm_nnunet.errors import Refusal
-from bdfm_nnunet.images.grids import difference, distance_mm
+from bdfm_nnunet.images.grids import Grid, difference, distance_mm
 from bdfm_nnunet.images.volumes import Volume
 
 SHORT = np.iinfo(np.int16)
@@ -38,13 +38,22 @@ def _times(values: Sequence[float]) -> str:
 
 
 def hash_of_values(volume: Volume) -> str:
+    """Return the hash of a volume's values, as `hash_of_array`."""
+    return hash_of_array(volume.array, volume.grid)
+
+
+def hash_of_array(array: np.ndarray, grid: Grid) -> str:
     """Return the SHA-256 of shape (x, y, z) and voxel values, x fastest, axes towards LPS.
 
     Scaling is applied first and the values are taken in single precision, so it is the same however the file is
     compressed, typed, scaled or oriented. They enter as little-endian int16 if that holds each of them exactly, which
     is so for most scans and half the work, and as float32 otherwise.
+
+    Args:
+        array: values with the header's scaling applied, (x, y, z).
+        grid: positions of the voxels.
     """
-    oriented = nib.apply_orientation(volume.array, nib.io_orientation(volume.grid.affine))
+    oriented = nib.apply_orientation(array, nib.io_orientation(grid.affine))
     digest = hashlib.sha256(np.array(oriented.shape, dtype="<i8").tobytes())
     planes = oriented.transpose()  # one after the other: they stay in the processor's cache
     type_ = "<i2" if all(map(_is_short, planes)) else "<f4"

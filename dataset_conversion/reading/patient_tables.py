@@ -1,4 +1,4 @@
-"""Tables in a download that give ids used elsewhere, or sites, for its cases."""
+"""Tables in a download that give ids used elsewhere, sites or families for its cases."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ SITE_COLUMNS = ("site", "site_id", "center", "centre", "scanner_site", "hospital
 def add_what_tables_say(
     source: Path, release: Release, paths: list[str], cases: "Mapping[str, FoundCase]", notes: list[str]
 ) -> None:
-    """Fill in aliases and sites; a table that cannot be used becomes a note.
+    """Fill in aliases, sites and families; a table that cannot be used becomes a note.
 
     Args:
         source: the download.
@@ -52,6 +52,7 @@ def _read(path: Path, name: str, table: Table, keys: "Mapping[str, list[FoundCas
         raise InputError(f"{name} has no column {' or '.join(table.id)}: check that it is the right one")
     aliases = [header[column] for column in table.aliases if column in header]
     sites = [header[column] for column in table.site if column in header][:1]
+    families = [header[column] for column in table.family if column in header][:1]
     known = 0
     for row in rows[1:]:
         row = row + [""] * (len(rows[0]) - len(row))
@@ -60,6 +61,7 @@ def _read(path: Path, name: str, table: Table, keys: "Mapping[str, list[FoundCas
         for case in cases:
             case.aliases = sorted({*case.aliases, *_aliases(row, aliases, table.alias_pattern)})
             case.site = next((row[index].strip() for index in sites if says(row[index])), case.site)
+            case.family = next((row[index].strip() for index in families if says(row[index])), case.family)
     return known
 
 

@@ -10,7 +10,7 @@ from bdfm_nnunet.dataset_conversion.reading.bids_entities import match_masks, se
 from bdfm_nnunet.dataset_conversion.reading.folder_walk import Walk, some
 from bdfm_nnunet.dataset_conversion.reading.linked_files import keep_each_once
 from bdfm_nnunet.dataset_conversion.reading.patient_tables import add_what_tables_say
-from bdfm_nnunet.dataset_conversion.release import LABEL, MASK, Release, Repair
+from bdfm_nnunet.dataset_conversion.release import CONFOUNDS, LABEL, MASK, Release, Repair
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.images.volume_endings import unread_ending, without_ending
 
@@ -33,6 +33,7 @@ class FoundCase:
         test: whether the case was published without segmentation.
         aliases: ids of the patient elsewhere, from tables in the download.
         site: where the case was scanned, from tables or its id; empty if unknown.
+        family: of the patient, from tables; empty if unknown.
     """
 
     files: dict[str, list[str]] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class FoundCase:
     test: bool = False
     aliases: list[str] = field(default_factory=list)
     site: str = ""
+    family: str = ""
 
 
 @dataclass
@@ -142,6 +144,9 @@ class _Sorter:
         self._slots = _slots_of(release)
         self._folder = path_pattern(release.case_folder, release.case_pattern) if release.case_folder else None
         self._tables = [re.compile(table.path) for table in release.tables]
+        confounds = release.runs.confounds if release.runs else ()
+        self._confounds = [path_pattern(path, release.case_pattern) for path in confounds]
+        self._motion: dict[str, dict[int, list[str]]] = {}
         self._ranked: dict[tuple[str, str], dict[int, list[str]]] = {}
         self._stand_ins: dict[tuple[str, str], list[tuple[str, Repair]]] = {}
         self._masks: dict[str, int] = {}
@@ -174,6 +179,10 @@ class _Sorter:
         elif ending := unread_ending(path):
             self.found.unused.append(path)
             self._unread.setdefault(ending, []).append(path)
+        for rank, pattern in enumerate(self._confounds):
+            if match := pattern.fullmatch(path):
+                self._motion.setdefault(self._case(match), {}).setdefault(rank, []).append(path)
+                return
 
     def _put(self, path: str, case: str, slot: _Slot) -> None:
         for role, rank in slot.roles:
@@ -204,8 +213,10 @@ class _Sorter:
             if kind := alternatives[role][rank].kind:
                 content.kinds[role] = kind
         self._use_stand_ins()
-        for content in self.found.cases.values():
+        for case, content in self.found.cases.items():
             content.files = {role: content.files[role] for role in alternatives if role in content.files}
+            if case in self._motion:
+                content.files[CONFOUNDS] = self._motion[case][min(self._motion[case])]
             content.test = self._published_without_label(content)
         self._note_extra_channels()
         self._note_unread()

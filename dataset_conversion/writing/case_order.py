@@ -118,5 +118,6 @@ class CaseOrder:
             session=release.session_of(self.case),
             site=found.site,
             aliases=list(found.aliases),
+            family=found.family,
             part=self.part,
         )

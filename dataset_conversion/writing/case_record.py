@@ -17,6 +17,7 @@ class CaseRecord:
         session: empty where the release has no sessions.
         site: where it was scanned; empty if unknown.
         aliases: ids of the patient elsewhere.
+        family: of the patient; empty if unknown.
         part: `train`, or `test` for a case that was published without segmentation.
         status: `ok`, `repaired` (the release's repair list covered a fault) or `refused`.
         reason: why it was refused or what was repaired, one sentence.
@@ -35,6 +36,7 @@ class CaseRecord:
     session: str = ""
     site: str = ""
     aliases: list[str] = field(default_factory=list)
+    family: str = ""
     part: str = TRAIN
     status: str = OK
     reason: str = ""

@@ -12,8 +12,8 @@ from bdfm_nnunet.files import write_json
 from bdfm_nnunet.table_files import write_table
 
 COLUMNS = (
-    "case", "patient", "session", "site", "aliases", "part", "status", "reason", "notes", "sources", "targets",
-    "labels", "sha256", "shape", "spacing", "orientation",
+    "case", "patient", "session", "site", "aliases", "family", "part", "status", "reason", "notes", "sources",
+    "targets", "labels", "sha256", "shape", "spacing", "orientation",
 )  # fmt: skip
 MOST_NAMES = 50
 

@@ -116,7 +116,8 @@ class ResumeLog:
         if not same or entry["stamps"] != _stamps(task, record):
             return None
         new = task.new_record()  # a table of the download may say something else now
-        return replace(record, patient=new.patient, session=new.session, site=new.site, aliases=new.aliases)
+        names = ("patient", "session", "site", "aliases", "family")
+        return replace(record, **{name: getattr(new, name) for name in names})
 
     def begin(self, kept: set[str]) -> None:
         """Write the file anew with the lines of the cases that stay as they are."""
