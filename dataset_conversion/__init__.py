@@ -11,10 +11,11 @@ from bdfm_nnunet.dataset_conversion.reading.functional_layout import FMRI_BIDS, 
 from bdfm_nnunet.dataset_conversion.release import Release
 from bdfm_nnunet.dataset_conversion.releases import KNOWN_RELEASES
 from bdfm_nnunet.dataset_conversion.releases.functional import FUNCTIONAL
+from bdfm_nnunet.dataset_conversion.run_folders import convert_runs
 from bdfm_nnunet.dataset_conversion.writing.manifest import ConversionReport
 from bdfm_nnunet.errors import InputError
 
-__all__ = ["RELEASES", "ConversionReport", "Release", "convert", "convert_release", "find_release"]
+__all__ = ["RELEASES", "ConversionReport", "Release", "convert", "convert_release", "convert_runs", "find_release"]
 
 _OF_ANY_STUDY = (FOLDER, BIDS)
 _RUNS_OF_ANY_STUDY = (FMRIPREP, FMRI_BIDS, FMRI_FOLDER)
@@ -49,10 +50,11 @@ def convert(
         release: its name, or an entry of your own.
         source: folder of the unpacked download.
         dataset_id: nnU-Net's number of the data set, 1 to 999.
-        settings: further arguments of `convert_release`.
+        settings: further arguments of `convert_release`, or of `convert_runs` for a release of 4-D runs.
 
     Raises:
-        InputError: as `convert_release` and `find_release`.
+        InputError: as `convert_release`, `convert_runs` and `find_release`.
     """
     entry = find_release(release) if isinstance(release, str) else release
-    return convert_release(entry, source, dataset_id=dataset_id, **settings)
+    engine = convert_release if entry.runs is None else convert_runs
+    return engine(entry, source, dataset_id=dataset_id, **settings)

@@ -22,13 +22,14 @@ from bdfm_nnunet.dataset_conversion.writing.resume_log import Order, ResumeLog
 from bdfm_nnunet.dataset_conversion.writing.scheduling import run_all
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import is_unfinished, write_json
+from bdfm_nnunet.images.sequence_files import FOLDER
 from bdfm_nnunet.leftovers import is_leftover
 from bdfm_nnunet.nnunet_folders import VARIABLES, nnunet_folder
 from bdfm_nnunet.patients import read_cases
 from bdfm_nnunet.safe_names import check_name
 
 logger = logging.getLogger(__name__)
-PARTS = ("imagesTr", "labelsTr", "imagesTs")
+PARTS = ("imagesTr", "labelsTr", "imagesTs", FOLDER)
 
 
 def convert_release(
@@ -68,9 +69,11 @@ def convert_release(
         InputError: `source` holds nothing of the release, the number is taken, another process writes the same data
             set, or a folder cannot be written.
     """
-    _check_settings(dataset_id, link, workers, dry_run, manifest)
+    check_numbers(dataset_id, workers, dry_run, manifest)
+    if link not in LINKS:
+        raise InputError(f"link = {link} is not known: choose one of {', '.join(LINKS)}")
     release = _release_to_convert(release, channels, unlabelled)
-    folder = _folder_of(release, dataset_id, unlabelled, dry_run)
+    folder = folder_of(release, dataset_id, unlabelled=unlabelled, dry_run=dry_run)
     source = Path(source).absolute()
     found = scan(source, release, only=only, leave_out=folder)
     tasks = [
@@ -78,10 +81,10 @@ def convert_release(
         for case, content in found.cases.items()
     ]
     report = ConversionReport(
-        folder, _manifest_of(folder, dry_run, manifest), [], found.junk, found.unused, found.notes, dry_run
+        folder, manifest_of(folder, dry_run, manifest), [], found.junk, found.unused, found.notes, dry_run
     )
     if dry_run:
-        report.records = _in_order(_with_bar(tasks, convert_case, workers, scheduler, done=0))
+        report.records = check_cases(tasks, convert_case, workers=workers, scheduler=scheduler)
         write_manifest(report, release, source=source, unlabelled=unlabelled)
         return report
     check_number_is_free(folder)
@@ -101,15 +104,26 @@ def _release_to_convert(release: Release, channels: Sequence[str] | None, unlabe
     return release.with_channels(channels) if channels is not None else release
 
 
-def _folder_of(release: Release, dataset_id: int, unlabelled: bool, dry_run: bool) -> Path:
-    """Return the folder of the data set, which a dry run names but does not need."""
+def folder_of(release: Release, dataset_id: int, *, unlabelled: bool = False, dry_run: bool = False) -> Path:
+    """Return the folder of the data set, which a dry run names but does not need.
+
+    Args:
+        release: the table entry.
+        dataset_id: nnU-Net's number of the data set.
+        unlabelled: as in `convert_release`.
+        dry_run: as in `convert_release`.
+
+    Raises:
+        InputError: its name cannot be that of a folder, or nnUNet_raw is not set.
+    """
     name = f"Dataset{dataset_id:03d}_{release.dataset_name}{'Unlabelled' if unlabelled else ''}"
     check_name(name, "the name of the data set,")
     raw = Path(os.environ.get("nnUNet_raw", ".")) if dry_run else nnunet_folder("nnUNet_raw")
     return raw / name
 
 
-def _manifest_of(folder: Path, dry_run: bool, manifest: str | os.PathLike[str] | None) -> Path:
+def manifest_of(folder: Path, dry_run: bool, manifest: str | os.PathLike[str] | None) -> Path:
+    """Return where the manifest is written: into the data set, or in a dry run where the user wants it."""
     if not dry_run:
         return folder / "manifest.json"
     return Path(manifest or f"{folder.name}.manifest.json").with_suffix(".json")
@@ -119,15 +133,32 @@ def _in_order(records: Iterable[CaseRecord]) -> list[CaseRecord]:
     return sorted(records, key=lambda record: record.case)
 
 
-def _check_settings(dataset_id: int, link: str, workers: int, dry_run: bool, manifest: Any) -> None:
+def check_numbers(dataset_id: int, workers: int, dry_run: bool, manifest: Any) -> None:
+    """Refuse settings that no conversion can have.
+
+    Raises:
+        InputError: a number is out of range, or a manifest is named that would not be written there.
+    """
     if not 1 <= dataset_id <= 999:
         raise InputError(f"data set number {dataset_id} is not possible in nnU-Net: choose one from 1 to 999")
-    if link not in LINKS:
-        raise InputError(f"link = {link} is not known: choose one of {', '.join(LINKS)}")
     if workers < 1:
         raise InputError(f"{workers} workers are too few: give 1 or more")
     if manifest is not None and not dry_run:
         raise InputError(f"manifest {manifest} is for dry runs only: a conversion writes it into the data set's folder")
+
+
+def check_cases(
+    tasks: Sequence[Order], function: Callable[[Any], CaseRecord], *, workers: int, scheduler: str | None
+) -> list[CaseRecord]:
+    """Check the cases of a dry run, with a progress bar, and return their rows in the order of case ids.
+
+    Args:
+        tasks: one order per case, for a dry run.
+        function: as in `write_cases`.
+        workers: processes; with 1 everything happens in this one.
+        scheduler: as in `write_cases`.
+    """
+    return _in_order(_with_bar(tasks, function, workers, scheduler, done=0))
 
 
 # -------------------------------------------------------------------------------------------- writing the data set
@@ -211,18 +242,19 @@ def _sweep(folder: Path) -> None:
                 remove(part / name)
 
 
-def finish(report: ConversionReport, release: Release, unlabelled: bool) -> None:
+def finish(report: ConversionReport, release: Release, unlabelled: bool, more: Mapping[str, Any] | None = None) -> None:
     """Write the splits and, last of all, dataset.json; a data set without a case to train on gets neither.
 
     Args:
         report: on the cases, which are written.
         release: the table entry.
         unlabelled: whether the labels are masks of the brain or head.
+        more: entries of dataset.json beside or in place of the usual ones.
 
     Raises:
         InputError: a file cannot be written.
     """
-    content = dataset_json(release, len(report.training), unlabelled=unlabelled)
+    content = dataset_json(release, len(report.training), unlabelled=unlabelled) | dict(more or {})
     _write_splits(report.folder, content["labels"])
     if report.training:
         write_json(report.folder / "dataset.json", content)

@@ -23,8 +23,6 @@ class RunSettings:
         max_displacement: mean framewise displacement in mm above which a run is refused; None refuses none.
         min_frames: fewest stored frames of a run.
         store: number type of the stored values: `float16`, `int16` or `int8`, the last two with a scale.
-        legacy: prepare runs as the public code of NeuroSTORM does, which ignores affines, takes every partial voxel of
-            a mask for brain (or what is not zero, frame by frame), sets negative values to zero and stores `int8`.
     """
 
     spacing: float = 2.0
@@ -36,7 +34,6 @@ class RunSettings:
     max_displacement: float | None = None
     min_frames: int = 20
     store: str = "float16"
-    legacy: bool = False
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -53,11 +50,6 @@ class RunSettings:
         self._expect(worst is None or 0 < worst < float("inf"), "--max-fd", worst, "a number of mm above 0")
         self._expect(self.min_frames >= 2, "--min-frames", self.min_frames, "2 or more frames")
         self._expect(self.store in STORES, "--store", self.store, " or ".join(STORES))
-        if self.legacy and (self.grid or self.store != "int8" or self.spacing != 2 or self.time_step != 0.8):
-            raise InputError(
-                "--legacy stores int8 at 2 mm and 0.8 s by the published rules, which know no grid: give --store int8 "
-                "with it, and leave out --grid, --spacing and --time-step"
-            )
 
     @staticmethod
     def _expect(good: bool, option: str, value: object, expected: str) -> None:

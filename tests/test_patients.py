@@ -204,3 +204,15 @@ def test_names_of_other_files_are_checked_too(case: str, tmp_path: Path) -> None
     _write(tmp_path / "splits_final.json", [{"train": [case], "val": ["q"]}])
     with pytest.raises(InputError, match=r"case id in .*splits_final\.json"):
         read_cases(tmp_path)
+
+
+def test_families_are_groups_where_they_are_asked_for() -> None:
+    """Subjects of a family are two subjects to every score, and one group to splits."""
+    rows = [
+        {"case": "a", "patient": "P1", "family": "F1"}, {"case": "b", "patient": "P2", "family": "f01"},
+        {"case": "c", "patient": "P3", "family": ""}, {"case": "d", "patient": "P4"},
+        {"case": "e", "patient": "P5", "family": "F1", "release": "another"},
+    ]  # fmt: skip
+    assert len(set(groups(rows, "r").values())) == 5
+    together = groups(rows, "r", families=True)
+    assert together["a"] == together["b"] and len(set(together.values())) == 4

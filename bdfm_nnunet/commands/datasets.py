@@ -21,6 +21,13 @@ from bdfm_nnunet.commands.arguments import (
     percentages,
     workers,
 )
+from bdfm_nnunet.commands.run_options import (
+    FMRI_FOLDER,
+    add_run_options,
+    given_for_runs,
+    own_run_entry,
+    run_arguments,
+)
 from bdfm_nnunet.commands.scores import scored_set, scored_target
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.safe_names import printable
@@ -120,6 +127,7 @@ def _convert_options(add: Add) -> None:
         help="a table entry of your own in place of the release's; `bdfm releases NAME --json` prints one to edit",
     )
     _own_data_options(add)
+    add_run_options(add)
 
 
 def _own_data_options(add: Add) -> None:
@@ -129,7 +137,7 @@ def _own_data_options(add: Add) -> None:
         default=[],
         type=pair,
         metavar="CHANNEL=PATTERN",
-        help="for `folder`: where the files of a channel lie, for instance t1='**/{case}/{case}_T1'",
+        help="for `folder` and `fmri-folder`: where the files of a channel lie, for instance t1='**/{case}/{case}_T1'",
     )
     add(
         "--label",
@@ -143,8 +151,12 @@ def _own_data_options(add: Add) -> None:
         metavar="VALUE=NAME,...",
         help="for `folder` and `bids`: label values and what they mean, such as 1=lesion,2=oedema; may be repeated",
     )
-    add("--patient", metavar="REGEX", help="for `folder`: finds the patient in a case id (its group 1)")
-    add("--name", metavar="NAME", help="for `folder` and `bids`: the part of the data set's name after DatasetXXX_")
+    add("--patient", metavar="REGEX", help="for `folder`, `fmri-folder`: finds the patient in a case id (its group 1)")
+    add(
+        "--name",
+        metavar="NAME",
+        help="for `folder`, `bids` and `fmri-folder`: the part of the data set's name after DatasetXXX_",
+    )
 
 
 def convert(settings: argparse.Namespace) -> int:
@@ -154,14 +166,14 @@ def convert(settings: argparse.Namespace) -> int:
 
     keep_freed_memory()  # five large buffers a case
     own = _own_entry(settings)
+    volumes = {"unlabelled": settings.unlabelled, "link": settings.link}
     report = dataset_conversion.convert(
         own or settings.release,
         settings.source,
         dataset_id=settings.dataset,
-        unlabelled=settings.unlabelled,
+        **(run_arguments(settings) if _is_of_runs(settings, own) else volumes),
         channels=None if own and settings.release == "bids" else settings.channels,
         only=settings.only,
-        link=settings.link,
         workers=settings.workers,
         scheduler=settings.scheduler,
         dry_run=settings.dry_run,
@@ -179,11 +191,21 @@ def convert(settings: argparse.Namespace) -> int:
     return EXIT_REFUSED if refused and settings.strict else 0
 
 
+def _is_of_runs(settings: argparse.Namespace, own: "Release | None") -> bool:
+    """Return whether a release of 4-D runs is meant; otherwise options for them are refused."""
+    if settings.release.startswith("fmri-") if own is None else own.runs is not None:
+        return True
+    if given := given_for_runs(settings):
+        raise InputError(f"{given[0]} cannot be used here: it is for 4-D runs, `bdfm convert fmri-...`")
+    return False
+
+
 def _own_entry(settings: argparse.Namespace) -> "Release | None":
     """Return the table entry that the options describe; None if the release's own is meant."""
     options = {
         "--image": settings.image, "--label": settings.label, "--labels": settings.labels,
         "--patient": settings.patient, "--name": settings.name,
+        "--mask": settings.mask, "--confounds": settings.confounds, "--space": settings.space,
     }  # fmt: skip
     given = [option for option, value in options.items() if value is not None and value != []]
     _check_places(given, settings)
@@ -192,6 +214,8 @@ def _own_entry(settings: argparse.Namespace) -> "Release | None":
         from bdfm_nnunet.files import read_json
 
         return Release.from_dict(read_json(settings.entry))
+    if settings.release.startswith("fmri-") and given:
+        return own_run_entry(settings)
     if settings.release == "folder" and given:
         from bdfm_nnunet.dataset_conversion.reading.folder_layout import folder_release
 
@@ -205,9 +229,12 @@ def _own_entry(settings: argparse.Namespace) -> "Release | None":
 
 
 PLACES = {
-    "--image": ("folder",),
-    "--patient": ("folder",),
-    **dict.fromkeys(("--label", "--labels", "--name"), ("folder", "bids")),
+    "--image": ("folder", FMRI_FOLDER),
+    "--patient": ("folder", FMRI_FOLDER),
+    "--name": ("folder", "bids", FMRI_FOLDER),
+    **dict.fromkeys(("--label", "--labels"), ("folder", "bids")),
+    **dict.fromkeys(("--mask", "--confounds"), (FMRI_FOLDER,)),
+    "--space": ("fmri-fmriprep", "fmri-ucla", "fmri-tcp"),
 }
 """Options that describe data of a user's own, and the names they go with."""
 
@@ -217,8 +244,10 @@ def _check_places(given: Sequence[str], settings: argparse.Namespace) -> None:
         if settings.entry is not None:
             raise InputError(f"{option} cannot be used beside --entry: write into that file what it says")
         if settings.release not in PLACES[option]:
+            of_runs = settings.release.startswith("fmri-")
+            kin = [name for name in PLACES[option] if name.startswith("fmri-") == of_runs] or PLACES[option]
             raise InputError(
-                f"{option} cannot be used here: it is for `bdfm convert {' or '.join(PLACES[option])}`, and the files "
+                f"{option} cannot be used here: it is for `bdfm convert {' or '.join(kin)}`, and the files "
                 f"of {settings.release} are known"
             )
 

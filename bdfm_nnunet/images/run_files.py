@@ -188,7 +188,7 @@ def _open(path: Path, name: str) -> IO[bytes]:
     return _Gzip(stream)  # type: ignore[return-value]
 
 
-class _Gzip(igzip.IGzipFile):  # type: ignore[misc]
+class _Gzip(igzip.IGzipFile):
     """A gzip stream that closes the file below it."""
 
     def __init__(self, stream: IO[bytes]) -> None:

@@ -3,8 +3,10 @@
 Shapes: frames (x, y, z, t), the mask (x, y, z), both compressed by Blosc2 in blocks that are read one by one.
 """
 
+import errno
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from bdfm_nnunet.files import read_json, write_json
 FOLDER = "sequencesTr"
 FRAMES, MASK, HEADER = ".b2nd", "_mask.b2nd", ".json"
 """Endings of the three files of a run."""
-STORES = {"float16": np.float16, "int16": np.int16, "int8": np.int8}
+STORES: dict[str, Any] = {"float16": np.float16, "int16": np.int16, "int8": np.int8}
 """Number types of stored frames."""
 FORMAT = 1
 CHUNK_FRAMES = 4
@@ -119,10 +121,12 @@ def write_frames(path: Path, blocks: Iterable[NDArray[Any]], shape: Sequence[int
     Raises:
         OSError: the file cannot be written.
     """
-    array = _empty(path, shape, (*shape[:3], CHUNK_FRAMES), (BLOCK, BLOCK, BLOCK, CHUNK_FRAMES), dtype)
+    with _as_os_error(path):
+        array = _empty(path, shape, (*shape[:3], CHUNK_FRAMES), (BLOCK, BLOCK, BLOCK, CHUNK_FRAMES), dtype)
     start = 0
     for block in blocks:
-        array[..., start : start + block.shape[3]] = np.ascontiguousarray(block, dtype=dtype)
+        with _as_os_error(path):
+            array[..., start : start + block.shape[3]] = np.ascontiguousarray(block, dtype=dtype)
         start += block.shape[3]
     assert start == shape[3]
 
@@ -133,7 +137,17 @@ def write_mask(path: Path, mask: NDArray[np.bool_]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    _empty(path, mask.shape, mask.shape, (2 * BLOCK,) * 3, np.bool_)[...] = mask
+    with _as_os_error(path):
+        _empty(path, mask.shape, mask.shape, (2 * BLOCK,) * 3, np.bool_)[...] = mask
+
+
+@contextmanager
+def _as_os_error(path: Path) -> Iterator[None]:
+    """Turn what Blosc2 raises over files that cannot be written, a full disk above all, into the usual error."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(errno.EIO, f"Blosc2: {error}", os.fspath(path)) from error
 
 
 def _empty(path: Path, shape: Sequence[int], chunks: Sequence[int], blocks: Sequence[int], dtype: DTypeLike) -> Any:

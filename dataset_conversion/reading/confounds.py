@@ -97,10 +97,10 @@ def _without_names(content: bytes, name: str) -> Confounds:
     """Read motion in mm and degrees, six columns or more between white space, as HCP's pipelines write it."""
     lines = [line.split() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
     try:
-        motion = np.array([[float(cell) for cell in line[:6]] for line in lines])
-        motion[:, 3:6] = np.deg2rad(motion[:, 3:6])
+        motion = np.array([[float(cell) for cell in line[:6]] for line in lines]).reshape(len(lines), 6)
+        motion[:, 3:] = np.deg2rad(motion[:, 3:])
         return Confounds(len(motion), framewise_displacement(motion))
-    except (ValueError, IndexError):
+    except ValueError:
         raise Refusal(f"{name} is no table of six or more numbers a frame: make it anew or leave it out") from None
 
 

@@ -1,6 +1,7 @@
 """The releases `fmri-bids`, `fmri-fmriprep` and `fmri-folder`: 4-D runs of any study."""
 
 import re
+from typing import Any
 
 from bdfm_nnunet.dataset_conversion.path_patterns import CASE
 from bdfm_nnunet.dataset_conversion.reading.bids_layout import PARTICIPANTS
@@ -11,7 +12,7 @@ from bdfm_nnunet.dataset_conversion.release_json import check_entry
 from bdfm_nnunet.errors import InputError
 
 BOLD = "bold"
-BRAIN = {"labels": {1: "brain"}, "regions": {"brain": (1,)}}
+BRAIN: dict[str, Any] = {"labels": {1: "brain"}, "regions": {"brain": (1,)}}
 """Fields of a release with brain masks."""
 MNI = "MNI152NLin2009cAsym"
 _VALUE = r"[A-Za-z0-9+]+"
@@ -21,7 +22,7 @@ RUN_OF_BIDS = rf"sub-{_VALUE}(?:_ses-{_VALUE})?_task-{_VALUE}(?:_(?!space-|res-|
 _RAW = r"(?:(?!(?:derivatives|sourcedata|code)/)[^/]+/)*"
 FAMILY_COLUMNS = ("Family_ID", "family_id", "rel_family_id", "family")
 PEOPLE = Table(r"(?:.*/)?participants\.tsv", id=PARTICIPANTS.id, site=PARTICIPANTS.site, family=FAMILY_COLUMNS)
-BIDS_FIELDS = {
+BIDS_FIELDS: dict[str, Any] = {
     "case_pattern": RUN_OF_BIDS,
     "patient_pattern": rf"^(sub-{_VALUE})",
     "session_pattern": rf"_ses-({_VALUE})",
@@ -46,7 +47,7 @@ FMRI_BIDS = Release(
 )
 
 
-def fmriprep_files(space: str = MNI) -> dict[str, object]:
+def fmriprep_files(space: str = MNI) -> dict[str, Any]:
     """Return the fields of a release that tell where fMRIPrep puts runs, masks and confounds, in both of its namings.
 
     Args:
@@ -87,7 +88,7 @@ def fmriprep_release(space: str = MNI, name: str = "FMRIPrep") -> Release:
         name="fmri-fmriprep",
         title="derivatives of fMRIPrep, old and new names: preprocessed 4-D runs",
         dataset_name=dataset_name(name),
-        **fmriprep_files(space),  # type: ignore[arg-type]
+        **fmriprep_files(space),
         **BIDS_FIELDS,
         **BRAIN,
         **OWN_DATA,
@@ -131,7 +132,7 @@ def fmri_folder_release(
         label=() if mask is None else (Source(expression_of(mask)),),
         case_folder="",
         runs=RunRules(confounds=() if confounds is None else (expression_of(confounds),), template=template),
-        **(BRAIN if mask is not None else {}),  # type: ignore[arg-type]
+        **(BRAIN if mask is not None else {}),
         **OWN_DATA,
         notes=(
             "as it stands every volume is a run; patterns tell runs from masks and find confounds: --image "

@@ -1,4 +1,4 @@
-"""A table by the user that tells where cases were scanned."""
+"""A table by the user that tells where cases were scanned, or to which family patients belong."""
 
 import os
 from collections.abc import Sequence
@@ -14,6 +14,10 @@ ID_COLUMNS = (
 """What tables call the column of ids, in small letters; the first of these that a table has."""
 
 
+FAMILY_COLUMNS = ("family_id", "rel_family_id", "familyid", "family")
+"""What tables call the column of families, in small letters."""
+
+
 def read_sites(path: str | os.PathLike[str]) -> dict[str, str]:
     """Return id in comparable form to site, from a table with any mark and encoding.
 
@@ -25,23 +29,36 @@ def read_sites(path: str | os.PathLike[str]) -> dict[str, str]:
         InputError: the file cannot be read, a row lacks its cells, it is not clear which column holds the sites, or an
             id has two sites.
     """
+    return _read(path, SITE_COLUMNS, "site")
+
+
+def read_families(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return id in comparable form to family, from a table as for `read_sites` (column `Family_ID` ...).
+
+    Raises:
+        InputError: as `read_sites`.
+    """
+    return _read(path, FAMILY_COLUMNS, "family")
+
+
+def _read(path: str | os.PathLike[str], columns: Sequence[str], what: str) -> dict[str, str]:
     rows = read_table(path)
     if not rows:
-        raise InputError(f"{path} has no row: give a table with an id and a site in each row")
+        raise InputError(f"{path} has no row: give a table with an id and a {what} in each row")
     header = [cell.casefold() for cell in rows[0]]
-    named = _column(header, SITE_COLUMNS, path)
+    named = _column(header, columns, path)
     first, second = (0, 1) if named is None else (_column(header, ID_COLUMNS, path, beside=named), named)
     first = first if first is not None else int(second == 0)
     found: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         if len(row) <= max(first, second):
-            raise InputError(f"{path} has no site in row {number}: give a table with an id and a site in each row")
+            raise InputError(f"{path} has no {what} in row {number}: give a table with an id and a {what} in each row")
         if named is None and any(row[2:]):
             raise InputError(
-                f"{path} has more than two columns, none of which is called site: name the column of the sites so"
+                f"{path} has more than two columns, none of which is called {what}: name the column of the {what} so"
             )
         if (named is None or number > 1) and row[first] and says(row[second]):
-            _add(found, row[first], row[second], path)
+            _add(found, row[first], row[second], path, what)
     return found
 
 
@@ -56,6 +73,8 @@ def _column(
     return at[0] if at else None
 
 
-def _add(found: dict[str, str], name: str, site: str, path: str | os.PathLike[str]) -> None:
-    if found.setdefault(plain_id(name), site) != site:
-        raise InputError(f"{path} has two sites for {name}, {found[plain_id(name)]} and {site}: keep the right row")
+def _add(found: dict[str, str], name: str, value: str, path: str | os.PathLike[str], what: str) -> None:
+    if found.setdefault(plain_id(name), value) != value:
+        there = found[plain_id(name)]
+        several = {"site": "sites", "family": "families"}[what]
+        raise InputError(f"{path} has two {several} for {name}, {there} and {value}: keep the right row")

@@ -1,6 +1,7 @@
 """Functional MRI: releases of 4-D runs."""
 
 from dataclasses import replace
+from typing import Any
 
 from bdfm_nnunet.dataset_conversion.reading.functional_layout import (
     BOLD,
@@ -20,7 +21,7 @@ _FAMILIES = (
     "the family column lies in a table under terms of its own: name it with --families, so that no family is on two "
     "sides of a split"
 )
-_HCP_RULES = {
+_HCP_RULES: dict[str, Any] = {
     "runs": RunRules(
         confounds=(r"(?:.*/)?(?P<subject>{case})/MNINonLinear/Results/(?P<run>[^/]+)/Movement_Regressors\.txt",),
         task_pattern=r"[rt]fMRI_([A-Za-z]+)",
@@ -62,7 +63,7 @@ _HCP_YA = Release(
         "files in one flat folder, without the folders of HCP: use fmri-folder",
     ),
 )
-_HCP_LIFESPAN = {
+_HCP_LIFESPAN: dict[str, Any] = {
     "session_pattern": r"_(V\d)_MR_",
     "channels": {BOLD: _hcp_file()},
     "extra_channels": {"clean": _hcp_file("_hp0_clean")},
@@ -119,7 +120,6 @@ _ABCD = replace(
     citation="Casey et al., doi:10.1016/j.dcn.2018.03.001",
     notes=(_FAMILIES + " (column rel_family_id)", _FROM_MEMORY),
 )
-_UKB_FILE = r"(?:.*/)?{case}/(?:.*/)?filtered_func_data_clean"
 _UKB = Release(
     name="fmri-ukb",
     title="UK Biobank: runs at rest (field 20227), warped to MNI space",
@@ -127,8 +127,10 @@ _UKB = Release(
     case_pattern=r"\d{7}(?:_20227_\d_\d)?",
     patient_pattern=r"^(\d{7})",
     session_pattern=r"_20227_(\d)_\d$",
-    channels={BOLD: Source(rf"(?:{_UKB_FILE}(?:_[^/]*)?_?MNI[^/]*|(?:.*/)?{{case}}(?:[._-]?[^/]*MNI[^/]*)?)")},
-    extra_channels={"native": Source(_UKB_FILE)},
+    channels={
+        BOLD: Source(r"(?:.*/)?{case}(?:/(?:.*/)?filtered_func_data_clean[^/]*MNI[^/]*|[._-][^/]*MNI[^/]*)?"),
+    },
+    extra_channels={"native": Source(r"(?:.*/)?{case}/(?:.*/)?filtered_func_data_clean")},
     case_folder="",
     runs=RunRules(task_pattern=r"$^()"),
     licence="UK Biobank material transfer agreement",
@@ -206,18 +208,16 @@ _TCP = replace(
 FUNCTIONAL: dict[str, Release] = {
     release.name: release for release in (_HCP_YA, _HCP_A, _HCP_D, _HCP_EP, _ABCD, _UKB, _ADHD, _COBRE, _UCLA, _TCP)
 }
-BY_FMRIPREP = ("fmri-fmriprep", "fmri-ucla", "fmri-tcp")
-"""Releases in the layout of fMRIPrep."""
 
 
 def in_space(release: Release, space: str) -> Release:
     """Return a release in the layout of fMRIPrep with its runs in another space.
 
     Args:
-        release: one of `BY_FMRIPREP`.
+        release: the table entry.
         space: as in `functional_layout.fmriprep_files`.
 
     Raises:
         InputError: not the form of a space.
     """
-    return replace(release, **fmriprep_files(space))  # type: ignore[arg-type]
+    return replace(release, **fmriprep_files(space))

@@ -24,7 +24,7 @@ def place_file(source: Path, target: Path, *, link: str) -> None:
     Raises:
         InputError: `target` cannot be written, or cannot be linked to `source`.
     """
-    with _whole(target) as temporary:
+    with writing(target) as temporary:
         if link == "copy":
             _copy(source, temporary)
         elif link == "sym":
@@ -34,11 +34,14 @@ def place_file(source: Path, target: Path, *, link: str) -> None:
 
 
 @contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `target` at the end.
+def writing(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target` that replaces it at the end of the block.
 
     Unlike `write_atomically` it does not wait for the disk, five times a case: should the power fail, the resume log's
     sizes tell which files to write again.
+
+    Raises:
+        InputError: `target` cannot be written.
     """
     temporary = unfinished(target)
     try:
@@ -100,7 +103,7 @@ def write_volume(header: Any, stored: np.ndarray, target: Path) -> None:
     Raises:
         InputError: `target` cannot be written.
     """
-    with _whole(target) as temporary:
+    with writing(target) as temporary:
         temporary.write_bytes(packed_volume(header, stored))
 
 
@@ -110,5 +113,5 @@ def write_values(values: np.ndarray, target: Path, *, like: Any) -> None:
     Raises:
         InputError: `target` cannot be written.
     """
-    with _whole(target) as temporary:
+    with writing(target) as temporary:
         temporary.write_bytes(packed_values(values, like=like))

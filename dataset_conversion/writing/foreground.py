@@ -16,7 +16,7 @@ def foreground_mask(arrays: Sequence[np.ndarray]) -> np.ndarray:
     elsewhere the largest piece of the first image above Otsu's threshold, without holes.
     """
     nonzero = nonzero_mask(arrays)
-    return nonzero if background_is_zero(nonzero) else _above_threshold(arrays[0])
+    return nonzero if background_is_zero(nonzero) else largest_bright_piece(arrays[0])
 
 
 def nonzero_mask(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -32,7 +32,8 @@ def background_is_zero(nonzero: np.ndarray) -> bool:
     return bool(np.count_nonzero(nonzero) <= FILLED * nonzero.size)
 
 
-def _above_threshold(array: np.ndarray) -> np.ndarray:
+def largest_bright_piece(array: np.ndarray) -> np.ndarray:
+    """Return the largest piece of an image above Otsu's threshold, without holes, (x, y, z)."""
     image = sitk.GetImageFromArray(array.transpose().astype(np.float32))
     bright = sitk.OtsuThreshold(image, 0, 1)
     pieces = sitk.RelabelComponent(sitk.ConnectedComponent(bright), sortByObjectSize=True)

@@ -150,7 +150,10 @@ def along_axis(frames: Frames, axis: int, positions: NDArray[np.float64]) -> Fra
     found = frames.take(low, axis)
     if weight.any():
         shaped = weight.reshape([-1 if each == axis else 1 for each in range(frames.ndim)])
-        found += (frames.take(np.minimum(low + 1, length - 1), axis) - found) * shaped
+        above = frames.take(np.minimum(low + 1, length - 1), axis)
+        above -= found
+        above *= shaped
+        found += above
     if not (inside := within(positions, length)).all():
         found[(slice(None),) * axis + (~inside,)] = 0
     return found

@@ -144,3 +144,57 @@ def test_contradictions_of_convert(
     assert cli.main(["convert", options[0], "S", "-d", "1", *options[1:]]) == 2
     assert sentence in capsys.readouterr().err
     assert not conversion
+
+
+def test_convert_hands_over_the_options_of_runs(conversion: dict[str, Any]) -> None:
+    command = (
+        "convert fmri-ucla S -d 12 --spacing 3 --time-step 1 --size 64 --grid own --tr 2 --drop 4 --max-fd 0.5 "
+        "--min-frames 40 --store int16 --families f.csv --channels bold --workers 2"
+    )
+    assert cli.main(command.split()) == 0
+    settings = conversion.pop("settings")
+    assert conversion == {
+        "release": "fmri-ucla", "source": Path("S"), "dataset_id": 12, "families": Path("f.csv"), "workers": 2,
+        "dry_run": False, "manifest": None, "channels": ["bold"], "only": None, "scheduler": None,
+    }  # fmt: skip
+    assert vars(settings) == {
+        "spacing": 3, "time_step": 1, "size": 64, "grid": "own", "tr": 2, "drop": 4, "max_displacement": 0.5,
+        "min_frames": 40, "store": "int16",
+    }  # fmt: skip
+
+
+def test_convert_runs_by_pattern_and_in_another_space(conversion: dict[str, Any]) -> None:
+    options = "--image bold=**/{case}_bold --mask **/{case}_mask --confounds **/{case}.tsv --patient (s.) --name Ours"
+    assert cli.main(["convert", "fmri-folder", "S", "-d", "1", *options.split()]) == 0
+    entry = conversion["release"]
+    assert (entry.dataset_name, entry.patient_pattern, len(entry.label)) == ("Ours", "(s.)", 1)
+    assert entry.runs.confounds == (r"(?s:(?:.*/)?){case}\.tsv",)
+    assert cli.main("convert fmri-tcp S -d 1 --space MNI152NLin6Asym".split()) == 0
+    assert "MNI152NLin6Asym" in conversion["release"].channels["bold"].path
+    assert conversion["release"].name == "fmri-tcp"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("brats2021 S -d 1 --drop 3", "--drop cannot be used here: it is for 4-D runs"),
+        ("folder S -d 1 --size 0", "--size cannot be used here"),
+        ("brats2021 S -d 1 --space x", "--space cannot be used here: it is for `bdfm convert fmri-fmriprep"),
+        ("fmri-hcp-ya S -d 1 --space x", "--space cannot be used here"),
+        ("fmri-bids S -d 1 --mask {case}", "--mask cannot be used here: it is for `bdfm convert fmri-folder`"),
+        ("fmri-folder S -d 1 --mask {case}_m", "need the pattern of the runs"),
+        ("fmri-folder S -d 1 --image a={case}_a --image b={case}_b", "has runs of one channel"),
+        ("fmri-folder S -d 1 --image a=a", "does not tell the case"),
+        ("fmri-bids S -d 1 --unlabelled", "--unlabelled cannot be used here"),
+        ("fmri-bids S -d 1 --link sym", "--link cannot be used here"),
+        ("fmri-bids S -d 1 --spacing 0.1", "--spacing is 0.1, expected 0.5 to 20 mm"),
+        ("fmri-fmriprep S -d 1 --space a/b", "has no form of BIDS"),
+        ("fmri-nothing S -d 1", "is not known"),
+    ],
+)
+def test_options_of_runs_that_do_not_fit(
+    options: str, sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    assert cli.main(["convert", *options.split()]) == 2
+    assert sentence in capsys.readouterr().err

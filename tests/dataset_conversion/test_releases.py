@@ -25,9 +25,10 @@ NAMES = (
 
 
 def test_every_release_is_there_and_has_a_tree() -> None:
-    assert list(RELEASES) == list(TREES) == NAMES
+    of_volumes = [name for name, release in RELEASES.items() if release.runs is None]
+    assert of_volumes == list(TREES) == NAMES
     assert all(release.name == name for name, release in RELEASES.items())
-    assert len({release.dataset_name for release in RELEASES.values()}) == len(NAMES)
+    assert len({release.dataset_name for release in RELEASES.values()}) == len(RELEASES)
 
 
 @pytest.mark.parametrize("name", NAMES)

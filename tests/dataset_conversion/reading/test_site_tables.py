@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bdfm_nnunet.dataset_conversion.reading.site_tables import read_sites
+from bdfm_nnunet.dataset_conversion.reading.site_tables import read_families, read_sites
 from bdfm_nnunet.errors import InputError
 
 ROWS = [("id", "site"), ("hosp0", "A"), ("hosp01", "B"), ("Müller", "Köln")]
@@ -48,3 +48,10 @@ def test_a_column_that_is_called_site_is_read_wherever_it_stands(tmp_path: Path)
 def test_what_is_not_clear_is_a_sentence(rows: list[tuple[str, ...]], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"sites\.csv.*{sentence}"):
         read_sites(write(tmp_path / "sites.csv", rows))
+
+
+def test_families_are_read_by_their_own_columns(tmp_path: Path) -> None:
+    rows = [("Age", "Subject", "Family_ID"), ("22", "100307", "51488_81149"), ("23", "100408", "n/a")]
+    assert read_families(write(tmp_path / "restricted.csv", rows)) == {"100307": "51488_81149"}
+    with pytest.raises(InputError, match="two families for 1, a and b"):
+        read_families(write(tmp_path / "restricted.csv", [("id", "family"), ("1", "a"), ("1", "b")]))
