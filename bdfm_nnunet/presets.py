@@ -60,12 +60,24 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 "projection": 64,
             },
         ),
+        # NeuroSTORM (arXiv:2506.11167) with the faults of its public code corrected
+        "neurostorm": Preset("sequence", {}),
+        # NeuroSTORM as its public code has it; its network is legacy, too
+        "neurostorm_published": Preset(
+            "sequence",
+            {"loss_region": "all", "legacy_masks": True, "legacy_noise": True, "legacy_dropout": True},
+        ),
     }
 )
 """Name -> preset."""
 
 LEGACY_PRESETS: Mapping[str, str] = MappingProxyType(
-    {"masked": "published", "frequency_corruption": "frepa_published", "contrastive": "simclr_published"}
+    {
+        "masked": "published",
+        "frequency_corruption": "frepa_published",
+        "contrastive": "simclr_published",
+        "sequence": "neurostorm_published",
+    }
 )
 """Objective -> the preset that "legacy": true chooses, which is the published code."""
 

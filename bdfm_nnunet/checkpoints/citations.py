@@ -32,6 +32,8 @@ _REFERENCES = MappingProxyType(
         "neuro_simclr": "Kaczmarek, E., Szeto, J., Nichyporuk, B., & Arbel, T. (2025). Building a general SimCLR "
         "self-supervised foundation model across neurological diseases to advance 3D brain MRI diagnoses. "
         "https://arxiv.org/abs/2509.10620",
+        "neurostorm": "Wang, C., et al. (2025). Towards a general-purpose foundation model for fMRI analysis. "
+        "https://arxiv.org/abs/2506.11167",
     }
 )
 _METHODS = MappingProxyType(
@@ -40,6 +42,7 @@ _METHODS = MappingProxyType(
         "simmim": ("SimMIM", ("simmim",)),
         "frequency_corruption": ("Frepa", ("frepa",)),
         "contrastive": ("SimCLR", ("simclr", "neuro_simclr")),
+        "sequence": ("NeuroSTORM", ("neurostorm",)),
     }
 )
 _NETWORKS = MappingProxyType(

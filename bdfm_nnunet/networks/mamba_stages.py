@@ -15,6 +15,7 @@ from bdfm_nnunet.networks.mamba import Mamba
 from bdfm_nnunet.networks.patch_merging import PatchMerging
 from bdfm_nnunet.networks.position_tables import PositionTable
 from bdfm_nnunet.networks.recomputing import recomputed
+from bdfm_nnunet.networks.redundancy_dropout import RedundancyDropout
 from bdfm_nnunet.networks.scan_windows import window_sequences
 from bdfm_nnunet.networks.swin import Perceptron, initialise_linear
 
@@ -49,6 +50,7 @@ class MambaBlock(nn.Module):
         self.channels, self.mlp_ratio, self.both_directions = channels, mlp_ratio, both_directions
         self.window_size, self.shifted, self.legacy = tuple(window_size), shifted, legacy
         self.prompt: nn.Parameter | None = None
+        self.dropout: RedundancyDropout | None = None
         self.norm1 = nn.LayerNorm(channels)
         self.mamba = Mamba(channels, both_directions=both_directions)
         self.norm2 = nn.LayerNorm(channels)
@@ -79,7 +81,8 @@ class MambaBlock(nn.Module):
             parts.append(self.mamba(sequences, valid=valid, prompts=self.prompt).reshape(batch, -1, channels))
         rows = torch.cat([group.rows.flatten() for group in groups])
         scanned = torch.cat(parts, 1)
-        return scanned.new_zeros(flat.shape).index_copy(1, rows, scanned)[:, :-1].reshape(tokens.shape)
+        scanned = scanned.new_zeros(flat.shape).index_copy(1, rows, scanned)[:, :-1].reshape(tokens.shape)
+        return scanned if self.dropout is None else cast(Tensor, self.dropout(scanned, window, shift))
 
 
 class MambaStage(nn.Module):

@@ -21,12 +21,16 @@ class Picture:
         shown: name -> image (*spatial), the next images.
         mask: boolean (*spatial), True = hidden from the encoder; None if nothing is hidden.
         errors: whether the shown images shall be the original, so that their errors are drawn too.
+        courses: name -> (voxels, frames), time courses of some voxels of a 4-D image; empty for others.
+        hidden: boolean (voxels, frames), True = hidden from the encoder; None without time courses.
     """
 
     original: Tensor
     shown: Mapping[str, Tensor]
     mask: Tensor | None = None
     errors: bool = True
+    courses: Mapping[str, Tensor] = field(default_factory=dict)
+    hidden: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ OBJECTIVES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "masked": ("masked", "MaskedImageModelling"),
         "frequency_corruption": ("frequency_corruption", "FrequencyCorruption"),
         "contrastive": ("contrastive", "ContrastiveLearning"),
+        "sequence": ("sequence", "SequenceModelling"),
     }
 )
 """Name in the plans -> module of this package and class."""

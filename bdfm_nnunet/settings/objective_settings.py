@@ -8,6 +8,7 @@ from typing import Any, Literal
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.presets import PRESETS
 from bdfm_nnunet.settings.crop_settings import CropSettings
+from bdfm_nnunet.settings.sequence_settings import SequenceSettings
 from bdfm_nnunet.settings.value_checks import at_least_zero, ordered, positive, share
 
 DecoderKind = Literal["pyramid", "final", "network"]
@@ -319,6 +320,7 @@ OBJECTIVE_SETTINGS: Mapping[str, type[CropSettings]] = MappingProxyType(
         "masked": PretrainingSettings,
         "frequency_corruption": FrequencyCorruptionSettings,
         "contrastive": ContrastiveSettings,
+        "sequence": SequenceSettings,
     }
 )
 """Name of an objective in the plans -> class of its settings."""

@@ -26,6 +26,7 @@ from bdfm_nnunet.objectives.base import Objective, Picture
 from bdfm_nnunet.objectives.registry import objective_class
 from bdfm_nnunet.presets import PRESETS
 from bdfm_nnunet.reports.figures import progress_figure, reconstruction_figure, save_figure
+from bdfm_nnunet.reports.time_courses import time_course_figure
 from bdfm_nnunet.settings import CropSettings, methods_of, pretraining_settings, read_block
 from bdfm_nnunet.tasks.last_tenth import LastTenth, last_tenth
 from bdfm_nnunet.tasks.run_summary import only_warned
@@ -309,9 +310,16 @@ class Pretraining(Task):
             figure = reconstruction_figure(
                 original, masked, shown, mask=mask, title=f"epoch {epoch}", with_errors=picture.errors
             )
-            path = self.folder / folder / f"epoch_{epoch:04d}.png"
-            save_figure(figure, path)
-            self.log_picture(folder, path)
+            self._keep(figure, folder, f"epoch_{epoch:04d}.png")
+            if picture.courses and picture.hidden is not None:
+                courses = {name: course.float().cpu().numpy() for name, course in picture.courses.items()}
+                figure = time_course_figure(courses, picture.hidden.cpu().numpy(), title=f"epoch {epoch}")
+                self._keep(figure, f"{folder}_over_time", f"epoch_{epoch:04d}.png")
+
+    def _keep(self, figure: Any, folder: str, name: str) -> None:
+        """Write a figure into a folder of the training, and give it to the loggers."""
+        save_figure(figure, self.folder / folder / name)
+        self.log_picture(folder, self.folder / folder / name)
 
     def final_validation(self, *, save_probabilities: bool = False) -> None:
         """Tell what the last validations showed; there is nothing else to predict."""

@@ -13,7 +13,12 @@ from bdfm_nnunet.networks.primus_encoder import PrimusEncoder
 from bdfm_nnunet.training.lars import LARS
 
 Named = Iterator[tuple[str, nn.Parameter]]
-_TABLES = ("bias_table", "mask_token.value", "pos_embed", "register_tokens")
+_TABLES = (
+    "bias_table", "mask_token.value", "mask_tokens.window", "pos_embed", "positions.space", "positions.time",
+    "register_tokens", "A_log", "prompt",
+)  # fmt: skip
+"""Endings of the names of parameters with several axes that are no kernels; of a scan, A_log are logarithms of rates
+and D a skip connection: neither decays in the code of Mamba's authors."""
 OptimizerKind = Literal["adamw", "sgd", "lars"]
 
 

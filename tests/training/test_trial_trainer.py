@@ -51,7 +51,7 @@ def test_parameters_are_those_of_the_network_that_is_trained(prepared: Prepared,
 
 
 MASKED = [name for name, preset in TRAINER_PRESETS.items() if PRESETS[preset].objective == "masked"]
-MIXTURE = [{"name": name} for name in OBJECTIVE_SETTINGS]
+MIXTURE = [{"name": name} for name in OBJECTIVE_SETTINGS if name != "sequence"]  # which needs 4-D images
 CASES = [
     *((name, {"pretraining.decoder": "final"}) for name in MASKED),
     *((name, {"pretraining.channels": "all", "training.optimizer": "sgd"}) for name in TRAINER_PRESETS),
