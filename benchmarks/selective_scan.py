@@ -175,7 +175,7 @@ def goals_of(shape: str, kind: str, times: Times) -> list[tuple[str, str, bool]]
 
 def main() -> None:
     """Check that the arms agree, run them alternately and write the result."""
-    parser = options(__doc__, rounds=7)
+    parser = options(__doc__, rounds=5)
     parser.add_argument(
         "--shapes", type=lambda text: text.split(","), default=list(dict.fromkeys(shape for shape, _ in GOALS))
     )
@@ -196,7 +196,7 @@ def main() -> None:
         floors = floors_of(inputs, exponentials, copies)
         for kind, run in ARMS.items():
             arms = {name: partial(run, name, inputs) for name in SCANS}
-            times = alternate(arms, rounds=settings.rounds, clock=time.process_time)
+            times = alternate(arms, rounds=settings.rounds, warmup=0, clock=time.process_time)
             kept = None if kind == KINDS[0] else {name: kept_bytes(name, inputs) for name in SCANS}
             tables[kind].rows += rows_of(shape, times, floors[kind], kept)
             result.goals += goals_of(shape, kind, times)

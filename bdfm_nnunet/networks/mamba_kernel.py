@@ -6,6 +6,7 @@
 import logging
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
+INSTALLED = find_spec("mamba_ssm") is not None
 MOST_STATES = 256
 
 
 def serves(x: Tensor, delta: Tensor, A: Tensor, state: Tensor | None) -> bool:
     """Return whether the kernel can be imported and does this scan: on CUDA, in single precision, from a zero state."""
-    if not x.is_cuda or state is not None or x.numel() == 0 or A.shape[1] > MOST_STATES:
+    if not INSTALLED or not x.is_cuda or state is not None or x.numel() == 0 or A.shape[1] > MOST_STATES:
         return False
     return torch.float64 not in (x.dtype, delta.dtype, A.dtype) and _kernel() is not None
 
@@ -46,8 +48,7 @@ def _kernel() -> Callable[..., Any] | None:
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     except (ImportError, OSError, RuntimeError) as error:
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if (missing or "").partition(".")[0] != "mamba_ssm":  # it is installed
-            logger.warning("mamba-ssm cannot be imported (%s): selective scans use plain PyTorch", error)
+        logger.warning("mamba-ssm cannot be imported (%s): selective scans use plain PyTorch", error)
         return None
+    logger.info("Selective scans on CUDA use the kernel of mamba-ssm")
     return selective_scan_fn

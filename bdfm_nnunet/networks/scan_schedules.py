@@ -10,8 +10,9 @@ step size is fine. For the backward pass only the states at the starts of chunks
 again.
 """
 
+import logging
 from collections.abc import Iterator
-from functools import reduce
+from functools import cache, reduce
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from bdfm_nnunet.networks.scan_steps import StepGradients, Steps
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 16
 """Steps between states that are kept."""
@@ -99,7 +102,9 @@ def scan(inputs: ScanInputs, state: Tensor, *, keep: bool) -> tuple[Tensor, Tens
         state: at the start, (N, S, E); changed in place into that at the end.
         keep: whether the states at the starts of chunks are kept for the backward pass.
     """
-    if inputs.x.device.type in STEPWISE_DEVICES:
+    stepwise = inputs.x.device.type in STEPWISE_DEVICES
+    _say_once("chunk after chunk" if stepwise else "all chunks at once")
+    if stepwise:
         return _by_blocks(inputs, state, _cache_of_all_threads().forward, keep=keep)
     if inputs.x.shape[2] <= CHUNK:
         return _by_blocks(inputs, state, ON_CARD.forward, keep=keep)
@@ -123,6 +128,11 @@ def scan_gradients(
     if len(starts) <= 1:
         return _gradients(inputs, starts, gradient, last, ON_CARD.backward, rates_wanted)
     return _gradients_at_once(inputs, starts, gradient, last, rates_wanted)
+
+
+@cache
+def _say_once(order: str) -> None:
+    logger.info("Selective scans use plain PyTorch, %s", order)
 
 
 def chunks_of(length: int) -> int:

@@ -5,8 +5,6 @@ algorithm 2. Per channel and state: h_t = exp(delta_t A) h_{t-1} + delta_t B_t x
 states, plus D x_t.
 """
 
-import logging
-from functools import cache
 from typing import Any
 
 import torch
@@ -14,9 +12,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bdfm_nnunet.networks import mamba_kernel, scan_operations  # noqa: F401 (the second defines torch.ops)
-from bdfm_nnunet.networks.scan_schedules import STEPWISE_DEVICES
-
-logger = logging.getLogger(__name__)
 
 
 def selective_scan(
@@ -58,10 +53,7 @@ def selective_scan(
     """
     _check(x, delta, A, B, C, D, z, state)
     if mamba_kernel.serves(x, delta, A, state):
-        found = mamba_kernel.scan(x, delta, A, B, C, D, z, return_state=return_state)
-        _say_once("the kernel of mamba-ssm")
-        return found
-    _say_once(f"plain PyTorch, {'chunk after chunk' if x.device.type in STEPWISE_DEVICES else 'all chunks at once'}")
+        return mamba_kernel.scan(x, delta, A, B, C, D, z, return_state=return_state)
     tensors = (x, delta, A, B, C, D, z, state)
     keep = torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in tensors)
     if keep:
@@ -94,11 +86,6 @@ class _SelectiveScan(torch.autograd.Function):
             count, kind = ctx.state
             of_state = (of_state if count == len(of_state) else of_state.sum(0, keepdim=True)).to(kind)
         return tuple(value if want else None for value, want in zip((*found, of_state), wanted, strict=True))
-
-
-@cache
-def _say_once(way: str) -> None:
-    logger.info("Selective scans use %s", way)
 
 
 def _check(

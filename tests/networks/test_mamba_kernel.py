@@ -33,6 +33,7 @@ def strict_kernel(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *mo
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mamba_kernel, "INSTALLED", True)
     names = ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.selective_scan_interface")
     for name in names:
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
@@ -70,20 +71,18 @@ def test_the_kernel_serves_single_precision_on_a_card_from_zero() -> None:
     assert not mamba_kernel.serves(_on_card((0, 3, 9)), x, A, None)
 
 
-def _failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    real = builtins.__import__
-
-    def imported(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("mamba_ssm"):
-            raise error
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", imported)
+@pytest.mark.usefixtures("installed")
+def test_its_use_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger=mamba_kernel.__name__):
+        for _ in range(2):
+            assert mamba_kernel.serves(_on_card(), _on_card(), _on_card((3, 16)), None)
+    assert [record.getMessage() for record in caplog.records] == ["Selective scans on CUDA use the kernel of mamba-ssm"]
 
 
 def test_without_the_package_nothing_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    _failing(monkeypatch, ModuleNotFoundError("No module named 'mamba_ssm'", name="mamba_ssm"))
-    assert not mamba_kernel.serves(_on_card(), _on_card(), _on_card((3, 16)), None)
+    monkeypatch.setattr(mamba_kernel, "INSTALLED", False)
+    with caplog.at_level(logging.INFO):
+        assert not mamba_kernel.serves(_on_card(), _on_card(), _on_card((3, 16)), None)
     assert not caplog.records
 
 
@@ -98,7 +97,15 @@ def test_without_the_package_nothing_is_said(monkeypatch: pytest.MonkeyPatch, ca
 def test_a_package_that_cannot_be_imported_is_told_once(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _failing(monkeypatch, error)
+    real = builtins.__import__
+
+    def imported(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("mamba_ssm"):
+            raise error
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", imported)
+    monkeypatch.setattr(mamba_kernel, "INSTALLED", True)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert not mamba_kernel.serves(_on_card(), _on_card(), _on_card((3, 16)), None)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from bdfm_nnunet.networks import mamba_kernel, scan_schedules, selective_scan, state_space_scan
+from bdfm_nnunet.networks import mamba_kernel, scan_schedules, selective_scan
 from bdfm_nnunet.networks.scan_schedules import BlockSizes
 from tests.networks.scans import Arguments, arguments, definition
 
@@ -36,7 +36,7 @@ class Way:
 
 
 def _kernel_here() -> bool:
-    return torch.cuda.is_available() and mamba_kernel._kernel() is not None
+    return torch.cuda.is_available() and mamba_kernel.INSTALLED and mamba_kernel._kernel() is not None
 
 
 WAYS: dict[str, tuple[Way, dict[str, Any]]] = {
@@ -249,16 +249,32 @@ def test_shapes_that_do_not_fit(name: str, shape: tuple[int, ...], expected: str
 
 
 def test_the_way_is_told_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    state_space_scan._say_once.cache_clear()
-    given = arguments(1, 2, 2, 3)
-    with caplog.at_level(logging.INFO, logger=state_space_scan.__name__):
-        scanned(given)
-        scanned(given)
-        monkeypatch.setattr(mamba_kernel, "serves", lambda *args: True)
-        monkeypatch.setattr(mamba_kernel, "scan", lambda *args, return_state: definition(given))
-        scanned(given)
-        scanned(given)
+    scan_schedules._say_once.cache_clear()
+    given = arguments(1, 2, 2, 20)
+    with caplog.at_level(logging.INFO, logger=scan_schedules.__name__):
+        for devices in (("cpu",), ()):
+            monkeypatch.setattr(scan_schedules, "STEPWISE_DEVICES", devices)
+            scanned(given)
+            scanned(given)
     assert [record.getMessage() for record in caplog.records] == [
         "Selective scans use plain PyTorch, chunk after chunk",
-        "Selective scans use the kernel of mamba-ssm",
+        "Selective scans use plain PyTorch, all chunks at once",
     ]
+
+
+@pytest.mark.parametrize("serves", [False, True])
+def test_the_kernel_is_used_where_it_serves(serves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = arguments(1, 2, 2, 3)
+    monkeypatch.setattr(mamba_kernel, "serves", lambda *args: serves)
+    monkeypatch.setattr(mamba_kernel, "scan", lambda *args, return_state: "by the kernel")
+    assert (selective_scan(*given[:6], z=given.z) == "by the kernel") == serves
+
+
+@pytest.mark.slow
+def test_compilers_take_a_scan_as_a_whole() -> None:
+    given = arguments(2, 3, 4, 20)
+    compiled = torch.compile(lambda *tensors: scanned(Arguments(*tensors)), backend="aot_eager", fullgraph=True)
+    for found, expected in zip(compiled(*given), scanned(given), strict=True):
+        assert torch.equal(found, expected)
+    found = gradients(lambda same: compiled(*same), given)
+    assert all(torch.equal(one, other) for one, other in zip(found, gradients(scanned, given), strict=True))
