@@ -66,8 +66,10 @@ def find_origins(sources: Sequence[int | str | os.PathLike[str]], folder: Path) 
                 "for it again"
             )
         prefix = _short(path.name) if short.count(_short(path.name)) == 1 else path.name
-        channels = channels_of(read_dataset_json(path / "dataset.json"))
-        origins.append(Origin(path, prefix, _usable(read_cases(path), path), channels))
+        content = read_dataset_json(path / "dataset.json")
+        if "sequences" in content:
+            raise InputError(f"{path} holds 4-D runs, of which no cohort of images can be made: leave it out")
+        origins.append(Origin(path, prefix, _usable(read_cases(path), path), channels_of(content)))
     return origins
 
 

@@ -210,6 +210,8 @@ def _read(stream: IO[bytes], count: int, name: str, *, least: int | None = None)
         raise Damaged(name, f"is a damaged gzip file ({error})") from None
     except OSError as error:
         raise Refusal(f"{name} cannot be read ({error.strerror}): check the disk") from None
+    except (MemoryError, OverflowError):
+        raise Damaged(name, "asks in its header for more than the memory of this machine", "check the file") from None
     if len(content) < (count if least is None else least):
         raise Damaged(name, "is truncated (it has fewer frames than its header says)")
     return content

@@ -1,6 +1,7 @@
 """Checking and writing of one 4-D run."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,12 +17,14 @@ from bdfm_nnunet.dataset_conversion.writing.case_record import REFUSED, CaseReco
 from bdfm_nnunet.dataset_conversion.writing.file_placement import remove, writing
 from bdfm_nnunet.dataset_conversion.writing.run_lattice import (
     Frames,
+    Lattice,
     SpaceResampler,
     own_lattice,
     template_lattice,
 )
 from bdfm_nnunet.dataset_conversion.writing.run_order import PROPERTIES, SIDECAR, RunOrder
 from bdfm_nnunet.dataset_conversion.writing.run_preparation import (
+    FRAMES_AT_ONCE,
     Mask,
     Resampling,
     Standardisation,
@@ -29,9 +32,10 @@ from bdfm_nnunet.dataset_conversion.writing.run_preparation import (
     without_constant,
 )
 from bdfm_nnunet.errors import Refusal
+from bdfm_nnunet.files import memory_bytes
 from bdfm_nnunet.images.run_files import RunFile, open_run
 from bdfm_nnunet.images.sequence_files import STORES, SequenceHeader, write_frames, write_header, write_mask
-from bdfm_nnunet.images.volumes import Volume, read_volume
+from bdfm_nnunet.images.volumes import COPIES, Volume, read_volume
 from bdfm_nnunet.safe_names import fault_of_name
 
 TEMPLATE_BRAIN = (0.0, -22.0, 10.0)
@@ -139,6 +143,7 @@ def _resampling(order: RunOrder, record: CaseRecord, run: RunFile) -> tuple[Resa
         lattice = template_lattice(settings.spacing, settings.size)
     else:
         lattice = own_lattice(run.grid, settings.spacing, settings.size)
+    _check_memory(run, lattice)
     return Resampling(run, lattice, dropped, tr, settings.time_step), motion
 
 
@@ -184,6 +189,15 @@ def _check_space(run: RunFile) -> None:
         raise Refusal(
             f"{run.name} lies in the space of the scanner by its header, not in that of the MNI template: register it "
             "first, or take it as it lies with --grid own"
+        )
+
+
+def _check_memory(run: RunFile, lattice: Lattice) -> None:
+    needed = COPIES * FRAMES_AT_ONCE * 4 * max(math.prod(run.shape[:3]), math.prod(lattice.shape))
+    if needed > memory_bytes():
+        raise Refusal(
+            f"{run.name} asks in its header for {needed / 2**30:,.1f} GiB to work on {FRAMES_AT_ONCE} frames, more "
+            "than this machine has: check the file, or use a machine with more memory"
         )
 
 

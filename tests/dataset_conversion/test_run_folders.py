@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from bdfm_nnunet.cli import main
 from bdfm_nnunet.data.sequence_cases import SequenceCases
 from bdfm_nnunet.dataset_conversion import run_folders
+from bdfm_nnunet.dataset_conversion.cohort import make_cohort_dataset
 from bdfm_nnunet.dataset_conversion.reading.functional_layout import fmri_folder_release
 from bdfm_nnunet.dataset_conversion.run_folders import convert_runs
 from bdfm_nnunet.dataset_conversion.run_settings import RunSettings
@@ -89,6 +91,20 @@ def test_int8_prints_its_error(tmp_path: Path, raw: Path) -> None:
     (note,) = [note for note in report.notes if note.startswith("int8 changes voxels by up to")]
     worst = max(SequenceCases(report.folder).header(case).largest_error for case in ("s0_run1", "s0_run2"))
     assert f"{worst:g} standard" in note and worst > 0.001
+
+
+def test_the_command_prints_what_it_did(tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = _download(tmp_path / "download", 1)
+    save(root / "s9_run1_bold.nii.gz", frames(), tr=60)
+    options = (
+        "--image bold={case}_bold --grid template --spacing 16 --size 12 --time-step 1.6 --min-frames 4 --store int8"
+    )
+    assert main(["convert", "fmri-folder", str(root), "-d", "700", *options.split(), "--workers", "1"]) == 3
+    printed = capsys.readouterr().out
+    assert "2 ok, 0 repaired, 1 refused" in printed and "refused s9_run1: the time between frames" in printed
+    assert "note: int8 changes voxels by up to" in printed
+    with pytest.raises(InputError, match="holds 4-D runs, of which no cohort"):
+        make_cohort_dataset(701, [700])
 
 
 def test_families_stay_on_one_side(tmp_path: Path, raw: Path) -> None:

@@ -133,3 +133,9 @@ def test_a_short_plain_file_is_known_before_it_is_read(tmp_path: Path) -> None:
     assert header.get_data_shape() == SHAPE
     with pytest.raises(Refusal, match="does not exist"):
         open_run(tmp_path / "b.nii", "b.nii")
+
+
+def test_a_header_that_asks_for_more_than_there_is(tmp_path: Path) -> None:
+    path = save_with(tmp_path / "a.nii.gz", _values(), AFFINE, vox_offset=2.0**62)
+    with pytest.raises(Refusal, match="more than the memory of this machine"):
+        _read(path)
