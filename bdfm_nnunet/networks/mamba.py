@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bdfm_nnunet.frequency import full_precision
 from bdfm_nnunet.networks.state_space_scan import selective_scan
 
 _SHORTEST, _LONGEST = 1e-3, 1e-1  # of the step sizes that a new layer starts with
@@ -119,7 +120,7 @@ class Mamba(nn.Module):
         before = x.new_zeros(1, x.shape[1], count) if start is None else start.history
         x = functional.silu(self.conv1d(torch.cat([before.to(x.dtype).expand(len(x), -1, -1), x], -1)))
         steps, b, c = self.x_proj(x.mT).mT.split([self.rank, self.states, self.states], 1)
-        with torch.autocast(x.device.type, enabled=False):  # steps are exponents: half precision is too coarse
+        with full_precision(x.device):  # steps are exponents: half precision is too coarse
             weight, bias = self.dt_proj.weight, self.dt_proj.bias
             delta = functional.softplus(functional.linear(steps.mT.to(weight.dtype), weight, bias)).mT
         decays, state = -self.A_log.exp(), None if start is None else start.state

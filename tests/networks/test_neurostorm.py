@@ -165,3 +165,24 @@ def test_sizes_that_do_not_fit(options: dict[str, Any], message: str) -> None:
 def test_images_that_do_not_fit(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _encoder()(torch.zeros(shape))
+
+
+def test_costs_can_be_counted_without_memory() -> None:
+    with torch.device("meta"):
+        encoder = NeurostormEncoder(1, **SMALL, both_directions=True)
+    features = encoder(torch.zeros(2, 1, 8, 8, 8, 5, device="meta"))
+    assert [tuple(each.shape) for each in features] == [(2, 4, 4, 4, 4, 5), (2, 8, 2, 2, 2, 5)]
+    features[-1].sum().backward()
+    assert all(each.grad is not None for each in encoder.parameters() if each.numel() > 1)
+
+
+def test_half_precision_leaves_the_steps_of_the_scan_alone() -> None:
+    encoder = _encoder(both_directions=True, gradient_checkpointing=True).train()
+    expected = encoder(_images(3))[-1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = encoder(_images(3))[-1]
+    assert 0 < ((found - expected).norm() / expected.norm()).item() < 0.03
+    found.float().square().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.dtype == torch.float32, name
+        assert parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0, name

@@ -15,6 +15,7 @@ from bdfm_nnunet.exposure import Exposure
 from bdfm_nnunet.networks import NeurostormEncoder
 from bdfm_nnunet.networks.mamba_stages import add_prompts
 from tests.networks.neurostorm_slow import DEPTHS, EMBED, FRAMES, GRID, PATCH, public_weights
+from tests.networks.zoo import network as planned
 
 
 def lightning(weights: dict[str, Tensor]) -> dict[str, Any]:
@@ -123,6 +124,12 @@ def test_networks_of_another_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected at least|leaves"):
         load_pretrained(encoder, _save(tmp_path, public_weights()))
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["swin", "resenc", "resnet18"])
+def test_networks_of_three_axes_are_refused(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(InputError, match=r"storm\.ckpt"):
+        load_pretrained(planned(kind, 1), _save(tmp_path, public_weights(layout="encoder")))
 
 
 def test_what_was_seen_is_said(tmp_path: Path) -> None:
