@@ -97,13 +97,13 @@ class Steps:
         states, decays, pulls = self._recomputed(state, rooms)
         inner = self._before_gate(gradient)
         z = None if self.z is None else self._gradient_of_gate(states, gradient)
-        C = _products(states[1:], inner.transpose(2, 3))
+        C = _products(inner, states[1:].transpose(2, 3)).transpose(2, 3)  # a row first: MKL is slow with columns
         later = carry
         for time in reversed(range(len(pulls))):  # from here on `pulls` are the gradients of the states, and
             torch.addcmul(later, self.C[time], inner[time], out=pulls[time])
             later = torch.mul(pulls[time], decays[time], out=decays[time])  # `decays` what of them arrives a step ago
         carry.copy_(later)
-        B = _products(pulls, self.driven.transpose(2, 3))
+        B = _products(self.driven, pulls.transpose(2, 3)).transpose(2, 3)
         driven = _products(self.B.transpose(2, 3), pulls)
         exponents = decays.mul_(states[:-1])
         delta = torch.mul(exponents, self.rates, out=pulls).sum(2, keepdim=True).addcmul_(driven, self.x)
