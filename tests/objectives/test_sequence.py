@@ -266,3 +266,14 @@ def test_what_cannot_be_rebuilt_is_an_error() -> None:
         objective(IMAGES, mask_keys=keys)
     with pytest.raises(ValueError, match="cannot be rebuilt from tokens"):
         objective(IMAGES[:, :, :7], mask_keys=keys)
+
+
+def test_costs_can_be_counted_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        objective = _objective(mask="atlas", legacy_masks=True, redundancy_dropout=0.2)
+    objective.make_countable()
+    drawn = {name: value.to("meta") for name, value in _drawn(objective).items()}
+    loss = objective(IMAGES.to("meta"), **drawn)["loss"]
+    loss.backward()
+    assert loss.is_meta and loss.shape == ()
+    assert all(each.grad is not None for each in objective.parameters() if each.requires_grad)
