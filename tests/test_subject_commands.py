@@ -21,6 +21,7 @@ LENGTH = {
     "training.save_every": 1,
     "training.workers": 1,
     "finetuning.mirror_axes": [2],
+    "finetuning.most_crops": 2,
 }
 CLASSIFICATION = "nnUNetTrainerBDFMClassification"
 KINDS = (CLASSIFICATION, "nnUNetTrainerBDFMRegression", "nnUNetTrainerBDFMSurvival")

@@ -97,9 +97,12 @@ class SubjectBags:
         Raises:
             InputError: a case is missing or damaged.
         """
-        keys = [self._case_at(number * self.batch_size + place) for place in range(self.batch_size)[self.share]]
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        return {"data": torch.stack([self._bag(key, rng) for key in keys]), "keys": keys}
+        places = range(self.batch_size)[self.share]
+        keys = [self._case_at(number * self.batch_size + place) for place in places]
+        drawn = int(torch.randint(2**62, ()))
+        # a stream for each place: what a case is shown as depends on no other case, which another process may show
+        bags = [self._bag(key, np.random.default_rng((drawn, place))) for key, place in zip(keys, places, strict=True)]
+        return {"data": torch.stack(bags), "keys": keys}
 
     def _case_at(self, place: int) -> str:
         turn, index = divmod(place, len(self.cases))

@@ -97,6 +97,20 @@ def test_few_crops_of_a_case_are_drawn_anew_in_each_step() -> None:
     assert len(corners) == 8
 
 
+def test_processes_together_show_what_one_would_show() -> None:
+    """The same crops, moved and turned alike, whichever process shows a case."""
+    affine = RandomAffine(spacing=(1, 1, 1), p_rotation=0.7, p_scaling=0.7)
+    options: dict[str, Any] = {"batch_size": 5, "crop": (4, 4, 4), "crops": 3, "shift": 0.5, "affine": affine}
+    alone, *shared = (
+        ReproducibleBatches(SubjectBags(_Gradient(), _Cases.identifiers, share=part, **options), 3)  # type: ignore[arg-type]
+        for part in (slice(None), slice(0, 3), slice(3, 5))
+    )
+    for number in range(3):
+        whole, *parts = (each[0, number] for each in (alone, *shared))
+        assert torch.equal(whole["data"], torch.cat([part["data"] for part in parts]))  # type: ignore[index]
+        assert len({float(bag.sum()) for bag in whole["data"]}) == 5  # type: ignore[index]
+
+
 class _Gradient(_Cases):
     def load_case(self, key: str) -> Any:
         return np.arange(512, dtype=np.float32).reshape(1, 8, 8, 8), None, None, {}
