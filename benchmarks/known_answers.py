@@ -31,7 +31,7 @@ import SimpleITK as sitk
 
 from bdfm_nnunet.cli import main as bdfm
 from bdfm_nnunet.data.demo import demo_grid
-from bdfm_nnunet.data.phantom import OEDEMA, Subject, draw_subject, render
+from bdfm_nnunet.data.phantom import Subject, draw_subject, render
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.nnunet_folders import dataset_name, nnunet_folder
 from bdfm_nnunet.split_files import SPLITS
@@ -103,12 +103,12 @@ def subject_of(cohort: Cohort, number: int) -> tuple[Subject, dict[str, Any]]:
 def row_of(labels: Any, truth: Mapping[str, Any], *, spacing: float, rng: np.random.Generator) -> dict[str, Any]:
     """Return the values of the targets; those of a tumour only where there is one."""
     row: dict[str, Any] = dict.fromkeys(FIELDS, "") | {"has_lesion": "yes" if truth["has_lesion"] else "no"}
-    core = (labels > 0) & (labels != OEDEMA)
-    if not core.any():
+    tumour = labels > 0
+    if not tumour.any():
         return row
-    volume = round(float(core.sum()) * spacing**3 / 1000, 3)
-    left = np.argwhere(core)[:, 0].mean() > (labels.shape[0] - 1) / 2
-    hazard = (volume / 10) ** 2 / 1000  # a day; 10 ml of tumour mean a thousand days
+    volume = round(float(tumour.sum()) * spacing**3 / 1000, 3)
+    left = np.argwhere(tumour)[:, 0].mean() > (labels.shape[0] - 1) / 2
+    hazard = (volume / 40) ** 2 / 1000  # a day; 40 ml of tumour mean a thousand days
     time, followed = rng.exponential(1 / hazard), rng.uniform(0, 4000)
     return row | {
         "side": "left" if left else "right",
