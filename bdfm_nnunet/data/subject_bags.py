@@ -16,6 +16,8 @@ from bdfm_nnunet.data.batch_streams import Batch
 from bdfm_nnunet.data.checked_cases import reading
 from bdfm_nnunet.data.crops import open_images, read_crop
 
+_SHOWN = 30  # keeps this random stream apart from that of the order
+
 
 def covering_starts(shape: Sequence[int], crop: Sequence[int], *, overlap: float = 0.0) -> list[tuple[int, ...]]:
     """Return the first voxels of the fewest crops that cover a volume, evenly spread.
@@ -67,7 +69,7 @@ class SubjectBags:
         crop: voxels of a crop per axis.
         crops: crops of every case, drawn from those that cover it; a case that needs fewer shows some twice.
         overlap: see `covering_starts`.
-        seed: of the order.
+        seed: of the order, and of what is drawn of each case.
         affine: rotates and scales a case about its middle.
         shift: largest shift of the crops of a case, as a share of their size.
     """
@@ -99,9 +101,9 @@ class SubjectBags:
         """
         places = range(self.batch_size)[self.share]
         keys = [self._case_at(number * self.batch_size + place) for place in places]
-        drawn = int(torch.randint(2**62, ()))
-        # a stream for each place: what a case is shown as depends on no other case, which another process may show
-        bags = [self._bag(key, np.random.default_rng((drawn, place))) for key, place in zip(keys, places, strict=True)]
+        # a stream for each place: what a case is shown as depends neither on the process nor on the cases before it
+        streams = [np.random.default_rng((self.seed, _SHOWN, number, place)) for place in places]
+        bags = [self._bag(key, rng) for key, rng in zip(keys, streams, strict=True)]
         return {"data": torch.stack(bags), "keys": keys}
 
     def _case_at(self, place: int) -> str:

@@ -93,7 +93,7 @@ def test_a_batch_depends_on_its_number_alone() -> None:
 def test_few_crops_of_a_case_are_drawn_anew_in_each_step() -> None:
     bags = SubjectBags(_Gradient(), ["case0"], batch_size=1, share=slice(None), crop=(4, 4, 4), crops=1)  # type: ignore[arg-type]
     stream = ReproducibleBatches(bags, 1)
-    corners = Counter(float(stream[0, number]["data"].flatten()[0]) for number in range(40))  # type: ignore[index]
+    corners = Counter(float(stream[0, number]["data"].flatten()[0]) for number in range(80))  # type: ignore[index]
     assert len(corners) == 8
 
 
@@ -102,8 +102,8 @@ def test_processes_together_show_what_one_would_show() -> None:
     affine = RandomAffine(spacing=(1, 1, 1), p_rotation=0.7, p_scaling=0.7)
     options: dict[str, Any] = {"batch_size": 5, "crop": (4, 4, 4), "crops": 3, "shift": 0.5, "affine": affine}
     alone, *shared = (
-        ReproducibleBatches(SubjectBags(_Gradient(), _Cases.identifiers, share=part, **options), 3)  # type: ignore[arg-type]
-        for part in (slice(None), slice(0, 3), slice(3, 5))
+        ReproducibleBatches(SubjectBags(_Gradient(), _Cases.identifiers, share=part, **options), 3, rank)  # type: ignore[arg-type]
+        for rank, part in enumerate((slice(None), slice(0, 3), slice(3, 5)))
     )
     for number in range(3):
         whole, *parts = (each[0, number] for each in (alone, *shared))
