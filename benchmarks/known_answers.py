@@ -108,7 +108,7 @@ def row_of(labels: Any, truth: Mapping[str, Any], *, spacing: float, rng: np.ran
         return row
     volume = round(float(tumour.sum()) * spacing**3 / 1000, 3)
     left = np.argwhere(tumour)[:, 0].mean() > (labels.shape[0] - 1) / 2
-    hazard = (volume / 40) ** 2 / 1000  # a day; 40 ml of tumour mean a thousand days
+    hazard = (volume / 40) ** 4 / 1000  # a day; 40 ml of tumour mean a thousand days
     time, followed = rng.exponential(1 / hazard), rng.uniform(0, 4000)
     return row | {
         "side": "left" if left else "right",
