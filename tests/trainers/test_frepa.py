@@ -100,6 +100,6 @@ def test_settings_that_do_not_fit_are_refused(prepared: Prepared) -> None:
     with pytest.raises(InputError, match="mask_cutoff is 9"):
         _make(prepared, "frepa_cutoff", **{"pretraining.mask_cutoff": 9.0}).run_training()
     with pytest.raises(
-        InputError, match=r"mask_ratio is a setting of the objective masked, not of frequency_corruption"
+        InputError, match=r"mask_ratio is a setting of the objective masked or sequence, not of frequency_corruption"
     ):
         _make(prepared, "frepa_masked", **{"pretraining.mask_ratio": 0.5}).run_training()
