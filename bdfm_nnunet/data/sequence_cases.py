@@ -19,7 +19,7 @@ class SequenceCases:
     """The runs of a data set that `bdfm convert fmri-...` has written.
 
     Args:
-        folder: the data set, which holds `sequencesTr`.
+        folder: the data set, which holds `sequencesTr`, or a folder of runs such as that of preprocessed ones.
         cases: ids of the runs; all of them by default.
 
     Attributes:
@@ -34,10 +34,12 @@ class SequenceCases:
         self.folder = Path(folder) / FOLDER
         self._headers: dict[str, SequenceHeader] = {}
         if not self.folder.is_dir():
+            self.folder = Path(folder)
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        if self.folder == Path(folder) and not any(name.endswith(MASK) for name in names):
             raise InputError(
                 f"{folder} has no folder {FOLDER}: name a data set that `bdfm convert fmri-...` has written"
             )
-        names = os.listdir(self.folder)
         there = {name.removesuffix(HEADER) for name in names if _is_header(name)}
         if missing := sorted(set(cases or ()) - there):
             raise InputError(f"{self.folder} has no run {missing[0]}: convert it, or leave it out")

@@ -2,6 +2,7 @@
 
 from bdfm_nnunet.networks.encoders import EncoderView, encoder_of
 from bdfm_nnunet.networks.neurostorm import NeurostormEncoder
+from bdfm_nnunet.networks.neurostorm_network import NeuroSTORM
 from bdfm_nnunet.networks.projector import Projector
 from bdfm_nnunet.networks.resnet import ResNet18
 from bdfm_nnunet.networks.resnet_unet import ResNet18UNet
@@ -11,6 +12,7 @@ from bdfm_nnunet.networks.swin_unet import SwinUNet
 
 __all__ = [
     "EncoderView",
+    "NeuroSTORM",
     "NeurostormEncoder",
     "Projector",
     "ResNet18",

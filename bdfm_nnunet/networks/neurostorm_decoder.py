@@ -52,6 +52,7 @@ class NeurostormDecoder(nn.Module):
 
     Args:
         encoder: of which the sizes are mirrored; grids must be whole multiples of one another.
+        out_channels: channels of the images; by default those that the encoder reads.
 
     Example:
         >>> import torch
@@ -63,23 +64,24 @@ class NeurostormDecoder(nn.Module):
         torch.Size([1, 1, 8, 8, 8, 3])
     """
 
-    def __init__(self, encoder: NeurostormEncoder) -> None:
+    def __init__(self, encoder: NeurostormEncoder, out_channels: int | None = None) -> None:
         super().__init__()
-        self.patch_size, self.in_channels = encoder.strides[0], encoder.in_channels
+        self.patch_size = encoder.strides[0]
+        self.out_channels = encoder.in_channels if out_channels is None else out_channels
         steps = zip(pairwise(reversed(encoder.output_channels)), reversed(encoder.strides[1:]), strict=True)
         self.expanding = nn.ModuleList(PatchExpanding(coarse, fine, stride) for (coarse, fine), stride in steps)
         self.stages = nn.ModuleList(_mirrored(stage, encoder) for stage in [*encoder.stages][-2::-1])
         self.norm = nn.LayerNorm(encoder.output_channels[0])
-        self.project = nn.Linear(encoder.output_channels[0], math.prod(self.patch_size) * self.in_channels)
+        self.project = nn.Linear(encoder.output_channels[0], math.prod(self.patch_size) * self.out_channels)
         self.project.apply(initialise_linear)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map the features of the encoder's last stage, (B, C, *grid), to images (B, C_in, *spatial)."""
+        """Map the features of the encoder's last stage, (B, C, *grid), to images (B, C_out, *spatial)."""
         tokens = features.movedim(1, -1)
         for expanding, stage in zip(self.expanding, self.stages, strict=True):
             tokens = stage(expanding(tokens))
         voxels = self.project(self.norm(tokens))
-        patches = voxels.flatten(1, -2).unflatten(-1, (self.in_channels, *self.patch_size))
+        patches = voxels.flatten(1, -2).unflatten(-1, (self.out_channels, *self.patch_size))
         return unpatchify(patches, tokens.shape[1:-1])
 
 
