@@ -15,7 +15,10 @@ def _name_of(size: str, version: int) -> str:
 
 PRIMUS_KINDS = {_name_of(size, version): (size, version) for version, size in product(_VERSIONS, PRIMUS_SIZES)}
 """Name of a Primus -> its size and version."""
-NETWORKS = ("swin", "resenc", "plain", "resnet18", *PRIMUS_KINDS)
+IMAGE_NETWORKS = ("swin", "resenc", "plain", "resnet18", *PRIMUS_KINDS)
+RUN_NETWORKS = ("neurostorm",)
+"""Networks of 4-D runs."""
+NETWORKS = (*IMAGE_NETWORKS, *RUN_NETWORKS)
 
 
 def primus_name(arch_kwargs: Mapping[str, Any]) -> str:

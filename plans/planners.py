@@ -1,6 +1,5 @@
 """Planners for nnU-Net's two convolutional networks, and what all our planners have in common."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,12 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import write_json
-from bdfm_nnunet.nnunet_files import channels_of, read_plans_file
+from bdfm_nnunet.nnunet_files import channels_of
 from bdfm_nnunet.nnunet_folders import nnunet_folder
-from bdfm_nnunet.plans.memory_targets import configuration_costs, memory_gb
+from bdfm_nnunet.plans.memory_targets import configuration_costs
 from bdfm_nnunet.plans.plans_lookup import CONFIGURATION
-from bdfm_nnunet.plans.variants import renew_variants
+from bdfm_nnunet.plans.plans_writing import note_costs, write_plans
 
-logger = logging.getLogger(__name__)
-
-WORTH_A_WARNING = 1.5  # nnU-Net's rule for its own networks looks at activations alone and often exceeds the target
 SHARED_DATA = "nnUNetPlans_"  # nnU-Net's own name for data with the spacing and normalisation it would choose
 
 
@@ -75,39 +70,13 @@ class OurPlanner(ExperimentPlanner):
             raise InputError(f"{self.dataset_name} holds flat images: bdfm plans data sets of 3-D volumes only")
         self._note_costs(plans["configurations"][CONFIGURATION])
         path = nnunet_folder("nnUNet_preprocessed") / self.dataset_name / f"{self.plans_identifier}.json"
-        if path.is_file():
-            kept = renew_variants(plans, _older_plans(path))
-            if kept:
-                logger.info("kept the configurations %s of %s", ", ".join(kept), path)
-        write_json(Path(path), plans)
+        write_plans(Path(path), plans)
 
     def _note_costs(self, configuration: dict[str, Any]) -> None:
         costs = configuration_costs(
             configuration, channels=self.input_channels, classes=self.output_channels, flops=True
         )
-        memory = memory_gb(costs, configuration["batch_size"])
-        if memory > WORTH_A_WARNING * self.UNet_vram_target_GB:
-            logger.warning(
-                "training may take about %.1f GB, more than the %s GB asked for: give less --gpu-memory if need be",
-                memory,
-                self.UNet_vram_target_GB,
-            )
-        configuration["costs"] = {
-            "parameters": costs.parameters,
-            "forward_gflop_per_sample": round((costs.forward_flops or 0) / 1e9, 2),
-            "memory_gb": round(memory, 3),
-            "memory_target_gb": self.UNet_vram_target_GB,
-        }
-
-
-def _older_plans(path: Path) -> dict[str, Any]:
-    try:
-        return read_plans_file(path)
-    except InputError as error:
-        raise InputError(
-            f"the variants in {path} cannot be taken over into new plans ({error}): move that file away and run the "
-            "command again"
-        ) from None
+        note_costs(configuration, costs, self.UNet_vram_target_GB)
 
 
 class PlainUNetPlanner(OurPlanner):

@@ -1,5 +1,6 @@
 """Data sets and plans files by number and name. Imports no nnU-Net."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from bdfm_nnunet.nnunet_folders import dataset_name, nnunet_folder
 from bdfm_nnunet.safe_names import fault_of_name
 
 CONFIGURATION = "3d_fullres"
+RUN_CONFIGURATION = "4d"
 DEFAULT_PLANS = "BDFMPlans"
 
 
@@ -33,6 +35,17 @@ def plans_path(dataset_id: int, plans_name: str) -> Path:
     if fault := fault_of_name(plans_name):
         raise InputError(f"-p {plans_name!r} is not a plans name ({fault}): give a plain word such as {DEFAULT_PLANS}")
     return nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset_id) / f"{plans_name}.json"
+
+
+def main_configuration(plans: Mapping[str, Any]) -> str:
+    """Return the configuration that `bdfm plan` has planned: of images, or of 4-D runs.
+
+    Example:
+        >>> main_configuration({"configurations": {"4d": {}, "short": {}}})
+        '4d'
+    """
+    there = plans["configurations"]
+    return RUN_CONFIGURATION if CONFIGURATION not in there and RUN_CONFIGURATION in there else CONFIGURATION
 
 
 def read_plans(dataset_id: int, plans_name: str) -> dict[str, Any]:

@@ -4,12 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.nnunet_files import read_plans_file, resolve_configuration
-from bdfm_nnunet.plans.plans_lookup import CONFIGURATION
+from bdfm_nnunet.plans.plans_lookup import main_configuration
 
 
-def describe_plans(path: str | Path, configuration: str = CONFIGURATION) -> str:
-    """Describe a configuration: network, patch, stages, batch and counted costs, one line each."""
+def describe_plans(path: str | Path, configuration: str | None = None) -> str:
+    """Describe a configuration: network, patch, stages, batch and counted costs, one line each.
+
+    Args:
+        path: the plans file.
+        configuration: by default the one that `bdfm plan` has planned.
+    """
     plans = read_plans_file(path)
+    configuration = main_configuration(plans) if configuration is None else configuration
     settings = resolve_configuration(plans, configuration)
     architecture = settings.get("architecture") or {
         "network_class_name": settings.get("UNet_class_name", "?"), "arch_kwargs": {}
@@ -17,8 +23,7 @@ def describe_plans(path: str | Path, configuration: str = CONFIGURATION) -> str:
     rows = {
         "plans": f"{path}, configuration {configuration}",
         "network": architecture["network_class_name"].rsplit(".", 1)[-1],
-        "spacing": f"{_times(round(value, 3) for value in settings['spacing'])} mm",
-        "patch": f"{_times(settings['patch_size'])} voxels, batch of {settings['batch_size']}",
+        **_image_rows(settings),
         **_network_rows(architecture["arch_kwargs"]),
         **_cost_rows(settings.get("costs")),
         "data": settings["data_identifier"],
@@ -30,6 +35,20 @@ def describe_plans(path: str | Path, configuration: str = CONFIGURATION) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
+def _image_rows(settings: dict[str, Any]) -> dict[str, str]:
+    spacing, patch, batch = (
+        [round(step, 3) for step in settings["spacing"]],
+        settings["patch_size"],
+        settings["batch_size"],
+    )
+    if len(patch) == 4:
+        return {
+            "spacing": f"{_times(spacing[:3])} mm, {spacing[3]} s",
+            "clip": f"{_times(patch[:3])} voxels, {patch[3]} frames, batch of {batch}",
+        }
+    return {"spacing": f"{_times(spacing)} mm", "patch": f"{_times(patch)} voxels, batch of {batch}"}
+
+
 def _network_rows(kwargs: dict[str, Any]) -> dict[str, str]:
     rows = {}
     if "strides" in kwargs:
@@ -38,7 +57,8 @@ def _network_rows(kwargs: dict[str, Any]) -> dict[str, str]:
         rows["channels"] = ", ".join(str(channels) for channels in kwargs["features_per_stage"])
     if "window_size" in kwargs and "depths" in kwargs:
         depths = "-".join(str(depth) for depth in kwargs["depths"])
-        rows["attention"] = f"windows of {_times(kwargs['window_size'])} tokens, {depths} blocks"
+        row = "attention" if "num_heads" in kwargs else "scan"
+        rows[row] = f"windows of {_times(kwargs['window_size'])} tokens, {depths} blocks"
     return rows
 
 

@@ -2,10 +2,7 @@
 
 import contextlib
 import errno
-import hashlib
-import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,36 +11,32 @@ from typing import Any
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
 
-from bdfm_nnunet.checksums import Checksums, checksums_path, write_checksums
+from bdfm_nnunet.checksums import Checksums, write_checksums
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import (
     cannot_write,
-    read_json,
     read_regular,
     sweep,
     unfinished,
-    write_atomically,
     write_json,
 )
-from bdfm_nnunet.json_shapes import Shape
 from bdfm_nnunet.nnunet_files import read_dataset_json, resolve_configuration
 from bdfm_nnunet.nnunet_folders import nnunet_folder
-from bdfm_nnunet.patients import MANIFEST
 from bdfm_nnunet.plans.case_verification import NIFTI, verify_dataset
 from bdfm_nnunet.plans.plans_lookup import plans_path, raw_folder, read_plans
+from bdfm_nnunet.plans.prepared_files import (
+    FINGERPRINT_FILE,
+    RECORD_FILE,
+    digest,
+    forget,
+    is_fingerprint,
+    read_record,
+    state_of,
+)
 from bdfm_nnunet.plans.training_files import find_training_files
-from bdfm_nnunet.targets import copy_targets
 
 logger = logging.getLogger(__name__)
 
-RECORD_FILE = "bdfm_preparation.json"  # what the fingerprint and the preprocessed folders were made from
-FINGERPRINT_FILE = "dataset_fingerprint.json"
-_FINGERPRINT = {
-    "spacings": [[float]],
-    "shapes_after_crop": [[int]],
-    "foreground_intensity_properties_per_channel": {str: dict},
-    "median_relative_size_after_cropping": float,
-}
 MOST_VOXELS = 100_000_000
 VOXELS_PER_CASE = 200_000
 
@@ -74,8 +67,8 @@ def prepare_fingerprint(dataset_id: int, *, workers: int) -> None:
         raise cannot_write(folder, error) from error
     sweep(folder)
     state = _raw_state(raw)
-    record = _read_record(folder)
-    if record.get("raw") == state and _is_fingerprint(folder / FINGERPRINT_FILE):
+    record = read_record(folder)
+    if record.get("raw") == state and is_fingerprint(folder / FINGERPRINT_FILE):
         logger.info("the fingerprint of %s is up to date", raw.name)
         return
     dataset = read_dataset_json(raw / "dataset.json")
@@ -89,22 +82,6 @@ def prepare_fingerprint(dataset_id: int, *, workers: int) -> None:
             dataset_id, FrugalExtractor, num_processes=workers, check_dataset_integrity=not ours, verbose=False
         )
     write_json(folder / RECORD_FILE, {"raw": state, "data": {}})
-
-
-def copy_manifest(dataset_id: int) -> None:
-    """Copy manifest and targets beside the preprocessed data, so that trainers know both without the raw data.
-
-    Raises:
-        InputError: a file cannot be written.
-    """
-    raw = raw_folder(dataset_id)
-    copy = nnunet_folder("nnUNet_preprocessed") / raw.name / MANIFEST
-    if (raw / MANIFEST).is_file():
-        with write_atomically(copy) as temporary:
-            shutil.copyfile(raw / MANIFEST, temporary)
-    else:
-        copy.unlink(missing_ok=True)
-    copy_targets(raw, copy.parent)
 
 
 def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, workers: int) -> None:
@@ -122,7 +99,7 @@ def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, worker
     settings = resolve_configuration(plans, configuration)
     identifier = settings["data_identifier"]
     state = _data_state(_raw_state(raw), plans, settings)
-    record = _read_record(path.parent)
+    record = read_record(path.parent)
     folder, labels = (
         path.parent / identifier,
         {case: entry["label"] for case, entry in find_training_files(raw).items()},
@@ -138,7 +115,7 @@ def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, worker
         write_json(passing, plans | {"configurations": {configuration: settings | {"data_identifier": partial}}})
         with _as_input_errors(f"{raw} cannot be preprocessed", "free some space if the disk is full, else "):
             preprocess_dataset(dataset_id, passing.stem, (configuration,), (workers,))
-        _forget(path.parent, record, identifier)
+        forget(path.parent, record, identifier)
         shutil.rmtree(folder, ignore_errors=True)
         (path.parent / partial).rename(folder)
     finally:
@@ -146,13 +123,6 @@ def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, worker
         shutil.rmtree(path.parent / partial, ignore_errors=True)
     write_checksums(folder, labels, workers=workers)
     write_json(path.parent / RECORD_FILE, record | {"data": record.get("data", {}) | {identifier: state}})
-
-
-def _forget(folder: Path, record: dict[str, Any], identifier: str) -> None:
-    """Drop the record of preprocessed data before it is replaced, so that a killed run leaves no false record."""
-    rest = {name: state for name, state in record.get("data", {}).items() if name != identifier}
-    write_json(folder / RECORD_FILE, record | {"data": rest})
-    checksums_path(folder / identifier).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -176,44 +146,20 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    """Return what is up to date; nothing if the record is damaged."""
-    record = _read_or_none(folder / RECORD_FILE, {"raw?": str, "data?": {str: str}})
-    return record or {}
-
-
-def _is_fingerprint(path: Path) -> bool:
-    return _read_or_none(path, _FINGERPRINT) is not None
-
-
-def _read_or_none(path: Path, shape: Shape) -> Any:
-    if not os.path.lexists(path):
-        return None
-    try:
-        return read_json(path, shape)
-    except InputError as error:
-        logger.warning("%s; it is made anew", error)
-        return None
-
-
 def _raw_state(raw: Path) -> str:
     """Return a digest of dataset.json and of name, size and time of every training image and label."""
     files = [read_regular(raw / "dataset.json").decode("utf-8", errors="replace")]
     for case, entry in sorted(find_training_files(raw).items()):
         for path in (*entry["images"], entry["label"]):
-            try:
-                status = os.stat(path)
-            except FileNotFoundError:
-                raise InputError(f"{path} of case {case} does not exist: convert the data set again") from None
-            files.append(f"{os.path.relpath(path, raw)} {status.st_size} {status.st_mtime_ns}")
-    return _digest(files)
+            files.append(state_of(Path(path), raw, case))
+    return digest(files)
 
 
 def _data_state(raw_state: str, plans: dict[str, Any], settings: dict[str, Any]) -> str:
     names = ("preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm")
     chosen = {key: value for key, value in settings.items() if key in names or key.startswith("resampling_fn")}
     general = [plans["transpose_forward"], plans["foreground_intensity_properties_per_channel"]]
-    return _digest([raw_state, chosen, general])
+    return digest([raw_state, chosen, general])
 
 
 def _is_complete(raw: Path, folder: Path) -> bool:
@@ -222,7 +168,3 @@ def _is_complete(raw: Path, folder: Path) -> bool:
     return (checksums is None or checksums.sizes_fit()) and all(
         (folder / f"{case}{ending}").is_file() for case in cases for ending in (".b2nd", "_seg.b2nd", ".pkl")
     )
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

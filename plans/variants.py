@@ -13,14 +13,14 @@ from typing import Any
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import sha256_of, write_json
 from bdfm_nnunet.nnunet_files import resolve_configuration
-from bdfm_nnunet.plans.plans_lookup import CONFIGURATION, DEFAULT_PLANS, plans_path, read_plans
+from bdfm_nnunet.plans.plans_lookup import DEFAULT_PLANS, RUN_CONFIGURATION, main_configuration, plans_path, read_plans
 from bdfm_nnunet.plans.token_grid import fits_grid
 from bdfm_nnunet.settings import ALLOWED, check_blocks
 from bdfm_nnunet.step_checks import check_steps
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
+DEFAULT_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres", RUN_CONFIGURATION)
 TOP_LEVEL = ("batch_size", "patch_size", "batch_dice")
 _OF_A_STEP = ("batch_size", "patch_size")
 RECORD = "variant_settings"  # what a variant was made with, so that planning anew can make it again
@@ -31,7 +31,7 @@ def add_variant(
     *,
     plans_name: str = DEFAULT_PLANS,
     variant: str,
-    base: str = CONFIGURATION,
+    base: str | None = None,
     settings: Mapping[str, Any],
 ) -> Path:
     """Add a configuration to a plans file: another one with some settings changed.
@@ -40,7 +40,7 @@ def add_variant(
         dataset_id: number of the data set.
         plans_name: the plans file.
         variant: name of the new configuration; one of that name is replaced.
-        base: the configuration it derives from, which stays as it is.
+        base: the configuration it derives from, which stays as it is; by default the one that was planned.
         settings: "training.NAME", "pretraining.NAME", "finetuning.NAME", "batch_size", "patch_size" or "batch_dice"
             to its value.
 
@@ -53,6 +53,7 @@ def add_variant(
     """
     path = plans_path(dataset_id, plans_name)
     plans = read_plans(dataset_id, plans_name)
+    base = base or main_configuration(plans)
     if not variant or variant in DEFAULT_CONFIGURATIONS or variant == base:
         raise InputError(f"--variant {variant!r} would change a planned configuration: give the variant another name")
     replaced = variant in plans["configurations"]
@@ -171,12 +172,17 @@ def _check_patch_size(configuration: Mapping[str, Any]) -> None:
         raise InputError(f"patch_size is {json.dumps(patch)}, expected a list of {axes} whole numbers")
     if len(patch) != axes:
         raise InputError(f"patch_size is {list(patch)}, expected {axes} whole numbers, one per axis")
-    windows = kwargs.get("window_size") or [None] * axes
+    windows = _dividing_windows(kwargs) or [None] * axes
     for axis, (size, window) in enumerate(zip(patch, windows)):
         steps = [stride[axis] for stride in strides]
         if not fits_grid(size, steps, window):
             near = _near_sizes(size, steps, window)
             raise InputError(f"patch_size {list(patch)} does not fit the network on axis {axis}: take {near} there")
+
+
+def _dividing_windows(kwargs: Mapping[str, Any]) -> Any:
+    """Return the windows that must divide the tokens of each stage; those that are scanned are cut at the border."""
+    return kwargs.get("window_size") if "num_heads" in kwargs else None
 
 
 def _near_sizes(size: int, steps: Sequence[int], window: int | None) -> str:

@@ -50,16 +50,21 @@ def check_cost_options(settings: argparse.Namespace) -> None:
         raise InputError("--device needs --calibrate: costs are counted without any device")
 
 
-def log_costs(settings: argparse.Namespace, configuration: str) -> None:
+def log_costs(settings: argparse.Namespace, configuration: str | None) -> None:
     """Log what training a configuration costs, and with --calibrate how long it will take.
+
+    Args:
+        settings: of the command.
+        configuration: None for the one that was planned.
 
     Raises:
         InputError: there is no such trainer or device, or no preprocessed data to calibrate on.
     """
     from bdfm_nnunet.plans import describe_plans
-    from bdfm_nnunet.plans.plans_lookup import plans_path, read_plans
+    from bdfm_nnunet.plans.plans_lookup import main_configuration, plans_path, read_plans
 
     plans = read_plans(settings.dataset, settings.plans)
+    configuration = configuration or main_configuration(plans)
     path = plans_path(settings.dataset, settings.plans)
     folder = path.parent
     if settings.variant is not None:  # planning has told it already
@@ -70,7 +75,7 @@ def log_costs(settings: argparse.Namespace, configuration: str) -> None:
     if settings.calibrate is None:
         return
     data = folder / resolve_configuration(plans, configuration)["data_identifier"]
-    if not any(data.glob("*.pkl")):
+    if not any(data.glob("*.b2nd")):
         raise InputError(
             f"{data} holds no preprocessed cases to calibrate on: run `bdfm plan -d {settings.dataset} -p "
             f"{settings.plans}` without --no-preprocess first"
@@ -82,7 +87,10 @@ def _trainers_of(plans: Mapping[str, Any], configuration: str) -> tuple[str, ...
     """Return the pre-training that the settings of a configuration are for, and the fine-tuning."""
     from bdfm_nnunet.settings import pretrainer_of
 
-    return pretrainer_of(resolve_configuration(plans, configuration)), "nnUNetTrainerBDFM"
+    resolved = resolve_configuration(plans, configuration)
+    if len(resolved["patch_size"]) == 4:
+        return ("nnUNetTrainerBDFMClassification",)
+    return pretrainer_of(resolved), "nnUNetTrainerBDFM"
 
 
 def _read_dataset(folder: Path) -> Any:

@@ -67,7 +67,7 @@ def _plan_options(add: Add) -> None:
     workers(add)
     add("--variant", metavar="NAME", help="add this configuration to existing plans, or tell its cost")
     add("--recipe", metavar="NAME", help="add a named set of settings as a variant of that name: brats")
-    add("--base", metavar="CONFIG", help="configuration that the variant starts from (default: 3d_fullres)")
+    add("--base", metavar="CONFIG", help="configuration that the variant starts from (default: the planned one)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the variant; may be repeated")
     cost_options(add)
 
@@ -82,7 +82,7 @@ def plan(settings: argparse.Namespace) -> int:
         _plan_dataset(settings)
     else:
         _plan_variant(settings)
-    log_costs(settings, settings.variant or "3d_fullres")
+    log_costs(settings, settings.variant)
     return 0
 
 
@@ -97,7 +97,6 @@ def _plan_variant(settings: argparse.Namespace) -> None:
         raise InputError(f"{given[0]} cannot go with {option}: plan the data set first, then add the variant to it")
     nnunet_folder("nnUNet_preprocessed")
     values = each_once(map(assignment, settings.set), "--set", "setting")
-    base = settings.base or "3d_fullres"
     if settings.recipe is not None:
         from bdfm_nnunet.plans import add_recipe
 
@@ -106,7 +105,7 @@ def _plan_variant(settings: argparse.Namespace) -> None:
             recipe=settings.recipe,
             plans_name=settings.plans,
             variant=settings.variant,
-            base=base,
+            base=settings.base or "3d_fullres",
             settings=values,
         )
         return
@@ -117,7 +116,8 @@ def _plan_variant(settings: argparse.Namespace) -> None:
             return  # its cost is asked for
     from bdfm_nnunet.plans import add_variant
 
-    add_variant(settings.dataset, plans_name=settings.plans, variant=settings.variant, base=base, settings=values)
+    named = {"plans_name": settings.plans, "variant": settings.variant, "base": settings.base}
+    add_variant(settings.dataset, settings=values, **named)
 
 
 def _plan_dataset(settings: argparse.Namespace) -> None:

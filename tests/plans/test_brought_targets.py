@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bdfm_nnunet.patients import MANIFEST
-from bdfm_nnunet.plans.preprocessing import copy_manifest
+from bdfm_nnunet.plans.prepared_files import copy_manifest
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType, read_targets, write_targets
 from bdfm_nnunet.training.raw_dataset import bring_manifest
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.plans import plan_dataset, planning
+from bdfm_nnunet.plans import image_planning, plan_dataset
 from bdfm_nnunet.plans.like_checkpoint import read_likeness
 from tests.networks import zoo
 from tests.sharing.made_checkpoints import pretrained
@@ -38,7 +38,7 @@ def checkpoint(tmp_path: Path) -> Path:
 @pytest.fixture
 def plan(skeleton: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Plans a data set of images of 60 x 70 x 80 voxels of 1 x 1.5 x 1 mm; the plans and 3d_fullres."""
-    monkeypatch.setattr(planning, "prepare_fingerprint", lambda *_, **__: None)
+    monkeypatch.setattr(image_planning, "prepare_fingerprint", lambda *_, **__: None)
     skeleton((60, 70, 80), (1.0, 1.5, 1.0), channels=2)
 
     def make(**settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,7 +9,7 @@ import torch
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import sha256_of
-from bdfm_nnunet.plans import plan_dataset, planning
+from bdfm_nnunet.plans import image_planning, plan_dataset
 from bdfm_nnunet.plans.matching import read_pretrained_plans
 
 PRETRAINING = {
@@ -60,7 +60,7 @@ def checkpoint(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def without_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "prepare_fingerprint", lambda *_, **__: None)
+    monkeypatch.setattr(image_planning, "prepare_fingerprint", lambda *_, **__: None)
 
 
 def planned(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,7 +14,7 @@ import pytest
 
 from bdfm_nnunet.checksums import Checksums, checksums_path
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.plans import add_variant, describe_plans, plan_dataset, planning, preprocessing
+from bdfm_nnunet.plans import add_variant, describe_plans, image_planning, plan_dataset, preprocessing
 from tests.limits import largest_file
 
 
@@ -275,7 +275,7 @@ def test_a_disk_that_fills_up_while_preprocessing(own_copy: tuple[Path, Path]) -
 def test_planning_anew_keeps_variants_up_to_date(
     skeleton: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(planning, "prepare_fingerprint", lambda *_, **__: None)
+    monkeypatch.setattr(image_planning, "prepare_fingerprint", lambda *_, **__: None)
     skeleton((40, 40, 40))
     path = plan_dataset(501, gpu_memory=0.05, preprocess=False)
     before = configuration_of(path)
@@ -290,7 +290,7 @@ def test_planning_anew_keeps_variants_up_to_date(
 
 
 def test_description_names_what_was_chosen(skeleton: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "prepare_fingerprint", lambda *_, **__: None)
+    monkeypatch.setattr(image_planning, "prepare_fingerprint", lambda *_, **__: None)
     skeleton((40, 40, 40))
     path = plan_dataset(501, gpu_memory=0.3, preprocess=False)
     rows = dict(line.split(None, 1) for line in describe_plans(path).splitlines())

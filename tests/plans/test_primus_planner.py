@@ -14,9 +14,9 @@ from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.networks.primus import PrimusNet
 from bdfm_nnunet.nnunet_files import check_plans, resolve_configuration
 from bdfm_nnunet.plans.growing_patches import growing_patches
+from bdfm_nnunet.plans.image_planning import PLANNERS
 from bdfm_nnunet.plans.memory_targets import configuration_costs, memory_gb
-from bdfm_nnunet.plans.network_names import NETWORKS, PRIMUS_KINDS, primus_name
-from bdfm_nnunet.plans.planning import PLANNERS
+from bdfm_nnunet.plans.network_names import IMAGE_NETWORKS, PRIMUS_KINDS, primus_name
 from bdfm_nnunet.plans.primus_planner import PrimusPlanner, architecture_of
 from bdfm_nnunet.plans.variants import derive
 from tests.conftest import point_to
@@ -120,7 +120,7 @@ def test_too_little_memory_is_an_error(skeleton: Callable[..., Any]) -> None:
 
 
 def test_every_name_has_a_planner_and_a_network() -> None:
-    assert set(PLANNERS) == set(NETWORKS)
+    assert set(PLANNERS) == set(IMAGE_NETWORKS)
     for network in PRIMUS_KINDS:
         architecture = architecture_of(network, [16, 16, 16])
         assert primus_name(architecture["arch_kwargs"]) == network
