@@ -57,7 +57,7 @@ def _network_rows(kwargs: dict[str, Any]) -> dict[str, str]:
         rows["channels"] = ", ".join(str(channels) for channels in kwargs["features_per_stage"])
     if "window_size" in kwargs and "depths" in kwargs:
         depths = "-".join(str(depth) for depth in kwargs["depths"])
-        row = "attention" if "num_heads" in kwargs else "scan"
+        row = "scan" if "input_shape" in kwargs else "attention"
         rows[row] = f"windows of {_times(kwargs['window_size'])} tokens, {depths} blocks"
     return rows
 

@@ -182,7 +182,7 @@ def _check_patch_size(configuration: Mapping[str, Any]) -> None:
 
 def _dividing_windows(kwargs: Mapping[str, Any]) -> Any:
     """Return the windows that must divide the tokens of each stage; those that are scanned are cut at the border."""
-    return kwargs.get("window_size") if "num_heads" in kwargs else None
+    return None if "input_shape" in kwargs else kwargs.get("window_size")
 
 
 def _near_sizes(size: int, steps: Sequence[int], window: int | None) -> str:

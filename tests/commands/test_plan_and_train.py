@@ -30,7 +30,7 @@ def test_plan_hands_over_its_options(folders: Path, replace: Any, told: Calls) -
     assert calls[0] == ((9,), given)
     defaults = calls[1][1]
     assert (defaults.pop("workers") >= 1, defaults) == (True, {"plans_name": "BDFMPlans", "preprocess": True})
-    assert [configuration for (_, configuration), _ in told] == ["3d_fullres", "3d_fullres"]
+    assert [configuration for (_, configuration), _ in told] == [None, None]
 
 
 def test_plan_hands_over_what_to_take_from_a_checkpoint(folders: Path, replace: Any, told: Calls) -> None:
@@ -50,7 +50,7 @@ def test_variant_settings_are_json_where_they_can_be(folders: Path, replace: Any
     values = {
         "training.epochs": 2, "training.initial_lr": 1e-4, "pretraining.channels": "all", "finetuning.weights": "a=b",
     }  # fmt: skip
-    expected = {"plans_name": "BDFMPlans", "variant": "short", "base": "3d_fullres", "settings": values}
+    expected = {"plans_name": "BDFMPlans", "variant": "short", "base": None, "settings": values}
     assert calls[0] == ((9,), expected)
     assert calls[1][1] == {"plans_name": "Mine", "variant": "flat", "base": "2d", "settings": {}}
     assert [configuration for (_, configuration), _ in told] == ["short", "flat"]
