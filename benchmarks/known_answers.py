@@ -84,7 +84,7 @@ class Cohort:
 COHORTS = {
     "lesions": Cohort(711),
     "unbalanced": Cohort(712, lesions=0.25),
-    "small": Cohort(713, core_mm=(9.0, 13.0), oedema_mm=6.0),
+    "small": Cohort(713, core_mm=(12.0, 16.0), oedema_mm=6.0),
     "tumours": Cohort(714, lesions=1.0),
 }
 

@@ -46,7 +46,7 @@ def test_it_trains_validates_and_saves(whole: Any) -> None:
     assert "absolute " in log and "Training from scratch" in log
 
 
-@pytest.mark.parametrize("step", [3, 8])
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 8])
 def test_stopped_by_a_signal_it_goes_on_bit_for_bit(step: int, prepared: Prepared, whole: Any) -> None:
     assert_same_run(stopped_and_continued(lambda: _make(prepared, f"means_{step}"), step=step), whole)
 

@@ -36,7 +36,9 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize("kind", ["resenc", "plain", "resnet18"])
+@pytest.mark.parametrize(
+    "kind", ["resnet18", pytest.param("resenc", marks=pytest.mark.slow), pytest.param("plain", marks=pytest.mark.slow)]
+)
 def test_from_planning_to_fine_tuning(kind: str, prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     plans = f"Tiny{kind}"
     for dataset_id in (prepared.unlabelled, prepared.labelled):

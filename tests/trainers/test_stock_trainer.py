@@ -27,7 +27,7 @@ def _short(kind: type, prepared: Prepared, variant: str) -> Any:
     return trainer
 
 
-@pytest.mark.parametrize("kind", [nnUNetTrainer, nnUNetTrainerNoDeepSupervision])
+@pytest.mark.parametrize("kind", [nnUNetTrainer, pytest.param(nnUNetTrainerNoDeepSupervision, marks=pytest.mark.slow)])
 def test_stock_trainers_train_and_validate_the_planned_network(
     kind: type, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:

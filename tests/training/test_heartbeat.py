@@ -68,7 +68,7 @@ def _kill(*pids: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("victim", ["process", "store stopped", "store killed"])
+@pytest.mark.parametrize("victim", ["process", pytest.param("store stopped", marks=pytest.mark.slow), "store killed"])
 def test_silence_is_named(victim: str) -> None:
     with _processes() as (first, store, second):
         time.sleep(2)
