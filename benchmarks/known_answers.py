@@ -19,8 +19,9 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -182,12 +183,25 @@ def permute(name: str, seed: int | None) -> None:
             _install(cohort, number, table)
 
 
-def keep_few(name: str, count: int) -> None:
-    """Let the first cases of a cohort be for training, as many after them for validation, and no others."""
+@contextmanager
+def few_cases(name: str, count: int) -> Iterator[None]:
+    """Let the first cases of a cohort be for training, as many after them for validation, and no others, for a while.
+
+    A count of 0 changes nothing.
+    """
     dataset = dataset_name(COHORTS[name].number)
-    cases = sorted(read_targets(nnunet_folder("nnUNet_raw") / dataset).cases)[: 2 * count]
-    folds = [{"train": cases[:count], "val": cases[count:]}]
-    write_json(nnunet_folder("nnUNet_preprocessed") / dataset / SPLITS, folds)
+    path = nnunet_folder("nnUNet_preprocessed") / dataset / SPLITS
+    before = path.read_bytes() if path.is_file() else None
+    if count:
+        cases = sorted(read_targets(nnunet_folder("nnUNet_raw") / dataset).cases)[: 2 * count]
+        write_json(path, [{"train": cases[:count], "val": cases[count:]}])
+    try:
+        yield
+    finally:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(before)
 
 
 def train(name: str, target: str, *, variant: str, plans: str, device: str, settings: Sequence[str]) -> float:
@@ -242,11 +256,10 @@ def main() -> int:
         return 0
     if options.permute is not None:
         permute(options.cohort, options.permute)
-    if options.overfit:
-        keep_few(options.cohort, options.overfit)
     variant = f"{options.target}{'' if options.permute is None else f'_permuted{options.permute}'}"
     what = {"variant": variant, "plans": options.plans, "device": options.device}
-    seconds = train(options.cohort, options.target, settings=options.set, **what)
+    with few_cases(options.cohort, options.overfit):
+        seconds = train(options.cohort, options.target, settings=options.set, **what)
     found = score(options.cohort, options.target, out=options.out / options.cohort, few=options.overfit, **what)
     if options.permute is not None:
         permute(options.cohort, None)

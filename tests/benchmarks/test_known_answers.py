@@ -7,7 +7,7 @@ from typing import Any
 import known_answers
 import numpy as np
 import pytest
-from known_answers import COHORTS, Cohort, draw, keep_few, permute, score, train
+from known_answers import COHORTS, Cohort, draw, few_cases, permute, score, train
 from narrow_plans import narrow
 
 from bdfm_nnunet.cli import main
@@ -78,5 +78,5 @@ def test_values_dealt_out_anew_give_chance(coarse: Path, tmp_path: Path) -> None
 def test_eight_cases_are_learned_by_heart(coarse: Path, tmp_path: Path) -> None:
     """Whatever their values: these are dealt out anew."""
     permute("coarse", 0)
-    keep_few("coarse", 8)
-    assert _learned(tmp_path, "has_lesion", variant="few", few=8)["score"] == 1
+    with few_cases("coarse", 8):
+        assert _learned(tmp_path, "has_lesion", variant="few", few=8)["score"] == 1
