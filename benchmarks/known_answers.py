@@ -87,6 +87,7 @@ COHORTS = {
     "unbalanced": Cohort(712, lesions=0.25),
     "small": Cohort(713, core_mm=(12.0, 16.0), oedema_mm=6.0),
     "tumours": Cohort(714, lesions=1.0),
+    "many": Cohort(715, training=320, lesions=1.0),
 }
 
 
