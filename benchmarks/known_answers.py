@@ -110,8 +110,8 @@ def row_of(labels: Any, truth: Mapping[str, Any], *, spacing: float, rng: np.ran
         return row
     volume = round(float(tumour.sum()) * spacing**3 / 1000, 3)
     left = np.argwhere(tumour)[:, 0].mean() > (labels.shape[0] - 1) / 2
-    hazard = (volume / 40) ** 4 / 1000  # a day; 40 ml of tumour mean a thousand days
-    time, followed = rng.exponential(1 / hazard), rng.uniform(0, 4000)
+    # Weibull: the hazard is proportional to the sixth power of the volume; 40 ml of tumour mean a thousand days
+    time, followed = 1000 * (40 / volume) ** 2 * rng.exponential() ** (1 / 3), rng.uniform(1000, 5000)
     return row | {
         "side": "left" if left else "right",
         "enhancing": "yes" if truth["enhancing"] else "no",
