@@ -147,6 +147,11 @@ def positive(text: str) -> float:
     return value
 
 
+def not_negative(text: str) -> float:
+    """Read a number from 0 on."""
+    return 0.0 if text.strip() in ("0", "0.0") else positive(text)
+
+
 def spacing(text: str) -> str | list[float]:
     """Read three numbers of millimetres between commas, or a word."""
     try:

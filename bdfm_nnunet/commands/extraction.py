@@ -1,12 +1,23 @@
-"""`bdfm features`: what a frozen encoder makes of images."""
+"""`bdfm features` and `bdfm connectivity`: one vector per case, of a frozen encoder or of time courses."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from bdfm_nnunet.commands.arguments import command, dataset_id, reading, reading_of
+from bdfm_nnunet.commands.arguments import (
+    Add,
+    command,
+    count,
+    dataset,
+    dataset_id,
+    not_negative,
+    options_given,
+    reading,
+    reading_of,
+)
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.nnunet_folders import nnunet_folder
+from bdfm_nnunet.safe_names import printable
 
 _OF_VECTORS = ("stages", "pool", "foreground", "window", "npy")
 """Options of one vector per case."""
@@ -35,6 +46,20 @@ def add_commands(commands: Any) -> None:
     add("--maps", action="store_true", help="write the feature maps of every stage too (IMAGES into a folder)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the encoder runs (default: %(default)s)")
     reading(add)
+    _add_connectivity(command(commands, "connectivity", connectivity, "write how regions of 4-D runs go together"))
+
+
+def _add_connectivity(add: Add) -> None:
+    dataset(add)
+    add("-o", "--out", required=True, type=Path, metavar="FILE|DIR", help="FILE.npz or FILE.csv, or a folder")
+    add("--atlas", type=Path, metavar="FILE", help="label map of regions in the space of the runs (default: blocks)")
+    add("--blocks", type=count, default=100, metavar="N",
+        help="blocks of equal size that fill the brain, without an atlas (default: %(default)s)")  # fmt: skip
+    add("--partial", action="store_true", help="partial correlations of a shrunken covariance")
+    add("--high-pass", type=not_negative, default=128.0, metavar="SECONDS",
+        help="shortest period that is taken for drift, 0 for none (default: %(default)s)")  # fmt: skip
+    add("--global-signal", action="store_true", help="take the mean over the brain out of the time courses")
+    add("--confounds", type=Path, metavar="DIR", help="folder of the download, to take out motion of its tables")
 
 
 def features(settings: argparse.Namespace) -> int:
@@ -113,6 +138,23 @@ def _vectors(settings: argparse.Namespace, *, one_table: bool) -> int:
     print(f"{len(table.cases)} cases with {table.features.shape[1]} features each in {settings.out}")
     for note in table.description["notes"]:
         print(f"  {note}")
+    return 0
+
+
+def connectivity(settings: argparse.Namespace) -> int:
+    """Write the connectivity of the runs of a data set."""
+    from bdfm_nnunet.probes.functional_connectivity import ConnectivitySettings, connectivity_features
+
+    if settings.atlas is not None and options_given(settings, ["blocks"]):
+        raise InputError("--atlas and --blocks were given: name an atlas, or a number of blocks")
+    chosen = ConnectivitySettings(
+        atlas=settings.atlas, blocks=settings.blocks, partial=settings.partial, high_pass=settings.high_pass,
+        global_signal=settings.global_signal, confounds=settings.confounds,
+    )  # fmt: skip
+    table = connectivity_features(settings.dataset, settings.out, chosen)
+    print(f"{len(table.cases)} runs with {table.features.shape[1]} connections each in {settings.out}")
+    for note in table.description["notes"]:
+        print(f"  {printable(note)}")
     return 0
 
 

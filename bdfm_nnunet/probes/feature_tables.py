@@ -187,6 +187,12 @@ def _ours(description: Any) -> Mapping[str, Any]:
     return description if isinstance(description, Mapping) and description.get("kind") == KIND else {}
 
 
+def stamp_of(paths: Sequence[Path]) -> str:
+    """Return a text that changes when one of some files does: of names, sizes and times."""
+    told = [(str(path), stat.st_size, stat.st_mtime_ns) for path in paths for stat in [path.stat()]]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
 class PartialFeatures:
     """Vectors that are kept as soon as they are there, so that an interrupted command goes on where it was.
 

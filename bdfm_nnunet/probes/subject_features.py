@@ -1,6 +1,5 @@
 """One vector per case from a frozen encoder: `bdfm features` for a data set, or for images into one table."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ from bdfm_nnunet.exposure import Exposure
 from bdfm_nnunet.networks.encoders import EncoderView
 from bdfm_nnunet.nnunet_folders import dataset_name, nnunet_folder
 from bdfm_nnunet.plans.plans_lookup import CONFIGURATION, DEFAULT_PLANS, read_plans
-from bdfm_nnunet.probes.feature_tables import KIND, FeatureTable, PartialFeatures
+from bdfm_nnunet.probes.feature_tables import KIND, FeatureTable, PartialFeatures, stamp_of
 from bdfm_nnunet.probes.fitted_images import FittedImages
 from bdfm_nnunet.probes.labelled_cases import LabelledCases, preprocessed_cases
 from bdfm_nnunet.probes.pooled_features import POOLINGS, Pooling, pool_image, stages_of
@@ -113,7 +112,7 @@ class DatasetSource:
         """Return a text that changes when the preprocessed images do."""
         folder = self.found.folder / self.found.configuration["data_identifier"]
         paths = [folder / f"{case}{ending}" for case in self.cases for ending in (".b2nd", ".npz")]
-        return _stamp_of([path for path in paths if path.is_file()])
+        return stamp_of([path for path in paths if path.is_file()])
 
 
 @dataclass
@@ -146,12 +145,7 @@ class FileSource:
 
     def stamp(self) -> str:
         """Return a text that changes when the images do."""
-        return _stamp_of([path for paths in self.files_of_case.values() for path in paths])
-
-
-def _stamp_of(paths: Sequence[Path]) -> str:
-    told = [(str(path), stat.st_size, stat.st_mtime_ns) for path in paths for stat in [path.stat()]]
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+        return stamp_of([path for paths in self.files_of_case.values() for path in paths])
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,14 @@ class Confounds:
         frames: its rows.
         displacement: framewise displacement in mm, NaN where it is not known; None where the table does not tell it.
         non_steady: frames up to the last one that is marked as not in steady state.
+        motion: translations in mm and rotations in radians, (frames, 6), NaN where they are not known; None where the
+            table does not tell them.
     """
 
     frames: int
     displacement: NDArray[np.float64] | None
     non_steady: int = 0
+    motion: NDArray[np.float64] | None = None
 
     def mean_displacement(self, dropped: int) -> float | None:
         """Return the mean over the frames that are kept, None where none is known."""
@@ -71,16 +74,16 @@ def read_confounds(path: Path, name: str) -> Confounds:
     columns = {re.sub(r"[^a-z0-9]", "", cell.casefold()): index for index, cell in enumerate(rows[0])}
     marked = [_column(rows, columns[key], name) for key in columns if _NON_STEADY.fullmatch(key)]
     flagged = [int(frame) for values in marked for frame in np.flatnonzero(values > 0)]
-    return Confounds(len(rows) - 1, _displacement(rows, columns, name), max(flagged, default=-1) + 1)
+    told = [_column(rows, columns[key], name) for key in _DISPLACEMENT if key in columns]
+    motion = _motion(rows, columns, name)
+    displacement = told[0] if told else None if motion is None else framewise_displacement(motion)
+    return Confounds(len(rows) - 1, displacement, max(flagged, default=-1) + 1, motion)
 
 
-def _displacement(rows: list[list[str]], columns: dict[str, int], name: str) -> NDArray[np.float64] | None:
-    for key in _DISPLACEMENT:
-        if key in columns:
-            return _column(rows, columns[key], name)
+def _motion(rows: list[list[str]], columns: dict[str, int], name: str) -> NDArray[np.float64] | None:
     for keys in _MOTION:
         if all(key in columns for key in keys):
-            return framewise_displacement(np.stack([_column(rows, columns[key], name) for key in keys], axis=1))
+            return np.stack([_column(rows, columns[key], name) for key in keys], axis=1)
     return None
 
 
@@ -99,7 +102,7 @@ def _without_names(content: bytes, name: str) -> Confounds:
     try:
         motion = np.array([[float(cell) for cell in line[:6]] for line in lines]).reshape(len(lines), 6)
         motion[:, 3:] = np.deg2rad(motion[:, 3:])
-        return Confounds(len(motion), framewise_displacement(motion))
+        return Confounds(len(motion), framewise_displacement(motion), motion=motion)
     except ValueError:
         raise Refusal(f"{name} is no table of six or more numbers a frame: make it anew or leave it out") from None
 
