@@ -44,7 +44,7 @@ def _add_subjects(add: Add) -> None:
     add("--features", type=Path, metavar="FILE", help="features of its cases, from `bdfm features`")
     add("--target", metavar="NAME", help="target that they are to tell, see `bdfm targets`")
     add("--models", type=names, default=["linear", "knn", "forest"], metavar="A,B",
-        help="models that are fitted, the first gives the verdict (default: linear,knn,forest)")  # fmt: skip
+        help="of linear, knn, forest and svm; the first gives the verdict (default: linear,knn,forest)")  # fmt: skip
     add("--fractions", type=percentages, default=[1.0], metavar="P,P", help="per cent of the training cases, as 5,100")
     add("--seeds", type=count, default=5, metavar="N", help="draws of each fraction below 100 (default: %(default)s)")
     add("--baselines", type=_baselines, metavar="A,B",

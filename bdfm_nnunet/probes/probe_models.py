@@ -1,4 +1,4 @@
-"""Small models on frozen features: nearest neighbours, logistic or ridge regression, random forests, Cox regression.
+"""Small models on frozen features: logistic or ridge regression, support vectors, neighbours, forests, Cox regression.
 
 Features are standardised by the training cases alone. A prediction is an array (cases, K): probabilities of K classes,
 a value, or a risk (K = 1).
@@ -7,7 +7,6 @@ Shapes: features (N, D); targets (N,) class numbers from 0 or values, (N, 2) tim
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,47 +17,20 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from bdfm_nnunet.probes.patient_folds import inner_folds
+from bdfm_nnunet.probes.standardised_features import standardise
+from bdfm_nnunet.probes.support_vectors import predict_by_support_vectors
 from bdfm_nnunet.targets import TargetType
 
 Array = NDArray[np.float64]
-ModelName = Literal["linear", "knn", "forest"]
+ModelName = Literal["linear", "knn", "forest", "svm"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
+USUAL: tuple[ModelName, ...] = ("linear", "knn", "forest")
+"""The models of a probe that names none."""
 PENALTIES = tuple(10.0**exponent for exponent in range(-2, 5))
 """Strengths of the ridge penalty that inner folds choose among, for standardised features divided by the root of D."""
 NEIGHBOURS = (1, 3, 5, 10, 20)
 TREES, DEPTH, MIN_SPLIT = 200, 6, 5
 """The random forest with which 3D-Neuro-SimCLR's features were compared with untrained ones."""
-
-
-@dataclass(frozen=True)
-class Standardised:
-    """Features of training and held-out cases on the scale of the training cases.
-
-    Both are turned into the space that the training cases span, in which all models here give the same answers up to
-    rounding and the number of features no longer matters.
-    """
-
-    train: Array
-    test: Array
-
-
-def standardise(train: Array, test: Array, *, rotate: bool) -> Standardised:
-    """Return features with the mean 0 and the deviation 1 of the training cases, divided by the root of D.
-
-    Args:
-        train: (N, D).
-        test: (M, D).
-        rotate: return coordinates along the principal axes of the training cases, at most N. Linear models with a ridge
-            penalty do not change by that; what the training cases do not span has no weight in them.
-    """
-    mean, spread = train.mean(0), train.std(0)
-    varies = spread > 1e-7 * np.maximum(np.abs(mean), 1e-12)
-    scale = np.where(varies, 1 / np.where(varies, spread, 1.0), 0.0) / np.sqrt(max(int(varies.sum()), 1))
-    train, test = (train - mean) * scale, (test - mean) * scale
-    if rotate and train.shape[1] > len(train):
-        axes = np.linalg.svd(train, full_matrices=False)[2]
-        train, test = train @ axes.T, test @ axes.T
-    return Standardised(train, test)
 
 
 def predict(
@@ -75,7 +47,7 @@ def predict(
     """Fit a model on training cases and predict held-out ones.
 
     Args:
-        model: "linear" (logistic or ridge, Cox for survival), "knn" or "forest".
+        model: "linear" (logistic or ridge, Cox for survival), "knn", "forest" or "svm".
         kind: of the target.
         train: (N, D) features.
         target: (N,) or (N, 2).
@@ -86,6 +58,9 @@ def predict(
     """
     if kind is TargetType.SURVIVAL:
         return _chosen(_cox, PENALTIES, kind, train, target, test, groups, classes, seed)
+    if model == "svm":
+        folds = inner_folds(kind, target, groups, seed=seed)
+        return predict_by_support_vectors(kind, train, target, test, folds=folds, classes=classes)
     if model == "forest":
         return _forest(kind, train, target, test, classes, seed)
     if model == "knn":

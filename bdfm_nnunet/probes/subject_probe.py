@@ -23,7 +23,7 @@ from bdfm_nnunet.patients import read_cases
 from bdfm_nnunet.probes.feature_baselines import BASELINES, make_baselines
 from bdfm_nnunet.probes.feature_tables import FeatureTable, read_features
 from bdfm_nnunet.probes.patient_folds import Fold, check_classes, fraction_of, outer_folds
-from bdfm_nnunet.probes.probe_models import MODELS, ModelName, predict
+from bdfm_nnunet.probes.probe_models import MODELS, USUAL, ModelName, predict
 from bdfm_nnunet.probes.probe_verdict import KIND, PRETRAINED, Predicted, differences, rows_of, verdict
 from bdfm_nnunet.results import RunResult, versions_of, write_result
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType, read_targets
@@ -40,7 +40,7 @@ class SubjectProbe:
         dataset_id: number of the data set with folds and targets.
         features: file or folder of `bdfm features`, or a table of another program with a row per case.
         target: name of the target.
-        models: among "linear", "knn" and "forest"; of a survival target "linear" (Cox) alone.
+        models: among "linear", "knn", "forest" and "svm"; of a survival target "linear" (Cox) alone.
         fractions: of the training cases of each fold, above 0 and up to 1.
         seeds: draws of each fraction below 1.
         baselines: among `BASELINES`.
@@ -59,7 +59,7 @@ class SubjectProbe:
     dataset_id: int
     features: Path
     target: str
-    models: Sequence[ModelName] = MODELS
+    models: Sequence[ModelName] = USUAL
     fractions: Sequence[float] = (1.0,)
     seeds: int = 5
     baselines: Sequence[str] = BASELINES

@@ -1,6 +1,7 @@
-"""`bdfm connectivity`: a planted coupling is found, confounds go, what is interrupted goes on, and bad input is told."""
+"""`bdfm connectivity`: a planted coupling is found, confounds go, interruptions, and bad input."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -65,7 +66,7 @@ def test_every_setting_acts(runs: Path, atlas: Path, tmp_path: Path) -> None:
     settings = [plain, replace(plain, partial=True), replace(plain, high_pass=8.0), replace(plain, global_signal=True),
                 replace(plain, atlas=None, blocks=3)]  # fmt: skip
     found = [connectivity_features(700, tmp_path / "f.npz", each) for each in settings]
-    for one, other in zip(found, found[1:], strict=False):
+    for one, other in pairwise(found):
         assert one.features.shape == other.features.shape == (3, 3) and not np.allclose(one.features, other.features)
         assert one.description["settings"] != other.description["settings"]
 

@@ -7,7 +7,8 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from bdfm_nnunet.probes import probe_models
-from bdfm_nnunet.probes.probe_models import MODELS, ModelName, cox_weights, predict, standardise
+from bdfm_nnunet.probes.probe_models import MODELS, ModelName, cox_weights, predict
+from bdfm_nnunet.probes.standardised_features import standardise
 from bdfm_nnunet.targets import TargetType
 
 RNG = np.random.default_rng(6)
