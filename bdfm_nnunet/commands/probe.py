@@ -32,6 +32,11 @@ def add_commands(commands: Any) -> None:
     probes = parser.add_subparsers(title="probes beside that of a target", metavar="PROBE")
     _add_spectrum(command(probes, "spectrum", spectrum, "which frequencies a linear decoder recovers from each stage"))
     _add_reconstruction(command(probes, "reconstruction", reconstruction, "how well labelled regions are rebuilt"))
+    add = command(probes, "unwanted", unwanted, "what features should not tell: identity, motion and site")
+    dataset(add)
+    add("--features", type=Path, required=True, metavar="FILE", help="features of its cases")
+    add("--seed", type=whole, default=0, metavar="S", help="of folds and intervals (default: %(default)s)")
+    add("-o", "--out", type=Path, metavar="FILE.json", help="where the scores go, beside the screen")
     add = command(probes, "compare", compare, "which pre-training rebuilds regions better, by pairs of case and seed")
     add("--arm", action="append", nargs="+", required=True, metavar=("NAME", "FILE"),
         help="name and results of `bdfm probe reconstruction`, of several seeds and folds; the first arm is compared "
@@ -48,7 +53,8 @@ def _add_subjects(add: Add) -> None:
     add("--fractions", type=percentages, default=[1.0], metavar="P,P", help="per cent of the training cases, as 5,100")
     add("--seeds", type=count, default=5, metavar="N", help="draws of each fraction below 100 (default: %(default)s)")
     add("--baselines", type=_baselines, metavar="A,B",
-        help="of untrained, covariance (untrained too), intensity, volume, labels; or none (default: all)")  # fmt: skip
+        help="of untrained, covariance (untrained too), intensity, volume, labels, connectivity (of runs); or none "
+        "(default: all)")  # fmt: skip
     add("--weights", type=Path, metavar="CKPT", help="network of the untrained encoder (default: that of the features)")
     add("-p", "--plans", metavar="NAME", help="plans for the baselines (default: those of the features)")
     add("-c", "--configuration", metavar="CONFIG", help="their configuration (default: that of the features)")
@@ -59,7 +65,8 @@ def _add_subjects(add: Add) -> None:
 
 
 _BASELINES = {"untrained": "untrained", "covariance": "untrained covariance", "intensity": "intensity statistics",
-              "volume": "image volumes", "labels": "label volumes"}  # fmt: skip
+              "volume": "image volumes", "labels": "label volumes",
+              "connectivity": "functional connectivity"}  # fmt: skip
 """Words of --baselines -> names in the results."""
 
 
@@ -109,7 +116,7 @@ def subjects(settings: argparse.Namespace) -> int:
     if missing := [option for option, value in wanted.items() if value is None]:
         raise InputError(
             f"without {' and '.join(missing)} nothing is probed: give `bdfm probe -d ID --features FILE --target "
-            "NAME`, or name another probe, spectrum, reconstruction or compare"
+            "NAME`, or name another probe, spectrum, reconstruction, unwanted or compare"
         )
     from bdfm_nnunet.probes.probe_verdict import table
     from bdfm_nnunet.probes.subject_probe import SubjectProbe, probe_subjects
@@ -182,6 +189,17 @@ def reconstruction(settings: argparse.Namespace) -> int:
     print(table(result))
     if result.extra["seen"]:
         print(result.extra["seen"])
+    return 0
+
+
+def unwanted(settings: argparse.Namespace) -> int:
+    """Print a sentence on identity, motion and site each, and write the scores."""
+    from bdfm_nnunet.probes.unwanted_probe import UnwantedProbe, probe_unwanted
+
+    probe = UnwantedProbe(dataset_id=settings.dataset, features=settings.features, seed=settings.seed)
+    found = probe_unwanted(probe, out=settings.out).extra
+    for line in (*(each["verdict"] for each in found["unwanted"].values()), *found["notes"]):
+        print(printable(line))
     return 0
 
 

@@ -26,6 +26,7 @@ from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.nnunet_files import channels_of
 from bdfm_nnunet.probes.feature_tables import KIND, FeatureTable, PartialFeatures
 from bdfm_nnunet.probes.fitted_images import FittedImages, image_volumes, intensity_statistics, label_volumes
+from bdfm_nnunet.probes.functional_connectivity import CONNECTIVITY
 from bdfm_nnunet.probes.labelled_cases import LabelledCase, LabelledCases, preprocessed_cases
 from bdfm_nnunet.probes.pooled_features import Pooling, windows_of
 from bdfm_nnunet.probes.subject_features import (
@@ -40,8 +41,10 @@ from bdfm_nnunet.studies.image_features import tile_of
 UNTRAINED, COVARIANCE, INTENSITY, VOLUME, LABELS = (
     "untrained", "untrained covariance", "intensity statistics", "image volumes", "label volumes"
 )  # fmt: skip
-BASELINES = (UNTRAINED, COVARIANCE, INTENSITY, VOLUME, LABELS)
-"""Names of the baselines. Label volumes use labels of the held-out cases too, which an image alone does not give."""
+BASELINES = (UNTRAINED, COVARIANCE, INTENSITY, VOLUME, LABELS, CONNECTIVITY)
+"""Names of the baselines, the last of 4-D runs alone.
+
+Label volumes use labels of the held-out cases too, which an image alone does not give."""
 Part = Callable[[LabelledCase], NDArray[np.float32]]
 _RECALIBRATED = 64
 """At most so many training cases give the statistics of an untrained encoder's batch norms."""
@@ -115,12 +118,17 @@ def make_baselines(
     stamp = [DatasetSource(found, fitted, "", "").stamp(), *fitted.notes, *(sorted(train) if told else ())]
     encoder = repr((untrained.tile, untrained.view.module))
     key = {**asdict(settings), "device": None, "seed": seed, "encoder": encoder, "images": stamp}
-    folder = features.with_name(f"{features.name if features.is_dir() else features.stem}_baselines")
+    folder = kept_beside(features)
     kept = {name: PartialFeatures(folder / f"{name.replace(' ', '_')}.npz", {**key, "name": name}) for name in parts}
     _fill(kept, parts, found, len(fitted.has), cases)
     said = {"kind": KIND, "notes": [*untrained.notes, *told]}
     tables = {name: each.finish(cases, {**said, "baseline": name}) for name, each in kept.items()}
     return Baselines(tables, (*untrained.notes, *told))
+
+
+def kept_beside(features: Path) -> Path:
+    """Return the folder of the baselines of a file or folder of features."""
+    return features.with_name(f"{features.name if features.is_dir() else features.stem}_baselines")
 
 
 def _fill(

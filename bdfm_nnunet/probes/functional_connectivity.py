@@ -25,7 +25,8 @@ from bdfm_nnunet.probes.connectivity_matrices import correlation_vector, partial
 from bdfm_nnunet.probes.feature_tables import KIND, FeatureTable, PartialFeatures, stamp_of
 from bdfm_nnunet.probes.region_courses import Array, drift, region_courses, region_sizes, without
 
-METHOD = "functional connectivity"
+CONNECTIVITY = "functional connectivity"
+"""Name of the method, and of the baseline."""
 FEWEST_FREE = 3
 """Frames that a run must have beside as many as there are confounds."""
 _LEAST_COVERED = 0.1
@@ -105,7 +106,7 @@ def connectivity_table(
     """
     maps = _RegionMaps(runs, cases, settings)
     described = {
-        "kind": KIND, "method": METHOD, "weights": None, "dataset": dataset, "plans": None, "configuration": None,
+        "kind": KIND, "method": CONNECTIVITY, "weights": None, "dataset": dataset, "plans": None, "configuration": None,
         "settings": {**asdict(settings), "atlas": settings.atlas and str(settings.atlas),
                      "confounds": settings.confounds and str(settings.confounds)},
         "regions": [maps.values[number - 1] for number in maps.kept],
@@ -115,7 +116,7 @@ def connectivity_table(
     key = {**described, "files": stamp_of(files), "regions_of": maps.stamp}
     partial = PartialFeatures(out, json.loads(json.dumps(key)))
     missing = partial.missing(cases)
-    with tqdm(total=len(cases), initial=len(cases) - len(missing), desc=METHOD, unit="run", disable=None) as bar:
+    with tqdm(total=len(cases), initial=len(cases) - len(missing), desc=CONNECTIVITY, unit="run", disable=None) as bar:
         for case in missing:
             partial.put(case, _vector(runs, case, maps, settings))
             bar.update()

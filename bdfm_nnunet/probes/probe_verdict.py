@@ -10,6 +10,7 @@ from bdfm_nnunet.evaluation.subject_bootstrap import Array, Measure, PatientDraw
 from bdfm_nnunet.evaluation.subject_measures import measures_of
 from bdfm_nnunet.evaluation.subject_units import ScoredUnits
 from bdfm_nnunet.probes.feature_baselines import COVARIANCE, INTENSITY, LABELS, UNTRAINED, VOLUME
+from bdfm_nnunet.probes.functional_connectivity import CONNECTIVITY
 from bdfm_nnunet.targets import TargetType
 
 KIND = "probe"
@@ -25,7 +26,8 @@ HEADLINES = {
 
 BEATEN, UNDECIDED, WORSE = "beaten", "not beaten", "better"
 _IN_WORDS = {UNTRAINED: "the untrained encoder", COVARIANCE: "the untrained encoder with covariance pooling",
-             INTENSITY: "intensity statistics", VOLUME: "image volumes"}  # fmt: skip
+             INTENSITY: "intensity statistics", VOLUME: "image volumes", CONNECTIVITY: CONNECTIVITY}  # fmt: skip
+_SIMPLE = (INTENSITY, VOLUME, CONNECTIVITY)
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,19 @@ def rows_of(found: Sequence[Predicted], *, resamples: int, seed: int) -> list[di
 def differences(found: Sequence[Predicted], *, resamples: int, seed: int) -> list[dict[str, Any]]:
     """Return the headline of the pre-trained features minus that of each other set, by the same model and fraction."""
     draws = PatientDraws.of(found[0].units[0].patients, resamples=resamples, seed=seed)
-    own = {(each.model, each.fraction): each for each in found if each.features == PRETRAINED}
+    name = own_name(found)
+    own = {(each.model, each.fraction): each for each in found if each.features == name}
     return [
         {"against": each.features, "model": each.model, "fraction": each.fraction, "measure": each.headline.name,
          **difference(each.headline, own[each.model, each.fraction].headline, draws)}
         for each in found
-        if each.features != PRETRAINED
+        if each.features != name
     ]  # fmt: skip
+
+
+def own_name(found: Sequence[Predicted]) -> str:
+    """Return the name of the features that are probed: the pre-trained ones, or else the first."""
+    return PRETRAINED if any(each.features == PRETRAINED for each in found) else found[0].features
 
 
 def verdict(found: Sequence[Predicted], compared: Sequence[Mapping[str, Any]]) -> str:
@@ -104,10 +112,11 @@ def verdict(found: Sequence[Predicted], compared: Sequence[Mapping[str, Any]]) -
     same = {each.features: each for each in found if (each.model, each.fraction) == (first.model, first.fraction)}
     _, words, _ = HEADLINES[first.units[0].column.type]
     values = {name: _value(each) for name, each in same.items()}
-    own = values[PRETRAINED]
+    name = own_name(found)
+    own = values.pop(name)
     if not np.isfinite(own):
         return f"The {words} is not defined: {first.headline.needs} are needed."
-    said = f"The pre-trained features ({words} {own:.3f})"
+    said = f"The {f'{name} features' if name == PRETRAINED else f'features of {name}'} ({words} {own:.3f})"
     rivals = rivals_of(values)
     if not rivals:
         return f"Whether {_small(said)} beat any baseline is not known: none was made.{_chance(first)}"
@@ -131,7 +140,7 @@ def rivals_of(values: Mapping[str, float]) -> list[str]:
         >>> rivals_of({"untrained": 0.6, "intensity statistics": 0.7, "image volumes": 0.8, "label volumes": 0.9})
         ['untrained', 'image volumes']
     """
-    simple = [name for name in (INTENSITY, VOLUME) if np.isfinite(values.get(name, np.nan))]
+    simple = [name for name in _SIMPLE if np.isfinite(values.get(name, np.nan))]
     untrained = [name for name in (UNTRAINED, COVARIANCE) if np.isfinite(values.get(name, np.nan))]
     return [*untrained, *([max(simple, key=lambda name: values[name])] if simple else [])]
 
@@ -160,7 +169,7 @@ def _missing(values: Mapping[str, float]) -> str:
     """Name what they were not compared with, though they must beat it."""
     there = {name for name, value in values.items() if np.isfinite(value)}
     lacking = [_IN_WORDS[name] for name in (UNTRAINED, COVARIANCE) if name not in there]
-    lacking += [] if there & {INTENSITY, VOLUME} else ["a simple baseline"]
+    lacking += [] if there & {*_SIMPLE} else ["a simple baseline"]
     return f" They were not compared with {_joined(lacking, 'and')}." if lacking else ""
 
 

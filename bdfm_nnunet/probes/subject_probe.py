@@ -20,11 +20,13 @@ from bdfm_nnunet.exposure import Exposure, compare
 from bdfm_nnunet.files import check_writable
 from bdfm_nnunet.nnunet_folders import dataset_folders
 from bdfm_nnunet.patients import read_cases
-from bdfm_nnunet.probes.feature_baselines import BASELINES, make_baselines
+from bdfm_nnunet.probes.feature_baselines import BASELINES, Baselines, make_baselines
 from bdfm_nnunet.probes.feature_tables import FeatureTable, read_features
+from bdfm_nnunet.probes.functional_connectivity import method_of
 from bdfm_nnunet.probes.patient_folds import Fold, check_classes, fraction_of, outer_folds
 from bdfm_nnunet.probes.probe_models import MODELS, USUAL, ModelName, predict
-from bdfm_nnunet.probes.probe_verdict import KIND, PRETRAINED, Predicted, differences, rows_of, verdict
+from bdfm_nnunet.probes.probe_verdict import KIND, PRETRAINED, Predicted, differences, own_name, rows_of, verdict
+from bdfm_nnunet.probes.run_baselines import has_runs, make_run_baselines
 from bdfm_nnunet.results import RunResult, versions_of, write_result
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType, read_targets
 
@@ -218,20 +220,28 @@ def _feature_sets(
     probe: SubjectProbe, table: FeatureTable, cases: ProbedCases
 ) -> tuple[dict[str, Array], tuple[str, ...]]:
     """Return name -> features (cases, D) of the pre-trained encoder and the baselines, and sentences about them."""
-    sets = {PRETRAINED: table.of(cases.cases).astype(np.float64)}
-    if not probe.baselines:
+    method = method_of(table.description)
+    sets = {method or PRETRAINED: table.of(cases.cases).astype(np.float64)}
+    if not set(probe.baselines) - {method}:
         return sets, ()
-    train = [cases.cases[at] for at in cases.folds[0].train]
     try:
-        made = make_baselines(
-            probe.dataset_id, probe.features, table.description, cases.cases, train=train, weights=probe.weights,
-            plans=probe.plans, configuration=probe.configuration, seed=probe.seed, device=probe.device,
-        )  # fmt: skip
+        made = _baselines(probe, table, cases)
     except InputError as error:
         logger.warning("no baselines: %s", error)
         return sets, (f"there are no baselines: {error}",)
-    chosen = {name: each for name, each in made.tables.items() if name in probe.baselines}
+    chosen = {name: each for name, each in made.tables.items() if name in {*probe.baselines} - {method}}
     return sets | {name: each.of(cases.cases).astype(np.float64) for name, each in chosen.items()}, made.notes
+
+
+def _baselines(probe: SubjectProbe, table: FeatureTable, cases: ProbedCases) -> Baselines:
+    if has_runs(probe.dataset_id):
+        wanted = {*probe.baselines} - {method_of(table.description)}
+        return make_run_baselines(probe.dataset_id, probe.features, cases.cases, wanted)
+    train = [cases.cases[at] for at in cases.folds[0].train]
+    return make_baselines(
+        probe.dataset_id, probe.features, table.description, cases.cases, train=train, weights=probe.weights,
+        plans=probe.plans, configuration=probe.configuration, seed=probe.seed, device=probe.device,
+    )  # fmt: skip
 
 
 def _predicted(
@@ -244,7 +254,7 @@ def _predicted(
         seeds = range(probe.seeds) if share < 1 else range(1)
         kept = [_kept(cases, share, probe.seed + seed) for seed in seeds]
         units = [
-            _units(cases, predict_folds(cases, sets[name], model, parts, seed=probe.seed + seed))
+            scored_units(cases, predict_folds(cases, sets[name], model, parts, seed=probe.seed + seed))
             for seed, parts in zip(seeds, kept, strict=True)
         ]
         count = float(np.mean([len(part) for parts in kept for part in parts]))
@@ -289,7 +299,8 @@ def predict_folds(
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _units(cases: ProbedCases, found: Array) -> ScoredUnits:
+def scored_units(cases: ProbedCases, found: Array) -> ScoredUnits:
+    """Return predictions (cases, K) beside the truth, without the cases that none of the folds predicts."""
     rows = np.flatnonzero(~np.isnan(found).any(axis=1))
     columns = {key: values[rows] for key, values in columns_of(cases.column, found).items()}
     chosen = [cases.cases[row] for row in rows]
@@ -312,7 +323,7 @@ def columns_of(column: TargetColumn, found: Array) -> dict[str, NDArray[Any]]:
 
 def _out_of_fold(cases: ProbedCases, found: Sequence[Predicted]) -> dict[str, Any]:
     """Return the predictions of the pre-trained features by the first model with the most training cases."""
-    best = next(each for each in found if each.features == PRETRAINED)
+    best = next(each for each in found if each.features == own_name(found))
     units = best.units[0]
     shown = units.probabilities if units.probabilities is not None else units.values
     return {"model": best.model, "fraction": best.fraction, "case": [names[0] for names in units.cases],
@@ -321,6 +332,8 @@ def _out_of_fold(cases: ProbedCases, found: Sequence[Predicted]) -> dict[str, An
 
 def _seen(table: FeatureTable, folders: Sequence[Path], cases: ProbedCases) -> str:
     """Say which of the cases the pre-training has seen."""
+    if method := method_of(table.description):
+        return f"{method} is computed from each case alone: nothing was trained that could have seen one"
     weights = table.description.get("weights")
     if not isinstance(weights, Mapping):
         return "the features do not tell their weights, so nothing is known of the cases that these were trained on"
