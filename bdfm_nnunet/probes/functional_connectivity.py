@@ -19,8 +19,9 @@ from bdfm_nnunet.dataset_conversion.reading.confounds import read_confounds
 from bdfm_nnunet.dataset_conversion.release import CONFOUNDS
 from bdfm_nnunet.dataset_conversion.writing.run_lattice import steps_of_time
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.images.sequence_files import FRAMES, MASK, SequenceHeader
-from bdfm_nnunet.nnunet_folders import dataset_folders
+from bdfm_nnunet.images.sequence_files import FOLDER, FRAMES, MASK, SequenceHeader
+from bdfm_nnunet.nnunet_folders import dataset_folders, dataset_name
+from bdfm_nnunet.plans.run_data import IDENTIFIER
 from bdfm_nnunet.probes.connectivity_matrices import correlation_vector, partial_correlation_vector
 from bdfm_nnunet.probes.feature_tables import KIND, FeatureTable, PartialFeatures, stamp_of
 from bdfm_nnunet.probes.region_courses import Array, drift, region_courses, region_sizes, without
@@ -71,7 +72,8 @@ def runs_of(dataset_id: int) -> SequenceCases:
         InputError: there is no such data set, or it holds images.
     """
     folders = dataset_folders(dataset_id)
-    return SequenceCases(next((folder for folder in folders if (folder / "sequencesTr").is_dir()), folders[0]))
+    places = [place for folder in folders for place in (folder / FOLDER, folder / IDENTIFIER) if place.is_dir()]
+    return SequenceCases(places[0] if places else folders[0])
 
 
 def connectivity_features(dataset_id: int, out: Path, settings: ConnectivitySettings | None = None) -> FeatureTable:
@@ -86,7 +88,7 @@ def connectivity_features(dataset_id: int, out: Path, settings: ConnectivitySett
         InputError: runs, atlas or confounds cannot be used.
     """
     settings, runs = settings or ConnectivitySettings(), runs_of(dataset_id)
-    return connectivity_table(runs, runs.cases, out, settings, dataset=runs.folder.parent.name)
+    return connectivity_table(runs, runs.cases, out, settings, dataset=dataset_name(dataset_id))
 
 
 def connectivity_table(

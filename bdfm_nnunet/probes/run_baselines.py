@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from bdfm_nnunet.nnunet_files import read_dataset_json
-from bdfm_nnunet.nnunet_folders import dataset_folders
+from bdfm_nnunet.nnunet_folders import dataset_folders, dataset_name
 from bdfm_nnunet.probes.feature_baselines import Baselines, kept_beside
 from bdfm_nnunet.probes.functional_connectivity import (
     CONNECTIVITY,
@@ -40,6 +40,6 @@ def make_run_baselines(dataset_id: int, features: Path, cases: Sequence[str], wa
         return Baselines({}, ())
     runs = runs_of(dataset_id)
     out = kept_beside(features) / f"{CONNECTIVITY.replace(' ', '_')}.npz"
-    table = connectivity_table(runs, cases, out, ConnectivitySettings(), dataset=runs.folder.parent.name)
+    table = connectivity_table(runs, cases, out, ConnectivitySettings(), dataset=dataset_name(dataset_id))
     notes = [f"{CONNECTIVITY}: {note}" for note in table.description["notes"]]
     return Baselines({CONNECTIVITY: table}, tuple(notes))

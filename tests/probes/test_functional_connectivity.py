@@ -57,6 +57,9 @@ def test_a_planted_coupling_is_found(
     assert table.cases == ("s0_run1", "s1_run1", "s2_run1") and table.description["regions"] == [3, 7, 9]
     found = np.tanh(table.features)
     assert (found[:, 1] > 0.6).all() and np.abs(found[:, [0, 2]]).max() < 0.4
+    preprocessed = runs.parents[1] / "nnUNet_preprocessed" / runs.name
+    preprocessed.mkdir()
+    (runs / "sequencesTr").rename(preprocessed / "sequences")
     again = connectivity_features(700, tmp_path / "b.csv", ConnectivitySettings(blocks=6))
     assert again.features.shape == (3, 15) and (np.tanh(again.features).max(axis=1) > 0.8).all()
 

@@ -26,7 +26,7 @@ def _features(told: Sequence[str], seed: int = 2) -> np.ndarray:
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(len(CASES), D))
     if "identity" in told:
-        features[:, :6] = 3 * np.random.default_rng(4).normal(size=(SUBJECTS, 6))[OWNER] + 0.5 * features[:, :6]
+        features[:, :6] = 3 * np.random.default_rng(7).normal(size=(SUBJECTS, 6))[OWNER] + 0.5 * features[:, :6]
     if "motion" in told:
         features[:, 6:9] += MOTION[:, None] * 30
     if "site" in told:
