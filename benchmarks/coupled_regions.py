@@ -3,9 +3,10 @@
     python benchmarks/coupled_regions.py draw                  # data sets 721, 821 (the test) and 921 (no targets)
     python benchmarks/coupled_regions.py connectivity          # functional connectivity and ridge regression, SVM
     python benchmarks/coupled_regions.py plan                  # tiny plans of all three
-    python benchmarks/coupled_regions.py pretrain SEED
-    python benchmarks/coupled_regions.py learn ARM SEED        # scratch or pretrained
-    python benchmarks/coupled_regions.py frozen SEED           # the untrained and the pre-trained encoder, and ridge
+    python benchmarks/coupled_regions.py pretrain 0 1 2 3 4
+    python benchmarks/coupled_regions.py scratch 0 1 2 3 4     # fine-tuning without and with the pre-training
+    python benchmarks/coupled_regions.py pretrained 0 1 2 3 4
+    python benchmarks/coupled_regions.py frozen 0 1 2 3 4      # ridge regression on both encoders, without a training
     python benchmarks/coupled_regions.py table                 # all of them, with intervals
 
 Anatomy is the grey matter of the ICBM 152 template that nilearn ships, in voxels of 8 mm. Its regions belong to six
@@ -20,6 +21,7 @@ import json
 import logging
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -36,8 +38,11 @@ from scipy.stats import gamma
 from bdfm_nnunet.cli import main as bdfm
 from bdfm_nnunet.data.region_maps import blocks_of
 from bdfm_nnunet.dataset_conversion.writing.run_lattice import template_lattice
+from bdfm_nnunet.evaluation.class_measures import auc
+from bdfm_nnunet.evaluation.subject_bootstrap import PatientDraws
+from bdfm_nnunet.evaluation.subject_tables import read_predictions
 from bdfm_nnunet.files import write_json
-from bdfm_nnunet.nnunet_folders import dataset_name, nnunet_folder
+from bdfm_nnunet.nnunet_folders import changed_environment, dataset_name, nnunet_folder
 from bdfm_nnunet.probes.feature_tables import read_features
 from bdfm_nnunet.probes.probe_models import ModelName, predict
 from bdfm_nnunet.targets import TargetType, read_targets
@@ -51,6 +56,16 @@ SPACING, SIZE = 8.0, 24
 GROUPS = ("control", "patient")
 SPACE = "space-MNI152NLin2009cAsym_res-8"
 _RESPONSE_SECONDS = 32.0
+
+PLANS, PRETRAINER, LEARNER = "Coupled", "nnUNetTrainerNeuroSTORM", "nnUNetTrainerBDFMClassification"
+NETWORK: dict[str, Any] = {
+    "input_shape": [SIZE, SIZE, SIZE, 20],
+    "strides": [[1, 1, 1, 1], [4, 4, 4, 1], [2, 2, 2, 1]],
+    "features_per_stage": [24, 48],
+    "depths": [1, 1],
+    "window_size": [6, 6, 6, 4],
+}
+BATCH, EPOCHS, RATE = 4, 10, 1e-3
 
 
 @dataclass(frozen=True)
@@ -255,21 +270,142 @@ def auc_of(table: Path) -> dict[str, Any]:
     return found
 
 
+# ------------------------------------------------------------------------------------------------------ network arms
+
+
+def plan() -> None:
+    """Plan all data sets and make the networks tiny, alike in all of them."""
+    for data_set in (TRAINING, TEST, UNLABELLED):
+        _run("plan", "-d", str(data_set), "-p", PLANS, "--gpu-memory", "4")
+        path = nnunet_folder("nnUNet_preprocessed") / dataset_name(data_set) / f"{PLANS}.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        planned = content["configurations"]["4d"]
+        planned["architecture"]["arch_kwargs"] |= NETWORK
+        planned |= {"patch_size": NETWORK["input_shape"], "batch_size": BATCH}
+        planned.pop("costs", None)
+        write_json(path, content)
+
+
+def _train(
+    data_set: int, variant: str, fold: str, trainer: str, settings: dict[str, Any], weights: Path | None
+) -> None:
+    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    _run("plan", "-d", str(data_set), "-p", PLANS, "--variant", variant, *words)
+    with changed_environment({"BDFM_WEIGHTS": str(weights) if weights else "none"}):
+        _run("train", str(data_set), variant, fold, "-tr", trainer, "-p", PLANS, "-device", "cpu")
+
+
+def _length(steps: int) -> dict[str, Any]:
+    return {"training.epochs": EPOCHS, "training.iterations_per_epoch": steps // EPOCHS,
+            "training.val_iterations_per_epoch": 2, "training.workers": 0}  # fmt: skip
+
+
+def weights_of(seed: int) -> Path:
+    """Return the checkpoint of a pre-training."""
+    training = f"{PRETRAINER}__{PLANS}__pretrain{seed}"
+    return nnunet_folder("nnUNet_results") / dataset_name(UNLABELLED) / training / "fold_all" / "checkpoint_final.pth"
+
+
+def pretrain(seed: int, steps: int) -> None:
+    """Pre-train on the runs without targets."""
+    settings = _length(steps) | {"training.seed": seed, "pretraining.picture_every": 1000}
+    _train(UNLABELLED, f"pretrain{seed}", "all", PRETRAINER, settings, None)
+
+
+def learn(arm: str, seed: int, steps: int, out: Path) -> None:
+    """Fine-tune on the training subjects, of whom a fifth choose the epoch, and score the test."""
+    variant, weights = f"{arm}{seed}", weights_of(seed) if arm == "pretrained" else None
+    settings = _length(steps) | {"training.seed": seed, "finetuning.targets": TARGET, "training.initial_lr": RATE}
+    _train(TRAINING, variant, "0", LEARNER, settings, weights)
+    table, images = out / f"{variant}.csv", nnunet_folder("nnUNet_raw") / dataset_name(TEST)
+    what = ["-c", variant, "-p", PLANS, "-tr", LEARNER, "-f", "0", "--device", "cpu"]
+    _run("predict-subjects", "-d", str(TRAINING), *what, "-i", str(images), "-o", str(table))
+    _score(table)
+
+
+def frozen(seed: int, out: Path) -> None:
+    """Score ridge regression on the features of the pre-trained encoder, and on those of one without a training."""
+    untrained = out / f"untrained{seed}.pth"
+    write_untrained(untrained, seed)
+    for name, weights in ((f"frozen{seed}", weights_of(seed)), (f"untrained{seed}", untrained)):
+        for data_set in (TRAINING, TEST):
+            _run("features", "-d", str(data_set), "--weights", str(weights), "-p", PLANS, "-c", "4d", "--foreground",
+                 "-o", str(out / f"{name}_{data_set}.npz"))  # fmt: skip
+        _fit(out, name, "linear", out / f"{name}.csv")
+
+
+def write_untrained(path: Path, seed: int) -> None:
+    """Write a checkpoint like that of the pre-training, with the random weights of a seed."""
+    import torch
+
+    from bdfm_nnunet.networks.network_building import build_network
+
+    content = torch.load(weights_of(seed), map_location="cpu", weights_only=False)
+    plans = content["init_args"]["plans"]["configurations"]["4d"]
+    torch.manual_seed(seed + 1000)
+    fresh = build_network(plans, inputs=1, outputs=2, deep_supervision=False, name=PLANS).state_dict()
+    old = content["network_weights"]
+    content["network_weights"] = {name: fresh.get(name, value) for name, value in old.items()}
+    assert any(name in fresh and not torch.equal(fresh[name], value) for name, value in old.items())
+    torch.save(content, path)
+
+
+def table(out: Path) -> list[str]:
+    """Return a row per arm: the mean AUC over the seeds, its interval over subjects and seeds, and that of each seed."""
+    lines = ["| arm | AUC of the test | of each seed |", "|---|---|---|"]
+    for arm in ("connectivity_linear", "connectivity_svm", "untrained", "frozen", "scratch", "pretrained"):
+        paths = sorted(
+            path for path in out.glob(f"{arm}*.csv") if path.stem.removeprefix(arm).isdecimal() or path.stem == arm
+        )
+        if paths:
+            values, low, high = mean_auc(paths)
+            each = ", ".join(f"{value:.3f}" for value in values)
+            lines.append(f"| {arm.replace('_', ' ')} | {np.mean(values):.3f} [{low:.3f}, {high:.3f}] | {each} |")
+    return lines
+
+
+def mean_auc(tables: Sequence[Path], resamples: int = 2000) -> tuple[list[float], float, float]:
+    """Return the AUC of tables of the same cases, and the interval of their mean: subjects and seeds are drawn."""
+    targets = read_targets(nnunet_folder("nnUNet_raw") / dataset_name(TEST))
+    found = [read_predictions(path) for path in tables]
+    cases = found[0].cases
+    truth = targets.values(TARGET, cases)[:, 0] == 1
+    p = [dict(zip(each.cases, each.of(TARGET)[TARGET], strict=True)) for each in found]
+    values = np.array([[each[case] for case in cases] for each in p])
+    draws = PatientDraws.of([targets.patients[case] for case in cases], resamples=resamples, seed=0)
+    sampled = np.stack([auc(truth, each, draws.weights()) for each in values])
+    seeds = np.random.default_rng(0).integers(0, len(values), (resamples, len(values)))
+    means = np.take_along_axis(sampled.T, seeds, axis=1).mean(axis=1)
+    once = np.ones((1, len(cases)))
+    low, high = np.nanquantile(means, [0.025, 0.975])
+    return [float(auc(truth, each, once)[0]) for each in values], float(low), float(high)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("draw", "connectivity"))
+    parser.add_argument("step", choices=("draw", "connectivity", "plan", "pretrain", "scratch", "pretrained", "frozen",
+                                         "table"))  # fmt: skip
+    parser.add_argument("seeds", type=int, nargs="*", help="of pretrain, scratch, pretrained and frozen")
+    parser.add_argument("--steps", type=int, default=200, help="optimiser steps, a multiple of 10")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("coupled_regions"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.step == "draw":
-        draw(workers=options.workers)
-    else:
-        connectivity(options.out)
-        for model in ("linear", "svm"):
-            print(model, auc_of(options.out / f"connectivity_{model}.csv"))
+    began, out = time.monotonic(), options.out
+    alone = {"draw": lambda: draw(workers=options.workers), "connectivity": lambda: connectivity(out), "plan": plan,
+             "table": lambda: print("\n".join(table(out)))}  # fmt: skip
+    if options.step in alone:
+        alone[options.step]()
+    for seed in options.seeds:
+        if options.step == "pretrain":
+            pretrain(seed, options.steps)
+        elif options.step == "frozen":
+            frozen(seed, out)
+        else:
+            learn(options.step, seed, options.steps, out)
+    logger.info("%s took %.0f s", options.step, time.monotonic() - began)
     return 0
 
 
