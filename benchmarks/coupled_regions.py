@@ -351,7 +351,7 @@ def write_untrained(path: Path, seed: int) -> None:
 
 
 def table(out: Path) -> list[str]:
-    """Return a row per arm: the mean AUC over the seeds, its interval over subjects and seeds, and that of each seed."""
+    """Return a row per arm: the mean AUC over the seeds, its interval over subjects and seeds, and each seed's."""
     lines = ["| arm | AUC of the test | of each seed |", "|---|---|---|"]
     for arm in ("connectivity_linear", "connectivity_svm", "untrained", "frozen", "scratch", "pretrained"):
         paths = sorted(
