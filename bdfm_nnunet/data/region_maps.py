@@ -51,7 +51,7 @@ class Atlas:
             >>> atlas = Atlas(Path("a.nii"), np.array([[[1]], [[2]]]), (5, 9), Grid((2, 1, 1), (4.0, 4.0, 4.0),
             ...     (0.0, 0.0, 0.0), (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)))
             >>> atlas.on(np.diag([2.0, 2, 2, 1]), (5, 1, 1))[:, 0, 0].tolist()
-            [1, 2, 2, 2, 0]
+            [1, 2, 2, 0, 0]
         """
         moved = np.array(affine, dtype=np.float64)
         moved[:3, 3] += _BESIDE

@@ -108,8 +108,8 @@ def without(courses: Array, confounds: Array) -> Array:
 
     Example:
         >>> time = np.arange(5.0)
-        >>> without((3 * time + 1)[:, None], drift(5, 1.0, 0)).round(9).tolist()
-        [[0.0], [0.0], [0.0], [0.0], [0.0]]
+        >>> bool(np.abs(without((3 * time + 1)[:, None], drift(5, 1.0, 0))).max() < 1e-9)
+        True
     """
     scale = np.maximum(np.linalg.norm(confounds, axis=0), 1e-300)
     axes, strengths, _ = np.linalg.svd(confounds / scale, full_matrices=False)
