@@ -1,7 +1,7 @@
 """A network of whole subjects: an encoder, the pooling of the features of all crops of a case, and a linear head."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,17 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.networks.clip_heads import ClassToken, ClipHead, HiddenMean, clip_neck
 from bdfm_nnunet.networks.encoders import EncoderView, encoder_of
 from bdfm_nnunet.networks.network_building import build_network
+from bdfm_nnunet.networks.neurostorm import NeurostormEncoder
 from bdfm_nnunet.networks.recomputing import recomputed
+
+Pooling = Literal["mean", "attention"]
+Head = Literal["linear"] | ClipHead
+HEADS = ("linear", *get_args(ClipHead))
+AXES_OF_RUNS = 4
+"""Axes of images with time."""
 
 
 class SubjectNetwork(nn.Module):
@@ -21,17 +29,26 @@ class SubjectNetwork(nn.Module):
     to one vector by weights that sum to 1, and mapped by one linear layer. So every output is a bias plus the sum of
     the contributions of the positions, which `contributions` gives.
 
+    Where time is an axis of the images, the crops are clips of a run: each has its outputs alone, and those of the run
+    are their mean, so that clips can be shown one after the other. The published heads of NeuroSTORM are for clips.
+
     Args:
         view: encoder and its geometry.
         outputs: numbers per case.
         pooling: "mean", or "attention": weights that are learned (gated attention, Ilse et al. 2018,
             https://arxiv.org/abs/1802.04712).
+        head: "linear" as said above, or what stands in front of the linear layer in a head of NeuroSTORM, see
+            `clip_heads`; that has no pooling but its own.
         dropout: share of the pooled features that a training step leaves out.
         crops_at_once: crops whose activations are held at a time in training, as far as the encoder has no batch
             norm, whose statistics would depend on it; None for all.
 
     Attributes:
         encoder: the encoder, under this name as in segmentation networks, so that the same weights fit.
+        shows_clips: whether time is an axis of the images.
+
+    Raises:
+        ValueError: the head is not for this encoder.
 
     Example:
         >>> from bdfm_nnunet.networks import encoder_of
@@ -50,34 +67,68 @@ class SubjectNetwork(nn.Module):
         view: EncoderView,
         outputs: int,
         *,
-        pooling: Literal["mean", "attention"] = "mean",
+        pooling: Pooling = "mean",
+        head: Head = "linear",
         dropout: float = 0.0,
         crops_at_once: int | None = None,
     ) -> None:
         super().__init__()
-        channels = view.channels[-1]
+        width = view.channels[-1]
         self.encoder = view.module
-        self.attention = GatedAttention(channels) if pooling == "attention" else None
+        self.shows_clips = view.axes == AXES_OF_RUNS
+        self.neck: nn.Module | None = None
+        if head != "linear":
+            self.neck, width = clip_neck(head, width, _grid(view, head), dropout=dropout)
+        self.attention = GatedAttention(width) if pooling == "attention" and self.neck is None else None
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels, outputs)
+        self.head = nn.Linear(width, outputs)
         has_batch_norm = any(isinstance(each, _BatchNorm) for each in view.module.modules())
         self.crops_at_once = None if has_batch_norm else crops_at_once
 
     def forward(self, bags: Tensor) -> Tensor:
         """Return the outputs (B, outputs) of bags of crops (B, N, C, *crop)."""
-        tokens = self._tokens(bags)[0]
-        pooled = (self._weights(tokens)[..., None] * tokens).sum(1)
-        outputs: Tensor = self.head(self.dropout(pooled))
-        return outputs
+        outputs: Tensor = self.head(self.dropout(self._vectors(bags)))
+        return self._of_cases(outputs, bags)
+
+    def embeddings(self, bags: Tensor) -> Tensor:
+        """Return the vectors (B, F) that the linear layer maps; those of the clips of a run are averaged."""
+        return self._of_cases(self._vectors(bags), bags)
 
     def contributions(self, bags: Tensor) -> Tensor:
         """Return what each position adds to each output, (B, N, outputs, *positions of a crop).
 
-        Their sum over crops and positions, and the bias of the head, is the output in evaluation.
+        Their sum over crops and positions, and the bias of the head, is the output in evaluation; a hidden layer of the
+        head adds its own bias.
+
+        Raises:
+            ValueError: the head is no sum over positions.
         """
-        tokens, positions = self._tokens(bags)
-        parts = functional.linear(self._weights(tokens)[..., None] * tokens, self.head.weight)
-        return parts.unflatten(1, (bags.shape[1], *positions)).movedim(-1, 2)
+        features = self._features(bags.flatten(0, 1))
+        crops, positions = bags.shape[1], features.shape[2:]
+        kernel = self._kernel()
+        tokens = self._tokens(features, bags)
+        parts = functional.linear(self._weights(tokens)[..., None] * tokens, kernel)
+        if self.shows_clips:
+            parts = parts.unflatten(0, bags.shape[:2]).flatten(1, 2) / crops
+        return parts.unflatten(1, (crops, *positions)).movedim(-1, 2)
+
+    def _kernel(self) -> Tensor:
+        """Return the matrix from features to outputs."""
+        if isinstance(self.neck, ClassToken):
+            raise ValueError("the outputs of head v3 are no sums of what each position adds: choose another head")
+        return self.head.weight @ self.neck.weight if isinstance(self.neck, HiddenMean) else self.head.weight
+
+    def _vectors(self, bags: Tensor) -> Tensor:
+        """Return a vector for each case, or for each clip where the crops are clips."""
+        features = self._features(bags.flatten(0, 1))
+        if self.neck is not None:
+            found: Tensor = self.neck(features)
+            return found
+        tokens = self._tokens(features, bags)
+        return (self._weights(tokens)[..., None] * tokens).sum(1)
+
+    def _of_cases(self, rows: Tensor, bags: Tensor) -> Tensor:
+        return rows.unflatten(0, bags.shape[:2]).mean(1) if self.shows_clips else rows
 
     def _weights(self, tokens: Tensor) -> Tensor:
         """Return the weight of each position, (B, positions), which sum to 1."""
@@ -86,12 +137,12 @@ class SubjectNetwork(nn.Module):
             return weights
         return torch.full_like(tokens[..., 0], 1 / tokens.shape[1])
 
-    def _tokens(self, bags: Tensor) -> tuple[Tensor, torch.Size]:
-        """Return the normalised features of all positions of a case, (B, positions, F), and the positions of a crop."""
-        features = self._features(bags.flatten(0, 1))
-        positions = features.shape[2:]
-        tokens = features.flatten(2).movedim(1, 2).unflatten(0, bags.shape[:2]).flatten(1, 2)
-        return functional.layer_norm(tokens.float(), tokens.shape[-1:]), positions
+    def _tokens(self, features: Tensor, bags: Tensor) -> Tensor:
+        """Return the features of all positions of a case or of a clip, (B, positions, F), normalised if pooled here."""
+        tokens = features.flatten(2).movedim(1, 2).float()
+        if not self.shows_clips:
+            tokens = tokens.unflatten(0, bags.shape[:2]).flatten(1, 2)
+        return functional.layer_norm(tokens, tokens.shape[-1:]) if self.neck is None else tokens
 
     def _features(self, crops: Tensor) -> Tensor:
         """Return the features of the last stage; with gradients some crops at a time, computed again going back."""
@@ -104,6 +155,13 @@ class SubjectNetwork(nn.Module):
     def _last_stage(self, crops: Tensor) -> Tensor:
         last: Tensor = self.encoder(crops)[-1]
         return last
+
+
+def _grid(view: EncoderView, head: str) -> tuple[int, ...]:
+    """Return the positions of the last stage of an encoder that reads clips of one size."""
+    if not isinstance(view.module, NeurostormEncoder):
+        raise ValueError(f"head {head} is for runs of functional MRI: choose the head linear, or plans of runs")
+    return tuple(-(-size // step) for size, step in zip(view.module.image_size, view.strides[-1], strict=True))
 
 
 class OneCrop(nn.Module):
@@ -151,7 +209,8 @@ def build_subject_network(
     *,
     inputs: int,
     outputs: int,
-    pooling: Literal["mean", "attention"],
+    pooling: Pooling,
+    head: Head = "linear",
     dropout: float = 0.0,
     name: str = "the plans file",
 ) -> SubjectNetwork:
@@ -162,16 +221,16 @@ def build_subject_network(
         inputs: channels of the images.
         outputs: numbers per case.
         pooling: see `SubjectNetwork`.
+        head: see `SubjectNetwork`.
         dropout: see `SubjectNetwork`.
         name: name of the plans in messages.
 
     Raises:
-        InputError: the plans describe no network that can be built, or one without an encoder.
+        InputError: the plans describe no network that can be built, one without an encoder, or one for another head.
     """
     network = build_network(configuration, inputs=inputs, outputs=2, deep_supervision=False, name=name)
+    options: Any = {"pooling": pooling, "head": head, "dropout": dropout}
     try:
-        view = encoder_of(network)
+        return SubjectNetwork(encoder_of(network), outputs, **options, crops_at_once=int(configuration["batch_size"]))
     except ValueError as error:
         raise InputError(f"{name}: {error}") from None
-    at_once = int(configuration["batch_size"])
-    return SubjectNetwork(view, outputs, pooling=pooling, dropout=dropout, crops_at_once=at_once)

@@ -1,12 +1,18 @@
 """Learning rates by depth, for every encoder."""
 
-import pytest
+from typing import Any
 
-from bdfm_nnunet.networks import encoder_of
+import pytest
+import torch
+from torch import nn
+
+from bdfm_nnunet.networks import NeurostormEncoder, encoder_of
 from bdfm_nnunet.networks.encoder_depth import encoder_layers
+from bdfm_nnunet.networks.mamba_stages import MambaBlock
+from bdfm_nnunet.networks.subject_network import SubjectNetwork
 from bdfm_nnunet.settings import FinetuningSettings
 from bdfm_nnunet.training.optimizers import parameter_groups
-from bdfm_nnunet.training.trained_parts import LoadedParts, rated_parts
+from bdfm_nnunet.training.trained_parts import LoadedParts, moving, rated_parts
 from tests.networks.zoo import NETWORKS, network
 
 KINDS = (*NETWORKS, "primus")
@@ -71,3 +77,25 @@ def test_every_parameter_of_an_encoder_is_in_one_layer(kind: str) -> None:
 def test_without_factors_there_are_the_groups_that_checkpoints_of_before_have(kind: str) -> None:
     parts = rated_parts(network(kind, 1), FinetuningSettings(), rate=1.0, loaded=LoadedParts())
     assert list(parts) == ["encoder", "rest"]
+
+
+NORMS = 4 * (2 * 36 + 2 * 72 + 6 * 144 + 2 * 288) + 2 * 8 * (36 + 72 + 144)
+"""Numbers of the norms of the published blocks and mergings."""
+
+
+@pytest.mark.parametrize(
+    ("moves", "trained"),
+    [("prompts", 82_800 + 289), ("rest", 289), ("norms", 289 + NORMS), ("prompts and norms", 83_089 + NORMS)],
+)
+def test_shares_of_the_published_encoder_that_train(moves: Any, trained: int) -> None:
+    """With one logit and 50 prompts a block, 1.58 % train; no tensor of that size is made."""
+    with torch.device("meta"):
+        network = SubjectNetwork(encoder_of(NeurostormEncoder(1)), 1, head="v1")
+    for block in (each for each in network.modules() if isinstance(each, MambaBlock)):
+        block.prompt = nn.Parameter(torch.empty(50, block.channels, device="meta"))
+    chosen = moving(network, moves, LoadedParts(weights=True))
+    counts = [(each.numel(), id(each) in chosen) for each in network.parameters()]
+    every = sum(count for count, _ in counts)
+    assert every == 5_173_020 + 82_800 + 289
+    assert sum(count for count, moves_too in counts if moves_too) == trained
+    assert moves != "prompts" or f"{trained / every:.2%}" == "1.58%"
