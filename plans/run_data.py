@@ -12,12 +12,10 @@ from tqdm import tqdm
 
 from bdfm_nnunet.checksums import Checksums, write_checksums
 from bdfm_nnunet.files import cannot_read, cannot_write, unfinished, write_json
+from bdfm_nnunet.images.sequence_files import PREPROCESSED
 from bdfm_nnunet.plans.prepared_files import RECORD_FILE, forget, read_record
 
 logger = logging.getLogger(__name__)
-
-IDENTIFIER = "sequences"
-"""Folder of preprocessed runs, `data_identifier` of the plans."""
 
 
 def place_runs(runs: Mapping[str, list[Path]], folder: Path, state: str, *, workers: int) -> None:
@@ -34,9 +32,9 @@ def place_runs(runs: Mapping[str, list[Path]], folder: Path, state: str, *, work
     Raises:
         InputError: a file cannot be read or written.
     """
-    target, record = folder / IDENTIFIER, read_record(folder)
+    target, record = folder / PREPROCESSED, read_record(folder)
     checksums = Checksums.of(target) if target.is_dir() else None
-    if record.get("data", {}).get(IDENTIFIER) == state and _is_complete(runs, target, checksums):
+    if record.get("data", {}).get(PREPROCESSED) == state and _is_complete(runs, target, checksums):
         logger.info("the preprocessed data in %s is up to date", target)
         if checksums is None:
             write_checksums(target, {}, workers=workers)
@@ -46,12 +44,12 @@ def place_runs(runs: Mapping[str, list[Path]], folder: Path, state: str, *, work
         with ThreadPoolExecutor(workers) as pool:
             placed = pool.map(lambda path: _place(path, partial / path.name), files)
             copies = sum(tqdm(placed, total=len(files), desc="placing runs", unit="file", disable=None))
-        forget(folder, record, IDENTIFIER)
+        forget(folder, record, PREPROCESSED)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     logger.info("%s holds %d runs, %d files of them copied", target, len(runs), copies)
     write_checksums(target, {}, workers=workers)
-    write_json(folder / RECORD_FILE, record | {"data": record.get("data", {}) | {IDENTIFIER: state}})
+    write_json(folder / RECORD_FILE, record | {"data": record.get("data", {}) | {PREPROCESSED: state}})
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write, read_regular, sweep, write_json
+from bdfm_nnunet.images.sequence_files import PREPROCESSED
 from bdfm_nnunet.nnunet_files import channels_of, outputs_of, read_dataset_json
 from bdfm_nnunet.nnunet_folders import nnunet_folder
 from bdfm_nnunet.plans.memory_targets import configuration_costs
@@ -22,7 +23,7 @@ from bdfm_nnunet.plans.prepared_files import (
     read_record,
     state_of,
 )
-from bdfm_nnunet.plans.run_data import IDENTIFIER, place_runs
+from bdfm_nnunet.plans.run_data import place_runs
 from bdfm_nnunet.plans.run_fingerprint import RunFingerprint, find_runs, read_fingerprint
 from bdfm_nnunet.split_files import SPLITS, SPLITS_TABLE, read_splits
 
@@ -95,7 +96,7 @@ def run_plans(
     """
     channels, spacing = channels_of(dataset), [*runs.spacing, runs.repetition_time]
     configuration = {
-        "data_identifier": IDENTIFIER,
+        "data_identifier": PREPROCESSED,
         "preprocessor_name": "DefaultPreprocessor",
         **choose_network(runs, dataset, gpu_memory),
         "median_image_size_in_voxels": [*runs.shape, runs.median],

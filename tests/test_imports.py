@@ -94,7 +94,7 @@ _PREDICTION = {
     "prediction.predictor",
     *(f"prediction.{file}" for file in ("subject_images", "subject_predictor")),
 }
-_DATA = {"data.checked_cases", "data.crops", "data.plain_cases", "data.subject_bags"}
+_DATA = {"data.case_classes", "data.checked_cases", "data.crops", "data.plain_cases", "data.subject_bags"}
 _TRAINING = {
     *(f"training.{file}" for file in ("calibration", "fold_data", "raw_dataset", "trainer", "trial_trainer")),
     "tasks.segmentation",

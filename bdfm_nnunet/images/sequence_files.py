@@ -19,6 +19,8 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json, write_json
 
 FOLDER = "sequencesTr"
+PREPROCESSED = "sequences"
+"""Folders of the runs in nnUNet_raw and, as the `data_identifier` of the plans says, in nnUNet_preprocessed."""
 FRAMES, MASK, HEADER = ".b2nd", "_mask.b2nd", ".json"
 """Endings of the three files of a run."""
 STORES: dict[str, Any] = {"float16": np.float16, "int16": np.int16, "int8": np.int8}
@@ -100,10 +102,15 @@ def read_header(path: Path) -> SequenceHeader:
         InputError: the file is missing or no header of a run.
     """
     content = read_json(path, _SHAPE)
-    if content["format"] != FORMAT or len(content["shape"]) != 4 or content["store"] not in STORES:
+    known_form = content["format"] == FORMAT and content["store"] in STORES
+    if not (known_form and len(content["shape"]) == 4 and _is_box(content["brain_box"])):
         raise InputError(f"{path} is no header of a run that this version knows: convert the run again")
     known = {each.name: content[each.name] for each in fields(SequenceHeader)}
     return SequenceHeader(**{**known, "shape": tuple(content["shape"]), "spacing": tuple(content["spacing"])})
+
+
+def _is_box(box: Sequence[Sequence[int]]) -> bool:
+    return len(box) == 3 and all(len(pair) == 2 and 0 <= pair[0] < pair[1] for pair in box)
 
 
 # ------------------------------------------------------------------------------------------------------------ arrays
