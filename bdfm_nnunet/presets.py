@@ -87,9 +87,10 @@ TRAINER_PRESETS: Mapping[str, str] = MappingProxyType(
         "nnUNetTrainerSimMIM": "simmim",
         "nnUNetTrainerFrepa": "frepa",
         "nnUNetTrainerSimCLR": "simclr",
+        "nnUNetTrainerNeuroSTORM": "neurostorm",
     }
 )
-"""Pre-training trainer -> its preset."""
+"""Pre-training trainer -> its preset; where several take the same settings, the last one is for 4-D images."""
 
 MIXTURE_TRAINER = "nnUNetTrainerPretrain"
 """The trainer of the objectives that the plans list in pretraining.objectives."""

@@ -144,4 +144,6 @@ def count_step(network: "nn.Module", channels: int, patch_size: Sequence[int], *
     network.make_countable()
     crop = network.crop_size(patch_size, network.settings)
     drawn = network.draw(1, crop, generator=Generator().manual_seed(0))
-    return count_costs(network, (1, network.view.in_channels, *crop), state_copies=copies, arguments=drawn)
+    return count_costs(
+        network, (1, network.view.in_channels * network.clips, *crop), state_copies=copies, arguments=drawn
+    )

@@ -115,6 +115,30 @@ def _with_results(prepared: Prepared, results: Path, monkeypatch: pytest.MonkeyP
     return prepared
 
 
+@pytest.fixture(scope="session")
+def _sequences_once(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    from tests.sequence_cohort import NUMBER, prepare
+
+    cohort = Prepared(tmp_path_factory.mktemp("sequences"), labelled=NUMBER, unlabelled=NUMBER)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        point_to(cohort.root, monkeypatch)
+        prepare(tmp_path_factory.mktemp("fmriprep"), cohort.root / "nnUNet_preprocessed", cohort.plans)
+    return cohort
+
+
+@pytest.fixture
+def sequences(_sequences_once: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
+    """The tiny cohort of 4-D runs of `tests.sequence_cohort`, converted and planned; otherwise as `prepared`."""
+    return _with_results(_sequences_once, tmp_path / "nnUNet_results", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def sequences_of_module(_sequences_once: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    """The same for what a module makes once for all of its tests."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield _with_results(_sequences_once, tmp_path_factory.mktemp("module") / "nnUNet_results", monkeypatch)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Each test draws the same numbers from the global generators, whichever ran before it in this process.

@@ -3,6 +3,7 @@
 from bdfm_nnunet.trainers.bdfm import nnUNetTrainerBDFM, nnUNetTrainerBDFMPretrain
 from bdfm_nnunet.trainers.frepa import nnUNetTrainerFrepa
 from bdfm_nnunet.trainers.pretrain import nnUNetTrainerPretrain
+from bdfm_nnunet.trainers.sequence_trainers import nnUNetTrainerNeuroSTORM
 from bdfm_nnunet.trainers.simclr import nnUNetTrainerSimCLR
 from bdfm_nnunet.trainers.simmim import nnUNetTrainerSimMIM
 from bdfm_nnunet.trainers.subjects import (
@@ -18,6 +19,7 @@ __all__ = [
     "nnUNetTrainerBDFMRegression",
     "nnUNetTrainerBDFMSurvival",
     "nnUNetTrainerFrepa",
+    "nnUNetTrainerNeuroSTORM",
     "nnUNetTrainerPretrain",
     "nnUNetTrainerSimCLR",
     "nnUNetTrainerSimMIM",

@@ -52,6 +52,7 @@ _NETWORKS = MappingProxyType(
         "ResidualEncoderUNet": ("resenc",),
         "PlainConvUNet": ("nnunet",),
         "Primus": ("primus",),
+        "NeuroSTORM": ("neurostorm",),
     }
 )
 

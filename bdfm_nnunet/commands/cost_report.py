@@ -88,9 +88,8 @@ def _trainers_of(plans: Mapping[str, Any], configuration: str) -> tuple[str, ...
     from bdfm_nnunet.settings import pretrainer_of
 
     resolved = resolve_configuration(plans, configuration)
-    if len(resolved["patch_size"]) == 4:
-        return ("nnUNetTrainerBDFMClassification",)
-    return pretrainer_of(resolved), "nnUNetTrainerBDFM"
+    of_runs = len(resolved["patch_size"]) == 4
+    return pretrainer_of(resolved), "nnUNetTrainerBDFMClassification" if of_runs else "nnUNetTrainerBDFM"
 
 
 def _read_dataset(folder: Path) -> Any:

@@ -74,6 +74,8 @@ class Objective(nn.Module):
         shapes_vary: whether shapes of tensors depend on what is drawn; torch.compile then leaves the objective alone.
         uses_foreground: whether `monitor` needs "foreground", (B,), the labelled share of each validation crop.
         encoder_forwards: forward passes of the encoder per training step.
+        reads_clips: whether images of four axes are learnt from, in space and time.
+        clips: clips of 4-D images that a sample consists of, one channel each.
         suits_adamw: whether AdamW is the default for any encoder; else only for transformers, and SGD for the others.
         progress: curve that tells how far the training has come, and whether larger values of it are better.
         panels: title of a figure's panel -> label of a curve -> name of a monitor, for progress.png.
@@ -85,6 +87,8 @@ class Objective(nn.Module):
     uses_patients: bool = False
     shapes_vary: bool = False
     uses_foreground: bool = False
+    reads_clips: bool = False
+    clips: int = 1
     suits_adamw: bool = False
     encoder_forwards: int = 1
     progress: tuple[str, bool] = ("val_losses", False)

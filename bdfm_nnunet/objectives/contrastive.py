@@ -5,6 +5,7 @@ https://arxiv.org/abs/2509.10620, which is the preset "simclr_published".
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bdfm_nnunet import embedding_measures
+from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.frequency import at_least_single, full_precision
 from bdfm_nnunet.intensity_changes import standardised
 from bdfm_nnunet.losses import nt_xent
@@ -20,7 +22,8 @@ from bdfm_nnunet.losses.joined_batches import gather_rows
 from bdfm_nnunet.networks.encoders import EncoderView
 from bdfm_nnunet.networks.projector import Projector
 from bdfm_nnunet.objectives.base import Monitored, Objective, Picture
-from bdfm_nnunet.objectives.views import draw_views, two_views
+from bdfm_nnunet.objectives.sequence_scores import changing_voxels, upright
+from bdfm_nnunet.objectives.views import draw_views, in_space, two_clip_views, two_views
 from bdfm_nnunet.settings import ContrastiveSettings
 
 LEAST_RANK = 2.0
@@ -31,6 +34,8 @@ LEAST_GAIN = 0.1
 
 class ContrastiveLearning(Objective):
     """SimCLR: two random views of each crop, NT-Xent on the projected mean of the last stage's features.
+
+    Of 4-D images, the two views are of two clips, which come as two channels.
 
     Args:
         view: encoder to pre-train, see `encoder_of`.
@@ -59,6 +64,7 @@ class ContrastiveLearning(Objective):
     settings: ContrastiveSettings
     compares_samples = True
     uses_patients = True
+    reads_clips = True
     suits_adamw = True
     panels: Mapping[str, Mapping[str, str]] = MappingProxyType(
         {
@@ -81,7 +87,8 @@ class ContrastiveLearning(Objective):
         settings = self.settings
         self.encoder_forwards = 1 if settings.joint_forward else 2
         self.shapes_vary = settings.queue > 0  # until the queue is full
-        self.uses_foreground = settings.probe_neighbours > 0
+        self.clips = 2 if view.axes == 4 else 1
+        self.uses_foreground = settings.probe_neighbours > 0 and self.clips == 1  # runs have no labels
         if not self.uses_foreground:
             self.panels = {
                 title: curves for title, curves in self.panels.items() if "probe_error" not in curves.values()
@@ -90,19 +97,45 @@ class ContrastiveLearning(Objective):
         self.queue = NegativeQueue(settings.queue, settings.projection) if settings.queue else None
 
     @classmethod
+    def check(cls, configuration: Mapping[str, Any], settings: ContrastiveSettings) -> None:
+        """Raise InputError where settings belong to images of another number of axes."""
+        clips = len(configuration["patch_size"]) == 4
+        if clips and settings.legacy_views:
+            raise InputError(
+                "pretraining.legacy_views makes the published views of 3-D images, but these are 4-D: leave it out"
+            )
+        if not clips and settings.second_clip != cls.settings_class().second_clip:
+            raise InputError(
+                f"pretraining.second_clip is {settings.second_clip}, but only 4-D images have clips: leave it out, or "
+                "plan a data set of sequences"
+            )
+
+    @classmethod
     def crop_size(cls, patch_size: Sequence[int], settings: ContrastiveSettings) -> tuple[int, ...]:
-        """Return the voxels of the crops of which views are made: the patch times `region`."""
-        return tuple(round(size * settings.region) for size in patch_size)
+        """Return the voxels of the crops of which views are made: the patch times `region` in space."""
+        return (*(round(size * settings.region) for size in patch_size[:3]), *patch_size[3:])
 
     def draw(self, batch: int, spatial: Sequence[int], *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the views of a step, see `draw_views`."""
-        return draw_views(batch, spatial, self.settings, spacing=self.spacing, generator=generator)
+        return draw_views(batch, spatial[:3], self.settings, spacing=self.spacing[:3], generator=generator)
 
-    def views(self, images: Tensor, drawn: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return two views (B, C, *patch) of crops."""
-        patch = [round(size / self.settings.region) for size in images.shape[2:]]  # undoes `crop_size`
+    def views(
+        self, images: Tensor, drawn: Mapping[str, Tensor], *, brain: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return two views (B, C, *patch) of crops, or of each two clips.
+
+        Args:
+            images: (B, C, *crop), or (B, 2, X, Y, Z, T).
+            drawn: result of `draw` for these samples.
+            brain: of clips, boolean (B, 2, X, Y, Z); by default voxels that change from frame to frame.
+        """
+        patch = [round(size / self.settings.region) for size in images.shape[2:5]]  # undoes `crop_size`
         with torch.no_grad(), full_precision(images.device):
-            return two_views(at_least_single(images), drawn, self.settings, spatial=patch)
+            images = at_least_single(images)
+            if self.clips == 1:
+                return two_views(images, drawn, self.settings, spatial=patch)
+            brain = _brain_of(images) if brain is None else brain.bool()
+            return two_clip_views(images, brain, drawn, self.settings, spatial=patch)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the mean features (B, C) of the last stage, in at least single precision."""
@@ -114,16 +147,17 @@ class ContrastiveLearning(Objective):
             return self.projector(features)
 
     def represent(
-        self, images: Tensor, *, patients: Tensor | None = None, **drawn: Tensor
+        self, images: Tensor, *, patients: Tensor | None = None, brain: Tensor | None = None, **drawn: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the embeddings of two views, "first" and "second" (B, D), and "patients".
 
         Args:
-            images: (B, C, *crop).
+            images: (B, C, *crop), or (B, 2, X, Y, Z, T) with two clips of each sample.
             patients: (B,) integer keys of the samples' patients, -1 where unknown; by default all are.
+            brain: of clips, see `views`.
             drawn: result of `draw` for these samples.
         """
-        views = self.views(images, drawn)
+        views = self.views(images, drawn, brain=brain)
         if self.settings.joint_forward:
             first, second = self.project(self.features(torch.cat(views))).chunk(2)
         else:
@@ -166,9 +200,9 @@ class ContrastiveLearning(Objective):
         """Return the loss of validation crops beside its chance level, and keep their embeddings for `summarise`.
 
         Args:
-            images: (B, C, *crop).
+            images: as in `represent`.
             foreground: (B,), labelled share of each crop, for the probe.
-            drawn: result of `draw`, and "patients".
+            drawn: result of `draw`, "patients" and "brain".
         """
         representations, _ = self.represent(images, **drawn)
         values = self.compare(representations)
@@ -176,19 +210,25 @@ class ContrastiveLearning(Objective):
         values |= {"pair_loss": values["loss"], "chance": self._loss(alike, representations["patients"])}
         kept = dict(representations)
         with torch.no_grad():
-            kept["features"] = self.features(self._whole(images))
+            kept["features"] = self.features(self._whole(images, drawn.get("brain")))
         if foreground is not None:
             kept["foreground"] = foreground
-        first, second = self.views(images[:1], {n: v[:1] for n, v in drawn.items() if n != "patients"})
-        picture = Picture(images[0, 0], {"first view": first[0, 0], "second view": second[0, 0]}, errors=False)
+        brain = drawn["brain"][:1] if "brain" in drawn else None
+        changes = {name: value[:1] for name, value in drawn.items() if name not in ("patients", "brain")}
+        original, first, second = (_shown(each) for each in (images, *self.views(images[:1], changes, brain=brain)))
+        picture = Picture(original, {"first view": first, "second view": second}, errors=False)
         return Monitored(values, {"views": picture}, {name: value.detach() for name, value in kept.items()})
 
-    def _whole(self, images: Tensor) -> Tensor:
-        """Return crops without any change but those that all views have: the patch's size and the normalisation."""
+    def _whole(self, images: Tensor, brain: Tensor | None) -> Tensor:
+        """Return crops, or the first of two clips, as all views have them: of the patch's size, and normalised."""
         images = at_least_single(images)
+        if self.clips > 1:
+            brain = _brain_of(images) if brain is None else brain
+            images = torch.where(brain[:, :1, ..., None], images[:, :1], 0)
         if self.settings.region > 1:
-            patch = [round(size / self.settings.region) for size in images.shape[2:]]
-            images = torch.nn.functional.interpolate(images, patch, mode="bilinear" if len(patch) == 2 else "trilinear")
+            patch = [round(size / self.settings.region) for size in images.shape[2:5]]
+            mode = "bilinear" if len(patch) == 2 else "trilinear"
+            images = in_space(partial(torch.nn.functional.interpolate, size=patch, mode=mode), images)
         changed = self.settings.standardise or self.settings.legacy_views
         return standardised(images, images != 0) if changed else images
 
@@ -238,3 +278,13 @@ class ContrastiveLearning(Objective):
                 "(pretraining.least_share and least_overlap up, pretraining.p_flip, degrees and noise down)"
             )
         return found
+
+
+def _brain_of(clips: Tensor) -> Tensor:
+    """Return the voxels (B, 2, X, Y, Z) of two clips (B, 2, X, Y, Z, T) that change from frame to frame."""
+    return changing_voxels(clips.flatten(0, 1)[:, None]).unflatten(0, clips.shape[:2])
+
+
+def _shown(images: Tensor) -> Tensor:
+    """Return the first channel of the first sample, and of a clip its first frame."""
+    return upright(images[0, 0, ..., 0]) if images.ndim == 6 else images[0, 0]

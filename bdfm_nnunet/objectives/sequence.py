@@ -66,6 +66,7 @@ class SequenceModelling(Objective):
 
     settings_class = SequenceSettings
     settings: SequenceSettings
+    reads_clips = True
     suits_adamw = True
     progress = ("error", False)
     panels: Mapping[str, Mapping[str, str]] = MappingProxyType(
@@ -114,11 +115,16 @@ class SequenceModelling(Objective):
 
     @classmethod
     def check(cls, configuration: Mapping[str, Any], settings: SequenceSettings) -> None:
-        """Raise InputError unless the crops of a configuration are 4-D."""
+        """Raise InputError unless the crops of a configuration are 4-D, and masks of an atlas have one."""
         if len(crop := list(configuration["patch_size"])) != 4:
             raise InputError(
                 f"crops of {crop} voxels have {len(crop)} axes, but clips of 4-D images have 4: plan a data set of "
                 "sequences, or choose another trainer"
+            )
+        if (settings.mask == "atlas") != (settings.atlas is not None):
+            raise InputError(
+                f"pretraining.mask is {settings.mask} and pretraining.atlas is {settings.atlas}: masks of an atlas, "
+                "and only they, need a label map in the space of the runs"
             )
 
     def make_countable(self) -> None:

@@ -96,14 +96,19 @@ def clip_picture(
     x, y, z = chosen.unbind(1)
     shown = {"original": images, "network": rebuilt, "previous frame": guess}
     return Picture(
-        _upright(images[0, 0, ..., frame]),
-        {"network": _upright(rebuilt[0, 0, ..., frame])},
-        _upright(hidden[0, ..., frame]),
+        upright(images[0, 0, ..., frame]),
+        {"network": upright(rebuilt[0, 0, ..., frame])},
+        upright(hidden[0, ..., frame]),
         courses={name: each[0, 0, x, y, z] for name, each in shown.items()},
         hidden=hidden[0, x, y, z],
     )
 
 
-def _upright(volume: Tensor) -> Tensor:
-    """Return a volume (X, Y, Z) in RAS as slices from below, (Z, Y, X), with the front above."""
+def upright(volume: Tensor) -> Tensor:
+    """Return a volume (X, Y, Z) in RAS as slices from below, (Z, Y, X), with the front above.
+
+    Example:
+        >>> upright(torch.zeros(2, 3, 4)).shape
+        torch.Size([4, 3, 2])
+    """
     return volume.permute(2, 1, 0).flip(1)

@@ -9,7 +9,9 @@ beyond the edge of a volume. Where a data set was normalised without a mask, all
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import pi
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -157,6 +159,39 @@ def two_views(
     return intensities_changed(first, parts[0], settings), intensities_changed(second, parts[1], settings)
 
 
+def two_clip_views(
+    clips: Tensor, brain: Tensor, drawn: Mapping[str, Tensor], settings: ContrastiveSettings, *, spatial: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Return a view of each of two clips, in which all frames are changed alike but for the noise.
+
+    Args:
+        clips: (B, 2, X, Y, Z, T).
+        brain: boolean (B, 2, X, Y, Z); all else becomes 0.
+        drawn: result of `draw_views` for the axes of space.
+        settings: those with which it was drawn.
+        spatial: voxels of a view along X, Y and Z.
+
+    Returns:
+        (B, 1, *spatial, T) each.
+
+    Example:
+        >>> from bdfm_nnunet.settings import ContrastiveSettings
+        >>> settings, clips = ContrastiveSettings(), torch.rand(2, 2, 8, 8, 8, 3)
+        >>> drawn = draw_views(2, (8, 8, 8), settings, generator=torch.Generator().manual_seed(0))
+        >>> two_clip_views(clips, clips[..., 0] > 0, drawn, settings, spatial=(8, 8, 8))[1].shape
+        torch.Size([2, 1, 8, 8, 8, 3])
+    """
+    views = []
+    for number in range(2):
+        part = {name: values[:, number] for name, values in drawn.items()}
+        place = partial(sampled, matrices=part["matrix"], spatial=spatial, outside=settings.outside)
+        inside = brain[:, number, None]
+        clip = in_space(place, torch.where(inside[..., None], clips[:, number, None], 0))
+        clip = torch.where((place(inside.to(clip.dtype)) > 0.5)[..., None], clip, 0)
+        views.append(intensities_changed(clip, part, settings))
+    return views[0], views[1]
+
+
 def intensities_changed(images: Tensor, drawn: Mapping[str, Tensor], settings: ContrastiveSettings) -> Tensor:
     """Return images after the intensity changes of one view, background 0.
 
@@ -176,6 +211,25 @@ def intensities_changed(images: Tensor, drawn: Mapping[str, Tensor], settings: C
     if settings.standardise:
         return intensity_changes.standardised(values, foreground)
     return torch.where(foreground, low + values * extent, 0)
+
+
+def in_space(change: Callable[..., Tensor], images: Tensor, *arguments: Any) -> Tensor:
+    """Return images after a change along the axes of space: of a clip (B, C, X, Y, Z, T) each frame alike.
+
+    Args:
+        change: takes images (B, C, *spatial) and the arguments, and returns as many channels.
+        images: any number of axes.
+        arguments: further ones.
+
+    Example:
+        >>> in_space(lambda volumes: volumes[..., :1], torch.zeros(2, 1, 4, 4, 4, 7)).shape
+        torch.Size([2, 1, 4, 4, 1, 7])
+    """
+    if images.ndim < 6:
+        return change(images, *arguments)
+    channels = images.shape[1]
+    volumes = change(images.movedim(-1, 2).flatten(1, 2), *arguments)
+    return volumes.unflatten(1, (channels, -1)).movedim(2, -1)
 
 
 Drawn = Mapping[str, Tensor]
@@ -202,18 +256,20 @@ class _Part:
 
 
 _PARTS = (
-    _Part("bias", 0.0, lambda values, foreground, drawn: intensity_changes.biased(values, drawn["bias"])),
+    _Part("bias", 0.0, lambda values, foreground, drawn: in_space(intensity_changes.biased, values, drawn["bias"])),
     _Part("gamma", 1.0, lambda values, foreground, drawn: intensity_changes.gamma_changed(values, drawn["gamma"])),
     _Part(
         "contrast",
         0.0,
         lambda values, foreground, drawn: intensity_changes.contrast_changed(values, foreground, drawn["contrast"]),
     ),
-    _Part("blur", 0.0, lambda values, foreground, drawn: intensity_changes.blurred(values, drawn["blur"])),
+    _Part("blur", 0.0, lambda values, foreground, drawn: in_space(intensity_changes.blurred, values, drawn["blur"])),
     _Part(
         "low_resolution",
         1.0,
-        lambda values, foreground, drawn: intensity_changes.lowered_resolution(values, drawn["low_resolution"]),
+        lambda values, foreground, drawn: in_space(
+            intensity_changes.lowered_resolution, values, drawn["low_resolution"]
+        ),
     ),
     _Part(
         "noise",

@@ -108,7 +108,7 @@ def pretraining_settings(configuration: Mapping[str, Any], preset: str | None) -
 
 
 def pretrainer_of(configuration: Mapping[str, Any]) -> str:
-    """Return the first trainer that takes the "pretraining" block of a configuration.
+    """Return the first trainer that takes the "pretraining" block of a configuration; of one for 4-D images, the last.
 
     Raises:
         InputError: none does.
@@ -118,9 +118,13 @@ def pretrainer_of(configuration: Mapping[str, Any]) -> str:
         'nnUNetTrainerBDFMPretrain'
         >>> pretrainer_of({"pretraining": {"temperature": 0.1}})
         'nnUNetTrainerSimCLR'
+        >>> pretrainer_of({"patch_size": [96, 96, 96, 20]})
+        'nnUNetTrainerNeuroSTORM'
     """
     kinds = [type(settings) for settings in pretraining_blocks(configuration)]
-    fitting = (name for name, each in TRAINER_PRESETS.items() if OBJECTIVE_SETTINGS[PRESETS[each].objective] in kinds)
+    of_clips = len(configuration.get("patch_size", ())) == 4
+    presets = list(TRAINER_PRESETS.items())[:: -1 if of_clips else 1]
+    fitting = (name for name, each in presets if OBJECTIVE_SETTINGS[PRESETS[each].objective] in kinds)
     return next(fitting, MIXTURE_TRAINER)
 
 

@@ -186,9 +186,12 @@ class FrequencyCorruptionSettings(CropSettings):
 class ContrastiveSettings(CropSettings):
     """Contrastive learning: two views of each crop, and a loss that finds the pairs. The defaults are SimCLR.
 
-    Views are drawn with a probability per part; 0 switches a part off.
+    Views are drawn with a probability per part; 0 switches a part off. In 4-D images all frames of a clip change alike,
+    but for the noise.
 
     Attributes:
+        second_clip: in 4-D images, where the second of the two clips comes from: the same "run" at another time, or
+            another run of the "subject" on the same side of the split, where there is one.
         augmentation: of the loaded crop, before views are made of it; see `CropSettings`.
         crops: whether the two views show "two" boxes of the loaded crop, drawn apart, or "one" and the same.
         region: sides of the loaded crop, relative to those of the patch; above 1 boxes differ more.
@@ -231,6 +234,7 @@ class ContrastiveSettings(CropSettings):
             features know; 0 for no probe.
     """
 
+    second_clip: Literal["run", "subject"] = "run"
     augmentation: Literal["mirror", "none", "spatial"] = "none"
     crops: Literal["two", "one"] = "two"
     region: float = 1.0

@@ -16,6 +16,8 @@ class SequenceSettings(CropSettings):
         augmentation: of the loaded clip, before the parts below; see `CropSettings`.
         mask: what is masked as a whole: a "window" of tokens, single tokens ("random"), the same window in space in all
             frames ("tube"), or a region of an atlas ("atlas").
+        atlas: for masks of an atlas, a label map (NIfTI) in the space of the runs, 0 for background; its nearest voxel
+            is taken for each voxel of a run.
         mask_ratio: share of these that is masked, of those that hold brain; at least one, and never all.
         mask_window: tokens of a window along x, y, z and t; the last ones are cut off where they do not fit. Regions
             are drawn anew after as many frames.
@@ -38,6 +40,7 @@ class SequenceSettings(CropSettings):
 
     augmentation: Literal["mirror", "none", "spatial"] = "none"
     mask: Literal["window", "random", "tube", "atlas"] = "window"
+    atlas: str | None = None
     mask_ratio: float = 0.5
     mask_window: tuple[int, ...] = (4, 4, 4, 4)
     loss_region: Literal["brain", "all"] = "brain"

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
@@ -15,9 +15,11 @@ from bdfm_nnunet.checkpoints.adaptation_plan import ADAPTATION_PLAN, CITATIONS, 
 from bdfm_nnunet.checkpoints.citations import citations_of
 from bdfm_nnunet.checkpoints.last_training import SUMMARY
 from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
-from bdfm_nnunet.data.batch_streams import Batch, BatchSource, generator_of
+from bdfm_nnunet.data.batch_streams import Batch, generator_of
+from bdfm_nnunet.data.clip_batches import ClipPairs, Clips
 from bdfm_nnunet.data.crops import UnlabelledCrops
 from bdfm_nnunet.data.random_contrast import draw_contrasts, redrawn
+from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.compiled_networks import start_from_data
 from bdfm_nnunet.networks.encoders import encoder_of, unwrap
 from bdfm_nnunet.networks.network_building import build_network
@@ -80,8 +82,16 @@ class Pretraining(Task):
         return read_block(configuration, "pretraining", kind=cls.objective_class.settings_class)
 
     def check(self) -> None:
-        """Raise InputError unless the objective's settings fit the crops and the network."""
-        self.objective_class.check(self.trainer.configuration_manager.configuration, self.settings)
+        """Raise InputError unless the objective and its settings fit the images, the crops and the network."""
+        configuration = self.trainer.configuration_manager.configuration
+        if self._shows_clips:
+            check_clips(self.objective_class, self.settings)
+        self.objective_class.check(configuration, self.settings)
+
+    @property
+    def _shows_clips(self) -> bool:
+        """Whether images are 4-D, with time as their last axis."""
+        return len(self.trainer.configuration_manager.patch_size) == 4
 
     @classmethod
     def build_network(
@@ -102,14 +112,17 @@ class Pretraining(Task):
 
     # --- batches ------------------------------------------------------------------------------------------------
 
-    def batch_sources(self) -> tuple[BatchSource, BatchSource]:
-        """Return random crops, augmented for training; mirroring is drawn here and carried out in the step."""
+    def batch_sources(self) -> tuple[Any, Any]:
+        """Return random crops, augmented for training; mirroring is drawn here and carried out in the step.
+
+        Of 4-D runs they are clips, which the objective augments in the step.
+        """
         trainer = self.trainer
         forwards = self.objective.encoder_forwards
         trainer.print_to_log_file(f"A training step runs the encoder {forwards} time{'s' * (forwards > 1)}")
-        if trainer.dataset_class is None:
-            trainer.dataset_class = infer_dataset_class(trainer.preprocessed_dataset_folder)
         training, validation = trainer.get_tr_and_val_datasets()
+        if self._shows_clips:
+            return self._clips(training, _TRAINING), self._clips(validation, _VALIDATION)
         kind = self.settings.augmentation
         affine = RandomAffine(spacing=trainer.configuration_manager.spacing) if kind == "spatial" else None
         return self._crops(training, affine=affine, mirror=kind != "none"), self._crops(
@@ -127,6 +140,22 @@ class Pretraining(Task):
             **augmentation,
         )
 
+    def _clips(self, runs: Any, stream: int) -> Clips:
+        """Return random clips of one side of the split, as many for a sample as the objective asks for."""
+        trainer, settings = self.trainer, cast(Any, self.settings)
+        shared: dict[str, Any] = {
+            "size": self.objective_class.crop_size(trainer.configuration_manager.patch_size, settings),
+            "batch_size": trainer.whole_batch,
+            "share": trainer.share,
+            "seed": trainer.training.seed,
+            "stream": stream,
+        }
+        if self.objective.clips > 1:
+            subjects = trainer.data.patients if settings.second_clip == "subject" else None
+            return ClipPairs(runs, runs.identifiers, subjects=subjects, **shared)
+        atlas = getattr(settings, "atlas", None)
+        return Clips(runs, runs.identifiers, atlas=None if atlas is None else Path(atlas), **shared)
+
     def validation_numbers(self, numbers: range) -> list[int]:
         """Return the same batches in every epoch."""
         return [number % self.trainer.num_val_iterations_per_epoch for number in numbers]
@@ -134,17 +163,21 @@ class Pretraining(Task):
     def prepare(self, batch: Batch) -> Batch:
         """Add what the objective draws for a training step."""
         images, step = batch["data"], self.trainer.run.step_number
-        batch = batch | {"drawn": self._draw(images, _TRAINING, step) | self._patients_of(batch)}
+        batch = batch | {"drawn": self._draw(images, _TRAINING, step) | self._given(batch)}
         if self.settings.random_contrast:
             draw = partial(_contrasts, channels=images.shape[1], share=self.settings.random_contrast)
             batch["contrasts"] = self._draw(images, _CONTRASTS, step, draw)
         return batch
 
-    def _patients_of(self, batch: Batch) -> dict[str, Tensor]:
-        """Return "patients" if the objective asks for them: the same number for all crops of one patient."""
-        if not self.objective.uses_patients:
-            return {}
-        return {"patients": torch.tensor([self.trainer.data.patients.get(key, -1) for key in batch["keys"]])}
+    def _given(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what comes with the images: brain and regions of clips.
+
+        And "patients" if the objective asks for them, the same number for all crops of one patient.
+        """
+        given: dict[str, Tensor] = {name: batch[name] for name in ("brain", "regions") if name in batch}
+        if self.objective.uses_patients:
+            given["patients"] = torch.tensor([self.trainer.data.patients.get(key, -1) for key in batch["keys"]])
+        return given
 
     def _draw(self, images: Tensor, stream: int, number: int, draw: Any = None) -> dict[str, Tensor]:
         """Draw for the whole batch, so that nothing depends on the number of processes, and take this one's part."""
@@ -202,7 +235,7 @@ class Pretraining(Task):
         """Return what the objective says of fixed crops."""
         trainer = self.trainer
         images = batch["data"].to(trainer.device, non_blocking=True)
-        drawn = self._draw(images, _VALIDATION, self._validated) | self._patients_of(batch)
+        drawn = self._draw(images, _VALIDATION, self._validated) | self._given(batch)
         if self.objective.uses_foreground:
             drawn["foreground"] = batch["foreground"]
         self._validated += 1
@@ -326,6 +359,27 @@ class Pretraining(Task):
         for sentence in (self.objective.verdict(self.latest), self._last_tenth(self.curves).verdict):
             if sentence:
                 self.trainer.print_to_log_file(sentence)
+
+
+def check_clips(kind: type[Objective], settings: CropSettings) -> None:
+    """Raise InputError unless an objective learns from 4-D images, and the settings of crops suit clips.
+
+    Example:
+        >>> check_clips(objective_class("masked"), CropSettings())
+        Traceback (most recent call last):
+        bdfm_nnunet.errors.InputError: MaskedImageModelling does not learn from 4-D images: ...
+    """
+    if not kind.reads_clips:
+        raise InputError(
+            f"{kind.__name__} does not learn from 4-D images: use -tr nnUNetTrainerNeuroSTORM or "
+            "nnUNetTrainerSimCLR, or a configuration of 3-D images"
+        )
+    if settings.augmentation != "none" or settings.random_contrast:
+        raise InputError(
+            f"pretraining.augmentation is {settings.augmentation} and pretraining.random_contrast is "
+            f"{settings.random_contrast:g}, which are for 3-D images: leave both out, clips have the augmentation of "
+            "their objective"
+        )
 
 
 def _contrasts(

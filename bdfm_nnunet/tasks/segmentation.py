@@ -53,6 +53,15 @@ class Segmentation(Finetuning):
     kind = "segmentation"
     deep_supervision = True
 
+    def check(self) -> None:
+        """Raise InputError for 4-D images, or where the training is too short for its strategy."""
+        if len(self.trainer.configuration_manager.patch_size) == 4:
+            raise InputError(
+                f"configuration {self.trainer.configuration_name} is of 4-D images, which have no labels to segment: "
+                "use -tr nnUNetTrainerNeuroSTORM, or a trainer of targets such as nnUNetTrainerBDFMClassification"
+            )
+        super().check()
+
     @classmethod
     def build_network(
         cls, configuration_manager: Any, *, input_channels: int, output_channels: int, deep_supervision: bool

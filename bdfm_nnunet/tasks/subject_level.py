@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import Tensor, nn
 
 from bdfm_nnunet.checkpoints import read_checkpoint
@@ -149,8 +148,6 @@ class SubjectTask(Finetuning):
 
     @cached_property
     def _datasets(self) -> tuple[Any, Any]:
-        if self.trainer.dataset_class is None:
-            self.trainer.dataset_class = infer_dataset_class(self.trainer.preprocessed_dataset_folder)
         training, validation = self.trainer.get_tr_and_val_datasets()
         return training, validation
 

@@ -5,11 +5,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from bdfm_nnunet.checksums import Checksums
 from bdfm_nnunet.data.batch_streams import Batch, batches
+from bdfm_nnunet.data.case_classes import dataset_class_of
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, describe_run
 from bdfm_nnunet.patients import CaseList, groups, read_cases
@@ -74,7 +74,7 @@ class FoldData:
         splits = bring_splits(folder, self.raw_folder, self.cases, trainer.print_to_log_file)
         if splits is not None:
             data = trainer.preprocessed_dataset_folder
-            present = infer_dataset_class(data).get_identifiers(data)
+            present = dataset_class_of(data).get_identifiers(data)
             check_fold(trainer.fold, splits, present, path=folder / SPLITS, folder=data)
 
     def keep_split(self, split: Split) -> Split:

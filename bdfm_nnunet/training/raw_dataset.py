@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-
 from bdfm_nnunet.checksums import Checksums
+from bdfm_nnunet.data.case_classes import dataset_class_of
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_atomically
 from bdfm_nnunet.nnunet_files import read_dataset_json
@@ -29,7 +28,7 @@ def raw_folder_of(name: str) -> Path | None:
 def check_preprocessed(folder: Path) -> None:
     """Raise InputError unless a folder holds preprocessed cases and nothing else."""
     try:
-        infer_dataset_class(str(folder))
+        dataset_class_of(folder).get_identifiers(str(folder))
     except OSError:
         raise InputError(f"{folder} does not exist: preprocess the data set with `bdfm plan`") from None
     except (AssertionError, KeyError, IndexError):

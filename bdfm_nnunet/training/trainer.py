@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from bdfm_nnunet.checkpoints.nnunet_loading import loading_as_data
 from bdfm_nnunet.data.batch_streams import Batch, reseed, seeded
-from bdfm_nnunet.data.checked_cases import checked
+from bdfm_nnunet.data.case_classes import dataset_class_of, known_to_nnunet
 from bdfm_nnunet.files import cannot_write
 from bdfm_nnunet.networks.encoders import suited_optimizer
 from bdfm_nnunet.settings import TrainingSettings, read_block
@@ -179,7 +179,7 @@ class Trainer(nnUNetTrainer):
         if outputs := self.task.output_channels:  # nnU-Net would count labels
             self.build_network_architecture = with_outputs(type(self), outputs)  # type: ignore[method-assign]
         several, self.is_ddp = self.is_ddp, False  # nnU-Net would wrap the network for the GPU that the rank counts to
-        with seeded(self.training.seed, _NETWORK):
+        with seeded(self.training.seed, _NETWORK), known_to_nnunet():  # which classes read which cases
             super().initialize()
         self.is_ddp = several
         if several:
@@ -214,12 +214,13 @@ class Trainer(nnUNetTrainer):
 
     @property
     def dataset_class(self) -> Any:
-        """The class that reads preprocessed cases."""
+        """The class that reads preprocessed cases: images or, in the folder of a 4-D configuration, runs."""
+        self._dataset_class: Any = self._dataset_class or dataset_class_of(self.preprocessed_dataset_folder)
         return self._dataset_class
 
     @dataset_class.setter
     def dataset_class(self, kind: Any) -> None:
-        self._dataset_class = None if kind is None else checked(kind)
+        self._dataset_class = kind
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Return the fold's cases; a split that is missing comes from nnUNet_raw.
@@ -394,7 +395,6 @@ class Trainer(nnUNetTrainer):
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             fault = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise not_of_this_training(found.path, fault) from None
-        self.resumed = True
-        self.run.midway = found.progress
+        self.resumed, self.run.midway = True, found.progress
         self.origin.recall(found.exposure)
         self.data.forget_exposure()

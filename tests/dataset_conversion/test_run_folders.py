@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 
 from bdfm_nnunet.cli import main
@@ -194,3 +196,27 @@ def test_an_id_that_ends_like_a_mask_is_refused(tmp_path: Path, raw: Path) -> No
     Runs(root).run("s1_mask_bold.nii.gz")
     (record,) = _convert(root).refused
     assert "cannot be the name of a file (it ends like that of a brain mask)" in record.reason
+
+
+def test_real_scans(tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two 4-D scans that nibabel ships: a slab of EPI, and one whose header calls milliseconds seconds."""
+    shipped = Path(nibabel.__file__).parent / "tests" / "data"
+    root = tmp_path / "download"
+    root.mkdir()
+    for name in ("functional.nii", "example4d.nii.gz"):
+        (root / name).write_bytes((shipped / name).read_bytes())
+    options = ["--spacing", "8", "--size", "0", "--time-step", "2", "--min-frames", "2", "--workers", "1"]
+    command = ["convert", "fmri-folder", str(root), "-d", "700", *options]
+    assert main(command) == 3
+    told = capsys.readouterr()
+    assert "1 ok" in told.out and "example4d" in told.out and "--tr 2" in told.out
+    cases = SequenceCases(raw / "Dataset700_FMRI")
+    assert cases.cases == ("functional",)
+    header = cases.header("functional")
+    assert header.shape[3] == header.source_frames == 20 and header.source_repetition_time == 2
+    assert header.affine[0][0] > 0 and header.affine[1][1] > 0  # to the right and to the front
+    clip, brain = cases.clip("functional", 0, 20), cases.mask("functional")
+    assert np.abs(clip[brain].mean()) < 0.01 and np.abs(clip[brain].std() - 1) < 0.01
+    assert np.corrcoef(clip[brain].T).min() > 0.9  # frames of one head are alike
+    assert main([*command, "--tr", "2"]) == 0
+    assert SequenceCases(raw / "Dataset700_FMRI").header("example4d").shape[3] == 2

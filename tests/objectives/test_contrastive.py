@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from bdfm_nnunet.losses import nt_xent
 from bdfm_nnunet.networks.encoders import encoder_of, suited_optimizer
+from bdfm_nnunet.networks.neurostorm import NeurostormEncoder
 from bdfm_nnunet.objectives.contrastive import ContrastiveLearning
 from bdfm_nnunet.objectives.views import two_views
 from bdfm_nnunet.presets import PRESETS
@@ -240,3 +241,48 @@ def test_published_preset() -> None:
     drawn = _drawn(objective)
     assert set(drawn) == {"corner", "side", "flip", "angle", "shift", "gamma"}
     assert objective(IMAGES, **drawn)["loss"].isfinite()
+
+
+SIZE = (8, 8, 8, 4)
+PAIRS = torch.randn(4, 2, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def _of_clips(**settings: Any) -> ContrastiveLearning:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"image_size": SIZE, "patch_size": (2, 2, 2, 1), "features": (8, 16), "depths": (1, 1)}
+    encoder = NeurostormEncoder(1, **sizes, merging=((2, 2, 2, 1),), window_size=(2, 2, 2, 2))
+    return ContrastiveLearning(encoder_of(encoder), ContrastiveSettings(**settings), spacing=(2, 2, 2, 0.8))
+
+
+@pytest.mark.parametrize("region", [1.0, 1.5])
+def test_two_clips_are_the_two_views(region: float) -> None:
+    objective = _of_clips(region=region)
+    crop = objective.crop_size(SIZE, objective.settings)
+    assert crop == ((8, 8, 8, 4) if region == 1 else (12, 12, 12, 4))
+    pairs = torch.randn(4, 2, *crop, generator=torch.Generator().manual_seed(1))
+    brain = torch.rand(4, 2, *crop[:3], generator=torch.Generator().manual_seed(2)) < 0.8
+    drawn = objective.draw(4, crop, generator=torch.Generator().manual_seed(0))
+    first, second = objective.views(pairs, drawn, brain=brain)
+    assert first.shape == second.shape == (4, 1, *SIZE)
+    swapped, _ = objective.views(pairs.flip(1), drawn, brain=brain.flip(1))
+    assert not torch.allclose(swapped, first)
+    losses = objective(pairs, **drawn, brain=brain, patients=torch.tensor([0, 1, 2, 2]))
+    losses["loss"].backward()
+    assert next(objective.encoder.parameters()).grad.abs().sum() > 0
+    dark = torch.where(brain[..., None], pairs, 50.0)  # what is not brain has no effect
+    torch.testing.assert_close(objective.views(dark, drawn, brain=brain)[1], second)
+    found = objective.monitor(pairs, **drawn, brain=brain)
+    assert found.kept["features"].shape == (4, 16) and found.pictures["views"].original.ndim == 3
+    assert "foreground" not in found.kept and not objective.uses_foreground and objective.clips == 2
+    summary = objective.summarise(found.kept)
+    assert set(objective.monitors) <= {*found.values, *summary}
+
+
+def test_brains_of_clips_are_what_changes_where_nobody_tells_them() -> None:
+    objective = _of_clips()
+    pairs = PAIRS.clone()
+    pairs[:, :, :3] = -2.0
+    drawn = objective.draw(4, SIZE, generator=torch.Generator().manual_seed(0))
+    brain = torch.ones(4, 2, *SIZE[:3], dtype=torch.bool)
+    brain[:, :, :3] = False
+    torch.testing.assert_close(objective.views(pairs, drawn), objective.views(pairs, drawn, brain=brain))

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from bdfm_nnunet.objectives.views import draw_views, intensities_changed, two_views
+from bdfm_nnunet.objectives.views import draw_views, intensities_changed, two_clip_views, two_views
 from bdfm_nnunet.settings import ContrastiveSettings
 
 OFF = dict.fromkeys(
@@ -150,3 +150,35 @@ def test_one_seed_repeats_all_and_another_one_nothing() -> None:
     draws = [draw_views(3, SPATIAL, settings, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
     assert all(torch.equal(draws[0][name], draws[1][name]) for name in draws[0])
     assert not any(torch.equal(draws[0][name], draws[2][name]) for name in ("matrix", "gamma", "noise_keys"))
+
+
+CLIPS = torch.randn(3, 2, *SPATIAL, 5, generator=torch.Generator().manual_seed(4))
+BRAIN = torch.rand(3, 2, *SPATIAL, generator=torch.Generator().manual_seed(5)) < 0.7
+
+
+def _clip_views(clips: torch.Tensor = CLIPS, **changes: Any) -> torch.Tensor:
+    settings = ContrastiveSettings(**OFF | changes)
+    drawn = draw_views(len(clips), SPATIAL, settings, generator=torch.Generator().manual_seed(3))
+    return torch.stack(two_clip_views(clips, BRAIN, drawn, settings, spatial=SPATIAL))
+
+
+def test_with_every_part_off_views_of_clips_are_their_standardised_brains() -> None:
+    views = _clip_views()
+    assert views.shape == (2, 3, 1, *SPATIAL, 5)
+    for number, view in enumerate(views):
+        for sample in range(3):
+            inside = BRAIN[sample, number]
+            values = CLIPS[sample, number][inside]
+            expected = (values - values.mean()) / values.std(unbiased=False)  # of all frames together
+            torch.testing.assert_close(view[sample, 0][inside], expected, rtol=1e-3, atol=1e-3)
+            assert not view[sample, 0][~inside].any()
+
+
+@pytest.mark.parametrize("part", [name for name in OFF if name != "least_share"])
+def test_each_switch_changes_all_frames_of_a_clip_alike_but_for_the_noise(part: str) -> None:
+    """All frames of these clips are the same, so they must stay the same."""
+    still = CLIPS[..., :1].expand(*CLIPS.shape)
+    views = _clip_views(still, **{part: 1.0})
+    assert (views - _clip_views(still)).abs().flatten(2).amax(2).gt(0.01).float().mean() > 0.7
+    between = (views - views[..., :1]).abs().amax()
+    assert between > 0.01 if part == "p_noise" else between < 1e-4

@@ -141,6 +141,10 @@ def test_a_list_of_objectives_is_not_for_the_trainer_of_one() -> None:
         ({"pretraining": {"queue": 64}}, "nnUNetTrainerSimCLR"),
         ({"pretraining": {"adversarial": 0.1}}, "nnUNetTrainerFrepa"),
         (_mixture({"name": "masked"}), "nnUNetTrainerPretrain"),
+        ({"patch_size": [8, 8, 8, 4]}, "nnUNetTrainerNeuroSTORM"),
+        ({"patch_size": [8, 8, 8, 4], "pretraining": {"p_noise": 0.1}}, "nnUNetTrainerNeuroSTORM"),
+        ({"patch_size": [8, 8, 8], "pretraining": {"p_noise": 0.1}}, "nnUNetTrainerSimCLR"),
+        ({"patch_size": [8, 8, 8, 4], "pretraining": {"queue": 64}}, "nnUNetTrainerSimCLR"),
     ],
 )
 def test_the_trainer_that_a_block_is_for(block: dict[str, object], trainer: str) -> None:

@@ -51,11 +51,12 @@ def test_parameters_are_those_of_the_network_that_is_trained(prepared: Prepared,
 
 
 MASKED = [name for name, preset in TRAINER_PRESETS.items() if PRESETS[preset].objective == "masked"]
+OF_IMAGES = [name for name, preset in TRAINER_PRESETS.items() if PRESETS[preset].objective != "sequence"]
 MIXTURE = [{"name": name} for name in OBJECTIVE_SETTINGS if name != "sequence"]  # which needs 4-D images
 CASES = [
     *((name, {"pretraining.decoder": "final"}) for name in MASKED),
-    *((name, {"pretraining.channels": "all", "training.optimizer": "sgd"}) for name in TRAINER_PRESETS),
-    *((name, {"batch_size": 3, "training.epochs": None}) for name in (*TRAINER_PRESETS, *FINETUNINGS)),
+    *((name, {"pretraining.channels": "all", "training.optimizer": "sgd"}) for name in OF_IMAGES),
+    *((name, {"batch_size": 3, "training.epochs": None}) for name in (*OF_IMAGES, *FINETUNINGS)),
     (MIXTURE_TRAINER, {"pretraining.objectives": MIXTURE}),
 ]
 
@@ -151,3 +152,13 @@ def test_an_unknown_trainer_is_named(prepared: Prepared) -> None:
         trial_trainer("nnUNetTrainerNothing", **what(prepared, "count")),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerNeuroSTORM", "nnUNetTrainerSimCLR"])
+def test_costs_of_clips_are_those_of_the_trainer(sequences: Prepared, name: str, tmp_path: Path) -> None:
+    arguments = what(sequences, "count")
+    with trial_trainer(name, **arguments) as trainer:
+        expected = count_training(trainer), schedule_of(trainer)
+    configuration = resolve_configuration(arguments["plans"], "count")
+    assert count_by_name(name, configuration, arguments["dataset"], plans=tmp_path / "a.json") == expected
+    assert expected[0].forward_flops
