@@ -19,9 +19,8 @@ from bdfm_nnunet.dataset_conversion.reading.confounds import read_confounds
 from bdfm_nnunet.dataset_conversion.release import CONFOUNDS
 from bdfm_nnunet.dataset_conversion.writing.run_lattice import steps_of_time
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.images.sequence_files import FOLDER, FRAMES, MASK, SequenceHeader
+from bdfm_nnunet.images.sequence_files import FOLDER, FRAMES, MASK, PREPROCESSED, SequenceHeader
 from bdfm_nnunet.nnunet_folders import dataset_folders, dataset_name
-from bdfm_nnunet.plans.run_data import IDENTIFIER
 from bdfm_nnunet.probes.connectivity_matrices import correlation_vector, partial_correlation_vector
 from bdfm_nnunet.probes.feature_tables import KIND, FeatureTable, PartialFeatures, stamp_of
 from bdfm_nnunet.probes.region_courses import Array, drift, region_courses, region_sizes, without
@@ -72,7 +71,7 @@ def runs_of(dataset_id: int) -> SequenceCases:
         InputError: there is no such data set, or it holds images.
     """
     folders = dataset_folders(dataset_id)
-    places = [place for folder in folders for place in (folder / FOLDER, folder / IDENTIFIER) if place.is_dir()]
+    places = [place for folder in folders for place in (folder / FOLDER, folder / PREPROCESSED) if place.is_dir()]
     return SequenceCases(places[0] if places else folders[0])
 
 
