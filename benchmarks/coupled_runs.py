@@ -52,8 +52,8 @@ class Cohort:
     within: float = 0.6
     coupling: tuple[float, float] = (0.1, 0.6)
     spread: float = 0.15
-    signal: float = 0.015
-    noise: tuple[float, float, float] = (0.015, 0.006, 0.01)
+    signal: float = 0.025
+    noise: tuple[float, float, float] = (0.012, 0.004, 0.005)
     shift_mm: float = 2.0
 
 
