@@ -26,6 +26,8 @@ FOLDS = 5
 SEED = 12345
 NOT_REGIONS = {"background", "ignore"}
 MOST_NAMES = 5
+DRAWN = "test=drawn"
+"""Name of a test set that was drawn, beside sites that are kept out."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def make_splits(
     patients: str | None = None,
     targets: Sequence[str] = (),
     external: Sequence[str] = (),
+    test: float = 0.0,
     overwrite: bool = False,
 ) -> SplitReport:
     """Write splits_final.json and splits_table.json into a data set's raw and preprocessed folders.
@@ -108,12 +111,13 @@ def make_splits(
         targets: names of targets (`bdfm targets`) to stratify by: classes, quarters of numbers, events and times.
             Cases of which none is known are in no fold, and every fraction has a patient of each class.
         external: values of a grouping, such as sites; their patients are in no fold, and splits_table.json lists them.
+        test: share of the other patients that is drawn as a test set: like `external`, in no fold.
         overwrite: replace splits that differ.
 
     Raises:
         InputError: the data set is unknown, a setting is impossible, or there are other splits already.
     """
-    _check_settings(folds, fractions)
+    _check_settings(folds, fractions, test)
     folders = folders_of(dataset)
     known = _targets(folders, needed=bool(targets))
     cases = cases_of_splits(folders, patients)
@@ -121,6 +125,9 @@ def make_splits(
     strata = TargetStrata.of(known, targets, [fact.case for fact in facts]) if known and targets else TargetStrata()
     out = external_cases(external, _groupings(known, facts), {fact.case: fact.group for fact in facts})
     facts = strata.kept(facts, {case for cases in out.values() for case in cases})
+    if test:
+        facts, drawn = _test_set(facts, test, seed)
+        out = {**out, DRAWN: tuple(drawn)}
     patient_count = len({fact.group for fact in facts})
     if patient_count < 2:
         raise InputError(f"{folders[0]} has fewer than two patients: there is nothing to split")
@@ -133,7 +140,7 @@ def make_splits(
     shared = duplicates(cases.of_part("train"), cases.scope)
     report = SplitReport(files, rows, patient_count, shared, note, tuple(lacking), out)
     table: dict[str, Any] = {"seed": seed, "patients": patient_count, "folds": rows}
-    if targets or external:
+    if targets or out:
         table |= {"targets": list(targets), "external": out, "without_target": sorted(strata.nothing)}
     for folder in folders:
         write_json(folder / SPLITS, splits)
@@ -141,7 +148,19 @@ def make_splits(
     return report
 
 
-def _check_settings(folds: int, fractions: Sequence[float]) -> None:
+def _test_set(facts: Sequence[Facts], share: float, seed: int) -> tuple[list[Facts], list[str]]:
+    """Return the cases that are left, and those of the patients that are drawn for a test."""
+    strata = Strata(facts)
+    drawn, _ = strata.deal(range(len(strata.names)), [share, 1 - share], seed=f"{seed} test")
+    names = {strata.names[number] for number in drawn}
+    if not names:
+        raise InputError(f"a test set of {100 * share:g} % of {len(strata.names)} patients holds nobody: ask for more")
+    return [fact for fact in facts if fact.group not in names], _names(fact for fact in facts if fact.group in names)
+
+
+def _check_settings(folds: int, fractions: Sequence[float], test: float) -> None:
+    if not 0 <= test < 1:
+        raise InputError(f"test is {test}, expected a share of at least 0 and below 1")
     if folds < 2:
         raise InputError(f"{folds} folds are too few: give 2 or more")
     if not fractions or not all(0 < fraction <= 1 for fraction in fractions):

@@ -181,6 +181,14 @@ def percentages(text: str) -> list[float]:
     return values
 
 
+def percentage(text: str) -> float:
+    """Read one percentage below 100, as a fraction of one."""
+    values = percentages(text)
+    if len(values) > 1 or values[0] == 1:
+        raise argparse.ArgumentTypeError(f"one percentage below 100 was expected, not {text!r}")
+    return values[0]
+
+
 def pair(text: str) -> tuple[str, str]:
     """Read `NAME=VALUE`."""
     key, equals, value = text.partition("=")

@@ -18,6 +18,7 @@ from bdfm_nnunet.commands.arguments import (
     names,
     options_given,
     pair,
+    percentage,
     percentages,
     workers,
 )
@@ -307,13 +308,14 @@ def _splits_options(add: Add) -> None:
         help="keep the patients of this site (or GROUPING=VALUE of `bdfm targets --group`) out of all folds, as a test "
         "set outside the distribution; may be repeated",
     )
+    add("--test", type=percentage, default=0.0, metavar="P", help="keep P %% of the patients out, too, as a test set")
     add("--overwrite", action="store_true", help="replace other splits; folds trained on them are then worthless")
     add("--check", action="store_true", help="check the splits that are there; exit code 3 where a patient leaks")
 
 
 def _check_alone(settings: argparse.Namespace) -> None:
     """Refuse options that change splits beside --check, which only reads them."""
-    others = options_given(settings, ("folds", "fractions", "seed", "sites"))
+    others = options_given(settings, ("folds", "fractions", "seed", "sites", "test"))
     others += [f"--{name}" for name in ("target", "external") if getattr(settings, name)]
     others += ["--overwrite"] if settings.overwrite else []
     if others:
@@ -339,6 +341,7 @@ def splits(settings: argparse.Namespace) -> int:
         patients=settings.patients,
         targets=settings.target,
         external=settings.external,
+        test=settings.test,
         overwrite=settings.overwrite,
     )
     print(report.summary())

@@ -140,3 +140,23 @@ def test_patients_of_targets_serve_where_there_is_no_manifest(folder: Path) -> N
     folds = read_splits(folder / "splits_final.json")
     assert not any({PATIENT[c] for c in fold["train"]} & {PATIENT[c] for c in fold["val"]} for fold in folds)
     assert check_splits(folder).faults == []
+
+
+def test_a_test_set_is_drawn_by_patients_and_strata(folder: Path) -> None:
+    """Three lists that share no patient, in each of which the positive ones have their share."""
+    report = make_splits(folder, targets=["idh"], external=["site=C"], test=0.25)
+    out = read_kept_out(folder)
+    drawn, splits = out.sites["test=drawn"], read_splits(folder / "splits_final.json")
+    known = {PATIENT[case] for case in CASES if int(case[1:4]) < 50 and int(case[1:4]) % 3 != 2}
+    people = {PATIENT[case] for case in drawn}
+    assert len(people) == pytest.approx(len(known) / 4, abs=1) and people <= known
+    assert {int(case[1:4]) % 10 == 3 for case in drawn} == {False, True}
+    for split in splits:
+        lists = [{PATIENT[case] for case in part} for part in (split["train"], split["val"], out.external)]
+        assert not (lists[0] & lists[1] or lists[0] & lists[2] or lists[1] & lists[2])
+        assert lists[0] | lists[1] == known - people
+    assert set(report.external) == {"site=C", "test=drawn"} and not check_splits(folder).faults
+    make_splits(folder, targets=["idh"], external=["site=C"], test=0.25, seed=4, overwrite=True)
+    assert read_kept_out(folder).sites["test=drawn"] != drawn
+    with pytest.raises(InputError, match="test is 1"):
+        make_splits(folder, test=1.0)
