@@ -1,6 +1,7 @@
 """`bdfm targets`."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,15 @@ from bdfm_nnunet.commands.arguments import Add, command, dataset, each_once, pai
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.safe_names import printable_lines
 
+RUNS = "runs.csv"
+
 
 def add_commands(commands: Any) -> None:
     """Add the parser."""
     add = command(commands, "targets", targets, "check a table of classes, numbers or survival and install it")
     dataset(add)
-    add("table", type=Path, metavar="FILE", help="the table: CSV, TSV or .xlsx, a case or patient in each row")
+    add("table", type=Path, nargs="?", metavar="FILE",
+        help="the table: CSV, TSV or .xlsx, a case or patient in each row (default: runs.csv of runs)")  # fmt: skip
     add(
         "--column",
         action="append",
@@ -93,8 +97,17 @@ def targets(settings: argparse.Namespace) -> int:
         add=settings.add,
     )
     cases = with_patients(read_cases(*folders), settings.patients)
-    print(printable_lines(install_targets(cases, folders, settings.table, options).summary()))
+    table = settings.table or _table_of_runs(folders)
+    print(printable_lines(install_targets(cases, folders, table, options).summary()))
     return 0
+
+
+def _table_of_runs(folders: Sequence[Path]) -> Path:
+    """Return the table of runs that the conversion has written."""
+    found = next((folder / RUNS for folder in folders if (folder / RUNS).is_file()), None)
+    if found is None:
+        raise InputError(f"no table is named, and {folders[0]} has no {RUNS}, which data sets of runs have: name one")
+    return found
 
 
 def _groups(settings: argparse.Namespace) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Tables of public data sets, which are read as they are: UCSF-PDGM, UPENN-GBM, OASIS-1 to -3, ADNI.
+"""Tables that are read as they are: of UCSF-PDGM, UPENN-GBM, OASIS-1 to -3, ADNI, and of converted runs.
 
 Names of columns and spellings of cells are those that public code reads from these files. A table is recognised by its
 columns; those that another version lacks are left out.
@@ -205,12 +205,24 @@ _ADNI_COLLECTION = KnownTable(
     ),
     groups=(GroupRequest(name="sex", source="Sex"),),
 )  # fmt: skip
+_RUNS = KnownTable(
+    name="runs",
+    title="table of runs that `bdfm convert` writes (runs.csv)",
+    columns=("case", "patient", "task", "frames_dropped", "displacement", "brain_voxels"),
+    id_column="case",
+    targets=(
+        ColumnRequest(name="task", type=TargetType.MULTICLASS, source="task", per_scan=True, optional=True),
+        ColumnRequest(
+            name="displacement", type=CONTINUOUS, source="displacement", unit="mm", per_scan=True, optional=True
+        ),
+    ),
+)
 
 KNOWN_TABLES = {
     table.name: table
     for table in (
         _UCSF, _UPENN, _OASIS_1, _OASIS_2, _OASIS_3_CDR, _OASIS_3_DEMOGRAPHICS, _OASIS_3_SCANS, _ADNI_MERGED,
-        _ADNI_COLLECTION,
+        _ADNI_COLLECTION, _RUNS,
     )
 }  # fmt: skip
 """Name to table, those first whose columns tell most."""

@@ -263,6 +263,22 @@ def test_sessions_of_a_longitudinal_table_are_told_apart(install: Install) -> No
     np.testing.assert_array_equal(report.targets.numbers["age"].ravel(), [30, 31, 40, np.nan])
 
 
+def test_runs_have_their_own_task_and_motion(install: Install) -> None:
+    """As `bdfm convert fmri-...` writes them: what a subject did differs from run to run."""
+    table = (
+        "case,patient,session,site,family,task,frames,source_frames,source_repetition_time,frames_dropped,displacement,"
+        "brain_voxels\na_rest,a,,Ulm,,rest,99,99,0.8,0,0.1,7\na_motor,a,,Ulm,,motor,80,80,0.8,0,0.25,7\n"
+        "b_motor,b,,Ulm,,motor,70,70,0.8,0,,7\nb_wm,b,,Ulm,,wm,60,60,0.8,0,0.3,7\n"
+    )
+    rows = {name: name[0] for name in ("a_rest", "a_motor", "b_motor", "b_wm")}
+    found = install(table, rows).targets
+    assert found.columns["task"].type is TargetType.MULTICLASS
+    classes = [found.columns["task"].classes[int(each)] for each in found.values("task", list(rows))[:, 0]]
+    assert classes == ["rest", "motor", "motor", "wm"]
+    assert found.columns["displacement"].unit == "mm"
+    assert np.allclose(found.values("displacement", list(rows))[:, 0], [0.1, 0.25, np.nan, 0.3], equal_nan=True)
+
+
 def test_a_table_can_be_named_or_declared_unknown(install: Install) -> None:
     cases = {line.split(";")[0]: line[:9] for line in OASIS_1.splitlines()[1:]}
     report = install(OASIS_1, cases, known="none")
