@@ -110,6 +110,9 @@ POOLING: Mapping[str, Literal["mean", "attention"]] = MappingProxyType(
 SUBJECT_TRAINERS = tuple(POOLING)
 """Their names."""
 
+REIDENTIFICATION_TRAINER = "nnUNetTrainerReidentification"
+"""The trainer that learns who is who."""
+
 SUBJECT_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "nnUNetTrainerBDFMClassification": ("binary", "multi-class", "ordinal"),

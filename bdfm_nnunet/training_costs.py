@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bdfm_nnunet.cost_records import Costs, Schedule, remembered
 from bdfm_nnunet.nnunet_files import inputs_of, outputs_of
-from bdfm_nnunet.presets import POOLING, PRETRAINERS, SUBJECT_TRAINERS, TRAINER_PRESETS
+from bdfm_nnunet.presets import POOLING, PRETRAINERS, REIDENTIFICATION_TRAINER, SUBJECT_TRAINERS, TRAINER_PRESETS
 from bdfm_nnunet.settings import (
     CropSettings,
     SubjectSettings,
@@ -27,6 +27,8 @@ SUBJECT_EPOCHS = 40
 """Epochs of a subject-level training whose plans name no number."""
 NUMBERS_PER_PARAMETER = {"adamw": 4, "sgd": 3, "lars": 3}
 """What an optimiser keeps, weight and gradient included."""
+OF_SUBJECTS = (*SUBJECT_TRAINERS, REIDENTIFICATION_TRAINER)
+"""Trainers whose networks have one vector of outputs for each subject."""
 _WITHOUT_COSTS = {"training", "pretraining", "finetuning", "costs", "variant_settings", "inherits_from", "batch_size"}
 """Entries of a configuration from which the costs of a sample do not follow, or not directly."""
 
@@ -39,7 +41,7 @@ def count_by_name(
     A sample of a subject-level trainer is counted as one crop; how many show a case depends on the images.
 
     Args:
-        trainer: a trainer in `PRETRAINERS`, `FINETUNINGS` or `SUBJECT_TRAINERS`.
+        trainer: a trainer in `PRETRAINERS`, `FINETUNINGS` or `OF_SUBJECTS`.
         configuration: configuration of the plans with everything that it inherits.
         dataset: content of dataset.json.
         plans: plans file; counted costs are recorded beside it.
@@ -58,13 +60,13 @@ def count_by_name(
         "channels": [inputs, outputs],
         "pretraining": settings and asdict(settings),
         "optimizer": training.optimizer,
-        **({"subjects": trainer} if trainer in SUBJECT_TRAINERS else {}),
+        **({"subjects": trainer} if trainer in OF_SUBJECTS else {}),
     }
 
     def count() -> Costs:
         from bdfm_nnunet.networks.encoders import suited_optimizer
 
-        if trainer in SUBJECT_TRAINERS:
+        if trainer in OF_SUBJECTS:
             network = _subject_network(trainer, configuration, inputs, str(plans))
         else:
             network = _network(configuration, inputs, outputs, settings, str(plans), TRAINER_PRESETS.get(trainer))
@@ -72,7 +74,7 @@ def count_by_name(
         return count_step(network, inputs, configuration["patch_size"], optimizer=optimizer)
 
     schedule = Schedule(
-        epochs=training.epochs or (SUBJECT_EPOCHS if trainer in SUBJECT_TRAINERS else DEFAULT_EPOCHS),
+        epochs=training.epochs or (SUBJECT_EPOCHS if trainer in OF_SUBJECTS else DEFAULT_EPOCHS),
         iterations=training.iterations_per_epoch,
         val_iterations=training.val_iterations_per_epoch,
         batch_size=configuration["batch_size"],
@@ -111,13 +113,14 @@ def _network(
 
 def _subject_network(trainer: str, configuration: Mapping[str, Any], inputs: int, name: str) -> "nn.Module":
     from bdfm_nnunet.networks.network_costs import build_on
-    from bdfm_nnunet.networks.subject_network import OneCrop, build_subject_network
+    from bdfm_nnunet.networks.subject_network import AXES_OF_RUNS, OneCrop, build_subject_network
 
     settings: SubjectSettings = read_block(configuration, "finetuning", kind=SubjectSettings)
-    pooling = settings.pooling if settings.pooling != "auto" else POOLING[trainer]
+    auto = "mean" if len(configuration["patch_size"]) == AXES_OF_RUNS else POOLING.get(trainer, "mean")
+    options: Any = {"pooling": settings.pooling if settings.pooling != "auto" else auto, "head": settings.head}
 
     def build() -> "nn.Module":
-        return OneCrop(build_subject_network(configuration, inputs=inputs, outputs=1, pooling=pooling, name=name))
+        return OneCrop(build_subject_network(configuration, inputs=inputs, outputs=1, **options, name=name))
 
     return build_on(build)
 

@@ -10,6 +10,7 @@ from bdfm_nnunet.trainers.subjects import (
     nnUNetTrainerBDFMClassification,
     nnUNetTrainerBDFMRegression,
     nnUNetTrainerBDFMSurvival,
+    nnUNetTrainerReidentification,
 )
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "nnUNetTrainerFrepa",
     "nnUNetTrainerNeuroSTORM",
     "nnUNetTrainerPretrain",
+    "nnUNetTrainerReidentification",
     "nnUNetTrainerSimCLR",
     "nnUNetTrainerSimMIM",
 ]

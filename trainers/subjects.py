@@ -1,5 +1,6 @@
 """Classes, numbers and survival of whole subjects, from a pre-trained encoder or from scratch."""
 
+from bdfm_nnunet.tasks.reidentification import Reidentification
 from bdfm_nnunet.tasks.subject_level import Classification, Regression, Survival
 from bdfm_nnunet.training.trainer import Trainer
 
@@ -24,3 +25,13 @@ class nnUNetTrainerBDFMSurvival(Trainer):
     """Time to an event by the survival columns of targets.csv; otherwise as `nnUNetTrainerBDFMClassification`."""
 
     task_class = Survival
+
+
+class nnUNetTrainerReidentification(Trainer):
+    """Who is who: subjects as classes in training, and other subjects found again by their features in validation.
+
+    It needs no targets, and subjects with several runs or sessions; settings are those of
+    `nnUNetTrainerBDFMClassification` without `targets`.
+    """
+
+    task_class = Reidentification

@@ -100,13 +100,13 @@ def _read_dataset(folder: Path) -> Any:
 
 
 def _counted(name: str, what: Mapping[str, Any], path: Path) -> dict[str, str]:
-    from bdfm_nnunet.presets import PRETRAINERS, SUBJECT_TRAINERS
-    from bdfm_nnunet.training_costs import FINETUNINGS, count_by_name
+    from bdfm_nnunet.presets import PRETRAINERS
+    from bdfm_nnunet.training_costs import FINETUNINGS, OF_SUBJECTS, count_by_name
 
     if name in (
         *PRETRAINERS,
         *FINETUNINGS,
-        *SUBJECT_TRAINERS,
+        *OF_SUBJECTS,
     ):  # without nnU-Net, whose trainers take many seconds to import
         configuration = resolve_configuration(what["plans"], what["configuration"])
         return cost_rows(*count_by_name(name, configuration, what["dataset"], plans=path))

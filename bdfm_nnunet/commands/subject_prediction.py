@@ -1,6 +1,7 @@
 """`bdfm predict-subjects`."""
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,15 @@ def add_commands(commands: Any) -> None:
     add("-p", "--plans", default="BDFMPlans", metavar="NAME", help="name of the plans (default: %(default)s)")
     add("-f", "--folds", nargs="+", type=fold, default=["0", "1", "2", "3", "4"], metavar="F",
         help="folds, whose predictions are averaged (default: 0 1 2 3 4)")  # fmt: skip
-    add("-i", "--images", type=Path, metavar="IMAGES", help="folder of CASE_0000.nii.gz ...")
+    add("-i", "--images", type=Path, metavar="IMAGES",
+        help="folder of CASE_0000.nii.gz ...; of runs a data set that `bdfm convert fmri-...` wrote")  # fmt: skip
     add("--external", nargs="*", metavar="SITE",
         help="in place of -i: the cases that `bdfm splits --external` keeps out, of these sites or of all")  # fmt: skip
     add("-o", "--out", required=True, type=Path, metavar="FILE.csv", help="the table of predictions, a row per case")
-    add("--per-patient", type=Path, metavar="FILE.csv", help="a second table, the mean over the cases of each patient")
+    add("--per-patient", type=Path, metavar="FILE.csv",
+        help="a second table, the mean over the cases of each patient, of runs over all their clips")  # fmt: skip
     add("--saliency", type=Path, metavar="DIR", help="folder for maps of what each voxel adds to a prediction")
+    add("--saliency-frames", action="store_true", help="of runs: a map for each frame (4-D) in place of their sum")
     add("-chk", "--checkpoint", default="checkpoint_best.pth", metavar="NAME",
         help="checkpoint of each fold (default: %(default)s, the epoch with the least validation loss)")  # fmt: skip
     add("--device", choices=("cpu", "cuda", "mps"), default="cpu", help="where the network runs (default: %(default)s)")
@@ -40,35 +44,79 @@ def predict_subjects(settings: argparse.Namespace) -> int:
     _check(settings)
     name = dataset_name(settings.dataset)
     run = f"{settings.trainer}__{settings.plans}__{settings.configuration}"
-    from bdfm_nnunet.evaluation.subject_tables import per_patient, write_predictions
+    from bdfm_nnunet.evaluation.subject_tables import write_predictions
     from bdfm_nnunet.exposure import Exposure
     from bdfm_nnunet.exposure.subject_exposure import write_record
-    from bdfm_nnunet.patients import groups, read_cases
     from bdfm_nnunet.prediction.subject_predictor import SubjectModel
-    from bdfm_nnunet.prediction.subject_predictor import predict_subjects as predict
 
     kept_out = None if settings.external is None else _kept_out(settings)
     model = SubjectModel.read(nnunet_folder("nnUNet_results") / name / run, settings.folds, settings.checkpoint)
     _check_meaning(model, settings.dataset)
+    if settings.saliency_frames and (settings.saliency is None or not model.reads_runs):
+        raise InputError("--saliency-frames is for --saliency of runs: leave it out")
     saliency = None if settings.saliency is None else settings.saliency / "map.nii.gz"
     for path in filter(None, (settings.out, settings.per_patient, saliency)):
         check_writable(path)
-    known = read_cases(*dataset_folders(settings.dataset))
-    predictions = predict(
-        model,
-        settings.images if kept_out is None else _images_of(model, name, kept_out),
-        patients=groups(known.rows, known.scope),
-        saliency=settings.saliency,
-        device=settings.device,
-        workers=settings.workers,
-    )
+    for each in model.folds if kept_out is not None else ():
+        _check_untrained(each.checkpoint, name, kept_out or [])
+    predictions, subjects = (_of_runs if model.reads_runs else _of_images)(settings, model, name, kept_out)
     write_predictions(settings.out, predictions)
     exposures = [Exposure.of_checkpoint(each.checkpoint) for each in model.folds]
     write_record(settings.out, exposures, targets=[asdict(column) for column in model.targets])
     print(f"{len(predictions.cases)} cases of {len(set(predictions.patients))} patients in {settings.out}")
     if settings.per_patient is not None:
-        write_predictions(settings.per_patient, per_patient(predictions))
+        write_predictions(settings.per_patient, subjects)
     return 0
+
+
+def _of_images(settings: argparse.Namespace, model: Any, name: str, kept_out: Any) -> tuple[Any, Any]:
+    """Return the predictions for images, and for their patients."""
+    from bdfm_nnunet.evaluation.subject_tables import per_patient
+    from bdfm_nnunet.prediction.subject_images import images_of_cases
+    from bdfm_nnunet.prediction.subject_predictor import predict_subjects as predict
+
+    images = settings.images if kept_out is None else images_of_cases(model, name, kept_out)
+    options: dict[str, Any] = {"device": settings.device, "workers": settings.workers, "saliency": settings.saliency}
+    predictions = predict(model, images, patients=_patients(settings), **options)
+    return predictions, per_patient(predictions)
+
+
+def _of_runs(settings: argparse.Namespace, model: Any, name: str, kept_out: Any) -> tuple[Any, Any]:
+    """Return the predictions for runs, and for their subjects."""
+    from bdfm_nnunet.prediction.predicted_runs import RunFiles, runs_of_cases
+    from bdfm_nnunet.prediction.run_predictor import RunMaps, predict_runs
+
+    configuration = model.configuration
+    runs = (
+        RunFiles(settings.images, configuration) if kept_out is None else runs_of_cases(configuration, name, kept_out)
+    )
+    maps = None if settings.saliency is None else RunMaps(folder=settings.saliency, frames=settings.saliency_frames)
+    patients = patients_of_runs(runs, _patients(settings))
+    found = predict_runs(model, runs, patients=patients, maps=maps, device=settings.device)
+    return found.runs, found.subjects
+
+
+def patients_of_runs(runs: Any, known: Mapping[str, str]) -> dict[str, str]:
+    """Return run -> subject: as the data set of the model knows it, else as the manifest beside the runs does.
+
+    Args:
+        runs: a `RunFiles`.
+        known: of the data set of the model.
+    """
+    from bdfm_nnunet.patients import MANIFEST, groups, read_cases
+
+    beside = next((each for each in (runs.folder, runs.folder.parent) if (each / MANIFEST).is_file()), None)
+    listed = None if beside is None else read_cases(beside)
+    told = {} if listed is None else groups(listed.rows, listed.scope)
+    return {case: known.get(case, told.get(case, case)) for case in runs.names}
+
+
+def _patients(settings: argparse.Namespace) -> Any:
+    """Return case -> patient of the data set."""
+    from bdfm_nnunet.patients import groups, read_cases
+
+    known = read_cases(*dataset_folders(settings.dataset))
+    return groups(known.rows, known.scope)
 
 
 def _check(settings: argparse.Namespace) -> None:
@@ -99,12 +147,9 @@ def _kept_out(settings: argparse.Namespace) -> list[str]:
     return read_kept_out(*reversed(dataset_folders(settings.dataset))).of_sites(settings.external)
 
 
-def _images_of(model: Any, name: str, cases: list[str]) -> Any:
-    """Return the images of cases that were kept out; a model that has trained on one of them is refused."""
+def _check_untrained(checkpoint: Any, name: str, cases: list[str]) -> None:
+    """Refuse a model that has trained on one of the cases that were kept out."""
     from bdfm_nnunet.exposure import Exposure
     from bdfm_nnunet.exposure.subject_exposure import check_untrained
-    from bdfm_nnunet.prediction.subject_images import images_of_cases
 
-    for each in model.folds:
-        check_untrained(Exposure.of_checkpoint(each.checkpoint), name, cases, str(each.checkpoint.path))
-    return images_of_cases(model, name, cases)
+    check_untrained(Exposure.of_checkpoint(checkpoint), name, cases, str(checkpoint.path))

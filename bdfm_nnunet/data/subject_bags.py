@@ -16,7 +16,7 @@ from bdfm_nnunet.data.batch_streams import Batch
 from bdfm_nnunet.data.checked_cases import reading
 from bdfm_nnunet.data.crops import open_images, read_crop
 
-_SHOWN = 30  # keeps this random stream apart from that of the order
+SHOWN = 30  # keeps this random stream apart from that of the order
 
 
 def covering_starts(shape: Sequence[int], crop: Sequence[int], *, overlap: float = 0.0) -> list[tuple[int, ...]]:
@@ -102,7 +102,7 @@ class SubjectBags:
         places = range(self.batch_size)[self.share]
         keys = [self._case_at(number * self.batch_size + place) for place in places]
         # a stream for each place: what a case is shown as depends neither on the process nor on the cases before it
-        streams = [np.random.default_rng((self.seed, _SHOWN, number, place)) for place in places]
+        streams = [np.random.default_rng((self.seed, SHOWN, number, place)) for place in places]
         bags = [self._bag(key, rng) for key, rng in zip(keys, streams, strict=True)]
         return {"data": torch.stack(bags), "keys": keys}
 

@@ -28,7 +28,7 @@ from bdfm_nnunet.nnunet_files import (
     resolve_configuration,
 )
 from bdfm_nnunet.old_plans import architecture_of
-from bdfm_nnunet.presets import PRETRAINERS, SUBJECT_TRAINERS
+from bdfm_nnunet.presets import PRETRAINERS, REIDENTIFICATION_TRAINER, SUBJECT_TRAINERS
 from bdfm_nnunet.training_costs import FINETUNINGS
 
 _BUILT_FROM_PLANS = ("nnUNetTrainer", *FINETUNINGS)
@@ -103,6 +103,10 @@ def _trainer_of(read: Sequence[Checkpoint]) -> str:
             raise InputError(
                 f"{each.path} is of a pre-training ({each.trainer}), which segments nothing: fine-tune from it first, "
                 "with BDFM_WEIGHTS or `bdfm weights`"
+            )
+        if each.trainer == REIDENTIFICATION_TRAINER:
+            raise InputError(
+                f"{each.path} is of {each.trainer}, which segments nothing: use `bdfm features --weights` with it"
             )
         if each.trainer in SUBJECT_TRAINERS:
             raise InputError(

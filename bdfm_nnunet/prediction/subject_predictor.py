@@ -21,7 +21,8 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.subject_tables import Predictions
 from bdfm_nnunet.files import memory_bytes
 from bdfm_nnunet.json_shapes import fault_of
-from bdfm_nnunet.networks.subject_network import SubjectNetwork, build_subject_network
+from bdfm_nnunet.networks.mamba_stages import add_prompts
+from bdfm_nnunet.networks.subject_network import AXES_OF_RUNS, HEADS, SubjectNetwork, build_subject_network
 from bdfm_nnunet.nnunet_files import inputs_of, read_dataset_json, read_plans_file, resolve_configuration
 from bdfm_nnunet.prediction.argument_checks import check_model
 from bdfm_nnunet.prediction.saliency_maps import joined_crops, on_image_grid, write_map
@@ -96,6 +97,11 @@ class SubjectModel:
         return self.plans.get_configuration(self.configuration_name)
 
     @property
+    def reads_runs(self) -> bool:
+        """Whether its cases are 4-D runs."""
+        return len(self.configuration.patch_size) == AXES_OF_RUNS
+
+    @property
     def targets(self) -> list[TargetColumn]:
         """The targets that are predicted."""
         return [output.column for output in self.folds[0].outputs]
@@ -118,10 +124,12 @@ def _outputs_of(fold: Checkpoint) -> tuple[TargetOutput, ...]:
 
 def _fault_of_values(task: Mapping[str, Any]) -> str:
     """Return why a task cannot be used though its shape is right; empty if it can."""
-    names, crop = [entry["name"] for entry in task["targets"]], task["crop"]
+    names, crop, head = [entry["name"] for entry in task["targets"]], task["crop"], task.get("head", "linear")
     if not names or len(set(names)) < len(names):
         return f"it has the targets {names}"
-    if len(crop) != 3 or min(crop) < 1 or 4 * prod(crop) > memory_bytes():
+    if head not in HEADS:
+        return f"head is {head!r}"
+    if len(crop) not in (3, AXES_OF_RUNS) or min(crop) < 1 or 4 * prod(crop) > memory_bytes():
         return f"crop is {list(crop)}"
     return "" if 0 <= task["overlap"] < 1 else f"overlap is {task['overlap']}"
 
@@ -149,8 +157,11 @@ def _network_of(
         inputs=inputs_of(dataset, settings),
         outputs=sum(output.width for output in outputs),
         pooling=fold.task["pooling"],
+        head=fold.task.get("head", "linear"),
         name=str(fold.path),
     )
+    if prompts := [tokens for name, tokens in fold.weights.items() if name.endswith(".prompt")]:
+        add_prompts(network.encoder, len(prompts[0]), generator=torch.Generator())
     check_weights(network, fold)
     kinds = network.state_dict()
     network.load_state_dict({name: value.to(kinds[name].dtype) for name, value in fold.weights.items()}, assign=True)

@@ -24,18 +24,13 @@ from bdfm_nnunet.files import sha256_of
 from bdfm_nnunet.networks.encoders import EncoderView, encoder_of
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.nnunet_files import channels_of
+from bdfm_nnunet.probes.encoder_choice import choose_plans, encoder_for
 from bdfm_nnunet.probes.feature_tables import KIND, FeatureTable, PartialFeatures
 from bdfm_nnunet.probes.fitted_images import FittedImages, image_volumes, intensity_statistics, label_volumes
 from bdfm_nnunet.probes.functional_connectivity import CONNECTIVITY
 from bdfm_nnunet.probes.labelled_cases import LabelledCase, LabelledCases, preprocessed_cases
 from bdfm_nnunet.probes.pooled_features import Pooling, windows_of
-from bdfm_nnunet.probes.subject_features import (
-    DatasetSource,
-    FeatureSettings,
-    choose_plans,
-    encoder_for,
-    vectors_of,
-)
+from bdfm_nnunet.probes.subject_features import DatasetSource, FeatureSettings, vectors_of
 from bdfm_nnunet.studies.image_features import tile_of
 
 UNTRAINED, COVARIANCE, INTENSITY, VOLUME, LABELS = (

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import Tensor
 
 from bdfm_nnunet.checkpoints.readers import ExpectedImages
-from bdfm_nnunet.data.checked_cases import checked, reading
+from bdfm_nnunet.data.case_classes import dataset_class_of
+from bdfm_nnunet.data.checked_cases import reading
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.scored_regions import target_of_dataset
 from bdfm_nnunet.nnunet_files import channels_of, read_dataset_json, resolve_configuration
@@ -107,7 +107,7 @@ class LabelledCases:
             InputError: a case is missing or damaged.
         """
         data = str(self.folder / self.configuration["data_identifier"])
-        dataset = checked(infer_dataset_class(data))(data, list(cases or self.cases))
+        dataset = dataset_class_of(data)(data, list(cases or self.cases))
         for case in cases or self.cases:
             images, labels, *_ = dataset.load_case(case)
             with reading(dataset, case):
@@ -174,7 +174,7 @@ def preprocessed_cases(
 
 
 def _chosen(folder: Path, data: Path, fold: int | None, cases: Sequence[str]) -> list[str]:
-    found = sorted(infer_dataset_class(str(data)).get_identifiers(str(data)))
+    found = sorted(dataset_class_of(data).get_identifiers(str(data)))
     if fold is not None:
         splits = read_splits(folder / SPLITS)
         if not 0 <= fold < len(splits):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,17 +15,21 @@ from tqdm import tqdm
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure
 from bdfm_nnunet.networks.encoders import EncoderView
-from bdfm_nnunet.nnunet_folders import dataset_name, nnunet_folder
-from bdfm_nnunet.plans.plans_lookup import CONFIGURATION, DEFAULT_PLANS, read_plans
+from bdfm_nnunet.networks.subject_network import AXES_OF_RUNS
+from bdfm_nnunet.probes.encoder_choice import Chosen, encoder_for
 from bdfm_nnunet.probes.feature_tables import KIND, FeatureTable, PartialFeatures, stamp_of
 from bdfm_nnunet.probes.fitted_images import FittedImages
 from bdfm_nnunet.probes.labelled_cases import LabelledCases, preprocessed_cases
 from bdfm_nnunet.probes.pooled_features import POOLINGS, Pooling, pool_image, stages_of
-from bdfm_nnunet.studies.image_features import FrozenEncoder, Planned, frozen_encoder, image_files
+from bdfm_nnunet.probes.run_features import PreprocessedRuns, check_runs, vectors_of_runs
+from bdfm_nnunet.studies.image_features import FrozenEncoder, Planned, check_reads_images, frozen_encoder, image_files
 from bdfm_nnunet.studies.image_preparation import ASSUMED, prepare_case
 
-Shown = tuple[str, list[Tensor], Tensor]
-"""A case, the images (C, *spatial) that the encoder is shown for it one after the other, and its foreground."""
+Shown = tuple[Any, ...]
+"""A case and what the function for its vectors takes: of an image the images (C, *spatial) that the encoder is shown
+one after the other, and its foreground; of a run its clips."""
+Vectors = Callable[..., list[NDArray[np.float32]]]
+"""From what is shown of a case to a vector per pooling."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,10 @@ class Source(Protocol):
         """Yield some of the cases."""
         ...
 
+    def vectors(self, encoder: FrozenEncoder, settings: FeatureSettings) -> Vectors:
+        """Return the function that makes a vector of what is shown."""
+        ...
+
     def described(self) -> dict[str, Any]:
         """Return what decides the images, and sentences under "notes"."""
         ...
@@ -102,6 +110,10 @@ class DatasetSource:
         if cases:
             for case in self.found.read(range(len(self.fitted.has)), cases):
                 yield (case.name, *self.fitted(case))
+
+    def vectors(self, encoder: FrozenEncoder, settings: FeatureSettings) -> Vectors:
+        """Return the function that makes a vector of an image."""
+        return vectors_of(encoder.view, encoder.tile, settings, [settings.pooling])
 
     def described(self) -> dict[str, Any]:
         """Return the data set and its plans."""
@@ -139,6 +151,10 @@ class FileSource:
             prepared = prepare_case(self.files_of_case[case], expected, self.encoder.checkpoint.plans)
             yield case, [prepared.image], prepared.foreground
 
+    def vectors(self, encoder: FrozenEncoder, settings: FeatureSettings) -> Vectors:
+        """Return the function that makes a vector of an image."""
+        return vectors_of(encoder.view, encoder.tile, settings, [settings.pooling])
+
     def described(self) -> dict[str, Any]:
         """Return that there is no data set."""
         return {"dataset": None, "plans": None, "configuration": None, "notes": []}
@@ -148,19 +164,21 @@ class FileSource:
         return stamp_of([path for paths in self.files_of_case.values() for path in paths])
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Plans and configuration of a data set that were chosen, and why.
+@dataclass
+class RunSource(PreprocessedRuns):
+    """The preprocessed runs of a data set."""
 
-    Attributes:
-        plans: name of the plans.
-        configuration: name of the configuration.
-        notes: a sentence where nobody has named them.
-    """
+    def vectors(self, encoder: FrozenEncoder, settings: FeatureSettings) -> Vectors:
+        """Return the function that makes a vector of the clips of a run."""
+        if settings.window == "whole":
+            raise InputError("--window whole is for images: a run is shown as clips of the training's size")
+        stages = stages_of(settings.stages, len(encoder.view.channels))
+        known: Any = {"brain": settings.foreground, "device": settings.device}
+        return vectors_of_runs(encoder.view, stages, [settings.pooling], **known)
 
-    plans: str
-    configuration: str
-    notes: tuple[str, ...] = field(default=())
+    def stamp(self) -> str:
+        """Return a text that changes when the runs do."""
+        return stamp_of(self.files())
 
 
 def dataset_features(
@@ -181,7 +199,7 @@ def dataset_features(
         out: FILE.npz, FILE.csv or a folder, see `feature_tables`.
         settings: how features are made.
         plans: name of the data set's plans; by default those of the weights, else BDFMPlans, else the only ones.
-        configuration: one of their configurations; by default that of the weights, else 3d_fullres.
+        configuration: one of their configurations; by default that of the weights, else 3d_fullres or 4d.
         reading: settings of reading the weights, see `ReadingSettings`.
 
     Raises:
@@ -192,78 +210,17 @@ def dataset_features(
     return write_subject_features(encoder, source, out, settings or FeatureSettings())
 
 
-def encoder_for(
-    dataset_id: int,
-    weights: str | Path,
-    *,
-    plans: str | None = None,
-    configuration: str | None = None,
-    reading: Mapping[str, Any] | None = None,
-) -> tuple[Chosen, FrozenEncoder]:
-    """Return the plans of a data set that suit some weights, and their encoder.
-
-    The encoder is that of the network that the file describes, or else of the data set's planned one.
-
-    Raises:
-        InputError: plans or weights cannot be used.
-    """
-    reading = dict(reading or {})
-    try:
-        encoder = frozen_encoder(weights, None, reading)
-    except InputError as error:
-        if "does not tell its network" not in str(error):
-            raise
-        chosen = choose_plans(dataset_id, {}, None, plans, configuration)
-        named = Planned(dataset_id=dataset_id, plans=chosen.plans, configuration=chosen.configuration)
-        return chosen, frozen_encoder(weights, named, reading)
-    checkpoint = encoder.checkpoint
-    chosen = choose_plans(dataset_id, checkpoint.plans or {}, checkpoint.configuration, plans, configuration)
-    return chosen, encoder
-
-
-def choose_plans(
-    dataset_id: int,
-    of_weights: Mapping[str, Any],
-    configuration_of_weights: str | None,
-    plans: str | None,
-    configuration: str | None,
-) -> Chosen:
-    """Return the plans and the configuration whose preprocessed cases are used.
-
-    Args:
-        dataset_id: number of the data set.
-        of_weights: plans of the training that made the weights; empty if unknown.
-        configuration_of_weights: its configuration.
-        plans: name that somebody has given.
-        configuration: name that somebody has given.
-
-    Raises:
-        InputError: the data set has no plans, or several of which none is meant.
-    """
-    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset_id)
-    there = sorted(path.stem for path in folder.glob("*.json") if '"configurations"' in path.read_text(errors="ignore"))
-    name = plans or _first_of([str(of_weights.get("plans_name")), DEFAULT_PLANS], there)
-    if name is None:
-        if len(there) > 1:
-            raise InputError(f"{folder} has the plans {', '.join(there)}: name one of them with -p")
-        name = there[0] if there else DEFAULT_PLANS
-    configurations = read_plans(dataset_id, name)["configurations"]
-    named = configuration or _first_of([str(configuration_of_weights), CONFIGURATION], list(configurations))
-    told = () if plans and configuration else (f"the preprocessed cases are those of {name}, {named}",)
-    return Chosen(name, named or CONFIGURATION, told)
-
-
-def _first_of(wanted: Sequence[str], there: Sequence[str]) -> str | None:
-    return next((name for name in wanted if name in there), None)
-
-
-def dataset_source(dataset_id: int, chosen: Chosen, encoder: FrozenEncoder) -> DatasetSource:
+def dataset_source(dataset_id: int, chosen: Chosen, encoder: FrozenEncoder) -> DatasetSource | RunSource:
     """Return the preprocessed cases of a data set, as an encoder wants them.
 
     Raises:
         InputError: they are missing, or cannot be turned into what the encoder was trained on.
     """
     found = preprocessed_cases(dataset_id, chosen.plans, chosen.configuration)
+    if AXES_OF_RUNS in (encoder.view.axes, len(found.spacing)):
+        expected = encoder.checkpoint.images
+        check_runs(found, encoder.view, expected.spacing if expected else (), str(encoder.checkpoint.path))
+        return RunSource(found, encoder.tile, chosen.plans, chosen.configuration, chosen.notes)
     fitted = FittedImages(found, encoder.checkpoint.images, encoder.view.in_channels)
     fitted.notes = (*chosen.notes, *fitted.notes)
     return DatasetSource(found, fitted, chosen.plans, chosen.configuration)
@@ -292,6 +249,7 @@ def file_features(
         InputError: an image or the weights cannot be used.
     """
     encoder = frozen_encoder(weights, planned, reading)
+    check_reads_images(encoder)
     source = FileSource(image_files(images, encoder.view.in_channels), encoder)
     return write_subject_features(encoder, source, out, settings or FeatureSettings())
 
@@ -306,13 +264,13 @@ def write_subject_features(
     """
     described = describe(encoder, source, settings)
     partial = PartialFeatures(out, _key(described, source))
-    vectors = vectors_of(encoder.view, encoder.tile, settings, [settings.pooling])
+    vectors = source.vectors(encoder, settings)
     missing = partial.missing(source.cases)
     done, count = len(source.cases) - len(missing), len(source.cases)
     with tqdm(total=count, initial=done, desc="features", unit="case", disable=None) as bar:
-        for case, images, inside in source.shown(missing):
+        for case, *shown in source.shown(missing):
             try:
-                partial.put(case, vectors(images, inside)[0])
+                partial.put(case, vectors(*shown)[0])
             except InputError as error:
                 raise InputError(f"case {case}: {error}") from None
             bar.update()

@@ -19,9 +19,14 @@ class SubjectSettings(WeightSettings):
         crop_overlap: share of a crop that its neighbour covers too.
         most_crops: crops of a case in a training step, drawn anew in each from those that cover it; by default all. A
             label belongs to the whole case, so fewer may miss what it is about.
+        clips: clips of a run of functional MRI in a training step, each drawn from another part of the run; predictions
+            are the mean over all clips of a run.
         pooling: "mean" of the features of all positions of all crops, or "attention", their mean with learned weights
             (gated attention, Ilse et al. 2018, https://arxiv.org/abs/1802.04712); "auto" is "attention" for classes,
-            "mean" for numbers and survival, which often grow with the extent of something.
+            "mean" for numbers and survival, which often grow with the extent of something, and for runs.
+        head: "linear" after that pooling; for runs also the published heads of NeuroSTORM: "v1" is linear after the
+            mean of features that are not normalised, "v2" has a linear layer of four times the channels between, "v3"
+            a transformer with a token for the class.
         class_weights: "balanced" weighs each class by the inverse of its frequency among the training cases, so that
             probabilities are those of balanced classes; "none" keeps those of the training cases.
         label_smoothing: share of the probability that a label leaves to other classes.
@@ -36,7 +41,7 @@ class SubjectSettings(WeightSettings):
         scaling: largest change of size, as a share; by default 0, since a size may matter.
         shift: largest shift of the crops, as a share of their size.
         p_intensity: probability of each intensity change (bias field, gamma, contrast, blur, resolution, noise).
-        dropout: share of the pooled features that a step leaves out.
+        dropout: share of the pooled features that a step leaves out, and of what the transformer of "v3" computes.
 
     Example:
         >>> SubjectSettings(targets=("idh",), class_weights="balanced").view
@@ -47,7 +52,9 @@ class SubjectSettings(WeightSettings):
     view: Literal["auto", "whole", "crops"] = "auto"
     crop_overlap: float = 0.0
     most_crops: int | None = None
+    clips: int = 1
     pooling: Literal["auto", "mean", "attention"] = "auto"
+    head: Literal["linear", "v1", "v2", "v3"] = "linear"
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: float = 0.0
     survival_loss: Literal["discrete", "cox"] = "discrete"
@@ -61,7 +68,7 @@ class SubjectSettings(WeightSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "most_crops", "survival_bins")
+        positive(self, "most_crops", "clips", "survival_bins")
         at_least_zero(self, "rotation")
         share(self, "label_smoothing", "shift", "p_intensity")
         for name in ("crop_overlap", "scaling", "dropout"):

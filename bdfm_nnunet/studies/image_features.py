@@ -27,6 +27,7 @@ from bdfm_nnunet.images.case_folders import NIFTI, list_cases
 from bdfm_nnunet.networks.encoders import EncoderView, encoder_of
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.networks.resnet import ResNet18
+from bdfm_nnunet.networks.subject_network import AXES_OF_RUNS
 from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.plans.plans_lookup import read_plans
 from bdfm_nnunet.studies.image_preparation import ASSUMED, PreparedCase, prepare_case
@@ -101,6 +102,7 @@ def write_features(
         InputError: an image or the weights cannot be used, or the file does not tell its network.
     """
     encoder = frozen_encoder(weights, planned, dict(reading or {}))
+    check_reads_images(encoder)
     encoder.view.module.to(device).eval()
     cases = image_files(images, encoder.view.in_channels)
     out.mkdir(parents=True, exist_ok=True)
@@ -220,11 +222,20 @@ def _frozen(
     fresh: Callable[[], Any],
 ) -> FrozenEncoder:
     view = encoder_of(network)
-    if view.axes != 3:
-        raise InputError(f"{checkpoint.path} is of a {view.axes}-D network: give weights of a 3-D one")
-    if checkpoint.images is None:
+    if view.axes not in (3, AXES_OF_RUNS):
+        raise InputError(f"{checkpoint.path} is of a {view.axes}-D network: give weights of a 3-D or 4-D one")
+    if checkpoint.images is None and view.axes == 3:
         notes = (*notes, "the file does not tell its images: each channel is standardised over its non-zero voxels")
     return FrozenEncoder(view, checkpoint, tile_of(view, configuration), notes, fresh)
+
+
+def check_reads_images(encoder: FrozenEncoder) -> None:
+    """Raise InputError where an encoder reads runs: those must be converted and planned first."""
+    if encoder.view.axes != 3:
+        raise InputError(
+            f"{encoder.checkpoint.path} is of a {encoder.view.axes}-D network: give weights of a 3-D one, or for runs "
+            "the number of their data set with -d in place of files"
+        )
 
 
 def tile_of(view: EncoderView, configuration: Mapping[str, Any]) -> tuple[int, ...]:

@@ -1,8 +1,7 @@
 """Targets of whole subjects: classes, numbers and survival, learned from bags of crops that show a whole case."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from math import ceil, prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,19 +11,19 @@ from torch import Tensor, nn
 
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import TASK
-from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
-from bdfm_nnunet.data.batch_streams import Batch, generator_of
-from bdfm_nnunet.data.subject_bags import SubjectBags, WholeCases, case_shapes, covering_starts
+from bdfm_nnunet.data.batch_streams import Batch
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.subject_tables import Predictions
 from bdfm_nnunet.losses.joined_batches import gather_rows
-from bdfm_nnunet.networks.encoders import encoder_of, unwrap
-from bdfm_nnunet.networks.subject_network import build_subject_network
-from bdfm_nnunet.objectives.views import draw_views, intensities_changed
+from bdfm_nnunet.networks.encoders import unwrap
+from bdfm_nnunet.networks.subject_network import AXES_OF_RUNS, build_subject_network
 from bdfm_nnunet.presets import POOLING, SUBJECT_TYPES
-from bdfm_nnunet.settings import ContrastiveSettings, SubjectSettings
+from bdfm_nnunet.settings import SubjectSettings
 from bdfm_nnunet.targets import Targets, TargetType, read_targets
 from bdfm_nnunet.targets.target_choice import chosen_targets
 from bdfm_nnunet.tasks.finetuning import Finetuning
+from bdfm_nnunet.tasks.shown_cases import ShownCases, ShownCrops, means_of, rows_of, without_data
+from bdfm_nnunet.tasks.shown_clips import ShownClips
 from bdfm_nnunet.tasks.subject_outputs import (
     Member,
     TargetOutput,
@@ -34,10 +33,8 @@ from bdfm_nnunet.tasks.subject_outputs import (
     split_outputs,
     table_of,
 )
-from bdfm_nnunet.tasks.subject_validation import add_entries, predict_cases, write_validation
+from bdfm_nnunet.tasks.subject_validation import add_entries, write_validation
 
-_WHOLE = 2  # times the voxels of the patch that one crop of a whole case may have
-_INTENSITIES = 20  # keeps this random stream apart from others of one seed
 BEST, FINAL = "checkpoint_best.pth", "checkpoint_final.pth"
 
 
@@ -77,7 +74,8 @@ class SubjectTask(Finetuning):
         Raises:
             InputError: a target does not exist, is of another kind, or does not vary among the training cases.
         """
-        return outputs_of(self.targets, self._names, self._known(self.trainer.do_split()[0]), self.finetuning)
+        cases, joined = self._known(self.trainer.do_split()[0]), self.shown.joins_subjects
+        return outputs_of(self.targets, self._names, cases, self.finetuning, by_patient=joined)
 
     @property
     def _names(self) -> list[str]:
@@ -118,25 +116,38 @@ class SubjectTask(Finetuning):
             configuration_manager.configuration,
             inputs=input_channels,
             outputs=output_channels,
-            pooling=cls._pooling(settings),
+            pooling=cls._pooling(settings, len(configuration_manager.patch_size)),
+            head=settings.head,
             dropout=settings.dropout,
         )
 
     @classmethod
-    def _pooling(cls, settings: SubjectSettings) -> Literal["mean", "attention"]:
-        return cls.pooling if settings.pooling == "auto" else settings.pooling
+    def _pooling(cls, settings: SubjectSettings, axes: int) -> Literal["mean", "attention"]:
+        if settings.pooling != "auto":
+            return settings.pooling
+        return "mean" if axes == AXES_OF_RUNS else cls.pooling
+
+    @cached_property
+    def shown(self) -> ShownCases:
+        """How cases are shown: images as crops, runs as clips."""
+        kind = ShownClips if self._axes == AXES_OF_RUNS else ShownCrops
+        return kind(self.trainer, self.finetuning)
+
+    @property
+    def _axes(self) -> int:
+        return len(self.trainer.configuration_manager.patch_size)
 
     def check(self) -> None:
         """Raise InputError where targets or settings do not fit."""
         super().check()
-        axes = len(self.trainer.configuration_manager.patch_size)
-        if axes != 3:
+        if self._axes not in (3, AXES_OF_RUNS):
             raise InputError(
-                f"configuration {self.trainer.configuration_name} is {axes}-D, which shows no whole subjects: choose a "
-                "3d configuration"
+                f"configuration {self.trainer.configuration_name} is {self._axes}-D, which shows no whole subjects: "
+                "choose a 3d configuration, or 4d for runs"
             )
-        if wrong := [axis for axis in self.finetuning.mirror_axes if axis >= axes]:
-            raise InputError(f"finetuning.mirror_axes names axis {wrong[0]}, expected axes from 0 to {axes - 1}")
+        self.shown.check()
+        if wrong := [axis for axis in self.finetuning.mirror_axes if axis > 2]:
+            raise InputError(f"finetuning.mirror_axes names axis {wrong[0]}, expected axes from 0 to 2")
         _ = self.outputs
         if not self._known(self.trainer.do_split()[1]):
             raise InputError(
@@ -147,76 +158,31 @@ class SubjectTask(Finetuning):
     # --- what a case looks like -----------------------------------------------------------------------------------
 
     @cached_property
-    def _datasets(self) -> tuple[Any, Any]:
+    def datasets(self) -> tuple[Any, Any]:
+        """The preprocessed training and validation cases."""
         training, validation = self.trainer.get_tr_and_val_datasets()
         return training, validation
-
-    @cached_property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return {case: shape for part in self._datasets for case, shape in case_shapes(part, part.identifiers).items()}
-
-    @cached_property
-    def crop(self) -> tuple[int, ...]:
-        """Voxels per axis of a crop."""
-        patch = tuple(int(size) for size in self.trainer.configuration_manager.patch_size)
-        view = encoder_of(self.trainer.network)
-        largest = np.max([*self._shapes.values()], axis=0)
-        whole = tuple(ceil(size / step) * step for size, step in zip(largest.tolist(), view.strides[-1], strict=True))
-        wanted = self.finetuning.view
-        if wanted == "auto":
-            wanted = "whole" if prod(whole) <= _WHOLE * prod(patch) and not _is_fixed(view.module) else "crops"
-        return whole if wanted == "whole" else patch
-
-    def _crops_of(self, cases: list[str]) -> int:
-        """Return how many crops the largest of the cases needs, or as many as the settings allow."""
-        overlap = self.finetuning.crop_overlap
-        needed = max(len(covering_starts(self._shapes[case], self.crop, overlap=overlap)) for case in cases)
-        return min(needed, self.finetuning.most_crops or needed)
 
     # --- batches ------------------------------------------------------------------------------------------------
 
     def batch_sources(self) -> tuple[Any, Any]:
-        """Return bags of crops of the training cases, and the validation cases as they are."""
-        trainer, settings = self.trainer, self.finetuning
-        training, validation = self._datasets
+        """Return the training cases as they are shown in a step, and the validation cases as they are."""
+        trainer = self.trainer
+        training, validation = self.datasets
         cases, held_out = self._known(training.identifiers), self._known(validation.identifiers)
-        crops, count = self._crops_of(cases), trainer.processes.count
-        self._tell(cases, held_out, crops)
-        bags = SubjectBags(
-            training,
-            cases,
-            batch_size=trainer.whole_batch,
-            share=trainer.share,
-            crop=self.crop,
-            crops=crops,
-            overlap=settings.crop_overlap,
-            seed=trainer.training.seed,
-            affine=self._affine(),
-            shift=settings.shift,
+        self._tell(cases, held_out)
+        shown = held_out[: self.most_validated or len(held_out)]
+        # each is seen once
+        whole, trainer.num_val_iterations_per_epoch = self.shown.whole(
+            validation, shown, rank=trainer.local_rank, count=trainer.processes.count
         )
-        shown = min(len(held_out), self.most_validated or len(held_out))
-        trainer.num_val_iterations_per_epoch = ceil(shown / count)  # each is seen once
-        whole = WholeCases(
-            validation, held_out, crop=self.crop, overlap=settings.crop_overlap, rank=trainer.local_rank, count=count
-        )
-        return bags, whole
+        return self.shown.training(training, cases), whole
 
-    def _affine(self) -> RandomAffine:
-        settings = self.finetuning
-        return RandomAffine(
-            spacing=self.trainer.configuration_manager.spacing,
-            p_rotation=0.5 if settings.rotation else 0.0,
-            degrees=settings.rotation,
-            p_scaling=0.5 if settings.scaling else 0.0,
-            scaling=(1 - settings.scaling, 1 + settings.scaling),
-        )
-
-    def _tell(self, cases: list[str], held_out: list[str], crops: int) -> None:
+    def _tell(self, cases: list[str], held_out: list[str]) -> None:
         tell, settings = self.trainer.print_to_log_file, self.finetuning
         named = ", ".join(f"{output.column.name} ({output.column.type})" for output in self.outputs)
-        size = " x ".join(map(str, self.crop))
         tell(f"Targets: {named}; {len(cases)} training and {len(held_out)} validation cases with a value.")
-        tell(f"A case is shown as {crops} crop{'s' * (crops > 1)} of {size} voxels.")
+        tell(self.shown.sentence(self.datasets[0], cases))
         axes = ", ".join(map(str, settings.mirror_axes))
         tell(f"Training mirrors axes {axes}." if axes else "Training mirrors no axis (finetuning.mirror_axes).")
 
@@ -225,20 +191,8 @@ class SubjectTask(Finetuning):
         return [number % self.trainer.num_val_iterations_per_epoch for number in numbers]
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add the mirroring and the intensity changes of a training step."""
-        trainer, settings = self.trainer, self.finetuning
-        generator = generator_of(trainer.training.seed, _INTENSITIES, trainer.run.step_number)
-        flips = torch.zeros(trainer.whole_batch, 3, dtype=torch.bool)
-        for axis in settings.mirror_axes:
-            flips[:, axis] = torch.rand(trainer.whole_batch, generator=generator) < 0.5
-        drawn = draw_views(trainer.whole_batch, self.crop, self._intensities, generator=generator)
-        own = {name: value[trainer.share, 0] for name, value in drawn.items() if name != "matrix"}
-        return {**batch, "flips": flips[trainer.share], "drawn": own}
-
-    @cached_property
-    def _intensities(self) -> ContrastiveSettings:
-        names = ("bias", "gamma", "contrast", "blur", "low_resolution", "noise")
-        return ContrastiveSettings(standardise=False, **{f"p_{name}": self.finetuning.p_intensity for name in names})
+        """Add the augmentation of a training step."""
+        return {**batch, **self.shown.drawn(self.trainer.run.step_number)}
 
     # --- steps --------------------------------------------------------------------------------------------------
 
@@ -270,14 +224,7 @@ class SubjectTask(Finetuning):
         return {"loss": loss, **(found if len(found) > 1 else {})}
 
     def _outputs_of(self, batch: Batch) -> Tensor:
-        bags = batch["data"].to(self.trainer.device, non_blocking=True)
-        count = bags.shape[1]
-        crops = mirrored(bags.flatten(0, 1), batch["flips"].repeat_interleave(count, 0))
-        if self.finetuning.p_intensity:
-            drawn = {name: value.to(crops.device).repeat_interleave(count, 0) for name, value in batch["drawn"].items()}
-            crops = intensities_changed(crops, drawn, self._intensities)
-        bags = crops.unflatten(0, bags.shape[:2])
-        outputs: Tensor = self.trainer.network(bags)
+        outputs: Tensor = self.trainer.network(self.shown.changed(batch))
         return outputs
 
     # --- an epoch -----------------------------------------------------------------------------------------------
@@ -288,24 +235,35 @@ class SubjectTask(Finetuning):
             self.log(f"train_{output.column.name}", self.trainer.mean_of(outputs, output.column.name))
 
     def validation_step(self, batch: Batch) -> dict[str, Any]:
-        """Return the outputs of a case."""
+        """Return the outputs of a case, or of some clips of a run."""
         with self.trainer.autocast():
             outputs = self.trainer.network(batch["data"].to(self.trainer.device, non_blocking=True))
-        return {"keys": batch["keys"], "outputs": outputs.float().cpu()}
+        return {**without_data(batch), "outputs": outputs.float().cpu()}
 
     def end_validation(self, outputs: list[dict[str, Any]]) -> None:
-        """Log the loss over all validation cases, and their scores."""
-        parts = [part for each in self.trainer.processes.gather(outputs) for part in each]
-        rows = {key: row for part in parts for key, row in zip(part["keys"], part["outputs"], strict=True)}
-        cases = sorted(rows)
-        found = self._loss_of(torch.stack([rows[case] for case in cases]).to(self.trainer.device), self._truth(cases))
+        """Log the loss over all validation cases, or subjects of runs, and their scores."""
+        rows = rows_of(part for each in self.trainer.processes.gather(outputs) for part in each)
+        units = self._units(sorted(rows))
+        found = self._loss_of(means_of(rows, units).to(self.trainer.device), self._truth([unit[0] for unit in units]))
         self.log("val_losses", float(found["loss"]))
+
+    def _units(self, cases: Sequence[str]) -> list[list[str]]:
+        """Return what is scored as one: a case, or all runs of a subject that have the same values."""
+        if not self.shown.joins_subjects:
+            return [[case] for case in cases]
+        values = [self.targets.values(name, cases) for name in self._names]
+        units: dict[Any, list[str]] = {}
+        for number, case in enumerate(cases):
+            own = tuple(str(each[number]) for each in values)
+            units.setdefault((self.targets.patients.get(case, case), own), []).append(case)
+        return [*units.values()]
 
     def final_validation(self, *, save_probabilities: bool = False) -> None:
         """Predict the validation cases with the weights of the best epoch, and score them.
 
-        The fold's folder gets validation/subjects.csv and subject_scores.json. These cases have chosen the epoch, so
-        their scores are a little too good; test cases know nothing of it.
+        The fold's folder gets validation/subjects.csv and subject_scores.json; of runs also patients.csv, whose rows
+        are means over all clips of a subject and are what is scored. These cases have chosen the epoch, so their scores
+        are a little too good; test cases know nothing of it.
         """
         self.trainer.run.validate_finished(self._validate_best)
 
@@ -318,16 +276,22 @@ class SubjectTask(Finetuning):
         network.eval()
         if self.compares_samples:
             self._keep_baselines(checkpoint.path)
-        rows = self._predict(self._datasets[1], self._datasets[1].identifiers)
+        rows = self.shown.predict(self.datasets[1], self.datasets[1].identifiers)
         if trainer.local_rank == 0:
-            predictions = table_of([Member(self.outputs, rows)], self.targets.patients)
-            write_validation(
-                self.folder / "validation", predictions, self.outputs, self.targets, trainer.print_to_log_file
-            )
+            folder, tell = self.folder / "validation", trainer.print_to_log_file
+            tables = [self._table(rows, [[case] for case in rows])]
+            if self.shown.joins_subjects:
+                tables.append(self._table(rows, self._units(sorted(rows))))
+            write_validation(folder, tables, self.outputs, self.targets, tell)
+
+    def _table(self, rows: Mapping[str, Tensor], units: list[list[str]]) -> Predictions:
+        """Return the table of predictions of some units, each named by its first case."""
+        named = dict(zip([unit[0] for unit in units], means_of(rows, units), strict=True))
+        return table_of([Member(self.outputs, named)], self.targets.patients)
 
     def _keep_baselines(self, path: Path) -> None:
         """Add the baseline hazards of the training cases to the outputs and to the checkpoint of their weights."""
-        rows = self._predict(self._datasets[0], self._known(self._datasets[0].identifiers))
+        rows = self._predict(self.datasets[0], self._known(self.datasets[0].identifiers))
         cases = sorted(rows)
         risks = split_outputs(self.outputs, torch.stack([rows[case] for case in cases]))
         self.outputs = [
@@ -339,7 +303,8 @@ class SubjectTask(Finetuning):
             self.trainer.print_to_log_file(f"{path.name} has the baseline hazard of {len(cases)} training cases.")
 
     def _predict(self, dataset: Any, cases: Iterable[str]) -> dict[str, Tensor]:
-        return predict_cases(self.trainer, dataset, cases, crop=self.crop, overlap=self.finetuning.crop_overlap)
+        rows = self.shown.predict(dataset, cases)
+        return {case: own.mean(0) for case, own in rows.items()}
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
@@ -351,20 +316,16 @@ class SubjectTask(Finetuning):
         settings = self.finetuning
         return {
             "targets": [each.as_dict() for each in self.outputs],
-            "crop": list(self.crop),
+            "crop": list(self.shown.crop),
             "overlap": settings.crop_overlap,
-            "pooling": self._pooling(settings),
+            "pooling": self._pooling(settings, self._axes),
+            "head": settings.head,
         }
 
     def recall(self, entry: Any) -> None:
         """Raise ValueError where a checkpoint was trained for other targets than those of today."""
         if not same_task(entry, self._entry()):
             raise ValueError("it was trained for other targets, cases or crops")
-
-
-def _is_fixed(encoder: nn.Module) -> bool:
-    """Return whether an encoder takes crops of one size alone."""
-    return hasattr(encoder, "eva")
 
 
 class Classification(SubjectTask):

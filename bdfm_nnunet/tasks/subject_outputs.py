@@ -40,7 +40,7 @@ _SHAPE = {
     "cox": bool,
     "baseline?": [float],
 }
-ENTRY_SHAPE = {"targets": [_SHAPE], "crop": [int], "overlap": float, "pooling": str}
+ENTRY_SHAPE = {"targets": [_SHAPE], "crop": [int], "overlap": float, "pooling": str, "head?": str}
 """The shape of what a checkpoint says of a subject-level task."""
 
 
@@ -274,7 +274,12 @@ def _joined(output: TargetOutput, members: Sequence[Mapping[str, Numbers]]) -> d
 
 
 def outputs_of(
-    targets: Targets, names: Sequence[str], cases: Sequence[str], settings: SubjectSettings
+    targets: Targets,
+    names: Sequence[str],
+    cases: Sequence[str],
+    settings: SubjectSettings,
+    *,
+    by_patient: bool = False,
 ) -> list[TargetOutput]:
     """Return the outputs of a network for targets, as the values of its training cases ask.
 
@@ -283,15 +288,20 @@ def outputs_of(
         names: those to learn.
         cases: training cases.
         settings: weights of classes, and the kind of survival.
+        by_patient: take mean and deviation of a number over patients, each with the mean of his or her cases.
 
     Raises:
         InputError: nothing is known of a target, or it does not vary.
     """
-    return [_output_of(targets.columns[name], targets.values(name, cases), settings) for name in names]
+    patients = [targets.patients.get(case, case) for case in cases] if by_patient else list(cases)
+    return [_output_of(targets.columns[name], targets.values(name, cases), settings, patients) for name in names]
 
 
-def _output_of(column: TargetColumn, values: Numbers, settings: SubjectSettings) -> TargetOutput:
-    present = values[~np.isnan(values).any(1)]
+def _output_of(
+    column: TargetColumn, values: Numbers, settings: SubjectSettings, patients: Sequence[str]
+) -> TargetOutput:
+    there = ~np.isnan(values).any(1)
+    present = values[there]
     if not len(present):
         raise InputError(
             f"no training case of this fold has a value of the target {column.name}: install its values with "
@@ -301,7 +311,7 @@ def _output_of(column: TargetColumn, values: Numbers, settings: SubjectSettings)
     if kind.has_classes:
         return TargetOutput(column=column, known=known, weights=_class_weights(column, present, settings))
     if kind is TargetType.CONTINUOUS:
-        return _continuous(column, present[:, 0], known)
+        return _continuous(column, _of_patients(present[:, 0], np.array(patients)[there]), known)
     return _survival(column, present, known, settings)
 
 
@@ -321,6 +331,11 @@ def _class_weights(column: TargetColumn, present: Numbers, settings: SubjectSett
     if settings.class_weights == "none":
         return ()
     return tuple(float(len(present) / (len(counts) * count)) for count in counts)
+
+
+def _of_patients(values: Numbers, patients: NDArray[Any]) -> Numbers:
+    """Return the mean value of each patient, in the order in which they come."""
+    return np.array([values[patients == patient].mean() for patient in dict.fromkeys(patients.tolist())])
 
 
 def _continuous(column: TargetColumn, values: Numbers, known: float) -> TargetOutput:
@@ -358,4 +373,4 @@ def same_task(first: Any, second: Any) -> bool:
 
 def _without_baselines(entry: Mapping[str, Any]) -> dict[str, Any]:
     targets = [{**each, "baseline": [], **({"edges": []} if each["cox"] else {})} for each in entry["targets"]]
-    return {**entry, "targets": targets}
+    return {"head": "linear", **entry, "targets": targets}

@@ -14,11 +14,12 @@ from bdfm_nnunet.cli import main
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.encoders import encoder_of
 from bdfm_nnunet.networks.network_building import build_network
+from bdfm_nnunet.probes.encoder_choice import encoder_for
 from bdfm_nnunet.probes.feature_tables import read_features
 from bdfm_nnunet.probes.fitted_images import FittedImages
 from bdfm_nnunet.probes.labelled_cases import LabelledCase, preprocessed_cases
 from bdfm_nnunet.probes.pooled_features import pool_image
-from bdfm_nnunet.probes.subject_features import FeatureSettings, dataset_features, encoder_for, vectors_of
+from bdfm_nnunet.probes.subject_features import FeatureSettings, dataset_features, vectors_of
 from bdfm_nnunet.studies.image_features import frozen_encoder
 from tests.conftest import Prepared
 from tests.studies.test_image_features import ARCHITECTURE

@@ -155,6 +155,20 @@ def test_a_baseline_makes_no_other_task() -> None:
         {**after, "targets": [{**after["targets"][0], "unit": "y"}]}, begun
     )
     assert TargetOutput.from_dict(begun["targets"][0]) == output
+    # versions without heads had the linear one
+    assert same_task({**after, "head": "linear"}, begun) and not same_task({**after, "head": "v1"}, begun)
+
+
+def test_numbers_of_runs_are_standardised_over_subjects() -> None:
+    """Four runs of one subject weigh as one; two of another at different ages as their mean."""
+    patients = dict(zip(CASES, ["a", "a", "a", "a", "b", "b", "c", "d"], strict=True))
+    ages = np.array([30, 30, 30, 30, 50, 60, np.nan, 80.0])[:, None]
+    targets = Targets({"age": COLUMNS["age"]}, tuple(CASES), patients, {}, {"age": ages})
+    (output,) = outputs_of(targets, ["age"], CASES, SubjectSettings(), by_patient=True)
+    assert output.mean == pytest.approx(np.mean([30, 55, 80])) and output.known == 7 / 8
+    assert output.deviation == pytest.approx(np.std([30, 55, 80]))
+    (by_case,) = outputs_of(targets, ["age"], CASES, SubjectSettings())
+    assert by_case.mean == pytest.approx(np.nanmean(ages))
 
 
 def _member(outputs: list[TargetOutput], seed: int) -> Member:

@@ -85,7 +85,7 @@ def test_cox_keeps_the_baseline_of_its_training_cases(cohort: Prepared) -> None:
     assert after.keys() == before.keys() and after["logging"] == before["logging"]
     assert all(torch.equal(after["network_weights"][name], value) for name, value in before["network_weights"].items())
     cases = [str(case) for case in trainer.do_split()[0]]
-    rows, truth = trainer.task._predict(trainer.task._datasets[0], cases), trainer.task.targets.values("death", cases)
+    rows, truth = trainer.task._predict(trainer.task.datasets[0], cases), trainer.task.targets.values("death", cases)
     risks = np.array([float(rows[case][0]) for case in cases])
     for edge, hazard in zip(told["edges"], told["baseline"], strict=True):
         due = [time for time, event in truth.tolist() if event and time <= edge]
@@ -198,8 +198,8 @@ def test_a_case_as_one_crop(cohort: Prepared) -> None:
     settings = {"finetuning.view": "whole", "training.epochs": 1}
     trainer = _make(cohort, nnUNetTrainerBDFMRegression, "one_crop", **settings)
     trainer.run_training()
-    largest = np.max([*trainer.task._shapes.values()], axis=0)
-    assert (np.array(trainer.task.crop) >= largest).all() and (np.array(trainer.task.crop) % 8 == 0).all()
+    largest = np.max([*trainer.task.shown.shapes.values()], axis=0)
+    assert (np.array(trainer.task.shown.crop) >= largest).all() and (np.array(trainer.task.shown.crop) % 8 == 0).all()
     assert "shown as 1 crop of" in Path(trainer.log_file).read_text()
 
 
@@ -354,7 +354,7 @@ def _one_by_one(cohort: Prepared, trainer: Any, cases: Sequence[str]) -> list[fl
             pooling="attention",
         )
         network.load_state_dict(content["network_weights"])
-        crops, _ = whole_case(trainer.task._datasets[1], case, task["crop"], overlap=task["overlap"])
+        crops, _ = whole_case(trainer.task.datasets[1], case, task["crop"], overlap=task["overlap"])
         with torch.no_grad():
             output = network.eval()(crops[None])[0]
         said.append(float(output.double()[0] * 3.0 + 10.0))

@@ -15,10 +15,10 @@ from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.plans import add_variant
 from bdfm_nnunet.plans.memory_targets import configuration_costs
 from bdfm_nnunet.plans.plans_lookup import read_plans
-from bdfm_nnunet.presets import MIXTURE_TRAINER, PRESETS, PRETRAINERS, SUBJECT_TRAINERS, TRAINER_PRESETS
+from bdfm_nnunet.presets import MIXTURE_TRAINER, PRESETS, PRETRAINERS, TRAINER_PRESETS
 from bdfm_nnunet.settings import OBJECTIVE_SETTINGS
 from bdfm_nnunet.training.trial_trainer import count_training, schedule_of, trial_trainer
-from bdfm_nnunet.training_costs import FINETUNINGS, count_by_name
+from bdfm_nnunet.training_costs import FINETUNINGS, OF_SUBJECTS, count_by_name
 from tests.conftest import Prepared
 from tests.training.trainings import SHORT
 
@@ -74,7 +74,7 @@ def test_costs_from_the_plans_alone_are_those_of_the_trainer(
 
 
 def test_every_trainer_of_ours_can_be_counted_without_nnunet() -> None:
-    assert {*PRETRAINERS, *FINETUNINGS, *SUBJECT_TRAINERS} == set(trainers.__all__)
+    assert {*PRETRAINERS, *FINETUNINGS, *OF_SUBJECTS} == set(trainers.__all__)
 
 
 def test_costs_of_subjects_are_those_of_the_encoder_on_one_crop(prepared: Prepared, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_costs_of_subjects_are_those_of_the_encoder_on_one_crop(prepared: Prepar
     configuration = resolve_configuration(arguments["plans"], arguments["configuration"])
     options: dict[str, Any] = {"dataset": arguments["dataset"], "plans": tmp_path / "a.json"}
     segmentation, _ = count_by_name("nnUNetTrainerBDFM", configuration, **options)
-    for name in SUBJECT_TRAINERS:
+    for name in OF_SUBJECTS:
         costs, schedule = count_by_name(name, configuration | {"training": {}}, **options)
         assert 0 < costs.parameters < segmentation.parameters
         assert costs.forward_flops and segmentation.forward_flops
