@@ -22,6 +22,7 @@ from bdfm_nnunet.trainers import (
 )
 from bdfm_nnunet.training.gradients import micro_batches
 from tests.conftest import Prepared
+from tests.sequence_cohort import run_command
 from tests.training.going_on import assert_same_run, stopped_and_continued
 from tests.training.trainings import checkpoint, curves, make_trainer
 
@@ -188,3 +189,21 @@ def test_simclr_learns_from_two_clips(second: str, sequences: Prepared) -> None:
     assert math.isfinite(found["train_losses"][0]) and "probe_error" not in found and found["feature_rank"][0] > 0
     weights = read_checkpoint(checkpoint(trainer)).weights
     assert any(name.startswith("encoder.patch_embed.") for name in weights)
+
+
+def test_a_real_scan_is_converted_planned_and_learnt_from(nnunet_dirs: Path, tmp_path: Path) -> None:
+    """Two halves of the slab of EPI that nibabel ships, on its own grid, with the network that `bdfm plan` chooses."""
+    scan = nib.load(Path(nib.__file__).parent / "tests" / "data" / "functional.nii")
+    download = tmp_path / "download"
+    download.mkdir()
+    for name, frames in (("first", slice(0, 10)), ("second", slice(10, 20))):
+        nib.save(scan.slicer[..., frames], download / f"{name}.nii.gz")
+    options = ["--spacing", "8", "--size", "0", "--time-step", "2", "--min-frames", "4"]
+    run_command("convert", "fmri-folder", download, "-d", 700, *options)
+    run_command("plan", "-d", 700, "--gpu-memory", 0.05)
+    cohort = Prepared(nnunet_dirs, labelled=700)
+    settings = FAST | {"training.epochs": 1, "training.iterations_per_epoch": 2}
+    trainer = make_trainer(nnUNetTrainerNeuroSTORM, cohort, 700, "real", settings)
+    trainer.run_training()
+    found = curves(trainer)
+    assert math.isfinite(found["train_losses"][0]) and found["error_previous"][0] < found["error_constant"][0]
