@@ -105,8 +105,8 @@ def make_baselines(
     Raises:
         InputError: there are no preprocessed cases.
     """
-    settings = _settings(description, device)
-    untrained, found = _encoder_and_cases(dataset_id, description, weights, plans, configuration, seed)
+    settings = settings_of(description, device)
+    untrained, found = untrained_encoder(dataset_id, description, weights, plans, configuration, seed)
     fitted = FittedImages(found, untrained.expected, untrained.view.in_channels)
     told = _recalibrated(untrained, found, fitted, train, device)
     parts = _parts(untrained, found, fitted, settings)
@@ -143,7 +143,7 @@ def _fill(
             bar.update()
 
 
-def _settings(description: Mapping[str, Any], device: str) -> FeatureSettings:
+def settings_of(description: Mapping[str, Any], device: str) -> FeatureSettings:
     """Return the settings of the pre-trained features, or the default ones where they are not told."""
     said = description.get("settings")
     known = said if isinstance(said, Mapping) else {}
@@ -151,7 +151,7 @@ def _settings(description: Mapping[str, Any], device: str) -> FeatureSettings:
     return FeatureSettings(**{name: known[name] for name in names if name in known}, device=device)
 
 
-def _encoder_and_cases(
+def untrained_encoder(
     dataset_id: int,
     description: Mapping[str, Any],
     weights: Path | None,
@@ -159,6 +159,19 @@ def _encoder_and_cases(
     configuration: str | None,
     seed: int,
 ) -> tuple[Untrained, LabelledCases]:
+    """Return an encoder with random weights and the cases that it reads.
+
+    Args:
+        dataset_id: number of the data set.
+        description: how the features were made that it is compared with.
+        weights: checkpoint whose network it has; by default the one that the description names.
+        plans: plans of the data set; by default those that the description names.
+        configuration: one of their configurations.
+        seed: of the random weights.
+
+    Raises:
+        InputError: plans, weights or preprocessed cases are missing.
+    """
     plans = plans or _text(description.get("plans"))
     configuration = configuration or _text(description.get("configuration"))
     path = weights or _known_weights(description)

@@ -26,7 +26,7 @@ from bdfm_nnunet.probes.functional_connectivity import method_of
 from bdfm_nnunet.probes.patient_folds import Fold, check_classes, fraction_of, outer_folds
 from bdfm_nnunet.probes.probe_models import MODELS, USUAL, ModelName, predict
 from bdfm_nnunet.probes.probe_verdict import KIND, PRETRAINED, Predicted, differences, own_name, rows_of, verdict
-from bdfm_nnunet.probes.run_baselines import has_runs, make_run_baselines
+from bdfm_nnunet.probes.run_baselines import RunBaselines, has_runs
 from bdfm_nnunet.results import RunResult, versions_of, write_result
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType, read_targets
 
@@ -236,7 +236,12 @@ def _feature_sets(
 def _baselines(probe: SubjectProbe, table: FeatureTable, cases: ProbedCases) -> Baselines:
     if has_runs(probe.dataset_id):
         wanted = {*probe.baselines} - {method_of(table.description)}
-        return make_run_baselines(probe.dataset_id, probe.features, cases.cases, wanted)
+        made = RunBaselines(
+            dataset_id=probe.dataset_id, features=probe.features, description=table.description,
+            weights=probe.weights, plans=probe.plans, configuration=probe.configuration, seed=probe.seed,
+            device=probe.device,
+        )  # fmt: skip
+        return made.made(cases.cases, wanted)
     train = [cases.cases[at] for at in cases.folds[0].train]
     return make_baselines(
         probe.dataset_id, probe.features, table.description, cases.cases, train=train, weights=probe.weights,

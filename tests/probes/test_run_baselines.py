@@ -1,5 +1,6 @@
 """Probes of runs: functional connectivity as the features that are probed, and as the baseline of others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +8,19 @@ import pytest
 
 from bdfm_nnunet.cli import main
 from bdfm_nnunet.files import write_json
+from bdfm_nnunet.patients import read_cases
 from bdfm_nnunet.probes.feature_tables import FeatureTable, read_features, write_features_table
+from bdfm_nnunet.probes.functional_connectivity import CONNECTIVITY
 from bdfm_nnunet.probes.run_baselines import has_runs
+from bdfm_nnunet.probes.subject_probe import SubjectProbe, probe_subjects
 from bdfm_nnunet.results import read_result
 from bdfm_nnunet.split_files import SPLITS
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType, write_targets
+from tests.conftest import Prepared
 from tests.probes.stored_runs import data_set
 
 CASES = tuple(f"s{number:02d}_run1" for number in range(24))
+NUMBER = TargetColumn("number", TargetType.CONTINUOUS)
 SICK = np.arange(24) % 2
 
 
@@ -69,3 +75,25 @@ def test_connectivity_is_a_baseline(folder: Path, tmp_path: Path, capsys: pytest
     assert kept.cases == CASES and kept.features.shape == (24, 4950)
     assert main(_probe(tmp_path / "f.npz", tmp_path / "o.json", "--baselines", "none")) == 0
     assert "none was made" in capsys.readouterr().out
+
+
+def test_untrained_encoders_are_baselines(sequences: Prepared, tmp_path: Path) -> None:
+    """Random encoders of the planned network; the second probe takes what the first one has made."""
+    folders = [sequences.folder(name, 700) for name in ("nnUNet_raw", "nnUNet_preprocessed")]
+    rows = read_cases(*folders).rows
+    cases, owners = tuple(row["case"] for row in rows), {row["case"]: row["patient"] for row in rows}
+    numbers = {"number": np.array([[float(owners[case][-1])] for case in cases])}
+    write_targets(folders[0], Targets({"number": NUMBER}, cases, owners, {}, numbers))
+    sides = [[case for case in cases if int(owners[case][-1]) % 2 == side] for side in (0, 1)]
+    write_json(folders[1] / SPLITS, [{"train": sides[side], "val": sides[1 - side]} for side in (0, 1)])
+    features = np.random.default_rng(0).normal(size=(len(cases), 3)).astype(np.float32)
+    write_features_table(tmp_path / "f.npz", FeatureTable(cases, features))
+    probe = SubjectProbe(dataset_id=700, features=tmp_path / "f.npz", target="number", models=["linear"], resamples=50)
+    scores = probe_subjects(probe).extra["scores"]
+    assert [row["features"] for row in scores] == ["pre-trained", "untrained", "untrained covariance", CONNECTIVITY]
+    kept = {name: tmp_path / "f_baselines" / f"{name}.npz" for name in ("untrained", "untrained_covariance")}
+    plain, squares = (read_features(path).features for path in kept.values())
+    assert plain.shape == (8, 24) and squares.shape == (8, 300) and (np.ptp(plain, axis=0) > 0).all()
+    assert probe_subjects(probe).extra["scores"] == scores
+    other = probe_subjects(replace(probe, seed=1, baselines=("untrained",)))
+    assert not np.allclose(read_features(kept["untrained"]).features, plain) and len(other.extra["scores"]) == 2
