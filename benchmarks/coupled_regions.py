@@ -37,7 +37,7 @@ from bdfm_nnunet.evaluation.subject_bootstrap import PatientDraws
 from bdfm_nnunet.evaluation.subject_tables import read_predictions
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.nnunet_folders import changed_environment, dataset_name, nnunet_folder
-from bdfm_nnunet.probes.feature_tables import read_features
+from bdfm_nnunet.probes.feature_tables import read_features, write_features_table
 from bdfm_nnunet.probes.probe_models import ModelName, predict
 from bdfm_nnunet.targets import TargetType, read_targets
 
@@ -171,29 +171,19 @@ def learn(arm: str, seed: int, steps: int, out: Path) -> None:
 
 def frozen(seed: int, out: Path) -> None:
     """Score ridge regression on the features of the pre-trained encoder, and on those of one without a training."""
-    untrained = out / f"untrained{seed}.pth"
-    write_untrained(untrained, seed)
-    for name, weights in ((f"frozen{seed}", weights_of(seed)), (f"untrained{seed}", untrained)):
-        for data_set in (TRAINING, TEST):
-            _run("features", "-d", str(data_set), "--weights", str(weights), "-p", PLANS, "-c", "4d", "--foreground",
-                 "-o", str(out / f"{name}_{data_set}.npz"))  # fmt: skip
-        _fit(out, name, "linear", out / f"{name}.csv")
+    from bdfm_nnunet.probes.feature_baselines import UNTRAINED
+    from bdfm_nnunet.probes.run_baselines import RunBaselines
 
-
-def write_untrained(path: Path, seed: int) -> None:
-    """Write a checkpoint like that of the pre-training, with the random weights of a seed."""
-    import torch
-
-    from bdfm_nnunet.networks.network_building import build_network
-
-    content = torch.load(weights_of(seed), map_location="cpu", weights_only=False)
-    plans = content["init_args"]["plans"]["configurations"]["4d"]
-    torch.manual_seed(seed + 1000)
-    fresh = build_network(plans, inputs=1, outputs=2, deep_supervision=False, name=PLANS).state_dict()
-    old = content["network_weights"]
-    content["network_weights"] = {name: fresh.get(name, value) for name, value in old.items()}
-    assert any(name in fresh and not torch.equal(fresh[name], value) for name, value in old.items())
-    torch.save(content, path)
+    for data_set in (TRAINING, TEST):
+        path = out / f"frozen{seed}_{data_set}.npz"
+        _run("features", "-d", str(data_set), "--weights", str(weights_of(seed)), "-p", PLANS, "-c", "4d",
+             "--foreground", "-o", str(path))  # fmt: skip
+        found = read_features(path)
+        baselines = RunBaselines(dataset_id=data_set, features=path, description=found.description, seed=seed)
+        random = baselines.made(found.cases, [UNTRAINED]).tables[UNTRAINED]
+        write_features_table(out / f"untrained{seed}_{data_set}.npz", random)
+    for name in ("frozen", "untrained"):
+        _fit(out, f"{name}{seed}", "linear", out / f"{name}{seed}.csv")
 
 
 def table(out: Path) -> list[str]:

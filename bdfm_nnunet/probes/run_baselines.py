@@ -62,15 +62,16 @@ class RunBaselines:
         Raises:
             InputError: the runs are missing.
         """
-        tables, notes = {}, []
+        tables: dict[str, FeatureTable] = {}
+        notes: list[str] = []
         if {UNTRAINED, COVARIANCE} & {*wanted}:
             found = self._untrained(cases)
             tables |= found.tables
             notes += found.notes
         if CONNECTIVITY in wanted:
             runs, out = runs_of(self.dataset_id), self._kept(CONNECTIVITY)
-            named = {"dataset": dataset_name(self.dataset_id)}
-            tables[CONNECTIVITY] = connectivity_table(runs, cases, out, ConnectivitySettings(), **named)
+            name = dataset_name(self.dataset_id)
+            tables[CONNECTIVITY] = connectivity_table(runs, cases, out, ConnectivitySettings(), dataset=name)
             notes += [f"{CONNECTIVITY}: {note}" for note in tables[CONNECTIVITY].description["notes"]]
         return Baselines(tables, tuple(notes))
 
