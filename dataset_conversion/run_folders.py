@@ -171,7 +171,7 @@ def _notes(rows: Sequence[Mapping[str, Any]], settings: RunSettings) -> Iterator
     derived = sum(not row["mask"].startswith("given") for row in rows)
     if derived:
         yield f"the brain masks of {derived} of {len(rows)} runs were derived from their frames, see the manifest"
-    if settings.store == "int8" and rows:
+    if settings.stored_as == "int8" and rows:
         worst = max(row["error"] for row in rows)
         yield f"int8 changes voxels by up to {worst:g} standard deviations of the brain; float16 keeps them closer"
 
@@ -186,7 +186,7 @@ def _description(rows: Sequence[Mapping[str, Any]], settings: RunSettings) -> di
         "sequences": {
             "spacing": settings.spacing,
             "repetition_time": settings.time_step,
-            "store": settings.store,
+            "store": settings.stored_as,
             "shapes": [list(shape) for shape, _ in shapes.most_common()],
             "frames": [min(frames), max(frames)] if frames else [],
         },

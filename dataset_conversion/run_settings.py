@@ -6,6 +6,8 @@ from bdfm_nnunet.errors import InputError
 
 GRIDS = ("template", "own")
 STORES = ("float16", "int16", "int8")
+_NOT_PUBLISHED = {"spacing": 2.0, "time_step": 0.8, "size": 96, "grid": "", "store": "float16"}
+"""Fields that --legacy leaves at their defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,8 @@ class RunSettings:
         max_displacement: mean framewise displacement in mm above which a run is refused; None refuses none.
         min_frames: fewest stored frames of a run.
         store: number type of the stored values: `float16`, `int16` or `int8`, the last two with a scale.
+        legacy: prepare runs as the public code of NeuroSTORM does, faults included, see `published_preparation`:
+            voxels of 2 mm in the file's own axes, frames of 0.8 s, at most 96 voxels per axis, 8 bits.
     """
 
     spacing: float = 2.0
@@ -34,6 +38,7 @@ class RunSettings:
     max_displacement: float | None = None
     min_frames: int = 20
     store: str = "float16"
+    legacy: bool = False
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -50,6 +55,21 @@ class RunSettings:
         self._expect(worst is None or 0 < worst < float("inf"), "--max-fd", worst, "a number of mm above 0")
         self._expect(self.min_frames >= 2, "--min-frames", self.min_frames, "2 or more frames")
         self._expect(self.store in STORES, "--store", self.store, " or ".join(STORES))
+        self._check_legacy()
+
+    @property
+    def stored_as(self) -> str:
+        """Number type of the stored values, that of the published preparation too."""
+        return "int8" if self.legacy else self.store
+
+    def _check_legacy(self) -> None:
+        """Refuse settings that the published preparation does not have."""
+        changed = [name for name in _NOT_PUBLISHED if getattr(self, name) != _NOT_PUBLISHED[name]]
+        if self.legacy and changed:
+            raise InputError(
+                f"--{changed[0].replace('_', '-')} cannot go with --legacy, whose voxels, frames, size and number type "
+                "are the published ones: leave one of them out"
+            )
 
     @staticmethod
     def _expect(good: bool, option: str, value: object, expected: str) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 PREPARATION = {
     "spacing": "spacing", "time_step": "time_step", "size": "size", "grid": "grid", "tr": "tr", "drop": "drop",
     "max_fd": "max_displacement", "min_frames": "min_frames", "store": "store",
+    "legacy": "legacy",
 }  # fmt: skip
 """Options to fields of `RunSettings`."""
 OF_FILES = ("mask", "confounds", "space")
@@ -36,6 +37,8 @@ def add_run_options(add: Add) -> None:
     add("--max-fd", type=positive, metavar="MM", help="fMRI: refuse runs of a larger mean framewise displacement")
     add("--min-frames", type=whole, metavar="N", help="fMRI: refuse runs of fewer stored frames (default: 20)")
     add("--store", choices=("float16", "int16", "int8"), help="fMRI: number type (default: float16)")
+    published = "fMRI: prepare runs as the public code of NeuroSTORM does, faults included"
+    add("--legacy", action="store_true", default=None, help=published)
     add("--families", type=Path, metavar="TABLE.csv", help="fMRI: ids and families, which no split tears apart")
     add("--mask", metavar="PATTERN", help="for `fmri-folder`: where brain masks lie")
     add("--confounds", metavar="PATTERN", help="for `fmri-folder`: where tables of confounds lie, with their ending")

@@ -15,6 +15,7 @@ from bdfm_nnunet.dataset_conversion.reading.repetition_times import repetition_t
 from bdfm_nnunet.dataset_conversion.release import CONFOUNDS, LABEL
 from bdfm_nnunet.dataset_conversion.writing.case_record import REFUSED, CaseRecord
 from bdfm_nnunet.dataset_conversion.writing.file_placement import remove, writing
+from bdfm_nnunet.dataset_conversion.writing.legacy_runs import prepare_legacy, write_legacy
 from bdfm_nnunet.dataset_conversion.writing.run_lattice import (
     Frames,
     Lattice,
@@ -28,6 +29,7 @@ from bdfm_nnunet.dataset_conversion.writing.run_preparation import (
     Mask,
     Resampling,
     Standardisation,
+    Timing,
     VoxelStatistics,
     without_constant,
 )
@@ -70,9 +72,8 @@ def convert_run(order: RunOrder) -> CaseRecord:
     record = order.new_record()
     try:
         record.sources = order.sources()
-        prepared = _prepare(order, record)
-        if not order.dry_run:
-            _write(order, prepared, record)
+        convert = _convert_as_published if order.settings.legacy else _convert
+        convert(order, record)
     except Refusal as refusal:
         record.status, record.reason = REFUSED, str(refusal)
         if not order.dry_run and not fault_of_name(order.case):
@@ -86,27 +87,49 @@ def convert_run(order: RunOrder) -> CaseRecord:
 # ---------------------------------------------------------------------------------------------------- first pass
 
 
-def _prepare(order: RunOrder, record: CaseRecord) -> PreparedRun:
-    """Read all frames once, check them, and fill in the row."""
+def _convert(order: RunOrder, record: CaseRecord) -> None:
+    prepared = _prepare(order, record)
+    if not order.dry_run:
+        _write(order, prepared, record)
+
+
+def _convert_as_published(order: RunOrder, record: CaseRecord) -> None:
+    run = _opened(order, record)
+    given = _given_mask(order, record, run)
+    found, header = prepare_legacy(order, record, run, given, _timing(order, record, run))
+    if not order.dry_run:
+        write_legacy(order, found, header, record)
+
+
+def _opened(order: RunOrder, record: CaseRecord) -> RunFile:
+    """Return the source, and fill in what its header tells."""
     name = record.sources[order.channel]
     run = open_run(order.source / name, name)
     record.shape = list(run.shape)
     record.spacing = [float(f"{value:.6g}") for value in run.grid.spacing]
     record.orientation = run.grid.orientation
+    return run
+
+
+def _prepare(order: RunOrder, record: CaseRecord) -> PreparedRun:
+    """Read all frames once, check them, and fill in the row."""
+    run = _opened(order, record)
     given = _given_mask(order, record, run)
-    resampling, motion = _resampling(order, record, run)
+    timing = _timing(order, record, run)
+    resampling = _resampling(order, run, timing)
     hashes: list[str] = []
     statistics = VoxelStatistics.of(resampling.frames(hashes), resampling.lattice.shape)
     record.sha256[order.channel] = hashlib.sha256(" ".join(hashes).encode()).hexdigest()
     mask, origin = _brain(resampling, statistics, given)
-    mask, constant = without_constant(mask, statistics, name)
+    mask, constant = without_constant(mask, statistics, run.name)
     if constant:
         record.notes.append(f"{constant} voxels of the brain mask never change and were taken out of it")
     if order.in_template:
-        _check_place(mask, resampling, name)
-    standard = Standardisation.of(mask, statistics, order.settings.store, name)
-    record.notes += [note for note in (run.note, *_told(resampling, motion, origin)) if note]
-    return PreparedRun(_header(order, record, resampling, standard, motion, origin), resampling, standard)
+        _check_place(mask, resampling, run.name)
+    standard = Standardisation.of(mask, statistics, order.settings.store, run.name)
+    derived = "" if origin.startswith("given") else f"brain mask {origin}"
+    record.notes += [note for note in (run.note, *timing.told(), derived) if note]
+    return PreparedRun(_header(order, record, resampling, standard, timing, origin), resampling, standard)
 
 
 def _given_mask(order: RunOrder, record: CaseRecord, run: RunFile) -> Volume | None:
@@ -126,17 +149,24 @@ def _one_frame(run: RunFile) -> Volume:
     return Volume(run.name, run.header, nothing, nothing, run.grid, as_it_is=False)
 
 
-def _resampling(order: RunOrder, record: CaseRecord, run: RunFile) -> tuple[Resampling, float | None]:
-    """Return the steps of space and time, and the mean framewise displacement of the frames that are kept."""
+def _timing(order: RunOrder, record: CaseRecord, run: RunFile) -> Timing:
+    """Return which frames are kept; their number and their motion are checked."""
     settings = order.settings
     paths = [path for role, path in record.sources.items() if role.startswith(f"{SIDECAR}:")]
     tr, notes = repetition_time(run, [(order.source / path, path) for path in paths], settings.tr)
     record.notes += notes
     confounds = _confounds(order, record, run)
-    dropped = settings.drop if settings.drop is not None else (confounds.non_steady if confounds else 0)
+    marked = confounds.non_steady if confounds and not settings.legacy else 0
+    dropped = marked if settings.drop is None else settings.drop
     motion = confounds.mean_displacement(dropped) if confounds else None
     _check_motion(order, run, motion, confounds)
     _check_length(order, run, dropped, tr)
+    return Timing(tr, dropped, motion)
+
+
+def _resampling(order: RunOrder, run: RunFile, timing: Timing) -> Resampling:
+    """Return the steps of space and time."""
+    settings = order.settings
     if order.in_template:
         _check_space(run)
     if order.in_template and settings.size:
@@ -144,7 +174,7 @@ def _resampling(order: RunOrder, record: CaseRecord, run: RunFile) -> tuple[Resa
     else:
         lattice = own_lattice(run.grid, settings.spacing, settings.size)
     _check_memory(run, lattice)
-    return Resampling(run, lattice, dropped, tr, settings.time_step), motion
+    return Resampling(run, lattice, timing.dropped, timing.repetition_time, settings.time_step)
 
 
 def _confounds(order: RunOrder, record: CaseRecord, run: RunFile) -> Confounds | None:
@@ -219,19 +249,9 @@ def _check_place(mask: Mask, resampling: Resampling, name: str) -> None:
         )
 
 
-def _told(resampling: Resampling, motion: float | None, mask: str) -> Iterator[str]:
-    if motion is not None:
-        yield f"mean framewise displacement {motion:.3g} mm"
-    if resampling.dropped:
-        yield f"{resampling.dropped} frames dropped at the start"
-    if not mask.startswith("given"):
-        yield f"brain mask {mask}"
-
-
 def _header(
-    order: RunOrder, record: CaseRecord, resampling: Resampling, standard: Standardisation, motion: float | None,
-    origin: str,
-) -> SequenceHeader:  # fmt: skip
+    order: RunOrder, record: CaseRecord, resampling: Resampling, standard: Standardisation, timing: Timing, origin: str
+) -> SequenceHeader:
     run, lattice = resampling.run, resampling.lattice
     corners = [np.flatnonzero(standard.mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     return SequenceHeader(
@@ -251,7 +271,7 @@ def _header(
         source_repetition_time=resampling.repetition_time,
         source_frames=run.shape[3],
         frames_dropped=resampling.dropped,
-        displacement=motion,
+        displacement=timing.displacement,
         task=order.task,
     )
 

@@ -47,6 +47,11 @@ class Lattice:
         return affine
 
 
+def in_ras(grid: Grid) -> NDArray[np.float64]:
+    """Return the affine of a grid from voxel indices to mm whose axes point to right, anterior and superior."""
+    return np.asarray(_LPS @ grid.affine)
+
+
 def template_lattice(spacing: float, size: int) -> Lattice:
     """Return the lattice around the centre of the MNI template that all runs in its space share."""
     origin = tuple(centre - spacing * (size // 2) for centre in TEMPLATE_CENTRE)
@@ -62,7 +67,7 @@ def own_lattice(grid: Grid, spacing: float, size: int) -> Lattice:
         size: voxels per axis; 0 for the whole field of view.
     """
     corners = np.stack(np.meshgrid(*((-0.5, length - 0.5) for length in grid.size), indexing="ij"), -1).reshape(-1, 3)
-    affine = _LPS @ grid.affine
+    affine = in_ras(grid)
     corners = corners @ affine[:3, :3].T + affine[:3, 3]
     low, high = corners.min(axis=0), corners.max(axis=0)
     shape = [max(1, round(length)) for length in (high - low) / spacing]
@@ -86,7 +91,7 @@ class SpaceResampler:
 
     def __init__(self, grid: Grid, lattice: Lattice) -> None:
         self.lattice = lattice
-        self.matrix = np.linalg.inv(_LPS @ grid.affine) @ lattice.affine  # from lattice index to source index
+        self.matrix = np.linalg.inv(in_ras(grid)) @ lattice.affine  # from lattice index to source index
         reach = np.abs(self.matrix[:3, :3]) * np.array(lattice.shape)
         self.axes = [int(axis) for axis in reach.argmax(axis=0)]  # source axis of each axis of the lattice
         leaning = reach.copy()

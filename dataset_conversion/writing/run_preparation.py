@@ -32,6 +32,28 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Timing:
+    """The frames of a run that are kept.
+
+    Attributes:
+        repetition_time: seconds between frames of the source.
+        dropped: frames dropped at the start.
+        displacement: mean framewise displacement of the others in mm; None where it is not known.
+    """
+
+    repetition_time: float
+    dropped: int
+    displacement: float | None
+
+    def told(self) -> Iterator[str]:
+        """Yield what the manifest notes of it."""
+        if self.displacement is not None:
+            yield f"mean framewise displacement {self.displacement:.3g} mm"
+        if self.dropped:
+            yield f"{self.dropped} frames dropped at the start"
+
+
+@dataclass(frozen=True)
 class Resampling:
     """How the frames of a run become those that are stored.
 
