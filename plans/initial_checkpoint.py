@@ -22,6 +22,7 @@ from bdfm_nnunet.nnunet_files import (
 from bdfm_nnunet.plans.plans_lookup import (
     CONFIGURATION,
     DEFAULT_PLANS,
+    main_configuration,
     plans_path,
     raw_folder,
     read_plans,
@@ -57,18 +58,19 @@ def write_initial_checkpoint(
         InputError: the plans do not exist, the weights do not fit, or `out` cannot be written.
     """
     network, planned = network_of_plans(dataset_id, plans_name, configuration)
+    axes = min(len(planned.configuration["patch_size"]), 3)  # time is not mirrored
     settings = finetuning_settings(planned.configuration)
     report = load_pretrained(network, path, channels=channels_of(planned.dataset), **settings.loading())
     content: dict[str, Any] = {
         "network_weights": network.state_dict(),
         "init_args": {
             "plans": planned.plans,
-            "configuration": configuration,
+            "configuration": planned.name,
             "fold": 0,
             "dataset_json": planned.dataset,
         },
         "trainer_name": "nnUNetTrainer",
-        "inference_allowed_mirroring_axes": tuple(range(len(planned.configuration["patch_size"]))),
+        "inference_allowed_mirroring_axes": tuple(range(axes)),
         "bdfm_source": {
             "path": str(report.path),
             "sha256": report.sha256,
@@ -93,11 +95,13 @@ class Planned:
 
     Attributes:
         plans: the content of the plans file.
-        configuration: its configuration, with everything that it inherits.
+        name: of its configuration.
+        configuration: its content, with everything that it inherits.
         dataset: the content of dataset.json.
     """
 
     plans: dict[str, Any]
+    name: str
     configuration: dict[str, Any]
     dataset: dict[str, Any]
 
@@ -105,10 +109,13 @@ class Planned:
 def network_of_plans(dataset_id: int, plans_name: str, configuration: str) -> tuple[torch.nn.Module, Planned]:
     """Build the network that plans describe, with weights from a fixed seed.
 
+    Plans of 4-D runs have no `3d_fullres`: their own configuration takes its place.
+
     Raises:
         InputError: the plans do not exist, or the configuration is the second stage of a cascade.
     """
     plans, path = read_plans(dataset_id, plans_name), plans_path(dataset_id, plans_name)
+    configuration = main_configuration(plans) if configuration == CONFIGURATION else configuration
     resolved = resolve_configuration(plans, configuration)
     refuse_cascade(resolved, f"configuration {configuration} of {path}")
     preprocessed = path.parent / "dataset.json"
@@ -117,4 +124,4 @@ def network_of_plans(dataset_id: int, plans_name: str, configuration: str) -> tu
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         network = build_network(resolved, inputs=inputs, outputs=outputs, deep_supervision=True, name=str(path))
-    return network, Planned(plans, resolved, dataset)
+    return network, Planned(plans, configuration, resolved, dataset)

@@ -4,8 +4,8 @@ NeuroSTORM: Wang et al. 2025, https://arxiv.org/abs/2506.11167. The last step of
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bdfm_nnunet.cost_records import Costs
@@ -51,14 +51,22 @@ SIZES = (
 """From the cheapest to the published one: no number shrinks along the way, which makes plans monotone in memory."""
 
 
-def sizes_for(fewest: int) -> list[Size]:
+PUBLISHED = SIZES[-1]
+
+
+def sizes_for(fewest: int, most: int = PUBLISHED.frames) -> list[Size]:
     """Return the sizes whose clips fit into runs of at least `fewest` frames; those of fewer frames are cut.
 
+    Args:
+        fewest: frames of the shortest run.
+        most: frames that clips have where memory allows.
+
     Example:
-        >>> [size.frames for size in sizes_for(10)]
-        [4, 8, 8, 10, 10]
+        >>> [size.frames for size in sizes_for(10)], sizes_for(100, 40)[-1].frames
+        ([4, 8, 8, 10, 10], 40)
     """
-    cut = [Size(width=size.width, depths=size.depths, frames=min(size.frames, fewest)) for size in SIZES]
+    longest = {size: most if size.frames == PUBLISHED.frames else min(size.frames, most) for size in SIZES}
+    cut = [replace(size, frames=min(longest[size], fewest)) for size in SIZES]
     return list(dict.fromkeys(cut))
 
 
@@ -83,7 +91,14 @@ def architecture_of(layout: ClipLayout, size: Size) -> dict[str, Any]:
     }
 
 
-def choose_network(runs: RunFingerprint, dataset: Mapping[str, Any], gpu_memory: float) -> dict[str, Any]:
+def choose_network(
+    runs: RunFingerprint,
+    dataset: Mapping[str, Any],
+    gpu_memory: float,
+    *,
+    layout: ClipLayout | None = None,
+    most_frames: int = PUBLISHED.frames,
+) -> dict[str, Any]:
     """Choose image size, frames, architecture and batch size: the largest network of which two samples fit.
 
     A batch grows as far as two samples of the next larger network, or the published batch for the largest one, so more
@@ -93,6 +108,8 @@ def choose_network(runs: RunFingerprint, dataset: Mapping[str, Any], gpu_memory:
         runs: of the data set.
         dataset: content of its dataset.json.
         gpu_memory: GB that training may take.
+        layout: of the clips; by default that of whole volumes.
+        most_frames: frames of a clip where memory and runs allow.
 
     Returns:
         `patch_size`, `batch_size` and `architecture` of a configuration.
@@ -100,51 +117,67 @@ def choose_network(runs: RunFingerprint, dataset: Mapping[str, Any], gpu_memory:
     Raises:
         InputError: the runs are too short, or the memory is too small for the smallest network.
     """
+    check_length(runs)
+    layout, sizes = layout or clip_layout(runs.shape, runs.spacing), sizes_for(runs.fewest, most_frames)
+    candidates = [
+        {"patch_size": [*layout.image_size, size.frames], "architecture": architecture_of(layout, size)}
+        for size in sizes
+    ]
+    place, costs = _largest(candidates, lambda chosen: costs_of_sample(chosen, dataset), gpu_memory)
+    frames, most = sizes[place].frames, PUBLISHED_BATCH
+    if place + 1 < len(sizes):
+        most = MIN_BATCH_SIZE * sizes[place + 1].frames // frames
+    return {**candidates[place], "batch_size": samples_for(costs, frames, runs, gpu_memory, most=most)}
+
+
+def check_length(runs: RunFingerprint) -> None:
+    """Raise InputError where the shortest run is too short for a clip."""
     if runs.fewest < FEWEST_FRAMES:
         case = min(runs.frames, key=lambda name: runs.frames[name])
         raise InputError(
             f"run {case} has {runs.fewest} frames, a clip takes at least {FEWEST_FRAMES}: leave it out, for instance "
             f"with `bdfm convert --min-frames {FEWEST_FRAMES}`"
         )
-    layout, sizes = clip_layout(runs.shape, runs.spacing), sizes_for(runs.fewest)
-
-    def costs_of(size: Size) -> Costs:
-        patch = [*layout.image_size, size.frames]
-        configuration = {"patch_size": patch, "architecture": architecture_of(layout, size)}
-        return configuration_costs(configuration, channels=len(channels_of(dataset)), classes=outputs_of(dataset))
-
-    place, costs = _largest(sizes, costs_of, gpu_memory)
-    covered = math.floor(MOST_COVERED * sum(runs.frames.values()) / sizes[place].frames)
-    batch = min(largest_batch(costs, gpu_memory), _most_samples(sizes, place), covered)
-    return {
-        "patch_size": [*layout.image_size, sizes[place].frames],
-        "batch_size": max(batch, MIN_BATCH_SIZE),
-        "architecture": architecture_of(layout, sizes[place]),
-    }
 
 
-def _largest(sizes: list[Size], costs_of: Callable[[Size], Costs], gpu_memory: float) -> tuple[int, Costs]:
-    """Return the place of the largest size of which two samples fit, and its costs; the published one is tried first.
+def samples_for(
+    costs: Costs, frames: int, runs: RunFingerprint, gpu_memory: float, *, most: int = PUBLISHED_BATCH
+) -> int:
+    """Return the samples of a batch: as many as fit, two at least, and more only up to a small share of the data set.
 
-    What fits is found by bisection, as costs grow along the sizes.
+    Args:
+        costs: of one sample.
+        frames: of a clip.
+        runs: of the data set.
+        gpu_memory: GB that training may take.
+        most: samples of the largest batch.
     """
-    low, high, found = 0, len(sizes), None
-    middle = len(sizes) - 1
-    while low < high:
-        costs = costs_of(sizes[middle])
-        if largest_batch(costs, gpu_memory) >= MIN_BATCH_SIZE:
-            low, found = middle + 1, (middle, costs)
+    covered = math.floor(MOST_COVERED * sum(runs.frames.values()) / frames)
+    return max(min(largest_batch(costs, gpu_memory), most, covered), MIN_BATCH_SIZE)
+
+
+def costs_of_sample(chosen: Mapping[str, Any], dataset: Mapping[str, Any]) -> Costs:
+    """Return the costs of one sample of a configuration, arithmetic not counted."""
+    return configuration_costs(chosen, channels=len(channels_of(dataset)), classes=outputs_of(dataset))
+
+
+def _largest(
+    candidates: Sequence[Mapping[str, Any]], costs_of: Callable[[Mapping[str, Any]], Costs], gpu_memory: float
+) -> tuple[int, Costs]:
+    """Return the place of the largest network of which two samples fit, and its costs; the last one is tried first.
+
+    What fits is found by bisection, as costs grow along the candidates.
+    """
+    low, high, middle = -1, len(candidates), len(candidates) - 1
+    counted: dict[int, Costs] = {}
+    while high - low > 1:
+        counted[middle] = costs_of(candidates[middle])
+        if largest_batch(counted[middle], gpu_memory) >= MIN_BATCH_SIZE:
+            low = middle
         else:
-            high, cheapest = middle, costs
+            high = middle
         middle = (low + high) // 2
-    if found is None:
-        needed = math.ceil(memory_gb(cheapest, MIN_BATCH_SIZE) * 1000) / 1000
+    if low < 0:
+        needed = math.ceil(memory_gb(counted[0], MIN_BATCH_SIZE) * 1000) / 1000
         raise InputError(f"--gpu-memory {gpu_memory} is too little for any network: give at least {needed}")
-    return found
-
-
-def _most_samples(sizes: list[Size], place: int) -> int:
-    """Return the samples above which the next size is the better use of memory."""
-    if place + 1 == len(sizes):
-        return PUBLISHED_BATCH
-    return MIN_BATCH_SIZE * sizes[place + 1].frames // sizes[place].frames
+    return low, counted[low]

@@ -11,6 +11,7 @@ from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.plans.network_names import NETWORKS
+from bdfm_nnunet.plans.planning_request import PlanningRequest
 from bdfm_nnunet.plans.plans_lookup import CONFIGURATION, DEFAULT_PLANS, plans_path, raw_folder
 from bdfm_nnunet.plans.plans_summary import describe_plans
 from bdfm_nnunet.plans.run_fingerprint import holds_runs
@@ -65,21 +66,24 @@ def plan_dataset(
     raw = raw_folder(dataset_id)
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     _check_settings(network, gpu_memory, workers)
-    shared: dict[str, Any] = {
-        "network": network, "gpu_memory": float(gpu_memory), "plans_name": plans_name, "preprocess": preprocess,
-        "workers": workers,
-    }  # fmt: skip
-    if holds_runs(raw):
-        from bdfm_nnunet.plans.run_planning import plan_runs
-
-        path = plan_runs(dataset_id, **shared)
-    else:
-        from bdfm_nnunet.plans.image_planning import plan_images
-
-        sources: dict[str, Any] = {"weights": weights, "like": like, "spacing": spacing, "reading": reading}
-        path = plan_images(dataset_id, configurations=configurations, **shared, **sources)
+    request = PlanningRequest(
+        dataset_id=dataset_id, network=network, gpu_memory=float(gpu_memory), weights=weights, like=like,
+        spacing=spacing, plans_name=plans_name, preprocess=preprocess, workers=workers, configurations=configurations,
+        reading=reading or {},
+    )  # fmt: skip
+    path = _planned(request, holds_runs(raw))
     logger.info("%s", describe_plans(path))
     return path
+
+
+def _planned(request: PlanningRequest, of_runs: bool) -> Path:
+    if of_runs:
+        from bdfm_nnunet.plans.run_planning import plan_runs
+
+        return plan_runs(request)
+    from bdfm_nnunet.plans.image_planning import plan_images
+
+    return plan_images(request)
 
 
 def _check_settings(network: str | None, gpu_memory: float, workers: int) -> None:

@@ -126,14 +126,15 @@ def _difference(one: SequenceHeader, other: SequenceHeader) -> str:
     """Return what another run has in place of the same of the first one, in words; empty if they fit each other."""
     if one.shape[:3] != other.shape[:3]:
         return f"{_times(other.shape[:3])} voxels, not the {_times(one.shape[:3])}"
-    if not all(_near(a, b) for a, b in zip(one.spacing, other.spacing)):
+    if not all(near(a, b) for a, b in zip(one.spacing, other.spacing)):
         return f"voxels of {_times(other.spacing)} mm, not the {_times(one.spacing)} mm"
-    if not _near(one.repetition_time, other.repetition_time):
+    if not near(one.repetition_time, other.repetition_time):
         return f"{other.repetition_time:g} s between frames, not the {one.repetition_time:g} s"
     return ""
 
 
-def _near(a: float, b: float) -> bool:
+def near(a: float, b: float) -> bool:
+    """Return whether two spacings, or two times between frames, are the same."""
     return abs(a - b) <= NEAR * max(abs(a), abs(b))
 
 

@@ -9,9 +9,12 @@ from bdfm_nnunet.files import cannot_write, read_regular, sweep, write_json
 from bdfm_nnunet.images.sequence_files import PREPROCESSED
 from bdfm_nnunet.nnunet_files import channels_of, outputs_of, read_dataset_json
 from bdfm_nnunet.nnunet_folders import nnunet_folder
+from bdfm_nnunet.plans.likeness import read_likeness
+from bdfm_nnunet.plans.matching_runs import layout_like, network_of_weights
 from bdfm_nnunet.plans.memory_targets import configuration_costs
 from bdfm_nnunet.plans.network_names import RUN_NETWORKS
 from bdfm_nnunet.plans.neurostorm_planner import choose_network
+from bdfm_nnunet.plans.planning_request import PlanningRequest
 from bdfm_nnunet.plans.plans_lookup import RUN_CONFIGURATION, plans_path, raw_folder
 from bdfm_nnunet.plans.plans_writing import note_costs, write_plans
 from bdfm_nnunet.plans.prepared_files import (
@@ -23,6 +26,7 @@ from bdfm_nnunet.plans.prepared_files import (
     read_record,
     state_of,
 )
+from bdfm_nnunet.plans.pretrained_plans import read_pretrained_plans
 from bdfm_nnunet.plans.run_data import place_runs
 from bdfm_nnunet.plans.run_fingerprint import RunFingerprint, find_runs, read_fingerprint
 from bdfm_nnunet.split_files import SPLITS, SPLITS_TABLE, read_splits
@@ -30,37 +34,15 @@ from bdfm_nnunet.split_files import SPLITS, SPLITS_TABLE, read_splits
 logger = logging.getLogger(__name__)
 
 
-def plan_runs(
-    dataset_id: int,
-    *,
-    network: str | None = None,
-    gpu_memory: float,
-    plans_name: str,
-    preprocess: bool,
-    workers: int,
-) -> Path:
+def plan_runs(request: PlanningRequest) -> Path:
     """Plan a network for the runs of a data set, and put them where trainers look for preprocessed data.
 
-    Args:
-        dataset_id: number of the data set.
-        network: None or the name of a network of runs.
-        gpu_memory: GB of GPU memory that training may take.
-        plans_name: name of the plans file.
-        preprocess: whether to place the runs too.
-        workers: number of threads.
-
-    Returns:
-        The plans file.
-
     Raises:
-        InputError: a file is missing or damaged, the runs do not fit each other, or the memory is too little.
+        InputError: a file is missing or damaged, the runs do not fit each other or the checkpoint, or the memory is too
+            little.
     """
-    if network is not None and network not in RUN_NETWORKS:
-        raise InputError(
-            f"--network {network} reads 3-D images, but data set {dataset_id} holds 4-D runs: choose one of "
-            f"{', '.join(RUN_NETWORKS)}, or leave --network out"
-        )
-    raw, path = raw_folder(dataset_id), plans_path(dataset_id, plans_name)
+    _check_options(request)
+    raw, path = raw_folder(request.dataset_id), plans_path(request.dataset_id, request.plans_name)
     folder = path.parent
     logger.info("planning %s", raw.name)
     try:
@@ -70,21 +52,52 @@ def plan_runs(
     sweep(folder)
     runs = find_runs(raw)
     fingerprint, dataset = read_fingerprint(runs), read_dataset_json(raw / "dataset.json")
-    plans = run_plans(fingerprint, dataset, gpu_memory, names=(raw.name, plans_name))
+    chosen = _chosen(fingerprint, dataset, request)
+    plans = run_plans(fingerprint, dataset, request.gpu_memory, chosen, names=(raw.name, request.plans_name))
     state = _state(raw, runs)
     if read_record(folder).get("raw") != state:
         write_json(folder / RECORD_FILE, {"raw": state, "data": {}})
     fingerprint.write(folder / FINGERPRINT_FILE)
     _copy_beside(raw, folder)
-    copy_manifest(dataset_id)
+    copy_manifest(request.dataset_id)
     write_plans(path, plans)
-    if preprocess:
-        place_runs(runs, folder, state, workers=workers)
+    if request.preprocess:
+        place_runs(runs, folder, state, workers=request.workers)
     return path
 
 
+def _check_options(request: PlanningRequest) -> None:
+    """Refuse what is for images."""
+    if request.network is not None and request.network not in RUN_NETWORKS:
+        raise InputError(
+            f"--network {request.network} reads 3-D images, but data set {request.dataset_id} holds 4-D runs: choose "
+            f"one of {', '.join(RUN_NETWORKS)}, or leave --network out"
+        )
+    if request.spacing is not None:
+        raise InputError(
+            f"--spacing is for images, but data set {request.dataset_id} holds 4-D runs, whose voxels are those of "
+            "their conversion: give --spacing to `bdfm convert`"
+        )
+
+
+def _chosen(runs: RunFingerprint, dataset: dict[str, Any], request: PlanningRequest) -> dict[str, Any]:
+    """Return patch, batch and architecture, of the data set alone or by a checkpoint."""
+    if request.weights is not None:
+        source = read_pretrained_plans(request.weights, request.network, **request.reading)
+        return network_of_weights(runs, dataset, request.gpu_memory, source)
+    if request.like is not None:
+        layout, frames = layout_like(runs, read_likeness(request.like, axes=4))
+        return choose_network(runs, dataset, request.gpu_memory, layout=layout, most_frames=frames)
+    return choose_network(runs, dataset, request.gpu_memory)
+
+
 def run_plans(
-    runs: RunFingerprint, dataset: dict[str, Any], gpu_memory: float, *, names: tuple[str, str]
+    runs: RunFingerprint,
+    dataset: dict[str, Any],
+    gpu_memory: float,
+    chosen: dict[str, Any],
+    *,
+    names: tuple[str, str],
 ) -> dict[str, Any]:
     """Return the content of a plans file with the configuration `4d`.
 
@@ -92,15 +105,16 @@ def run_plans(
         runs: of the data set.
         dataset: content of its dataset.json.
         gpu_memory: GB of GPU memory that training may take.
+        chosen: patch, batch and architecture.
         names: of the data set and of the plans.
     """
-    channels, spacing = channels_of(dataset), [*runs.spacing, runs.repetition_time]
+    channels = channels_of(dataset)
     configuration = {
         "data_identifier": PREPROCESSED,
         "preprocessor_name": "DefaultPreprocessor",
-        **choose_network(runs, dataset, gpu_memory),
+        **chosen,
         "median_image_size_in_voxels": [*runs.shape, runs.median],
-        "spacing": spacing,
+        "spacing": [*runs.spacing, runs.repetition_time],
         "normalization_schemes": ["NoNormalization"] * len(channels),
         "use_mask_for_norm": [False] * len(channels),
         **{f"resampling_fn_{what}": "no_resampling_hack" for what in ("data", "seg", "probabilities")},
@@ -109,19 +123,26 @@ def run_plans(
     }
     costs = configuration_costs(configuration, channels=len(channels), classes=outputs_of(dataset), flops=True)
     note_costs(configuration, costs, gpu_memory)
-    axes = list(range(len(spacing)))
+    return _NNUNET | _names(runs, names) | {"configurations": {RUN_CONFIGURATION: configuration}}
+
+
+_NNUNET: dict[str, Any] = {
+    "image_reader_writer": "NibabelIO",
+    "transpose_forward": [0, 1, 2, 3],
+    "transpose_backward": [0, 1, 2, 3],
+    "experiment_planner_used": "bdfm_nnunet.plans.neurostorm_planner",
+    "label_manager": "LabelManager",
+    "foreground_intensity_properties_per_channel": {},
+}
+"""Entries that nnU-Net expects in plans; runs are read by this package."""
+
+
+def _names(runs: RunFingerprint, names: tuple[str, str]) -> dict[str, Any]:
     return {
         "dataset_name": names[0],
         "plans_name": names[1],
-        "original_median_spacing_after_transp": spacing,
+        "original_median_spacing_after_transp": [*runs.spacing, runs.repetition_time],
         "original_median_shape_after_transp": [*runs.shape, runs.median],
-        "image_reader_writer": "NibabelIO",
-        "transpose_forward": axes,
-        "transpose_backward": axes,
-        "configurations": {RUN_CONFIGURATION: configuration},
-        "experiment_planner_used": "bdfm_nnunet.plans.neurostorm_planner",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {},
     }
 
 

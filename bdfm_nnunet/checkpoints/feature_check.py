@@ -14,6 +14,7 @@ from bdfm_nnunet.checkpoints.source_building import build_source
 from bdfm_nnunet.checkpoints.tensor_fitting import named_columns
 from bdfm_nnunet.checkpoints.transfer_chain import Target, first_gap
 from bdfm_nnunet.networks.encoders import EncoderView, encoder_of, unwrap
+from bdfm_nnunet.networks.neurostorm import NeurostormEncoder
 
 TOLERANCE = 1e-3
 """Largest deviation of a stage, relative to the size of its features, that rounding explains, on any device."""
@@ -169,6 +170,8 @@ def _images(
 def _size(theirs: EncoderView, ours: EncoderView) -> tuple[int, ...]:
     """Return the size of an image with two of the coarsest positions per axis, or the one that a network asks for."""
     for view in (ours, theirs):
+        if isinstance(view.module, NeurostormEncoder):  # clips of any length, cheap ones here
+            return *view.module.image_size[:-1], min(view.module.image_size[-1], view.module.window_size[-1])
         grid = getattr(view.module, "grid", None)
         if grid is not None:
             return tuple(count * step for count, step in zip(grid, view.strides[0], strict=True))

@@ -8,6 +8,9 @@ from torch import nn
 from torch.nn.modules import activation, batchnorm, instancenorm, pooling
 from torch.nn.modules.conv import _ConvNd
 
+from bdfm_nnunet.networks.mamba_stages import MambaBlock
+from bdfm_nnunet.networks.position_tables import PositionTable
+
 _SLOPES = ("negative_slope", "approximate", "alpha", "beta", "threshold")
 _GRID = ("stride", "dilation")
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
@@ -73,7 +76,17 @@ def _of_attention(module: nn.Module) -> dict[str, Any]:
     for name, what in (("shifted", "shift of windows"), ("legacy", "legacy attention"), ("merging_order", "merging")):
         if isinstance(value := getattr(module, name, None), (bool, str)):
             found[what] = value
-    return found
+    return found | _of_scan(module)
+
+
+def _of_scan(module: nn.Module) -> dict[str, Any]:
+    """Return the windows that a block scans, and what positions in time stand for."""
+    if isinstance(module, MambaBlock):
+        return {"scanned windows": module.window_size}
+    if isinstance(module, PositionTable):
+        seconds = f"read every {module.frame_seconds} s of rows for {module.table_seconds} s"
+        return {"positions in time": "counted in frames" if module.frame_seconds is None else seconds}
+    return {}
 
 
 def norm_of(module: nn.Module) -> str | None:
@@ -93,7 +106,7 @@ def norm_of(module: nn.Module) -> str | None:
     return next((f"{kind} norm" for kind in ("layer", "rms") if f"{kind}norm" in name), None)
 
 
-DEGREES = {"eps", "stride", "legacy attention", "kernel_size"}
+DEGREES = {"eps", "stride", "legacy attention", "kernel_size", "scanned windows", "positions in time"}
 """Properties whose difference changes features by a degree."""
 
 

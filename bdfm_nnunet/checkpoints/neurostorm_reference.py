@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bdfm_nnunet.checkpoints.checkpoint_reading import Checkpoint, checkpoint_in_memory, read_checkpoint
 from bdfm_nnunet.checkpoints.load_report import LoadReport
+from bdfm_nnunet.checkpoints.readers.neurostorm_plans import WINDOW
 from bdfm_nnunet.checkpoints.readers.neurostorm_reader import NeurostormReader
 from bdfm_nnunet.checkpoints.soundness import incomplete
 from bdfm_nnunet.errors import InputError
@@ -19,7 +20,6 @@ from bdfm_nnunet.networks.neurostorm import NeurostormEncoder
 
 logger = logging.getLogger(__name__)
 
-_WINDOW = (4, 4, 4, 4)  # of all published models; files do not say it
 _TOKENS = ("window", "random", "atlas")
 
 
@@ -195,7 +195,7 @@ def _network_for(weights: Mapping[str, Tensor], full_last_window: bool, name: st
                 patch_size=patch,
                 features=[len(weights[f"encoder.stages.{i}.blocks.0.norm1.weight"]) for i in range(len(depths))],
                 depths=depths,
-                window_size=_WINDOW,
+                window_size=WINDOW,
                 merging=[(2, 2, 2, 1)] * (len(depths) - 1),
                 mlp_ratio=len(weights[f"{first}.mlp.0.weight"]) / len(weights[f"{first}.norm1.weight"]),
                 full_last_window=full_last_window,

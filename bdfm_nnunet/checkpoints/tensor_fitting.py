@@ -74,7 +74,7 @@ def fit(
     if isinstance(owner, WindowAttention) and target is owner.relative_position_bias_table:
         return _fit_bias_table(source, target, owner, geometry.window)
     if isinstance(owner, PositionTable):
-        return _fit_table(source, target)
+        return _fit_table(source, target, geometry.positions)
     if target is getattr(owner, "pos_embed", None):
         return _fit_positions(source, target, geometry)
     old, new = tuple(source.shape), tuple(target.shape)
@@ -149,13 +149,23 @@ def _fit_positions(source: Tensor, target: Tensor, geometry: Geometry) -> tuple[
     return adapt_positions(source, old, new, how=geometry.positions), f"positions {old} to {new}, {geometry.positions}"
 
 
-def _fit_table(source: Tensor, target: Tensor) -> tuple[Tensor | None, str]:
-    """Return a table of vectors (*grid, C) on the grid of another."""
+def _fit_table(source: Tensor, target: Tensor, positions: Positions) -> tuple[Tensor | None, str]:
+    """Return a table of vectors (*grid, C) on the grid of another.
+
+    Frames that are kept, and not spread over another number of them, are the first ones.
+    """
     if source.shape == target.shape or source.ndim != target.ndim or source.shape[-1] != target.shape[-1]:
         return fit_exactly(source, target)
     old, new = tuple(source.shape[:-1]), tuple(target.shape[:-1])
     what = "frames" if len(new) == 1 else "positions"
-    return spread(source.float(), new), f"{what} {old} to {new} by linear interpolation"
+    if positions == "resample":
+        return spread(source.float(), new), f"{what} {old} to {new} by linear interpolation"
+    if len(new) == 1:
+        return source[
+            torch.arange(*new, device=source.device).clamp(max=len(source) - 1)
+        ], f"{what} {old} to {new}, extend"
+    kept = adapt_positions(source.flatten(0, -2)[None], old, new, how="extend")
+    return kept.reshape(target.shape), f"{what} {old} to {new}, extend"
 
 
 def _fit_bias_table(

@@ -30,6 +30,7 @@ TARGETS = (
     ("plain", r"^encoder\.stages\.\d+\.\d+\.convs\."),
     ("resnet18", r"^encoder\.layer1\.0\.conv1\."),
     ("primus", r"^(encoder\.)?eva\.blocks\."),
+    ("neurostorm", r"^encoder\.stages\.\d+\.blocks\.\d+\.mamba\."),
 )
 """Network of `bdfm plan` and names, under ours, that only its weights have."""
 _INPUTS = (
@@ -302,7 +303,10 @@ def told_plans(plans: Mapping[str, Any]) -> str:
     parts = [named] if named else []
     if plans["patch_size"]:
         parts.append(f"patch {_times(plans['patch_size'])}")
-    parts.append(f"spacing {_times(plans['spacing'])} mm" if plans["spacing"] else "no fixed spacing")
+    steps = plans["spacing"] or []
+    space, time = steps[:3], steps[3:]
+    seconds = "".join(f", {step:g} s" for step in time)
+    parts.append(f"spacing {_times(space)} mm{seconds}" if space else "no fixed spacing")
     if plans["normalisation"]:
         parts.append(", ".join(dict.fromkeys(plans["normalisation"])))
     return ", ".join(parts)

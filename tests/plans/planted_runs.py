@@ -34,11 +34,13 @@ def write_run(
     write_header(folder / f"{case}.json", header)
 
 
-def make_runs(root: Path, shape: tuple[int, int, int, int] = (8, 8, 8, 6), cases: str = "abcd") -> tuple[Path, Path]:
+def make_runs(
+    root: Path, shape: tuple[int, int, int, int] = (8, 8, 8, 6), cases: str = "abcd", **options: float
+) -> tuple[Path, Path]:
     """Write data set 700 under `root`; return its folders in nnUNet_raw and nnUNet_preprocessed."""
     raw = root / "nnUNet_raw" / "Dataset700_Runs"
     for case in cases:
-        write_run(raw / FOLDER, case, shape)
+        write_run(raw / FOLDER, case, shape, **options)
     write_json(raw / "dataset.json", DATASET | {"numTraining": len(cases)})
     manifest = {
         "release": "own",

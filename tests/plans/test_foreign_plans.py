@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from bdfm_nnunet.checkpoints import load_pretrained
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.network_building import build_network
-from bdfm_nnunet.plans.matching import PretrainedPlans, read_pretrained_plans
 from bdfm_nnunet.plans.planning import plan_dataset
+from bdfm_nnunet.plans.pretrained_plans import PretrainedPlans, read_pretrained_plans
 from tests.checkpoints.monai_swin import MonaiSwin
 
 NNSSL = {"spacing": [1, 1, 1], "normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": False}

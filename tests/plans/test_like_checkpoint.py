@@ -11,7 +11,7 @@ import torch
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.plans import image_planning, plan_dataset
-from bdfm_nnunet.plans.like_checkpoint import read_likeness
+from bdfm_nnunet.plans.likeness import read_likeness
 from tests.networks import zoo
 from tests.sharing.made_checkpoints import pretrained
 

@@ -10,7 +10,7 @@ import torch
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import sha256_of
 from bdfm_nnunet.plans import image_planning, plan_dataset
-from bdfm_nnunet.plans.matching import read_pretrained_plans
+from bdfm_nnunet.plans.pretrained_plans import read_pretrained_plans
 
 PRETRAINING = {
     "resampling_fn_data": "resample_data_or_seg_to_shape",

@@ -7,7 +7,9 @@ import torch
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.sharing import describe_weights
+from tests.checkpoints.readers.test_neurostorm_reader import lightning
 from tests.networks import zoo
+from tests.networks.neurostorm_slow import public_weights
 from tests.sharing.made_checkpoints import pretrained
 
 
@@ -70,6 +72,15 @@ def test_weights_alone(tmp_path: Path) -> None:
     assert found.plans is None and found.network["class"] is None and found.methods == [] and found.citations == []
     shown = str(found)
     assert "none in the file" in shown and "says nothing about the cases" in shown and "BraTS 2026: unknown" in shown
+
+
+def test_a_published_neurostorm_tells_its_network_and_clips(tmp_path: Path) -> None:
+    torch.save(lightning(public_weights()), tmp_path / "storm.ckpt")
+    found = describe_weights(tmp_path / "storm.ckpt")
+    assert found.fits == ["neurostorm"] and found.project == "neurostorm_reference"
+    assert found.network["class"] == "NeuroSTORM" and found.network["input_channels"] == 1
+    assert found.plans is not None and found.plans["patch_size"] == [16, 16, 16, 6]
+    assert "spacing 2 x 2 x 2 mm, 0.8 s" in str(found) and "taken to be those of the published models" in str(found)
 
 
 def test_sets_of_weights_are_listed(tmp_path: Path) -> None:

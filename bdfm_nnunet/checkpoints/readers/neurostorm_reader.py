@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from bdfm_nnunet.checkpoints.readers.neurostorm_plans import CONFIGURATION, IMAGES, WINDOW, neurostorm_plans
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE_FORMAT, nnunet_origin
 from bdfm_nnunet.checkpoints.readers.reader import Origin, Reader
 from bdfm_nnunet.checkpoints.readers.renaming import Renamed, Table, rename, without_wrappers
-from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork
+from bdfm_nnunet.checkpoints.readers.source_network import SourceNetwork, described_network
 from bdfm_nnunet.checkpoints.readers.weight_sets import named_tensors
 from bdfm_nnunet.errors import InputError
 
@@ -25,7 +26,11 @@ NEUROSTORM: dict[str, Any] = {
 }
 """What is known of the released weights, in the form of a run (see `bdfm_nnunet.exposure`)."""
 
-_AXES, _SIDE = 4, 4
+_AXES = len(WINDOW)
+_ASSUMED = (
+    "the file does not say its windows and images: taken to be those of the published models, windows of 4 x 4 x 4 x 4 "
+    "tokens, whole ones in the last stage, standard scores in voxels of 2 mm every 0.8 s"
+)
 _TABLE: Table = (
     (r"^output_head\.", None),
     (r"^patch_embed\.fc\.", "encoder.patch_embed."),
@@ -87,7 +92,19 @@ class NeurostormReader(Reader):
         patch = cubic_patch(weights["patch_embed.fc.weight"].shape[-1:].numel())
         strides: tuple[tuple[int, ...], ...] = ((1,) * _AXES, patch or (1,) * _AXES, *[(2, 2, 2, 1)] * (stages - 1))
         network = SourceNetwork(norm="layer", activation="GELU", strides=strides, merging_order="swin", labels=False)
-        return replace(said, exposure=seen, source_network=network, window=(_SIDE,) * _AXES)
+        plans = said.plans or self._plans(weights)
+        if plans is not None and said.plans is None:
+            configuration = plans["configurations"][CONFIGURATION]
+            network = described_network(configuration, norm="layer", activation="GELU", labels=False)
+            said = replace(said, plans=plans, configuration=CONFIGURATION, images=IMAGES, notes=(*said.notes, _ASSUMED))
+        return replace(said, exposure=seen, source_network=network, window=WINDOW)
+
+    def _plans(self, weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        """Return the plans of the network that the weights show; None where they show none, or two of a name."""
+        try:
+            return neurostorm_plans(self.rename(weights).weights)
+        except InputError:
+            return None
 
 
 def cubic_patch(voxels: int) -> tuple[int, ...] | None:
