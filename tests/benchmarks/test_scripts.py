@@ -44,7 +44,7 @@ def test_help_starts(script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     [
         ("frequency_loss.py", ["--size", "16"], 1),
         ("selective_scan.py", ["--shapes", "2x20x3,1x1x2"], 2),
-        pytest.param("neurostorm_step.py", ["--size", "12", "--frames", "2"], 1, marks=pytest.mark.slow),
+        pytest.param("neurostorm_step.py", ["--size", "36", "--frames", "4"], 1, marks=pytest.mark.slow),
         pytest.param("step.py", ["--size", "32", "--batches", "1"], 1 + len(types_for()), marks=pytest.mark.slow),
         pytest.param(
             "peers.py", ["--size", "32", "--peers", "ResEnc-M", "--precisions", "fp32"], 1, marks=pytest.mark.slow
