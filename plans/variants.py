@@ -42,7 +42,7 @@ def add_variant(
         variant: name of the new configuration; one of that name is replaced.
         base: the configuration it derives from, which stays as it is; by default the one that was planned.
         settings: "training.NAME", "pretraining.NAME", "finetuning.NAME", "batch_size", "patch_size" or "batch_dice"
-            to its value.
+            to its value, or "architecture.NAME" to true or false, for a switch of the network's arguments.
 
     Returns:
         The plans file.
@@ -80,12 +80,14 @@ def derive(plans: dict[str, Any], base: str, settings: Mapping[str, Any]) -> dic
             target.update(_named_weights(value) if (block, key) == ("finetuning", "weights") else {key: value})
         elif name in TOP_LEVEL:
             configuration[name] = value
+        elif block == "architecture" and key:
+            _switch(configuration, parent, key, value)
         else:
             raise InputError(f"{name} is not a setting: {_nearest(name)}")
     if "patch_size" in settings and "input_shape" in parent.get("architecture", {}).get("arch_kwargs", {}):
-        configuration["architecture"] = deepcopy(parent["architecture"])  # its positions are for one size
-        configuration["architecture"]["arch_kwargs"]["input_shape"] = configuration["patch_size"]
-    if "costs" in parent and any(name in settings for name in _OF_A_STEP):
+        own = configuration.setdefault("architecture", deepcopy(parent["architecture"]))
+        own["arch_kwargs"]["input_shape"] = configuration["patch_size"]  # its positions are for one size
+    if "costs" in parent and ("architecture" in configuration or any(name in settings for name in _OF_A_STEP)):
         configuration["costs"] = None  # those of the base were counted for another step
     resolved = {**parent, **configuration}
     check_blocks(resolved)
@@ -134,6 +136,23 @@ def renew_variants(plans: dict[str, Any], old: dict[str, Any]) -> list[str]:
                     f"variant {name} does not fit the new plans ({error}): remove it or plan under another name with -p"
                 ) from None
     return names
+
+
+def _switch(configuration: dict[str, Any], parent: Mapping[str, Any], name: str, value: Any) -> None:
+    """Turn a switch of the network on or off.
+
+    Raises:
+        InputError: the network of the plans has no such switch, or the value is none of a switch.
+    """
+    kwargs = (parent.get("architecture") or {}).get("arch_kwargs") or {}
+    switches = [key for key, each in kwargs.items() if isinstance(each, bool)]
+    if name not in switches:
+        there = f"its switches are {', '.join(switches)}" if switches else "it has none in the plans"
+        raise InputError(f"architecture.{name} is no switch of the planned network: {there}")
+    if not isinstance(value, bool):
+        raise InputError(f"architecture.{name} is {value!r}, expected true or false")
+    own = configuration.setdefault("architecture", deepcopy(parent["architecture"]))
+    own["arch_kwargs"][name] = value
 
 
 def _named_weights(value: Any) -> dict[str, Any]:

@@ -145,6 +145,25 @@ def test_variants_follow_the_plans(runs: Folders) -> None:
         add_variant(700, variant="4d", settings={"batch_size": 3})
 
 
+def test_switches_of_the_network_are_settings_of_variants(runs: Folders) -> None:
+    _plan()
+    settings = {"architecture.both_directions": True, "architecture.legacy": True, "patch_size": [8, 8, 8, 3]}
+    path = add_variant(700, variant="both", settings=settings)
+    configurations = json.loads(path.read_text())["configurations"]
+    kwargs, planned = (configurations[name]["architecture"]["arch_kwargs"] for name in ("both", "4d"))
+    changed = {key for key in kwargs if kwargs[key] != planned[key]}
+    assert changed == {"both_directions", "legacy", "input_shape"} and configurations["both"]["costs"] is None
+    network = build_network(configurations["both"], inputs=1, outputs=2, deep_supervision=False)
+    assert network.encoder.stages[0].blocks[0].mamba.reverse_gate is not None  # type: ignore[union-attr]
+    for name, value, fault in (
+        ("architecture.legacy", 1, "expected true or false"),
+        ("architecture.mlp_ratio", 2.0, "is no switch of the planned network: its switches are full_last_window, both"),
+        ("architecture.both", True, "is no switch"),
+    ):
+        with pytest.raises(InputError, match=fault):
+            add_variant(700, variant="other", settings={name: value})
+
+
 # -------------------------------------------------------------------------------------------------- wrong combinations
 
 
