@@ -1,5 +1,6 @@
 """Floors: number types that the machine has units for, and the FLOP/s and bytes/s it reaches at best."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ def matrix_rate(
     rounds: int = 5,
     device: str = "cpu",
     product: Any = None,
+    clock: Callable[[], float] | None = None,
 ) -> float:
     """Measure the FLOP/s of the best of some products of square matrices of a type.
 
@@ -41,15 +43,16 @@ def matrix_rate(
         rounds: how often the matrices of the last size are multiplied.
         device: where.
         product: multiplies two matrices; by default `torch.matmul`.
+        clock: tells the seconds, see `alternate`.
     """
     largest = largest or (3072 if device == "cpu" else 8192)
     size = min(96, largest)
-    while size < largest and 8 * _product_seconds(dtype, size, 1, device, product) <= seconds:
+    while size < largest and 8 * _product_seconds(dtype, size, 1, device, product, clock) <= seconds:
         size = min(2 * size, largest)
-    return 2 * size**3 / _product_seconds(dtype, size, rounds, device, product)
+    return 2 * size**3 / _product_seconds(dtype, size, rounds, device, product, clock)
 
 
-def _product_seconds(dtype: Any, size: int, rounds: int, device: str, product: Any) -> float:
+def _product_seconds(dtype: Any, size: int, rounds: int, device: str, product: Any, clock: Any) -> float:
     """Return the seconds of the fastest of some products."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
 
@@ -58,16 +61,23 @@ def _product_seconds(dtype: Any, size: int, rounds: int, device: str, product: A
         if device != "cpu":
             torch.cuda.synchronize()
 
-    return min(alternate({"product": multiply}, rounds=rounds).seconds["product"])
+    return min(alternate({"product": multiply}, rounds=rounds, clock=clock).seconds["product"])
 
 
-def memory_rate(*, megabytes: int | None = None, rounds: int = 5, device: str = "cpu") -> float:
+def memory_rate(
+    *,
+    megabytes: int | None = None,
+    rounds: int = 5,
+    device: str = "cpu",
+    clock: Callable[[], float] | None = None,
+) -> float:
     """Measure the bytes/s of the best of some copies: bytes read and bytes written count.
 
     Args:
         megabytes: size of what is copied; by default 512, and 4096 on CUDA, where a shorter copy measures its launch.
         rounds: copies after the first.
         device: where.
+        clock: tells the seconds, see `alternate`.
     """
     megabytes = megabytes or (512 if device == "cpu" else 4096)
     source = torch.ones(megabytes << 18, device=device)
@@ -78,4 +88,4 @@ def memory_rate(*, megabytes: int | None = None, rounds: int = 5, device: str = 
         if device != "cpu":
             torch.cuda.synchronize()
 
-    return 2 * source.nbytes / min(alternate({"copy": copy}, rounds=rounds).seconds["copy"])
+    return 2 * source.nbytes / min(alternate({"copy": copy}, rounds=rounds, clock=clock).seconds["copy"])

@@ -7,13 +7,13 @@ package that is built for CUDA alone; `selective_scan.py` holds the scan against
 - "default" keeps the activations of all blocks.
 - "recomputed" computes each block again in the backward pass (`gradient_checkpointing`).
 
-The arms live in separate processes and take turns. They are timed by the seconds that the processor spends on them,
-which other programs on the machine change less than those on the wall. The floor is the counted arithmetic at the rate
-of a large matrix product, plus the exponentials of the scans at the rate of an exponential in the cache (one per token,
-inner channel and state, again where states are computed again), plus the bytes that must move at the rate of a copy:
-each parameter is read twice, its gradient is written and read, AdamW reads and writes weight and moments, and what
-autograd keeps is written and read once. "Counted" memory is what `bdfm plan` counts: weights, gradients, moments and
-kept activations. "Peak" is that of the process less what it held before the arm was built.
+The arms live in separate processes and take turns. Arms and rates are timed by the seconds that the processor spends on
+them, which other programs on the machine change less than those on the wall. The floor is the counted arithmetic at the
+rate of a large matrix product, plus the exponentials of the scans at the rate of an exponential in the cache (one per
+token, inner channel and state, again where states are computed again), plus the bytes that must move at the rate of a
+copy: each parameter is read twice, its gradient is written and read, AdamW reads and writes weight and moments, and
+what autograd keeps is written and read once. "Counted" memory is what `bdfm plan` counts: weights, gradients, moments
+and kept activations. "Peak" is that of the process less what it held before the arm was built.
 
     python benchmarks/neurostorm_step.py [--quick] [--size 96] [--frames 20]
 """
@@ -147,9 +147,12 @@ def main() -> None:
         serve_arm(settings.arm, settings.size, settings.frames)
         return
     torch.set_num_threads(1)
+    clock = time.process_time
     rates = {
-        "products": matrix_rate(torch.float32), "bytes": memory_rate(), "exponentials": exponential_rate()
-    }  # fmt: skip
+        "products": matrix_rate(torch.float32, clock=clock),
+        "bytes": memory_rate(clock=clock),
+        "exponentials": exponential_rate(),
+    }
     found = measure(settings.size, settings.frames, settings.rounds)
     times = Times({arm: each["seconds"][1:] for arm, each in found.items()})  # less the one for warming up
     del settings.arm

@@ -8,9 +8,6 @@ from torch import nn
 from torch.nn.modules import activation, batchnorm, instancenorm, pooling
 from torch.nn.modules.conv import _ConvNd
 
-from bdfm_nnunet.networks.mamba_stages import MambaBlock
-from bdfm_nnunet.networks.position_tables import PositionTable
-
 _SLOPES = ("negative_slope", "approximate", "alpha", "beta", "threshold")
 _GRID = ("stride", "dilation")
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
@@ -81,12 +78,14 @@ def _of_attention(module: nn.Module) -> dict[str, Any]:
 
 def _of_scan(module: nn.Module) -> dict[str, Any]:
     """Return the windows that a block scans, and what positions in time stand for."""
-    if isinstance(module, MambaBlock):
-        return {"scanned windows": module.window_size}
-    if isinstance(module, PositionTable):
-        seconds = f"read every {module.frame_seconds} s of rows for {module.table_seconds} s"
-        return {"positions in time": "counted in frames" if module.frame_seconds is None else seconds}
-    return {}
+    if isinstance(getattr(module, "mamba", None), nn.Module):
+        return {"scanned windows": getattr(module, "window_size", None)}
+    if (rows := getattr(module, "table_seconds", None)) is None:
+        return {}
+    frames = getattr(module, "frame_seconds", None)
+    return {
+        "positions in time": "counted in frames" if frames is None else f"read every {frames} s of rows for {rows} s"
+    }
 
 
 def norm_of(module: nn.Module) -> str | None:
