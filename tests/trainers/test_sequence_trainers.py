@@ -127,6 +127,18 @@ def test_micro_batches_give_the_gradient_of_the_batch(sequences: Prepared) -> No
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-6, msg=name)
 
 
+def test_gradient_checkpointing_is_a_setting_that_changes_no_gradient(sequences: Prepared) -> None:
+    gradients = []
+    for flag in (False, True):
+        trainer = _trainer(sequences, f"checkpointing_{flag}", **{"architecture.gradient_checkpointing": flag})
+        (batch,) = _first_steps(trainer, 1)
+        assert {stage.checkpointing for stage in trainer.network.encoder.stages} == {flag}
+        trainer.network.train()
+        trainer._differentiate([batch])
+        gradients.append([each.grad for each in trainer.network.parameters() if each.requires_grad])
+    torch.testing.assert_close(*gradients)
+
+
 def test_masks_of_an_atlas(sequences: Prepared, tmp_path: Path) -> None:
     """Of the same space, but with other voxels and axes than the runs."""
     labels = np.random.default_rng(0).integers(1, 9, (5, 6, 5)).repeat(8, 0).repeat(8, 1).repeat(8, 2).astype(np.int16)
