@@ -33,9 +33,9 @@ def close_other_doors() -> None:
     """Let nnU-Net load checkpoints as data alone from now on in this process; see `loading_as_data`.
 
     Example:
-        >>> before = torch.load
+        >>> before, torch.load = torch.load, torch.serialization.load
         >>> close_other_doors()
-        >>> torch.load is before
+        >>> torch.load is torch.serialization.load
         False
         >>> torch.load = before
     """
