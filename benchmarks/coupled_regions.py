@@ -52,7 +52,9 @@ NETWORK: dict[str, Any] = {
     "depths": [1, 1],
     "window_size": [6, 6, 6, 4],
 }
-BATCH, EPOCHS, RATE = 4, 10, 1e-3
+BATCH, EPOCHS, RATE = 4, 5, 1e-3
+STEPS = {"pretrain": 100, "scratch": 60, "pretrained": 60}
+"""Optimiser steps, multiples of the epochs."""
 
 
 def draw(cohort: Cohort = COHORT, *, workers: int = 2) -> None:
@@ -223,7 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("step", choices=("draw", "connectivity", "plan", "pretrain", "scratch", "pretrained", "frozen",
                                          "table"))  # fmt: skip
     parser.add_argument("seeds", type=int, nargs="*", help="of pretrain, scratch, pretrained and frozen")
-    parser.add_argument("--steps", type=int, default=200, help="optimiser steps, a multiple of 10")
+    parser.add_argument(
+        "--steps", type=int, help="optimiser steps, a multiple of 5 (default: 100 of pretrain, 60 of fine-tuning)"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("coupled_regions"))
     options = parser.parse_args(arguments)
@@ -236,11 +240,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         alone[options.step]()
     for seed in options.seeds:
         if options.step == "pretrain":
-            pretrain(seed, options.steps)
+            pretrain(seed, options.steps or STEPS["pretrain"])
         elif options.step == "frozen":
             frozen(seed, out)
         else:
-            learn(options.step, seed, options.steps, out)
+            learn(options.step, seed, options.steps or STEPS[options.step], out)
     logger.info("%s took %.0f s", options.step, time.monotonic() - began)
     return 0
 
