@@ -9,6 +9,7 @@ from torch import nn
 from bdfm_nnunet.checkpoints.checkpoint_reading import Checkpoint
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.encoders import encoder_of
+from bdfm_nnunet.networks.mamba_stages import add_prompts_of
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.networks.network_classes import ALLOWED
 
@@ -43,9 +44,23 @@ def build_source(checkpoint: Checkpoint, *, device: str = "cpu", initialise: boo
         with nullcontext() if initialise else torch.random.fork_rng(devices=[]), torch.device(device):
             network = build_network({"architecture": architecture}, **known, name=name)
         encoder_of(network)
+        add_prompts_of(network, needed_weights(checkpoint))
     except (InputError, ValueError, RuntimeError):  # RuntimeError: a constructor reads values, and there are none
         return None
     return network
+
+
+def needed_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Return the weights by our names without those that a network may lack without loss.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from bdfm_nnunet.checkpoints.checkpoint_reading import checkpoint_of
+        >>> list(needed_weights(checkpoint_of(Path("a.pth"), {"weight": torch.zeros(2)})))
+        ['weight']
+    """
+    renamed = checkpoint.renamed
+    return {name: tensor for name, tensor in renamed.weights.items() if name not in renamed.optional}
 
 
 def _inputs(checkpoint: Checkpoint) -> int:

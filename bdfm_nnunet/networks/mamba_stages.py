@@ -3,7 +3,7 @@
 Shapes: B batch, C channels, *grid tokens per axis. Tokens are channels-last, (B, *grid, C).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -147,6 +147,20 @@ def add_prompts(network: nn.Module, count: int = 50, *, generator: torch.Generat
         nn.init.trunc_normal_(start, std=0.02, generator=generator)
         block.prompt = nn.Parameter(start.to(block.norm1.weight))
     return prompts_of(network)
+
+
+def add_prompts_of(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give the blocks of a network that scans as many prompts as some weights for it have; none where they have none.
+
+    Example:
+        >>> block = MambaBlock(8, window_size=(2, 2), shifted=False)
+        >>> add_prompts_of(block, {"encoder.stages.0.blocks.0.prompt": torch.zeros(3, 8)})
+        >>> [tuple(each.shape) for each in prompts_of(block)]
+        [(3, 8)]
+    """
+    there = [len(tokens) for name, tokens in weights.items() if name.endswith(".prompt") and tokens.ndim == 2]
+    if there and all(there) and any(isinstance(module, MambaBlock) for module in network.modules()):
+        add_prompts(network, there[0], generator=torch.Generator())
 
 
 def prompts_of(network: nn.Module) -> list[nn.Parameter]:

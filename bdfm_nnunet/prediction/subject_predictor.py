@@ -21,7 +21,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.subject_tables import Predictions
 from bdfm_nnunet.files import memory_bytes
 from bdfm_nnunet.json_shapes import fault_of
-from bdfm_nnunet.networks.mamba_stages import add_prompts
+from bdfm_nnunet.networks.mamba_stages import add_prompts_of
 from bdfm_nnunet.networks.subject_network import AXES_OF_RUNS, HEADS, SubjectNetwork, build_subject_network
 from bdfm_nnunet.nnunet_files import inputs_of, read_dataset_json, read_plans_file, resolve_configuration
 from bdfm_nnunet.prediction.argument_checks import check_model
@@ -160,8 +160,7 @@ def _network_of(
         head=fold.task.get("head", "linear"),
         name=str(fold.path),
     )
-    if prompts := [tokens for name, tokens in fold.weights.items() if name.endswith(".prompt")]:
-        add_prompts(network.encoder, len(prompts[0]), generator=torch.Generator())
+    add_prompts_of(network, fold.weights)
     check_weights(network, fold)
     kinds = network.state_dict()
     network.load_state_dict({name: value.to(kinds[name].dtype) for name, value in fold.weights.items()}, assign=True)

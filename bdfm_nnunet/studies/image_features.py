@@ -20,11 +20,12 @@ from bdfm_nnunet.checkpoints import (
     read_checkpoint,
 )
 from bdfm_nnunet.checkpoints.bdfm_reference import published_encoder
-from bdfm_nnunet.checkpoints.source_building import build_source
+from bdfm_nnunet.checkpoints.source_building import build_source, needed_weights
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_atomically, write_json
 from bdfm_nnunet.images.case_folders import NIFTI, list_cases
 from bdfm_nnunet.networks.encoders import EncoderView, encoder_of
+from bdfm_nnunet.networks.mamba_stages import add_prompts_of
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.networks.resnet import ResNet18
 from bdfm_nnunet.networks.subject_network import AXES_OF_RUNS
@@ -192,6 +193,7 @@ def frozen_encoder(
         raise InputError(
             f"{checkpoint.path} does not tell its network: name plans that fit it with -d and -p, made by `bdfm plan`"
         )
+    add_prompts_of(network, needed_weights(checkpoint))
     report = load_pretrained(network, checkpoint.path, **reading)
     notes = (*told, f"{report.encoder_share:.1%} of the encoder is loaded")
     return _frozen(network, checkpoint, configuration, notes, fresh_network)

@@ -159,7 +159,7 @@ def test_kept_out_sites_are_predicted_from_raw_and_preprocessed_runs(
 
 
 def test_features_of_runs_and_what_they_tell(
-    weights: Path, cohort: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    weights: Path, tuned: Any, cohort: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "features.npz"
     words = ["features", "-d", str(cohort.labelled), "--weights", str(weights), "-p", cohort.plans]
@@ -168,6 +168,9 @@ def test_features_of_runs_and_what_they_tell(
     assert table.features.shape == (8, 24) and table.features.std(0).min() > 0
     assert main([*words, "-o", str(tmp_path / "brain.npz"), "--foreground"]) == 0
     assert not np.allclose(read_features(tmp_path / "brain.npz").features, table.features)
+    prompted = ["features", "-d", str(cohort.labelled), "--weights", str(checkpoint(tuned, "best")), "-p", cohort.plans]
+    assert main([*prompted, "-o", str(tmp_path / "tuned.npz")]) == 0  # with the prompts of its fine-tuning
+    assert not np.allclose(read_features(tmp_path / "tuned.npz").features, table.features)
     capsys.readouterr()
     assert main([*words, "-o", str(tmp_path / "whole.npz"), "--window", "whole"]) == 2
     assert "a run is shown as clips" in capsys.readouterr().err
