@@ -159,8 +159,10 @@ def test_convert_hands_over_the_options_of_runs(conversion: dict[str, Any]) -> N
     }  # fmt: skip
     assert vars(settings) == {
         "spacing": 3, "time_step": 1, "size": 64, "grid": "own", "tr": 2, "drop": 4, "max_displacement": 0.5,
-        "min_frames": 40, "store": "int16",
+        "min_frames": 40, "store": "int16", "legacy": False,
     }  # fmt: skip
+    assert cli.main("convert fmri-ucla S -d 12 --legacy --drop 4".split()) == 0
+    assert conversion["settings"].legacy and conversion["settings"].drop == 4
 
 
 def test_convert_runs_by_pattern_and_in_another_space(conversion: dict[str, Any]) -> None:
