@@ -137,8 +137,8 @@ def write_subject(number: int, *, data_set: int, cohort: Cohort, root: Path) -> 
     rng, group = np.random.default_rng([data_set, number]), number % 2
     motion = motion_of(cohort, rng)
     frames = frames_of(group, motion, cohort, rng)
-    stem = f"sub-{number:03d}_task-rest"
-    folder = root / f"sub-{number:03d}" / "func"
+    stem = f"sub-{data_set}{number:03d}_task-rest"
+    folder = root / f"sub-{data_set}{number:03d}" / "func"
     folder.mkdir(parents=True)
     affine = template_lattice(SPACING, SIZE).affine
     affine[0] = [-SPACING, 0, 0, affine[0, 3] + SPACING * (SIZE - 1)]  # stored from right to left
@@ -146,7 +146,7 @@ def write_subject(number: int, *, data_set: int, cohort: Cohort, root: Path) -> 
     _save(folder / f"{stem}_{SPACE}_desc-brain_mask.nii.gz", anatomy()[3][::-1].astype(np.uint8), affine, None)
     write_json(folder / f"{stem}_{SPACE}_desc-preproc_bold.json", {"RepetitionTime": cohort.seconds})
     _write_confounds(folder / f"{stem}_desc-confounds_timeseries.tsv", motion)
-    return {"participant_id": f"sub-{number:03d}", "age": int(rng.integers(20, 60)), TARGET: GROUPS[group]}
+    return {"participant_id": f"sub-{data_set}{number:03d}", "age": int(rng.integers(20, 60)), TARGET: GROUPS[group]}
 
 
 def _save(path: Path, values: NDArray[Any], affine: Array, seconds: float | None) -> None:
