@@ -16,13 +16,12 @@ from tests.conftest import point_to
 
 COARSE = Cohort(719, training=120, testing=40, spacing=8.0, core_mm=(14.0, 26.0))
 """Brains of some 20 voxels an axis, which a small network learns in half a minute."""
-TUMOURS = Cohort(720, training=320, testing=60, spacing=8.0, lesions=1.0, core_mm=(10.0, 26.0))
-"""As many tumours as it takes to learn their volume."""
 LENGTH = [
     "batch_size=8", "training.initial_lr=2e-3", "training.epochs=12", "training.iterations_per_epoch=16",
     "training.workers=0",
 ]  # fmt: skip
-LONGER = [*LENGTH[:2], "training.epochs=24", "training.iterations_per_epoch=32", LENGTH[-1]]
+EPOCHS = {"volume": 19, "death": 28}
+"""Of 32 steps, with the cohort and network of docs/subjects.md: at 8 mm the volume stays at an R² of 0.66."""
 SEEDS = 5
 
 
@@ -50,25 +49,26 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyP
         yield monkeypatch
 
 
-def _planned(name: str, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> str:
+def _planned(name: str, patch_size: tuple[int, int, int]) -> str:
     """Draw a cohort, convert it with its targets, and plan it for a small network."""
-    monkeypatch.setitem(COHORTS, name, cohort)
+    number = COHORTS[name].number
     draw(name, workers=2)
-    assert main(["plan", "-d", str(cohort.number), "--network", "resenc", "--gpu-memory", "0.1", "-p", "Wide"]) == 0
-    narrow(dataset_name(cohort.number), "Wide", "Narrow", patch_size=(24, 24, 24))
+    assert main(["plan", "-d", str(number), "--network", "resenc", "--gpu-memory", "0.1", "-p", "Wide"]) == 0
+    narrow(dataset_name(number), "Wide", "Narrow", patch_size=patch_size)
     return name
 
 
 @pytest.fixture(scope="module")
 def coarse(folders: pytest.MonkeyPatch) -> str:
     """Brains with and without a tumour."""
-    return _planned("coarse", COARSE, folders)
+    folders.setitem(COHORTS, "coarse", COARSE)
+    return _planned("coarse", (24, 24, 24))
 
 
 @pytest.fixture(scope="module")
 def tumours(folders: pytest.MonkeyPatch) -> str:
     """Brains with tumours of all volumes."""
-    return _planned("coarse_tumours", TUMOURS, folders)
+    return _planned("many", (32, 40, 32))
 
 
 def _learned(
@@ -88,7 +88,8 @@ def test_lesions_are_found_in_others(coarse: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["volume", "death"])
 def test_volume_and_what_hangs_on_it_hold_for_others(target: str, tumours: str, tmp_path: Path) -> None:
-    found = _learned(tumours, tmp_path, target, variant=target, length=LONGER)
+    length = [*LENGTH[:2], f"training.epochs={EPOCHS[target]}", "training.iterations_per_epoch=32", LENGTH[-1]]
+    found = _learned(tumours, tmp_path, target, variant=target, length=length)
     assert found["score"] >= found["bound"], found
 
 
