@@ -77,7 +77,7 @@ def derive(plans: dict[str, Any], base: str, settings: Mapping[str, Any]) -> dic
         block, _, key = name.partition(".")
         if key and block in ALLOWED:
             target = configuration.setdefault(block, deepcopy(parent.get(block) or {}))
-            target.update(_named_weights(value) if (block, key) == ("finetuning", "weights") else {key: value})
+            target.update(_FILES[name](value) if name in _FILES else {key: value})
         elif name in TOP_LEVEL:
             configuration[name] = value
         elif block == "architecture" and key:
@@ -156,10 +156,24 @@ def _switch(configuration: dict[str, Any], parent: Mapping[str, Any], name: str,
 
 
 def _named_weights(value: Any) -> dict[str, Any]:
+    path = _existing(value, "finetuning.weights", "a checkpoint")
+    return {"weights": str(path), "weights_sha256": sha256_of(path)}
+
+
+def _named_atlas(value: Any) -> dict[str, Any]:
+    return {"atlas": str(_existing(value, "pretraining.atlas", "a label map")) if value else value}
+
+
+def _existing(value: Any, name: str, what: str) -> Path:
+    """Return the full path, since a training may start in another folder."""
     path = Path(os.path.expanduser(str(value)))
     if not path.is_file():
-        raise InputError(f"finetuning.weights {path} does not exist: give the path of a checkpoint")
-    return {"weights": str(path.resolve()), "weights_sha256": sha256_of(path)}
+        raise InputError(f"{name} {path} does not exist: give the path of {what}")
+    return path.resolve()
+
+
+_FILES = {"finetuning.weights": _named_weights, "pretraining.atlas": _named_atlas}
+"""Settings that name a file, and what stands in the plans for them."""
 
 
 def _nearest(name: str) -> str:

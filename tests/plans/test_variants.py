@@ -100,6 +100,7 @@ def test_replacing_a_variant_is_logged(plans_file: Path, caplog: pytest.LogCaptu
         ({"patch_size": 32}, "expected a list of 3 whole numbers"),
         ({"patch_size": [32, 40, 32]}, r"does not fit the network on axis 1: take 32 or 64 there"),
         ({"finetuning.weights": "nowhere.pth"}, "nowhere.pth does not exist"),
+        ({"pretraining.atlas": "nowhere.nii.gz"}, "nowhere.nii.gz does not exist: give the path of a label map"),
     ],
 )
 def test_what_cannot_be_set_is_refused_and_nothing_is_written(
@@ -133,6 +134,16 @@ def test_weights_are_named_with_their_digest(plans_file: Path, tmp_path: Path, m
     add_variant(501, variant="tuned", settings={"finetuning.weights": "weights.pth", "finetuning.min_match": 0.9})
     block = configurations(plans_file)["tuned"]["finetuning"]
     assert block == {"weights": str(weights), "weights_sha256": sha256_of(weights), "min_match": 0.9}
+
+
+def test_an_atlas_is_named_for_trainings_that_start_elsewhere(
+    plans_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atlas = tmp_path / "atlas.nii.gz"
+    atlas.write_bytes(b"atlas")
+    monkeypatch.chdir(tmp_path)
+    add_variant(501, variant="regions", settings={"pretraining.atlas": "atlas.nii.gz"})
+    assert configurations(plans_file)["regions"]["pretraining"] == {"atlas": str(atlas)}
 
 
 @pytest.mark.parametrize("name", ["3d_fullres", "2d", ""])

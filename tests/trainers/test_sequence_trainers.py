@@ -161,7 +161,7 @@ def test_masks_of_an_atlas(sequences: Prepared, tmp_path: Path) -> None:
         (nnUNetTrainerNeuroSTORM, {"pretraining.augmentation": "mirror"}, "which are for 3-D images"),
         (nnUNetTrainerNeuroSTORM, {"pretraining.random_contrast": 0.5}, "which are for 3-D images"),
         (nnUNetTrainerNeuroSTORM, {"pretraining.mask": "atlas"}, "masks of an atlas, and only they"),
-        (nnUNetTrainerNeuroSTORM, {"pretraining.atlas": "a.nii.gz"}, "masks of an atlas, and only they"),
+        (nnUNetTrainerNeuroSTORM, {"pretraining.atlas": __file__}, "masks of an atlas, and only they"),
         (nnUNetTrainerSimCLR, {"pretraining.legacy_views": True}, "makes the published views of 3-D images"),
         (nnUNetTrainerBDFM, {}, "is of 4-D images, which have no labels to segment"),
     ],
