@@ -86,6 +86,22 @@ class SequenceHeader:
     task: str = ""
 
 
+def box_of(brain: NDArray[np.bool_]) -> list[list[int]]:
+    """Return the first voxel of a brain and the one behind its last, for each axis.
+
+    Raises:
+        IndexError: no voxel is brain.
+
+    Example:
+        >>> brain = np.zeros((5, 5, 5), dtype=bool)
+        >>> brain[1:3, 2, 4] = True
+        >>> box_of(brain)
+        [[1, 3], [2, 3], [4, 5]]
+    """
+    lines = [np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return [[int(line[0]), int(line[-1]) + 1] for line in lines]
+
+
 def write_header(path: Path, header: SequenceHeader) -> None:
     """Write the properties of a run.
 

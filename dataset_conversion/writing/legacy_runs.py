@@ -22,7 +22,7 @@ from bdfm_nnunet.dataset_conversion.writing.run_preparation import FRAMES_AT_ONC
 from bdfm_nnunet.errors import Refusal
 from bdfm_nnunet.files import memory_bytes
 from bdfm_nnunet.images.run_files import RunFile
-from bdfm_nnunet.images.sequence_files import SequenceHeader, write_frames, write_header, write_mask
+from bdfm_nnunet.images.sequence_files import SequenceHeader, box_of, write_frames, write_header, write_mask
 from bdfm_nnunet.images.volumes import Volume
 
 STORE = "int8"
@@ -100,13 +100,12 @@ def _header(
     order: RunOrder, record: CaseRecord, run: RunFile, found: PublishedRun, timing: Timing, origin: str
 ) -> SequenceHeader:
     zooms = [float(step) for step in run.grid.spacing]
-    corners = [np.flatnonzero(found.brain.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     return SequenceHeader(
         shape=found.frames.shape,
         spacing=(SPACING,) * 3,
         repetition_time=TIME_STEP,
         affine=published_affine(in_ras(run.grid), run.shape[:3], zooms).tolist(),
-        brain_box=[[int(line[0]), int(line[-1]) + 1] for line in corners],
+        brain_box=box_of(found.brain),
         brain_voxels=int(found.brain.sum()),
         mask=origin,
         store=STORE,

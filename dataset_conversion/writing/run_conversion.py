@@ -36,7 +36,7 @@ from bdfm_nnunet.dataset_conversion.writing.run_preparation import (
 from bdfm_nnunet.errors import Refusal
 from bdfm_nnunet.files import memory_bytes
 from bdfm_nnunet.images.run_files import RunFile, open_run
-from bdfm_nnunet.images.sequence_files import STORES, SequenceHeader, write_frames, write_header, write_mask
+from bdfm_nnunet.images.sequence_files import STORES, SequenceHeader, box_of, write_frames, write_header, write_mask
 from bdfm_nnunet.images.volumes import COPIES, Volume, read_volume
 from bdfm_nnunet.safe_names import fault_of_name
 
@@ -253,13 +253,12 @@ def _header(
     order: RunOrder, record: CaseRecord, resampling: Resampling, standard: Standardisation, timing: Timing, origin: str
 ) -> SequenceHeader:
     run, lattice = resampling.run, resampling.lattice
-    corners = [np.flatnonzero(standard.mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     return SequenceHeader(
         shape=(*lattice.shape, len(resampling.positions)),
         spacing=(lattice.spacing,) * 3,
         repetition_time=resampling.time_step,
         affine=lattice.affine.tolist(),
-        brain_box=[[int(line[0]), int(line[-1]) + 1] for line in corners],
+        brain_box=box_of(standard.mask),
         brain_voxels=int(standard.mask.sum()),
         mask=origin,
         store=standard.store,
