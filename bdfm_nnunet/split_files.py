@@ -12,6 +12,8 @@ from bdfm_nnunet.safe_names import check_name
 
 SPLITS = "splits_final.json"
 SPLITS_TABLE = "splits_table.json"
+DRAWN = "test=drawn"
+"""Name of a test list that was drawn (`bdfm splits --test`), beside sites that are kept out."""
 Split = dict[str, list[str]]
 """Case ids of a fold: `train` and `val`."""
 _SHAPE = [{"train": [str], "val": [str]}]
@@ -48,7 +50,7 @@ class KeptOut:
 
     Attributes:
         sites: sites that were kept out (`bdfm splits --external`), as `GROUPING=VALUE`, to their cases: a test set
-            outside the distribution.
+            outside the distribution. Under `DRAWN` a test list from the same population.
         without_target: of which no target is known that the splits are stratified by.
     """
 
@@ -57,8 +59,18 @@ class KeptOut:
 
     @property
     def external(self) -> frozenset[str]:
-        """The cases of all sites that were kept out."""
-        return frozenset[str]().union(*self.sites.values())
+        """The cases of all sites that were kept out, and of the test list."""
+        return self.outside | self.test_list
+
+    @property
+    def outside(self) -> frozenset[str]:
+        """The cases of all sites that were kept out: those outside the distribution."""
+        return frozenset[str]().union(*(cases for site, cases in self.sites.items() if site != DRAWN))
+
+    @property
+    def test_list(self) -> frozenset[str]:
+        """The cases that were drawn for a test, of the same population as the folds."""
+        return self.sites.get(DRAWN, frozenset())
 
     def of_sites(self, wanted: Sequence[str]) -> list[str]:
         """Return the cases of some sites that were kept out, sorted.

@@ -17,7 +17,7 @@ from bdfm_nnunet.files import write_json
 from bdfm_nnunet.nnunet_files import read_dataset_json
 from bdfm_nnunet.nnunet_folders import dataset_folders
 from bdfm_nnunet.patients import CaseList, duplicates, groups, plain_id, read_cases, with_patients
-from bdfm_nnunet.split_files import SPLITS, SPLITS_TABLE, Split, read_splits
+from bdfm_nnunet.split_files import DRAWN, SPLITS, SPLITS_TABLE, Split, read_splits
 from bdfm_nnunet.targets import TARGETS_TYPES, Targets, read_targets
 
 logger = logging.getLogger(__name__)
@@ -26,8 +26,6 @@ FOLDS = 5
 SEED = 12345
 NOT_REGIONS = {"background", "ignore"}
 MOST_NAMES = 5
-DRAWN = "test=drawn"
-"""Name of a test set that was drawn, beside sites that are kept out."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Scores of tables of predictions for subjects, against the targets of a data set: `bdfm evaluate-subjects`."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from bdfm_nnunet.nnunet_folders import dataset_folders
 from bdfm_nnunet.patients import CaseList, read_cases
 from bdfm_nnunet.results import RunResult, versions_of, write_result
 from bdfm_nnunet.safe_names import file_name_of
-from bdfm_nnunet.split_files import read_kept_out
+from bdfm_nnunet.split_files import DRAWN, read_kept_out
 from bdfm_nnunet.table_files import write_table
 from bdfm_nnunet.targets import Targets, TargetType, read_targets
 from bdfm_nnunet.targets.column_requests import SPREAD
@@ -41,7 +41,10 @@ SEEN = "seen in pre-training"
 """The grouping of subjects by whether the model's pre-training has seen them."""
 KEPT_OUT, INSIDE, OUTSIDE = "kept-out sites", "inside", "outside"
 """The grouping by `bdfm splits --external`, and its groups: in and outside the distribution."""
-_MORE_MODELS = "predicted by the models of several folds together, those inside by one each"
+TEST_LIST, FOLDS, DRAWN_CASES = "test list", "folds", "drawn"
+"""The grouping by `bdfm splits --test`, and its groups: both of one population."""
+_APART = {KEPT_OUT: (INSIDE, OUTSIDE), TEST_LIST: (FOLDS, DRAWN_CASES)}
+_MORE_MODELS = "predicted by the models of several folds together, those {} by one each"
 _log = logging.getLogger(__name__)
 
 
@@ -205,7 +208,7 @@ class Evaluation:
         return {
             "type": str(kind),
             "unit": units.column.unit,
-            "title": "; ".join(filter(None, (str(kind), f"{len(units)} scored", self.outside(units), told))),
+            "title": "; ".join(filter(None, (str(kind), f"{len(units)} scored", *self.kept_apart(units), told))),
             "threshold": threshold if kind is TargetType.BINARY else None,
             "scores": score_units(units, threshold=threshold, **how),
             **self.comparison(name, threshold),
@@ -214,14 +217,18 @@ class Evaluation:
             "seen": seen.as_dict(),
         }
 
-    def outside(self, units: ScoredUnits) -> str:
-        """Return how many of the scored units are of sites that were kept out, and of which; empty without any."""
-        out = [cases for cases in units.cases if self.kept_out.external & set(cases)]
-        if not out:
-            return ""
-        sites = sorted(site for site, members in self.kept_out.sites.items() if any(members & set(c) for c in out))
-        count = "all" if len(out) == len(units) else str(len(out))
-        return f"{count} of them outside the distribution ({', '.join(sites)})"
+    def kept_apart(self, units: ScoredUnits) -> Iterator[str]:
+        """Yield how many of the scored units are of sites that were kept out, and of which; and of the test list."""
+
+        def told(members: frozenset[str]) -> str:
+            count = sum(not members.isdisjoint(cases) for cases in units.cases)
+            return "all of them" if count == len(units) else f"{count} of them" if count else ""
+
+        if outside := told(self.kept_out.outside):
+            sites = (site for site in self.kept_out.sites if site != DRAWN and told(self.kept_out.sites[site]))
+            yield f"{outside} outside the distribution ({', '.join(sorted(sites))})"
+        if drawn := told(self.kept_out.test_list):
+            yield f"{drawn} of the test list, drawn from the same population"
 
     def threshold(self, name: str, units: ScoredUnits) -> tuple[float, str]:
         """Return the threshold of a binary target and where it comes from."""
@@ -307,16 +314,17 @@ class Evaluation:
         how: Any = {"threshold": threshold, "resamples": self.settings.resamples, "seed": self.settings.seed}
         found = {}
         for by, groups in groupings.items():
-            found[by] = score_groups(units, groups, reference=INSIDE if by == KEPT_OUT else None, **how)
-        if KEPT_OUT in found and self._by_more_models(units.column.name, groupings[KEPT_OUT]):
-            outside = found[KEPT_OUT]["groups"][OUTSIDE]
-            outside["note"] = "; ".join(filter(None, (_MORE_MODELS, outside["note"])))
+            of_folds, apart = _APART.get(by, (None, None))
+            found[by] = score_groups(units, groups, reference=of_folds, **how)
+            if apart is not None and self._by_more_models(units.column.name, groups, apart):
+                entry, place = found[by]["groups"][apart], "inside" if by == KEPT_OUT else "of the folds"
+                entry["note"] = "; ".join(filter(None, (_MORE_MODELS.format(place), entry["note"])))
         return found
 
-    def _by_more_models(self, name: str, groups: Mapping[str, str]) -> bool:
-        """Return whether several models together have predicted cases outside, but none of those inside."""
+    def _by_more_models(self, name: str, groups: Mapping[str, str], apart: str) -> bool:
+        """Return whether several models together have predicted cases of a group, but none of the others."""
         told = [table for table in self.tables if f"{name}{SPREAD}" in table.columns]
-        return {groups[case] for table in told for case in table.cases if case in groups} == {OUTSIDE}
+        return {groups[case] for table in told for case in table.cases if case in groups} == {apart}
 
     def groupings(self, seen: SubjectsSeen, units: ScoredUnits) -> dict[str, Mapping[str, str]]:
         """Return name of a grouping -> case -> group: those of the targets, the wanted ones, and by pre-training."""
@@ -332,9 +340,11 @@ class Evaluation:
             cases = [case for each in units.cases for case in each]
             found[SEEN] = {case: "seen" if case in seen.seen else "not found" for case in cases}
         scored = {case for cases in units.cases for case in cases}
-        outside = scored & self.kept_out.external
+        outside, drawn = scored & self.kept_out.outside, scored & self.kept_out.test_list
         if outside and outside != scored:
             found[KEPT_OUT] = {case: OUTSIDE if case in outside else INSIDE for case in scored}
+        if drawn and drawn | outside != scored:
+            found[TEST_LIST] = {case: DRAWN_CASES if case in drawn else FOLDS for case in scored - outside}
         return {name: groups for name, groups in found.items() if scored & set(groups)}
 
     def _wanted_groups(self, name: str) -> Mapping[str, str]:

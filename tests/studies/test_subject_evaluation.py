@@ -265,6 +265,33 @@ def test_kept_out_sites_are_told_apart_from_the_others(ward, tmp_path, capsys, o
     assert only["scores"]["auc"]["value"] == lesion["measures"]["auc"]["value"]
 
 
+def test_a_test_list_of_the_same_population_is_not_called_outside(ward, tmp_path, capsys):
+    table = ward / "nnUNet_raw" / "Dataset501_Ward" / SPLITS_TABLE
+    inside, other = tables(ward)
+    both = read_predictions(other)
+    ensemble = Predictions(both.cases, both.patients, {**both.columns, "volume spread": np.ones(24)})
+    write_predictions(tmp_path / "test.csv", ensemble)
+    table.write_text(json.dumps({"folds": [], "external": {"test=drawn": CASES[24:36], "site=Ulm": CASES[36:]}}))
+    try:
+        assert run("-i", inside, tmp_path / "test.csv", "-o", tmp_path / "a") == 0
+        shown = capsys.readouterr().out
+        table.write_text(json.dumps({"folds": [], "external": {"test=drawn": CASES[24:]}}))
+        assert run("-i", other, "--target", "volume", "-o", tmp_path / "b") == 0
+        alone = capsys.readouterr().out
+    finally:
+        table.unlink()
+    assert "24 scored; 6 of them outside the distribution (site=Ulm); 6 of them of the test list, drawn" in shown
+    assert "all of them of the test list, drawn from the same population" in alone and "outside" not in alone
+    groups = read_result(tmp_path / "a" / "result.json").extra["targets"]["volume"]["groups"]
+    counts = {by: {name: each["n"] for name, each in groups[by]["groups"].items()} for by in groups}
+    assert counts["kept-out sites"] == {"inside": 17, "outside": 6}
+    assert counts["test list"] == {"folds": 11, "drawn": 6} and groups["test list"]["unknown"] == 6
+    assert list(groups["test list"]["differences"]) == ["drawn"]
+    assert "those of the folds by one each" in groups["test list"]["groups"]["drawn"]["note"]
+    assert "folds together" not in groups["kept-out sites"]["groups"]["outside"]["note"]  # nor were all those inside
+    assert "test list" not in read_result(tmp_path / "b" / "result.json").extra["targets"]["volume"]["groups"]
+
+
 @pytest.mark.parametrize("text", ["0", "1", "1.5", "-0.1"])
 def test_a_threshold_is_a_probability(ward, text, capsys):
     assert run("-i", *tables(ward), f"--threshold={text}", "-o", "out") == 2
