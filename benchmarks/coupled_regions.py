@@ -47,17 +47,18 @@ TRAINING, TEST, UNLABELLED = 721, 821, 921
 PLANS, PRETRAINER, LEARNER = "Coupled", "nnUNetTrainerNeuroSTORM", "nnUNetTrainerBDFMClassification"
 NETWORK: dict[str, Any] = {
     "input_shape": [SIZE, SIZE, SIZE, 20],
-    "strides": [[1, 1, 1, 1], [4, 4, 4, 1], [2, 2, 2, 1]],
-    "features_per_stage": [24, 48],
+    "strides": [[1, 1, 1, 1], [8, 8, 8, 1], [3, 3, 3, 1]],
+    "features_per_stage": [48, 128],
     "depths": [1, 1],
-    "window_size": [6, 6, 6, 4],
+    "window_size": [3, 3, 3, 4],
 }
-BATCH, EPOCHS, RATE = 4, 5, 1e-3
-STEPS = {"pretrain": 100, "scratch": 60, "pretrained": 60}
+"""Tokens as large as a region, and one place in the last stage, in which all regions meet."""
+BATCH, EPOCHS, RATE = 8, 5, 1e-3
+STEPS = {"pretrain": 600, "scratch": 300, "pretrained": 300}
 """Optimiser steps, multiples of the epochs."""
 
 
-def draw(cohort: Cohort = COHORT, *, workers: int = 2) -> None:
+def draw(cohort: Cohort = COHORT, *, standardise: str = "voxel", workers: int = 2) -> None:
     """Draw the three data sets, convert them and install the targets of those that have some."""
     for data_set in (TRAINING, TEST, UNLABELLED):
         with tempfile.TemporaryDirectory() as scratch, ProcessPoolExecutor(workers) as pool:
@@ -69,7 +70,8 @@ def draw(cohort: Cohort = COHORT, *, workers: int = 2) -> None:
                 writer.writeheader()
                 writer.writerows(rows)
             _run("convert", "fmri-fmriprep", scratch, "-d", str(data_set), "--spacing", f"{SPACING:g}",
-                 "--size", str(SIZE), "--time-step", f"{cohort.seconds:g}", "--workers", str(workers))  # fmt: skip
+                 "--size", str(SIZE), "--time-step", f"{cohort.seconds:g}", "--standardise", standardise,
+                 "--workers", str(workers))  # fmt: skip
             if data_set != UNLABELLED:
                 table = str(root / "participants.tsv")
                 _run("targets", "-d", str(data_set), table, "--column", f"{TARGET}:binary", "--positive",
@@ -156,7 +158,9 @@ def weights_of(seed: int) -> Path:
 
 def pretrain(seed: int, steps: int) -> None:
     """Pre-train on the runs without targets."""
-    settings = _length(steps) | {"training.seed": seed, "pretraining.picture_every": 1000}
+    settings = _length(steps) | {"training.seed": seed, "training.initial_lr": RATE, "pretraining.mask": "tube",
+                                 "pretraining.mask_window": "[1, 1, 1, 4]",
+                                 "pretraining.picture_every": 1000}  # fmt: skip
     _train(UNLABELLED, f"pretrain{seed}", "all", PRETRAINER, settings, None)
 
 
@@ -226,16 +230,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                          "table"))  # fmt: skip
     parser.add_argument("seeds", type=int, nargs="*", help="of pretrain, scratch, pretrained and frozen")
     parser.add_argument(
-        "--steps", type=int, help="optimiser steps, a multiple of 5 (default: 100 of pretrain, 60 of fine-tuning)"
+        "--steps", type=int, help="optimiser steps, a multiple of 5 (default: 600 of pretrain, 300 of fine-tuning)"
     )
+    parser.add_argument("--standardise", choices=("voxel", "run"), default="voxel", help="of draw")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("coupled_regions"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
     began, out = time.monotonic(), options.out
-    alone = {"draw": lambda: draw(workers=options.workers), "connectivity": lambda: connectivity(out), "plan": plan,
-             "table": lambda: print("\n".join(table(out)))}  # fmt: skip
+    alone = {
+        "draw": lambda: draw(standardise=options.standardise, workers=options.workers),
+        "connectivity": lambda: connectivity(out),
+        "plan": plan,
+        "table": lambda: print("\n".join(table(out))),
+    }
     if options.step in alone:
         alone[options.step]()
     for seed in options.seeds:

@@ -186,6 +186,7 @@ def _description(rows: Sequence[Mapping[str, Any]], settings: RunSettings) -> di
         "sequences": {
             "spacing": settings.spacing,
             "repetition_time": settings.time_step,
+            "standardised": settings.standardise,
             "store": settings.stored_as,
             "shapes": [list(shape) for shape, _ in shapes.most_common()],
             "frames": [min(frames), max(frames)] if frames else [],

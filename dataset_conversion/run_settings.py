@@ -6,7 +6,8 @@ from bdfm_nnunet.errors import InputError
 
 GRIDS = ("template", "own")
 STORES = ("float16", "int16", "int8")
-_NOT_PUBLISHED = {"spacing": 2.0, "time_step": 0.8, "size": 96, "grid": "", "store": "float16"}
+STANDARDISATIONS = ("run", "voxel")
+_NOT_PUBLISHED = {"spacing": 2.0, "time_step": 0.8, "size": 96, "grid": "", "standardise": "run", "store": "float16"}
 """Fields that --legacy leaves at their defaults."""
 
 
@@ -24,6 +25,8 @@ class RunSettings:
         drop: frames dropped at the start; None drops those that the confounds mark as not in steady state.
         max_displacement: mean framewise displacement in mm above which a run is refused; None refuses none.
         min_frames: fewest stored frames of a run.
+        standardise: `run` makes standard scores by mean and deviation over the brain and all frames, as published: they
+            show anatomy above all. `voxel` takes those of each voxel over the frames: its changes alone are left.
         store: number type of the stored values: `float16`, `int16` or `int8`, the last two with a scale.
         legacy: prepare runs as the public code of NeuroSTORM does, faults included, see `published_preparation`:
             voxels of 2 mm in the file's own axes, frames of 0.8 s, at most 96 voxels per axis, 8 bits.
@@ -37,6 +40,7 @@ class RunSettings:
     drop: int | None = None
     max_displacement: float | None = None
     min_frames: int = 20
+    standardise: str = "run"
     store: str = "float16"
     legacy: bool = False
 
@@ -54,6 +58,8 @@ class RunSettings:
         worst = self.max_displacement
         self._expect(worst is None or 0 < worst < float("inf"), "--max-fd", worst, "a number of mm above 0")
         self._expect(self.min_frames >= 2, "--min-frames", self.min_frames, "2 or more frames")
+        known = " or ".join(STANDARDISATIONS)
+        self._expect(self.standardise in STANDARDISATIONS, "--standardise", self.standardise, known)
         self._expect(self.store in STORES, "--store", self.store, " or ".join(STORES))
         self._check_legacy()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.images.sequence_files import RUN_SCORES
 from bdfm_nnunet.plans.clip_layout import ClipLayout, clip_layout
 from bdfm_nnunet.plans.likeness import Likeness
 from bdfm_nnunet.plans.network_names import RUN_NETWORKS
@@ -40,6 +41,7 @@ def network_of_weights(
         )
     check_length(runs)
     _check_voxels(runs, source.spacing, source.path)
+    _compare_scores(runs, source)
     patch = list(source.configuration["patch_size"])
     frames = min(patch[3], runs.fewest)
     architecture = deepcopy(source.configuration["architecture"])
@@ -78,6 +80,15 @@ def _check_voxels(runs: RunFingerprint, spacing: list[float], path: Path) -> Non
         f"{path} was trained on voxels of {theirs} mm, the runs have {ours} mm: convert them with `bdfm convert "
         f"--spacing {spacing[0]:g}`"
     )
+
+
+def _compare_scores(runs: RunFingerprint, source: PretrainedPlans) -> None:
+    theirs = source.configuration.get("standardised", RUN_SCORES)
+    if theirs != runs.standardised:
+        logger.warning(
+            "%s was trained on standard scores of each %s, the runs have those of each %s, which look different: "
+            "convert them with --standardise %s", source.path, theirs, runs.standardised, theirs,
+        )  # fmt: skip
 
 
 def _seconds(architecture: dict[str, Any], runs: RunFingerprint, source: PretrainedPlans) -> dict[str, float]:

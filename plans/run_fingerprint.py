@@ -8,7 +8,16 @@ from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_json
-from bdfm_nnunet.images.sequence_files import FOLDER, FRAMES, HEADER, MASK, SequenceHeader, read_header, read_part
+from bdfm_nnunet.images.sequence_files import (
+    FOLDER,
+    FRAMES,
+    HEADER,
+    MASK,
+    RUN_SCORES,
+    SequenceHeader,
+    read_header,
+    read_part,
+)
 from bdfm_nnunet.leftovers import is_leftover
 from bdfm_nnunet.nnunet_files import read_dataset_json
 from bdfm_nnunet.safe_names import check_name
@@ -28,12 +37,14 @@ class RunFingerprint:
         spacing: millimetres per voxel and axis.
         repetition_time: seconds between frames.
         frames: id of a run to the number of its frames.
+        standardised: over what its standard scores are, `run` or `voxel`.
     """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     repetition_time: float
     frames: Mapping[str, int]
+    standardised: str = RUN_SCORES
 
     @property
     def fewest(self) -> int:
@@ -110,15 +121,19 @@ def read_fingerprint(runs: Mapping[str, list[Path]]) -> RunFingerprint:
         first = first or (path, header)
         if differing := _difference(first[1], header):
             raise InputError(
-                f"{path} has {differing} of {first[0]}: a network reads runs of one grid and one time between frames, "
-                "convert all with the same --spacing, --size and --time-step"
+                f"{path} has {differing} of {first[0]}: a network reads runs of one grid, one time between frames and "
+                "one kind of scores, convert all with the same --spacing, --size, --time-step and --standardise"
             )
         _check_arrays(paths, header)
         frames[case] = header.shape[3]
     assert first is not None
     header = first[1]
     return RunFingerprint(
-        shape=header.shape[:3], spacing=header.spacing, repetition_time=header.repetition_time, frames=frames
+        shape=header.shape[:3],
+        spacing=header.spacing,
+        repetition_time=header.repetition_time,
+        frames=frames,
+        standardised=header.standardised,
     )
 
 
@@ -130,6 +145,8 @@ def _difference(one: SequenceHeader, other: SequenceHeader) -> str:
         return f"voxels of {_times(other.spacing)} mm, not the {_times(one.spacing)} mm"
     if not near(one.repetition_time, other.repetition_time):
         return f"{other.repetition_time:g} s between frames, not the {one.repetition_time:g} s"
+    if one.standardised != other.standardised:
+        return f"standard scores of each {other.standardised}, not of each {one.standardised}"
     return ""
 
 

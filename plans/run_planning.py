@@ -115,6 +115,7 @@ def run_plans(
         **chosen,
         "median_image_size_in_voxels": [*runs.shape, runs.median],
         "spacing": [*runs.spacing, runs.repetition_time],
+        "standardised": runs.standardised,
         "normalization_schemes": ["NoNormalization"] * len(channels),
         "use_mask_for_norm": [False] * len(channels),
         **{f"resampling_fn_{what}": "no_resampling_hack" for what in ("data", "seg", "probabilities")},

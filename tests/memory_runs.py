@@ -23,7 +23,7 @@ class MemoryRuns:
         box = [[0, shape[0] // 2], [0, shape[1]], [0, shape[2]]]
         return SimpleNamespace(
             shape=shape, brain_box=box, background=-3.0, spacing=(2.0, 2.0, 2.0), repetition_time=0.8,
-            affine=[[2.0, 0, 0, -8], [0, 2.0, 0, -8], [0, 0, 2.0, 5], [0, 0, 0, 1]],
+            standardised="run", affine=[[2.0, 0, 0, -8], [0, 2.0, 0, -8], [0, 0, 2.0, 5], [0, 0, 0, 1]],
         )  # fmt: skip
 
     def mask(self, case: str, box: Any = None) -> Any:

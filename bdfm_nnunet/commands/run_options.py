@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 PREPARATION = {
     "spacing": "spacing", "time_step": "time_step", "size": "size", "grid": "grid", "tr": "tr", "drop": "drop",
-    "max_fd": "max_displacement", "min_frames": "min_frames", "store": "store",
-    "legacy": "legacy",
+    "max_fd": "max_displacement", "min_frames": "min_frames", "standardise": "standardise",
+    "store": "store", "legacy": "legacy",
 }  # fmt: skip
 """Options to fields of `RunSettings`."""
 OF_FILES = ("mask", "confounds", "space")
@@ -36,6 +36,11 @@ def add_run_options(add: Add) -> None:
     add("--drop", type=whole, metavar="N", help="fMRI: frames dropped at the start (default: by the confounds)")
     add("--max-fd", type=positive, metavar="MM", help="fMRI: refuse runs of a larger mean framewise displacement")
     add("--min-frames", type=whole, metavar="N", help="fMRI: refuse runs of fewer stored frames (default: 20)")
+    add(
+        "--standardise",
+        choices=("run", "voxel"),
+        help="fMRI: standard scores over the whole run, or of each voxel over time, without anatomy (default: run)",
+    )
     add("--store", choices=("float16", "int16", "int8"), help="fMRI: number type (default: float16)")
     published = "fMRI: prepare runs as the public code of NeuroSTORM does, faults included"
     add("--legacy", action="store_true", default=None, help=published)

@@ -26,6 +26,8 @@ FRAMES, MASK, HEADER = ".b2nd", "_mask.b2nd", ".json"
 STORES: dict[str, Any] = {"float16": np.float16, "int16": np.int16, "int8": np.int8}
 """Number types of stored frames."""
 FORMAT = 1
+RUN_SCORES, VOXEL_SCORES = "run", "voxel"
+"""Over what mean and deviation of standard scores are taken: the brain and all frames, or each voxel's frames."""
 CHUNK_FRAMES = 4
 BLOCK = 16
 """A block is 16 x 16 x 16 voxels of 4 frames: 32 KiB of float16, which fits a processor's first cache."""
@@ -33,9 +35,10 @@ _DAMAGE = (OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeE
 """What Blosc2 raises over damaged files."""
 _SHAPE = {
     "format": int, "shape": [int], "spacing": [float], "repetition_time": float, "affine": [[float]],
-    "brain_box": [[int]], "brain_voxels": int, "mask": str, "store": str, "scale": float, "background": float,
-    "mean": float, "std": float, "largest_error": float, "source": {str: str}, "source_repetition_time": float,
-    "source_frames": int, "frames_dropped": int, "displacement": (float, None), "task": str,
+    "brain_box": [[int]], "brain_voxels": int, "mask": str, "standardised?": str, "store": str, "scale": float,
+    "background": float, "mean": float, "std": float, "largest_error": float, "source": {str: str},
+    "source_repetition_time": float, "source_frames": int, "frames_dropped": int, "displacement": (float, None),
+    "task": str,
 }  # fmt: skip
 
 
@@ -51,6 +54,7 @@ class SequenceHeader:
         brain_box: first voxel of the brain and the one behind its last, for each axis.
         brain_voxels: voxels of the brain mask.
         mask: where the brain mask comes from, in words.
+        standardised: whether scores are by mean and deviation over the whole `run` or of each `voxel` over its frames.
         store: number type of the frames, one of `STORES`.
         scale: stored numbers times this are standard scores.
         background: standard score of every voxel outside the brain.
@@ -72,6 +76,7 @@ class SequenceHeader:
     brain_box: Sequence[Sequence[int]]
     brain_voxels: int
     mask: str
+    standardised: str = RUN_SCORES
     store: str = "float16"
     scale: float = 1.0
     background: float
@@ -118,7 +123,9 @@ def read_header(path: Path) -> SequenceHeader:
         InputError: the file is missing or no header of a run.
     """
     content = read_json(path, _SHAPE)
+    content = {"standardised": RUN_SCORES, **content}  # older headers know no other
     known_form = content["format"] == FORMAT and content["store"] in STORES
+    known_form = known_form and content["standardised"] in (RUN_SCORES, VOXEL_SCORES)
     if not (known_form and len(content["shape"]) == 4 and _is_box(content["brain_box"])):
         raise InputError(f"{path} is no header of a run that this version knows: convert the run again")
     known = {each.name: content[each.name] for each in fields(SequenceHeader)}

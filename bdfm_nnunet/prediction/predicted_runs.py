@@ -10,6 +10,7 @@ from torch import Tensor
 from bdfm_nnunet.data.clip_batches import clip_corner, clip_starts, read_clip
 from bdfm_nnunet.data.sequence_cases import SequenceCases
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.images.sequence_files import RUN_SCORES
 from bdfm_nnunet.nnunet_folders import nnunet_folder
 
 _SAME_STEP = 0.02
@@ -20,7 +21,7 @@ class RunFiles:
 
     Args:
         folder: a data set that `bdfm convert fmri-...` has written, its folder of runs, or that of preprocessed ones.
-        configuration: of the model; its spacing is what runs must have.
+        configuration: of the model; its spacing and kind of standard scores are what runs must have.
         cases: ids of the runs; all of them by default.
 
     Attributes:
@@ -35,12 +36,14 @@ class RunFiles:
         self.runs = SequenceCases(folder, cases)
         self.folder, self.names = folder, list(self.runs.cases)
         self.spacing = tuple(float(step) for step in configuration.spacing)
+        self.standardised: str = configuration.configuration.get("standardised", RUN_SCORES)
 
     def check(self) -> None:
         """Read the header and a frame of each run.
 
         Raises:
-            InputError: a run is damaged, or has other voxels or another time between frames than those of the training.
+            InputError: a run is damaged, or has other voxels, another time between frames or other standard scores than
+                those of the training.
         """
         for case in self.names:
             header = self.runs.header(case)
@@ -49,6 +52,11 @@ class RunFiles:
                 raise InputError(
                     f"run {case} in {self.folder} has {_told(steps)}, the model is for {_told(self.spacing)}: convert "
                     f"it with --spacing {self.spacing[0]:g} --time-step {self.spacing[3]:g}"
+                )
+            if header.standardised != self.standardised:
+                raise InputError(
+                    f"run {case} in {self.folder} has standard scores of each {header.standardised}, the model is for "
+                    f"those of each {self.standardised}: convert it with --standardise {self.standardised}"
                 )
             self.runs.mask(case)
             self.runs.clip(case, header.shape[3] - 1, 1)

@@ -36,7 +36,15 @@ from bdfm_nnunet.dataset_conversion.writing.run_preparation import (
 from bdfm_nnunet.errors import Refusal
 from bdfm_nnunet.files import memory_bytes
 from bdfm_nnunet.images.run_files import RunFile, open_run
-from bdfm_nnunet.images.sequence_files import STORES, SequenceHeader, box_of, write_frames, write_header, write_mask
+from bdfm_nnunet.images.sequence_files import (
+    STORES,
+    VOXEL_SCORES,
+    SequenceHeader,
+    box_of,
+    write_frames,
+    write_header,
+    write_mask,
+)
 from bdfm_nnunet.images.volumes import COPIES, Volume, read_volume
 from bdfm_nnunet.safe_names import fault_of_name
 
@@ -126,10 +134,12 @@ def _prepare(order: RunOrder, record: CaseRecord) -> PreparedRun:
         record.notes.append(f"{constant} voxels of the brain mask never change and were taken out of it")
     if order.in_template:
         _check_place(mask, resampling, run.name)
-    standard = Standardisation.of(mask, statistics, order.settings.store, run.name)
+    voxels = order.settings.standardise == VOXEL_SCORES
+    standard = Standardisation.of(mask, statistics, run.name, store=order.settings.store, each_voxel=voxels)
     derived = "" if origin.startswith("given") else f"brain mask {origin}"
     record.notes += [note for note in (run.note, *timing.told(), derived) if note]
-    return PreparedRun(_header(order, record, resampling, standard, timing, origin), resampling, standard)
+    moments = statistics.moments(mask)
+    return PreparedRun(_header(order, record, resampling, standard, moments, timing, origin), resampling, standard)
 
 
 def _given_mask(order: RunOrder, record: CaseRecord, run: RunFile) -> Volume | None:
@@ -250,7 +260,13 @@ def _check_place(mask: Mask, resampling: Resampling, name: str) -> None:
 
 
 def _header(
-    order: RunOrder, record: CaseRecord, resampling: Resampling, standard: Standardisation, timing: Timing, origin: str
+    order: RunOrder,
+    record: CaseRecord,
+    resampling: Resampling,
+    standard: Standardisation,
+    moments: tuple[float, float],
+    timing: Timing,
+    origin: str,
 ) -> SequenceHeader:
     run, lattice = resampling.run, resampling.lattice
     return SequenceHeader(
@@ -261,11 +277,12 @@ def _header(
         brain_box=box_of(standard.mask),
         brain_voxels=int(standard.mask.sum()),
         mask=origin,
+        standardised=order.settings.standardise,
         store=standard.store,
         scale=standard.scale,
         background=standard.background,
-        mean=standard.mean,
-        std=standard.std,
+        mean=moments[0],
+        std=moments[1],
         source=record.sources,
         source_repetition_time=resampling.repetition_time,
         source_frames=run.shape[3],

@@ -28,6 +28,9 @@ FRAMES_AT_ONCE = 4 * CHUNK_FRAMES
 MOST_CONSTANT = 0.5
 """Share of the brain mask whose voxels may be the same in all frames, at the edges of the field of view."""
 
+LEAST_CHANGE = 1e-6
+"""Deviation that can be standardised, relative to the largest value."""
+
 Mask = NDArray[np.bool_]
 
 
@@ -142,6 +145,17 @@ class VoxelStatistics:
         variance = (float(self.squares[mask].sum()) - count * mean**2) / (count - 1)
         return mean, max(variance, 0.0) ** 0.5
 
+    def moments_of_voxels(self, mask: Mask) -> tuple[Frames, Frames]:
+        """Return mean and unbiased standard deviation of each voxel over the frames, 0 and 1 outside of a mask.
+
+        A deviation below what single precision tells from none is as large as that, so that rounding is not blown up.
+        """
+        mean = self.total / self.frames
+        variance = (self.squares - self.frames * mean**2) / max(self.frames - 1, 1)
+        least = LEAST_CHANGE * np.maximum(np.abs(self.low), np.abs(self.high))
+        std = np.maximum(np.sqrt(np.maximum(variance, 0)), least)
+        return np.where(mask, mean, 0).astype(np.float32), np.where(mask, std, 1).astype(np.float32)
+
     def brain(self, inside: Mask) -> tuple[Mask, str]:
         """Return what is brain by the frames alone, and how it was found.
 
@@ -189,43 +203,66 @@ class Standardisation:
 
     Attributes:
         mask: of the brain.
-        mean: of the brain's values.
-        std: their standard deviation.
-        background: standard score of voxels outside the brain: the smallest in it, as its number is stored.
+        mean: of the brain's values; or of each voxel's, (x, y, z, 1).
+        std: their standard deviation, of the same shape.
+        background: standard score of voxels outside the brain: the smallest in it, as its number is stored, or 0 where
+            each voxel has its own mean.
         store: number type, one of `STORES`.
         scale: what stored numbers are multiplied by.
     """
 
     mask: Mask
-    mean: float
-    std: float
+    mean: float | Frames
+    std: float | Frames
     background: float
     store: str
     scale: float
 
     @classmethod
-    def of(cls, mask: Mask, statistics: VoxelStatistics, store: str, name: str) -> "Standardisation":
+    def of(
+        cls, mask: Mask, statistics: VoxelStatistics, name: str, *, store: str, each_voxel: bool = False
+    ) -> "Standardisation":
         """Return the standardisation of a run.
+
+        Args:
+            mask: of the brain.
+            statistics: of its frames.
+            name: of the run, for messages.
+            store: number type, one of `STORES`.
+            each_voxel: take mean and deviation of each voxel over its frames, in place of those of the whole run.
 
         Raises:
             Refusal: its values do not differ enough to be standardised.
         """
         mean, std = statistics.moments(mask)
         low, high = float(statistics.low[mask].min()), float(statistics.high[mask].max())
-        if not std > 1e-6 * max(abs(low), abs(high)):
+        if not std > LEAST_CHANGE * max(abs(low), abs(high)):
             raise Refusal(f"{name} has nearly the same value ({mean:g}) in all of its brain: export it again")
+        if each_voxel:
+            means, stds = statistics.moments_of_voxels(mask)
+            least = ((statistics.low - means)[mask] / stds[mask]).min()
+            most = ((statistics.high - means)[mask] / stds[mask]).max()
+            found = cls(mask, means[..., None], stds[..., None], 0.0, store, 1.0)
+            return found._scaled(float(least), float(most), name)
         lowest, highest = (low - mean) / std, (high - mean) / std
+        found = cls(mask, mean, std, lowest, store, 1.0)._scaled(lowest, highest, name)
+        return replace(
+            found, background=float(found.stored(np.array([lowest], np.float32))[0] * np.float32(found.scale))
+        )
+
+    def _scaled(self, lowest: float, highest: float, name: str) -> "Standardisation":
+        """Return it with the scale that the number type needs for scores from the lowest to the highest."""
         largest = max(abs(lowest), abs(highest))
-        whole = np.issubdtype(STORES[store], np.integer)
-        if not whole and largest > np.finfo(STORES[store]).max:
-            raise Refusal(f"{name} has values up to {largest:g} standard deviations, beyond {store}: use --store int16")
-        scale = largest / float(np.iinfo(STORES[store]).max) if whole else 1.0
-        found = cls(mask, mean, std, lowest, store, scale)
-        return replace(found, background=float(found.stored(np.array([lowest], np.float32))[0] * np.float32(scale)))
+        whole = np.issubdtype(STORES[self.store], np.integer)
+        if not whole and largest > np.finfo(STORES[self.store]).max:
+            raise Refusal(
+                f"{name} has values up to {largest:g} standard deviations, beyond {self.store}: use --store int16"
+            )
+        return replace(self, scale=largest / float(np.iinfo(STORES[self.store]).max) if whole else 1.0)
 
     def scores(self, block: Frames) -> Frames:
         """Return the standard scores of a block of frames, the background outside the brain."""
-        found = (block - np.float32(self.mean)) / np.float32(self.std)
+        found: Frames = (block - np.float32(self.mean)) / np.float32(self.std)
         found[~self.mask] = self.background
         return found
 

@@ -17,7 +17,13 @@ DATASET: dict[str, Any] = {
 
 
 def write_run(
-    folder: Path, case: str, shape: tuple[int, int, int, int], *, spacing: float = 6.0, repetition_time: float = 0.8
+    folder: Path,
+    case: str,
+    shape: tuple[int, int, int, int],
+    *,
+    spacing: float = 6.0,
+    repetition_time: float = 0.8,
+    standardised: str = "run",
 ) -> None:
     """Write the three files of a run of random values."""
     rng = np.random.default_rng(len(case))
@@ -25,7 +31,7 @@ def write_run(
     header = SequenceHeader(
         shape=shape, spacing=(spacing,) * 3, repetition_time=repetition_time, affine=np.eye(4).tolist(),
         brain_box=[[0, size] for size in shape[:3]], brain_voxels=1, mask="given", background=-1.0, mean=0.0, std=1.0,
-        source_repetition_time=repetition_time, source_frames=shape[3],
+        source_repetition_time=repetition_time, source_frames=shape[3], standardised=standardised,
     )  # fmt: skip
     for ending in (".b2nd", "_mask.b2nd"):
         (folder / f"{case}{ending}").unlink(missing_ok=True)
@@ -35,7 +41,7 @@ def write_run(
 
 
 def make_runs(
-    root: Path, shape: tuple[int, int, int, int] = (8, 8, 8, 6), cases: str = "abcd", **options: float
+    root: Path, shape: tuple[int, int, int, int] = (8, 8, 8, 6), cases: str = "abcd", **options: Any
 ) -> tuple[Path, Path]:
     """Write data set 700 under `root`; return its folders in nnUNet_raw and nnUNet_preprocessed."""
     raw = root / "nnUNet_raw" / "Dataset700_Runs"

@@ -85,6 +85,16 @@ def test_another_time_between_frames_is_read_in_seconds(published: Path, nnunet_
     torch.testing.assert_close(positions.at_frames(3), positions.time[[0, 2, 4]])
 
 
+def test_weights_of_other_standard_scores_are_pointed_out(
+    published: Path, nnunet_dirs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    assert _plan(weights=published)["standardised"] == "run" and not caplog.text
+    make_runs(nnunet_dirs, (14, 16, 17, 9), spacing=2.0, standardised="voxel")
+    assert _plan(weights=published)["standardised"] == "voxel"
+    assert "scores of each run, the runs have those of each voxel" in caplog.text
+
+
 def test_plans_like_a_file_have_its_clips_for_any_memory(published: Path) -> None:
     configuration = _plan(like=published, gpu_memory=2)
     assert configuration["patch_size"][:3] == [18, 18, 18]  # tokens of 12 mm do not divide 16 voxels of 2 mm

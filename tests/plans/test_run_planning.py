@@ -179,6 +179,10 @@ def _other_time(raw: Path) -> None:
     write_run(raw / "sequencesTr", "c", (8, 8, 8, 6), repetition_time=2.0)
 
 
+def _other_scores(raw: Path) -> None:
+    write_run(raw / "sequencesTr", "c", (8, 8, 8, 6), standardised="voxel")
+
+
 def _short(raw: Path) -> None:
     write_run(raw / "sequencesTr", "c", (8, 8, 8, 3))
 
@@ -207,6 +211,7 @@ def _empty(raw: Path) -> None:
         (_other_shape, r"c\.json has 8 x 9 x 8 voxels, not the 8 x 8 x 8 of .*a\.json: .* --size"),
         (_other_spacing, r"c\.json has voxels of 5 x 5 x 5 mm, not the 6 x 6 x 6 mm of"),
         (_other_time, r"c\.json has 2 s between frames, not the 0\.8 s of .*--time-step"),
+        (_other_scores, r"c\.json has standard scores of each voxel, not of each run of .*--standardise"),
         (_short, r"run c has 3 frames, a clip takes at least 4: .*--min-frames"),
         (_no_mask, r"c_mask\.b2nd of run c does not exist: convert"),
         (_cut, r"c\.b2nd cannot be read"),

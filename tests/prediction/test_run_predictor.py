@@ -43,7 +43,7 @@ def _model(head: Any = "v1", folds: int = 1, **task: Any) -> Any:
 def runs(monkeypatch: pytest.MonkeyPatch) -> RunFiles:
     memory = MemoryRuns(LENGTHS)
     monkeypatch.setattr(predicted_runs, "SequenceCases", lambda folder, cases=None: memory)
-    return RunFiles(Path("/data"), SimpleNamespace(spacing=[2.0, 2.0, 2.0, 0.8]))
+    return RunFiles(Path("/data"), SimpleNamespace(spacing=[2.0, 2.0, 2.0, 0.8], configuration={}))
 
 
 def _by_hand(model: Any, runs: RunFiles, fold: int = 0) -> dict[str, torch.Tensor]:
@@ -100,8 +100,16 @@ def test_runs_of_other_voxels_or_another_rhythm_are_refused(
     runs: RunFiles, spacing: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs.check()
-    other = RunFiles(Path("/data"), SimpleNamespace(spacing=spacing))
+    other = RunFiles(Path("/data"), SimpleNamespace(spacing=spacing, configuration={}))
     with pytest.raises(InputError, match=r"has voxels of 2x2x2 mm every 0\.8 s, the model is for .* --time-step"):
+        other.check()
+
+
+def test_runs_of_other_standard_scores_are_refused(runs: RunFiles) -> None:
+    other = RunFiles(Path("/data"), SimpleNamespace(spacing=[2, 2, 2, 0.8], configuration={"standardised": "voxel"}))
+    with pytest.raises(
+        InputError, match=r"P1_rest .* scores of each run, the model .* each voxel: .*--standardise voxel"
+    ):
         other.check()
 
 

@@ -98,6 +98,40 @@ def test_standard_scores_of_the_brain(store: str, folder: Folder) -> None:
     np.testing.assert_allclose(np.diag(header.affine), [8, 8, 8, 1])
 
 
+@pytest.mark.parametrize("store", ["float16", "int16"])
+def test_standard_scores_of_each_voxel_show_its_changes_alone(store: str, folder: Folder) -> None:
+    values = frames().astype(float)
+    folder.write(values.astype(np.float32))
+    folder.mask(brain())
+    assert folder.convert(store=store, standardise="voxel").status == "ok"
+    clip, mask, header = folder.stored()
+    bound = {"float16": 0.002, "int16": 0.0005}[store]
+    expected = _expected(values, brain())
+    deviations = expected[mask].std(axis=1, ddof=1, keepdims=True)
+    expected = (expected[mask] - expected[mask].mean(axis=1, keepdims=True)) / deviations
+    assert np.abs(clip[mask] - expected).max() <= bound and 0 < header.largest_error <= bound
+    assert deviations.max() > 1.1 * deviations.min()  # one deviation for all voxels would not do
+    assert header.standardised == "voxel" and header.background == 0 and not clip[~mask].any()
+    folder.convert(store=store)
+    whole, _, run = folder.stored()
+    assert (run.standardised, run.mean, run.std) == ("run", header.mean, header.std)
+    assert np.abs(whole[mask].mean(axis=1)).max() > 0.1  # anatomy
+
+
+def test_a_voxel_that_changes_by_rounding_alone_stays_near_zero(folder: Folder) -> None:
+    values = frames().astype(np.float32)
+    middle = tuple(size // 2 for size in SHAPE)
+    around = tuple(slice(at - 2, at + 3) for at in middle)
+    values[around] = 1000.0
+    values[(*around, 0)] = np.nextafter(np.float32(1000), np.float32(2000))
+    folder.write(values)
+    folder.mask(brain())
+    folder.convert(standardise="voxel")
+    clip, mask, _ = folder.stored()
+    still = mask & (np.abs(clip).max(axis=3) < 0.3)
+    assert still.any() and np.abs(clip[mask & ~still]).max(axis=1).min() > 1
+
+
 def test_a_flipped_and_turned_file_gives_the_same_run(folder: Folder) -> None:
     found = []
     swapped = AFFINE[:, [1, 2, 0, 3]]
@@ -265,7 +299,7 @@ def test_a_run_that_breaks_while_it_is_written_leaves_nothing(folder: Folder, mo
 @pytest.mark.parametrize(
     ("field", "value"),
     [("spacing", 0.1), ("time_step", 0), ("size", 3), ("grid", "mine"), ("drop", -1), ("max_displacement", 0),
-     ("min_frames", 1), ("store", "float32")],
+     ("min_frames", 1), ("store", "float32"), ("standardise", "frame")],
 )  # fmt: skip
 def test_settings_out_of_range(field: str, value: Any) -> None:
     with pytest.raises(InputError, match="expected"):
