@@ -22,7 +22,8 @@ class Listed:
         seconds: that it took, or will take as far as similar tasks tell; None where there are none.
         measured: whether it is done, so that the seconds are measured.
         tflop: arithmetic of the steps, as counted when the data set was planned: for fine-tuning, and more than enough
-            for pre-training, which has a smaller decoder; None where it was not counted.
+            for pre-training, which has a smaller decoder; None where it was not counted, as for tasks of subjects: their
+            networks have no decoder and see as many crops as an image needs.
     """
 
     number: int
@@ -73,6 +74,8 @@ def steps_of(task: Task, settings: StudySettings) -> int:
 def _tflop(tasks: TaskList, task: Task, steps: int) -> float | None:
     """Return the arithmetic of some steps; the pass backwards costs twice that forwards."""
     pretrains = task.kind == "pretraining"
+    if tasks.study.settings.subject_trainer and not pretrains:
+        return None
     study, arm = tasks.study, task.arm
     dataset = study.pretraining_dataset(task.arm) if pretrains else study.dataset
     configuration = resolve_configuration(study.plans(dataset, arm.plans), arm.configuration)

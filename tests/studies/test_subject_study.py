@@ -15,6 +15,7 @@ from bdfm_nnunet.results import read_result
 from bdfm_nnunet.studies.predicted_subjects import rows_of_target
 from bdfm_nnunet.studies.scored_cases import targets_of
 from bdfm_nnunet.studies.study_folder import StudyFolder, prepare
+from bdfm_nnunet.studies.study_listing import list_tasks
 from bdfm_nnunet.studies.study_tasks import TaskList
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType, read_targets, write_targets
 from tests.conftest import Prepared, point_to
@@ -67,6 +68,15 @@ def test_targets_are_those_of_the_day_it_began(dataset: Path, tmp_path: Path) ->
     other = TaskList(prepare(settings(**CLASSES, targets=["idh"]), tmp_path / "named"))
     assert other.named("scratch_20percent_seed0").arm.set == {"finetuning.targets": ["idh"]}
     assert "finetuning.targets" not in tasks.named("scratch_20percent_seed0").arm.set
+
+
+def test_arithmetic_of_networks_without_a_decoder_is_unknown_not_that_of_segmentation(
+    dataset: Path, tmp_path: Path
+) -> None:
+    install(dataset)
+    lines = list_tasks(TaskList(prepare(settings(**CLASSES), tmp_path / "out")))
+    counted = {line.name.partition("_")[0]: line.tflop for line in lines}
+    assert counted["pretraining"] and counted["scratch"] is None
 
 
 def test_targets_beside_the_raw_data_are_found(dataset: Path, tmp_path: Path) -> None:
