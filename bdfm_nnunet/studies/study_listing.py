@@ -22,7 +22,7 @@ class Listed:
         seconds: that it took, or will take as far as similar tasks tell; None where there are none.
         measured: whether it is done, so that the seconds are measured.
         tflop: arithmetic of the steps, as counted when the data set was planned: for fine-tuning, and more than enough
-            for pre-training, which has a smaller decoder; None where it was not counted, as for tasks of subjects: their
+            for pre-training, which has a smaller decoder; None where it was not counted, as for subjects, whose
             networks have no decoder and see as many crops as an image needs.
     """
 
