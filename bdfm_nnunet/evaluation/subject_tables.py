@@ -6,7 +6,8 @@ Columns are `case`, `patient` and, for a target NAME,
 - multi-class or ordinal: `NAME`, the predicted class by name, and `NAME=CLASS`, the probability of each class;
 - continuous: `NAME`, the value in its unit;
 - survival: `NAME`, a risk (larger means earlier), and `NAME@T`, the probability to be without event at time T;
-- of an ensemble: `NAME spread`, the standard deviation over its members.
+- of an ensemble: `NAME spread`, the standard deviation over its members;
+- of runs: `clips`, how many clips of the run its predictions are the mean of.
 
 An empty cell is a missing prediction.
 """
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.survival_curves import at_common_times
 from bdfm_nnunet.table_files import plain_cell, read_table, write_table
-from bdfm_nnunet.targets.column_requests import SPREAD
+from bdfm_nnunet.targets.column_requests import CLIPS, SPREAD
 
 CASE, PATIENT = "case", "patient"
 _MISSING = {"", "nan", "na", "n/a", "none"}
@@ -99,7 +100,7 @@ def _cell(value: Any) -> Any:
 
 
 def per_patient(predictions: Predictions) -> Predictions:
-    """Return one row per patient, named by the patient: the mean over his or her cases.
+    """Return one row per patient, named by the patient: the mean over his or her cases, or over all clips of runs.
 
     The class of several is that of the largest mean probability.
 
@@ -110,13 +111,20 @@ def per_patient(predictions: Predictions) -> Predictions:
     """
     patients = tuple(dict.fromkeys(predictions.patients))
     rows = [[at for at, each in enumerate(predictions.patients) if each == patient] for patient in patients]
+    counts = predictions.columns.get(CLIPS, np.ones(len(predictions.cases)))
+
+    def means(values: NDArray[Any]) -> NDArray[Any]:
+        return np.array([np.average(values[row], weights=counts[row]) for row in rows])
+
     columns: dict[str, NDArray[Any]] = {}
     for name, values in predictions.columns.items():
-        if values.dtype.kind == "f":
-            columns[name] = np.array([values[row].mean() for row in rows])
+        if name == CLIPS:
+            columns[name] = np.array([values[row].sum() for row in rows])
+        elif values.dtype.kind == "f":
+            columns[name] = means(values)
         else:
             parts = {key.removeprefix(f"{name}="): part for key, part in predictions.of(name).items() if key != name}
-            chances = np.stack([[part[row].mean() for row in rows] for part in parts.values()])
+            chances = np.stack([means(part) for part in parts.values()])
             columns[name] = np.array([*parts])[chances.argmax(0)]
     return Predictions(patients, patients, columns, predictions.source)
 

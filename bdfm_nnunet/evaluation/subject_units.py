@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.targets import TargetColumn, TargetType
+from bdfm_nnunet.targets.column_requests import CLIPS
 
 Array = NDArray[np.float64]
 Aggregation = Literal["mean", "median", "max", "none"]
@@ -28,6 +29,8 @@ class ScoredUnits:
         probabilities: of each class, (N, K); None if the table names classes alone, or for other types.
         chosen: number of the predicted class, (N,), for several classes.
         survival: chance to be without event at `times`, (N, T).
+        counts: how much each unit counts in a mean with others of its patient, (N,), such as the clips of a run; empty
+            where all count alike.
         times: (T,), ascending.
         patients: patient of each unit.
         cases: the cases of each unit.
@@ -48,6 +51,7 @@ class ScoredUnits:
     chosen: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     survival: Array = field(default_factory=lambda: np.zeros((0, 0)))
     times: Array = field(default_factory=lambda: np.zeros(0))
+    counts: Array = field(default_factory=lambda: np.zeros(0))
     patients: tuple[str, ...]
     cases: tuple[tuple[str, ...], ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -59,7 +63,9 @@ class ScoredUnits:
     def taken(self, rows: Sequence[int] | NDArray[np.int64]) -> "ScoredUnits":
         """Return some of the units."""
         rows = np.asarray(rows, dtype=np.int64)
-        parts = {name: getattr(self, name) for name in ("truth", "values", "probabilities", "chosen", "survival")}
+        parts = {
+            name: getattr(self, name) for name in ("truth", "values", "probabilities", "chosen", "survival", "counts")
+        }
         return replace(
             self,
             **{name: part[rows] if part is not None and len(part) else part for name, part in parts.items()},
@@ -80,6 +86,7 @@ def units_of(
     *,
     patients: Sequence[str],
     cases: Sequence[str] | None = None,
+    counts: NDArray[Any] | None = None,
     aggregate: Aggregation = "none",
     source: str = "the table of predictions",
 ) -> ScoredUnits:
@@ -94,11 +101,12 @@ def units_of(
         predicted: the target's columns of a prediction table, in the order of the cases.
         patients: patient of each case.
         cases: case ids; by default their numbers.
+        counts: how much each case counts in a mean, (N,), above 0; by default all alike.
         aggregate: how probabilities, values and risks of several scans become one.
         source: name of the predictions in messages.
 
     Raises:
-        InputError: the columns do not fit the type of the target.
+        InputError: the columns do not fit the type of the target, or a count is no number above 0.
 
     Example:
         >>> age = TargetColumn("age", TargetType.CONTINUOUS)
@@ -108,6 +116,7 @@ def units_of(
         ([61.0], {'no true value': 1})
     """
     ids = [str(number) for number in range(len(truth))] if cases is None else list(cases)
+    counts = np.zeros(0) if counts is None else _counts(counts, ids, source)
     parts = _parts(column, predicted, ids, source)
     unknown = np.isnan(truth).any(axis=1)
     missing = ~unknown & parts.pop("missing")
@@ -115,6 +124,7 @@ def units_of(
     units = ScoredUnits(
         column=column,
         truth=truth,
+        counts=counts,
         **parts,
         patients=tuple(patients),
         cases=tuple((case,) for case in ids),
@@ -144,6 +154,16 @@ def _parts(
         "times": times,
         "missing": np.isnan(values) | np.isnan(survival).any(axis=1),
     }
+
+
+def _counts(values: NDArray[Any], cases: Sequence[str], source: str) -> Array:
+    counts = _numbers(CLIPS, values, source)
+    if (wrong := np.flatnonzero(~(counts > 0))).size:
+        raise InputError(
+            f"{source} gives case {cases[wrong[0]]} {counts[wrong[0]]:g} clips, expected a number above 0: write the "
+            "number of clips of each run, or leave the column out"
+        )
+    return counts
 
 
 def _numbers(name: str, values: NDArray[Any], source: str) -> Array:
@@ -234,8 +254,7 @@ def _text(value: Any) -> str:
 
 
 def _aggregated(units: ScoredUnits, how: Aggregation) -> ScoredUnits:
-    ways: dict[str, Callable[..., Any]] = {"mean": np.mean, "median": np.median, "max": np.max}
-    combine = ways[how]
+    ways: dict[str, Callable[..., Any]] = {"median": np.median, "max": np.max}
     places: dict[tuple[Any, ...], list[int]] = {}
     for row, patient in enumerate(units.patients):
         places.setdefault((patient, *units.truth[row].tolist()), []).append(row)
@@ -244,8 +263,13 @@ def _aggregated(units: ScoredUnits, how: Aggregation) -> ScoredUnits:
     if len(merged) == len(units):
         return units
 
+    def combined(part: Array, rows: list[int]) -> Any:
+        if how == "mean":
+            return np.average(part[rows], axis=0, weights=units.counts[rows] if len(units.counts) else None)
+        return ways[how](part[rows], axis=0)
+
     def joined(part: Array) -> Array:
-        return np.array([combine(part[rows], axis=0) for rows in groups]) if len(part) else part
+        return np.array([combined(part, rows) for rows in groups]) if len(part) else part
 
     probabilities = None if units.probabilities is None else joined(units.probabilities)
     if probabilities is not None:
@@ -266,5 +290,5 @@ def _chosen(units: ScoredUnits, rows: Sequence[int], probabilities: Array | None
     """Return the class of several scans: the one they agree on, else the likeliest or, without that, most frequent."""
     named = units.chosen[list(rows)]
     if probabilities is None or (named == named[0]).all():
-        return int(np.bincount(named).argmax())
+        return int(np.bincount(named, weights=units.counts[list(rows)] if len(units.counts) else None).argmax())
     return int(probabilities.argmax())

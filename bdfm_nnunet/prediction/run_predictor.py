@@ -83,10 +83,12 @@ def predict_runs(
     joined = [
         {name: torch.cat([own[case] for case in cases]).mean(0) for name, cases in subjects.items()} for own in rows
     ]
+    clips = {case: len(each) for case, each in rows[0].items()}
+    of_subjects = {subject: sum(clips[case] for case in cases) for subject, cases in subjects.items()}
     outputs = [fold.outputs for fold in model.folds]
     return RunPredictions(
-        runs=table_of([Member(*each) for each in zip(outputs, of_runs, strict=True)], patients),
-        subjects=table_of([Member(*each) for each in zip(outputs, joined, strict=True)], {}),
+        runs=table_of([Member(*each) for each in zip(outputs, of_runs, strict=True)], patients, clips=clips),
+        subjects=table_of([Member(*each) for each in zip(outputs, joined, strict=True)], {}, clips=of_subjects),
     )
 
 

@@ -32,7 +32,7 @@ from bdfm_nnunet.safe_names import file_name_of
 from bdfm_nnunet.split_files import DRAWN, read_kept_out
 from bdfm_nnunet.table_files import write_table
 from bdfm_nnunet.targets import Targets, TargetType, read_targets
-from bdfm_nnunet.targets.column_requests import SPREAD
+from bdfm_nnunet.targets.column_requests import CLIPS, SPREAD
 from bdfm_nnunet.targets.target_agreement import check_agreement, columns_told
 
 KIND = "subject_evaluation"
@@ -192,6 +192,7 @@ class Evaluation:
             predictions.of(name),
             patients=predictions.patients,
             cases=predictions.cases,
+            counts=predictions.columns.get(CLIPS),
             aggregate=self.settings.aggregate,
             source=predictions.source,
         )

@@ -9,7 +9,9 @@ from bdfm_nnunet.safe_names import fault_of_name
 from bdfm_nnunet.targets.target_types import TargetType
 
 _TYPES = {kind.value: kind for kind in TargetType} | {"multiclass": TargetType.MULTICLASS}
-_RESERVED = {"case", "patient"}
+CLIPS = "clips"
+"""Column of a table of predictions with the number of clips of each run."""
+_RESERVED = {"case", "patient", CLIPS}
 SPREAD = " spread"
 """End of the column of a table of predictions with the spread of an ensemble."""
 

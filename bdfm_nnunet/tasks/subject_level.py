@@ -286,8 +286,10 @@ class SubjectTask(Finetuning):
 
     def _table(self, rows: Mapping[str, Tensor], units: list[list[str]]) -> Predictions:
         """Return the table of predictions of some units, each named by its first case."""
-        named = dict(zip([unit[0] for unit in units], means_of(rows, units), strict=True))
-        return table_of([Member(self.outputs, named)], self.targets.patients)
+        names = [unit[0] for unit in units]
+        clips = {name: sum(len(rows[case]) for case in unit) for name, unit in zip(names, units, strict=True)}
+        member = Member(self.outputs, dict(zip(names, means_of(rows, units), strict=True)))
+        return table_of([member], self.targets.patients, clips=clips if self.shown.joins_subjects else None)
 
     def _keep_baselines(self, path: Path) -> None:
         """Add the baseline hazards of the training cases to the outputs and to the checkpoint of their weights."""

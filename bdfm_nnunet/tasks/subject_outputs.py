@@ -24,7 +24,7 @@ from bdfm_nnunet.losses.subject_losses import (
 )
 from bdfm_nnunet.settings import SubjectSettings
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType
-from bdfm_nnunet.targets.column_requests import SPREAD
+from bdfm_nnunet.targets.column_requests import CLIPS, SPREAD
 
 Numbers = NDArray[np.float64]
 _SHAPE = {
@@ -237,7 +237,9 @@ class Member:
         return {key: values for table in tables for key, values in table.items()}
 
 
-def table_of(members: Sequence[Member], patients: Mapping[str, str]) -> Predictions:
+def table_of(
+    members: Sequence[Member], patients: Mapping[str, str], *, clips: Mapping[str, int] | None = None
+) -> Predictions:
     """Return the table of predictions.
 
     Args:
@@ -245,10 +247,11 @@ def table_of(members: Sequence[Member], patients: Mapping[str, str]) -> Predicti
             numbers of its own training cases, and the table gets their standard deviation. Survival is averaged at
             times that all know.
         patients: case to patient; a case that it does not know counts as a patient.
+        clips: of runs, case to the number of clips that its row is the mean of.
     """
     cases = sorted(members[0].rows)
     tables = at_common_times([member.columns(cases) for member in members])
-    columns: dict[str, NDArray[Any]] = {}
+    columns: dict[str, NDArray[Any]] = {} if clips is None else {CLIPS: np.array([clips[case] for case in cases])}
     for output in members[0].outputs:
         name = output.column.name
         own = [key for key in tables[0] if key == name or key.startswith((f"{name}=", f"{name}@"))]

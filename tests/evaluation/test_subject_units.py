@@ -37,6 +37,33 @@ def test_scans_of_a_patient_become_one(how, value):
     assert (units.patients, units.cases) == (("a", "b"), (("w", "y", "z"), ("x",)))
 
 
+def test_a_run_of_more_clips_weighs_more():
+    clips = np.array([3.0, 1, 1])
+    ages = units_of(
+        AGE, column(1, 1, 5), {"age": np.array([10.0, 20, 7])}, patients="aab", counts=clips, aggregate="mean"
+    )
+    assert ages.values.tolist() == [12.5, 7]
+    most = units_of(
+        AGE, column(1, 1, 5), {"age": np.array([10.0, 20, 7])}, patients="aab", counts=clips, aggregate="max"
+    )
+    assert most.values.tolist() == [20, 7]
+    rows = ([0.5, 0.1, 0.4], [0.1, 0.1, 0.8])
+    likeliest = units_of(GRADE, column(0, 0), grades(*rows), patients="aa", counts=clips[:2], aggregate="mean")
+    assert likeliest.chosen.tolist() == [2] and likeliest.probabilities[0] == pytest.approx([0.4, 0.1, 0.5])
+    named = {"grade": np.array(["4", "3", "3"])}
+    assert units_of(GRADE, column(0, 0, 0), named, patients="aaa", counts=clips, aggregate="mean").chosen.tolist() == [
+        2
+    ]
+
+
+@pytest.mark.parametrize(
+    ("clips", "why"), [([1.0, 0], "case y 0 clips"), ([np.nan, 1], "case x nan clips"), (["a", "b"], "texts like 'a'")]
+)
+def test_clips_are_numbers_above_0(clips, why):
+    with pytest.raises(InputError, match=why):
+        units_of(AGE, column(1, 1), {"age": np.ones(2)}, patients="aa", cases=["x", "y"], counts=np.array(clips))
+
+
 def test_scans_with_different_true_values_stay_apart():
     predicted = {"age": np.array([60.0, 62, 65])}
     units = units_of(AGE, column(61, 61, 66), predicted, patients="aaa", aggregate="mean")

@@ -11,6 +11,8 @@ import torch
 
 from bdfm_nnunet.commands.subject_prediction import patients_of_runs
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.subject_tables import per_patient, read_predictions, write_predictions
+from bdfm_nnunet.evaluation.subject_units import units_of
 from bdfm_nnunet.networks import encoder_of
 from bdfm_nnunet.networks.subject_network import SubjectNetwork
 from bdfm_nnunet.prediction import predicted_runs
@@ -71,6 +73,23 @@ def test_a_run_is_the_mean_of_its_clips_and_a_subject_that_of_all_runs(runs: Run
     assert found.subjects.cases == ("P1", "P2")
     assert found.subjects.columns["age"][0] == pytest.approx(np.mean([float(row[0]) * 10 + 50 for row in joined]))
     assert found.subjects.columns["sex"][1] == pytest.approx(found.runs.columns["sex"][2])
+    assert found.runs.columns["clips"].tolist() == [3, 1, 1] and found.subjects.columns["clips"].tolist() == [4, 1]
+
+
+def test_means_of_the_table_of_runs_are_those_of_all_clips(runs: RunFiles, tmp_path: Path) -> None:
+    found = predict_runs(_model(), runs, patients=PATIENTS)
+    write_predictions(tmp_path / "runs.csv", found.runs)
+    read = read_predictions(tmp_path / "runs.csv")
+    joined = per_patient(read)
+    assert joined.columns["age"] == pytest.approx(found.subjects.columns["age"])
+    assert joined.columns["clips"].tolist() == [4, 1]
+    units = units_of(
+        AGE.column, np.ones((3, 1)), read.of("age"), patients=read.patients, counts=read.columns["clips"],
+        aggregate="mean",
+    )  # fmt: skip
+    assert units.values == pytest.approx(found.subjects.columns["age"])
+    runs_alike = found.runs.columns["age"][:2].mean()
+    assert abs(runs_alike - units.values[0]) > 1e-6  # runs of three clips and of one
 
 
 @pytest.mark.parametrize("frames", [False, True])

@@ -20,7 +20,7 @@ from bdfm_nnunet.exposure.subject_exposure import write_record
 from bdfm_nnunet.patients import CaseList
 from bdfm_nnunet.results import read_result
 from bdfm_nnunet.split_files import SPLITS_TABLE
-from bdfm_nnunet.targets import TargetColumn, Targets, TargetType, write_targets
+from bdfm_nnunet.targets import TargetColumn, Targets, TargetType, read_targets, write_targets
 
 N = 48
 CASES = [f"w{number:03}" for number in range(N)]
@@ -109,6 +109,19 @@ def test_scores_are_those_of_the_library_on_the_means_of_patients(ward, tmp_path
         expected = score_target(LESION, truth, {"has_lesion": p}, patients=patients, resamples=60)
         assert list(found) == ["has_lesion"] and found["has_lesion"]["scores"] == expected
         assert found["has_lesion"]["scores"]["auc"]["patients"] == 24 and expected["auc"]["n"] == n
+
+
+def test_runs_of_a_subject_are_weighed_by_their_clips(ward, tmp_path):
+    joined, clips = read_predictions(*tables(ward)), np.tile([3, 1], N // 2)
+    write_predictions(
+        tmp_path / "runs.csv", Predictions(joined.cases, joined.patients, {"clips": clips, **joined.columns})
+    )
+    assert run("-i", tmp_path / "runs.csv", "--target", "volume", "-o", tmp_path) == 0
+    found = read_result(tmp_path / "result.json").extra["targets"]["volume"]["scores"]["mae"]["value"]
+    folder = ward / "nnUNet_raw" / "Dataset501_Ward"
+    truth = read_targets(folder).values("volume", joined.cases)[:, 0].reshape(-1, 2)[:, 0]
+    means = np.average(joined.columns["volume"].reshape(-1, 2), axis=1, weights=[3, 1])
+    assert found == pytest.approx(np.nanmean(abs(means - truth)))
 
 
 def test_the_pre_training_is_named_beside_every_score(ward, tmp_path, capsys):
