@@ -1,6 +1,7 @@
 """The layers of the house as an executable rule: who may import whom."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,8 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
-def _imports(path: Path) -> set[str]:
+@cache
+def _imports(path: Path) -> frozenset[str]:
     """Full names of what a file imports, at any depth of the code."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -144,14 +146,14 @@ def _imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import; use the installed name"
             assert node.module is not None
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def _part(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _own(names: set[str]) -> set[str]:
+def _own(names: frozenset[str]) -> set[str]:
     return {name.removeprefix("bdfm_nnunet.") for name in names if name.startswith("bdfm_nnunet.")}
 
 

@@ -1,6 +1,7 @@
 """What the parsers of several subcommands share."""
 
 import argparse
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def test_a_setting_that_is_no_json_is_a_word(value: str) -> None:
     assert assignment(f"training.precision={value}") == ("training.precision", value)
 
 
+@cache
 def _commands() -> dict[str, argparse.ArgumentParser]:
     """Every parser by the words that lead to it, those before nnU-Net's commands too."""
     found = {
