@@ -4,8 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,12 +16,21 @@ from tests.test_nnunet_files import DATASET, PLANS, SETTINGS
 
 LARGE = ("torch", "torch._dynamo", "sympy", "nnunetv2", "SimpleITK", "matplotlib", "scipy.sparse")
 PROGRAM = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
+large, first, commands = (json.loads(text) for text in sys.argv[1:])
+for name in first:
+    __import__(name)
 from bdfm_nnunet import cli
-with contextlib.redirect_stdout(io.StringIO()):
-    code = cli.main(sys.argv[2:])
-print(json.dumps([code, sorted(name for name in json.loads(sys.argv[1]) if name in sys.modules)]))
+for command in commands:
+    if os.fork():
+        os.wait()
+        continue
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = cli.main(command)
+    print(json.dumps([code, sorted(name for name in large if name in sys.modules)]), flush=True)
+    break
 """
+"""Runs each command as if it were the only one since some modules were imported, which takes seconds for torch."""
 SWIN = {
     "network_class_name": "bdfm_nnunet.networks.swin_unet.SwinUNet", "_kw_requires_import": [],
     "arch_kwargs": {"strides": [[1, 1, 1], [4, 4, 4], [2, 2, 2]], "features_per_stage": [8, 16, 32], "depths": [1, 1],
@@ -48,53 +57,38 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def imported(*arguments: str, code: int = 0) -> Any:
-    """Run a command in a new process; the large libraries that it has imported."""
-    program = [sys.executable, "-c", PROGRAM, json.dumps(LARGE), *arguments]
-    done = subprocess.run(program, capture_output=True, text=True, env=os.environ)
-    assert done.stdout, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found[0] == code, done.stderr
-    return found[1]
+def imported(*commands: Sequence[object], first: Sequence[str] = ()) -> list[set[str]]:
+    """Run commands in new processes, where nothing but `first` is imported; the large libraries that each imports."""
+    texts = [json.dumps(each) for each in (LARGE, first, [[*map(str, words)] for words in commands])]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *texts], capture_output=True, text=True, env=os.environ)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [code for code, _ in found] == [0] * len(commands), done.stderr
+    return [set(names) - set(first) for _, names in found]
 
 
-@pytest.mark.parametrize("arguments", [("env",), ("releases",), ("releases", "brats2023-gli"), ("plan", "--help")])
-def test_commands_that_only_tell_import_nothing_large(arguments: tuple[str, ...]) -> None:
-    if "--help" in arguments:
-        program = "import sys; from bdfm_nnunet import cli; cli.build_parser(); print(*sys.modules)"
-        loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-        assert not set(LARGE) & set(loaded.split())
-    else:
-        assert not set(imported(*arguments)) & {"torch", "torch._dynamo", "nnunetv2", "matplotlib"}
+def test_commands_that_only_tell_import_nothing_large() -> None:
+    for found in imported(["env"], ["releases"], ["releases", "brats2023-gli"]):
+        assert not found & {"torch", "torch._dynamo", "nnunetv2", "matplotlib"}
+    program = "import sys; from bdfm_nnunet import cli; cli.build_parser(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert not set(LARGE) & set(loaded.split())
 
 
-def test_a_variant_of_known_costs_needs_no_torch_and_others_no_nnunet(planned: Path) -> None:
-    new = ("plan", "-d", "501", "--variant", "short", "--set", "training.epochs=2")
-    found = set(imported(*new))
-    assert "torch" in found and not found & {"nnunetv2", "torch._dynamo", "sympy", "matplotlib", "SimpleITK"}
+def test_commands_on_plans_and_weights_import_little_more_than_torch(planned: Path, tmp_path: Path) -> None:
+    plan, weights, out = "plan -d 501 --variant".split(), tmp_path / "pretrained.pth", tmp_path / "full.pth"
+    new = [*plan, *"short --set training.epochs=2".split()]
+    measured, fitted, exposed, described = imported(
+        new, ["weights", weights, *"-d 501 -p BDFMPlans -o".split(), out], ["exposure", weights, "-d", 501],
+        ["info", weights], first=["torch"],
+    )  # fmt: skip
+    assert not measured & {"nnunetv2", "torch._dynamo", "sympy", "matplotlib", "SimpleITK"}
     assert (planned / FILE).is_file()
-    assert imported(*new) == []
-    assert (
-        imported("plan", "-d", "501", "--variant", "long", "--set", "training.epochs=9", "--set", "batch_size=8") == []
-    )
+    assert out.is_file() and not fitted & {"nnunetv2", "torch._dynamo", "matplotlib"}
+    for found in (exposed, described):
+        assert not found & {"nnunetv2", "torch._dynamo", "matplotlib", "SimpleITK"}
+    # now the costs of the network are known, for which the first had to build it
+    assert imported(new, [*plan, *"long --set training.epochs=9 --set batch_size=8".split()]) == [set(), set()]
     assert json.loads((planned / "BDFMPlans.json").read_text())["configurations"]["long"]["training"] == {"epochs": 9}
-
-
-def test_weights_are_fitted_without_nnunet_and_the_compiler(planned: Path, tmp_path: Path) -> None:
-    source, out = str(tmp_path / "pretrained.pth"), tmp_path / "full.pth"
-    found = imported("weights", source, "-d", "501", "-p", "BDFMPlans", "-o", str(out))
-    assert out.is_file() and "torch" in found
-    assert not set(found) & {"nnunetv2", "torch._dynamo", "matplotlib"}
-
-
-def test_exposure_is_told_without_nnunet_and_the_compiler(planned: Path, tmp_path: Path) -> None:
-    found = imported("exposure", str(tmp_path / "pretrained.pth"), "-d", "501")
-    assert not set(found) & {"nnunetv2", "torch._dynamo", "matplotlib", "SimpleITK"}
-
-
-def test_weights_are_described_without_nnunet_and_the_compiler(planned: Path, tmp_path: Path) -> None:
-    found = imported("info", str(tmp_path / "pretrained.pth"))
-    assert not set(found) & {"nnunetv2", "torch._dynamo", "matplotlib", "SimpleITK"}
 
 
 def test_messages_of_other_libraries_are_not_shown() -> None:
