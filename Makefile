@@ -29,9 +29,9 @@ BENCHMARKS = $(filter-out benchmarks/harness.py,$(shell grep -lw Result benchmar
 demo: $(INSTALLED)
 	$(VENV)/bin/bdfm demo --out "$(DEMO_OUT)"
 
-# Whole files go to one of TEST_PROCESSES processes, which make their own shared fixtures.
+# Whole files go to one of TEST_PROCESSES processes, in the order of tests/conftest.py.
 test: $(INSTALLED)
-	$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow

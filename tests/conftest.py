@@ -1,15 +1,19 @@
 """Fixtures for the whole suite. What is costly is made once, when the first test asks for it."""
 
+import gc
 import multiprocessing
 import multiprocessing.dummy
+import os
 import random
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from bdfm_nnunet.data.demo import make_cohort
 from bdfm_nnunet.nnunet_folders import VARIABLES
@@ -37,12 +41,29 @@ def point_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def made_once(name: str, make: Callable[[Path], None], factory: pytest.TempPathFactory) -> Path:
+    """A folder that the first process of the tests fills, copied for each of them, as tests add variants to it."""
+    own = factory.mktemp(name)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        make(own)
+        return own
+    shared = factory.getbasetemp().parent / name
+    with FileLock(f"{shared}.lock"):
+        if not shared.is_dir():
+            unfinished = factory.mktemp(f"{name}_unfinished")
+            make(unfinished)
+            unfinished.rename(shared)
+    return shutil.copytree(shared, own, dirs_exist_ok=True)
+
+
 @pytest.fixture(scope="session")
 def brats_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six labelled made-up cases of five patients in the layout of BraTS 2023 GLI, 40 x 48 x 40 at 4 mm. Read only."""
-    root = tmp_path_factory.mktemp("brats_tree")
-    make_cohort(root, cases=6, seed=11, spacing=SPACING, shape=SHAPE, second_visits=1)
-    return root
+
+    def make(root: Path) -> None:
+        make_cohort(root, cases=6, seed=11, spacing=SPACING, shape=SHAPE, second_visits=1)
+
+    return made_once("brats_tree", make, tmp_path_factory)
 
 
 @pytest.fixture
@@ -81,15 +102,17 @@ def _prepared_once(brats_tree: Path, tmp_path_factory: pytest.TempPathFactory) -
     from bdfm_nnunet.dataset_conversion import convert
     from bdfm_nnunet.plans import plan_dataset
 
-    prepared = Prepared(tmp_path_factory.mktemp("prepared"))
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        point_to(prepared.root, monkeypatch)
-        # nnU-Net starts a new Python per pool, which imports torch for ten seconds or more; threads do for six cases.
-        monkeypatch.setattr(multiprocessing, "get_context", threads_for_spawn)
-        for dataset_id, unlabelled in ((prepared.unlabelled, True), (prepared.labelled, False)):
-            convert("brats2023-gli", brats_tree, dataset_id=dataset_id, unlabelled=unlabelled)
-            plan_dataset(dataset_id, network="swin", gpu_memory=0.05, plans_name=prepared.plans, workers=1)
-    return prepared
+    def make(root: Path) -> None:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            point_to(root, monkeypatch)
+            # nnU-Net starts a new Python per pool, which imports torch for ten seconds or more; threads do for six
+            # cases.
+            monkeypatch.setattr(multiprocessing, "get_context", threads_for_spawn)
+            for dataset_id, unlabelled in ((Prepared.unlabelled, True), (Prepared.labelled, False)):
+                convert("brats2023-gli", brats_tree, dataset_id=dataset_id, unlabelled=unlabelled)
+                plan_dataset(dataset_id, network="swin", gpu_memory=0.05, plans_name=Prepared.plans, workers=1)
+
+    return Prepared(made_once("prepared", make, tmp_path_factory))
 
 
 @pytest.fixture
@@ -119,11 +142,12 @@ def _with_results(prepared: Prepared, results: Path, monkeypatch: pytest.MonkeyP
 def _sequences_once(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     from tests.sequence_cohort import NUMBER, prepare
 
-    cohort = Prepared(tmp_path_factory.mktemp("sequences"), labelled=NUMBER, unlabelled=NUMBER)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        point_to(cohort.root, monkeypatch)
-        prepare(tmp_path_factory.mktemp("fmriprep"), cohort.root / "nnUNet_preprocessed", cohort.plans)
-    return cohort
+    def make(root: Path) -> None:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            point_to(root, monkeypatch)
+            prepare(tmp_path_factory.mktemp("fmriprep"), root / "nnUNet_preprocessed", Prepared.plans)
+
+    return Prepared(made_once("sequences", make, tmp_path_factory), labelled=NUMBER, unlabelled=NUMBER)
 
 
 @pytest.fixture
@@ -139,10 +163,32 @@ def sequences_of_module(_sequences_once: Prepared, tmp_path_factory: pytest.Temp
         yield _with_results(_sequences_once, tmp_path_factory.mktemp("module") / "nnUNet_results", monkeypatch)
 
 
+LONGEST_FIRST = ("trainers/test_run_tasks", "trainers/test_subjects", "trainers/", "training/", "tasks/", "benchmarks/")
+"""Files that take longest, so that no process has a long one left when the other has done; images and runs in turn."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files of `LONGEST_FIRST`."""
+    folder = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(folder).as_posix()
+        return next((n for n, start in enumerate(LONGEST_FIRST) if path.startswith(start)), len(LONGEST_FIRST))
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage look at what stays to the end: modules, and thousands of tests."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Each test draws the same numbers from the global generators, whichever ran before it in this process.
 
+    `torch.manual_seed` would also note who called it for every kind of device, which takes longer than most tests.
     nnU-Net forks twelve processes each time it lists the images of a data set, which takes seconds; here it takes
     threads.
     """
@@ -151,7 +197,9 @@ def pytest_runtest_setup() -> None:
 
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (for code that uses the global generator)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(0)
     if (module := sys.modules.get("nnunetv2.utilities.utils")) is not None:
         module.Pool = multiprocessing.dummy.Pool  # type: ignore[attr-defined]
 
