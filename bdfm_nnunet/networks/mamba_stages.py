@@ -4,6 +4,7 @@ Shapes: B batch, C channels, *grid tokens per axis. Tokens are channels-last, (B
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -56,9 +57,10 @@ class MambaBlock(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Perceptron(channels, int(channels * mlp_ratio)).apply(initialise_linear)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map (B, *grid, C) to the same shape."""
-        tokens = tokens + self.scan(self.norm1(tokens))
+    def forward(self, tokens: Tensor, dropout_keys: Tensor | None = None) -> Tensor:
+        """Map (B, *grid, C) to the same shape; with keys the block's `RedundancyDropout` acts."""
+        added, window, shift = self._scanned(self.norm1(tokens))
+        tokens = tokens + (added if self.dropout is None else self.dropout(added, dropout_keys, window, shift))
         return tokens + cast(Tensor, self.mlp(self.norm2(tokens)))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any, **options: Any) -> None:
@@ -69,6 +71,10 @@ class MambaBlock(nn.Module):
 
     def scan(self, tokens: Tensor) -> Tensor:
         """Scan the windows of a grid (B, *grid, C)."""
+        return self._scanned(tokens)[0]
+
+    def _scanned(self, tokens: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:
+        """Return what `scan` does, and window and shift."""
         batch, *grid, channels = tokens.shape
         shift = half_shift(self.window_size, grid) if self.shifted else (0,) * len(grid)
         window = clipped(self.window_size, grid)
@@ -81,8 +87,7 @@ class MambaBlock(nn.Module):
             parts.append(self.mamba(sequences, valid=valid, prompts=self.prompt).reshape(batch, -1, channels))
         rows = torch.cat([group.rows.flatten() for group in groups])
         scanned = torch.cat(parts, 1)
-        scanned = scanned.new_zeros(flat.shape).index_copy(1, rows, scanned)[:, :-1].reshape(tokens.shape)
-        return scanned if self.dropout is None else cast(Tensor, self.dropout(scanned, window, shift))
+        return scanned.new_zeros(flat.shape).index_copy(1, rows, scanned)[:, :-1].reshape(tokens.shape), window, shift
 
 
 class MambaStage(nn.Module):
@@ -109,12 +114,13 @@ class MambaStage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.checkpointing = checkpointing
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map (B, *grid, C) of the stage before to (B, *grid, C) of this one."""
+    def forward(self, tokens: Tensor, dropout_keys: Tensor | None = None) -> Tensor:
+        """Map (B, *grid, C) of the stage before to (B, *grid, C) of this one; keys as of `MambaBlock`."""
         for part in (self.merging, self.positions):
             tokens = tokens if part is None else part(tokens)
         for block in self.blocks:
-            tokens = recomputed(block, tokens) if self.checkpointing and self.training else block(tokens)
+            compute = partial(block, dropout_keys=dropout_keys)
+            tokens = recomputed(compute, tokens) if self.checkpointing and self.training else compute(tokens)
         return tokens
 
 

@@ -97,13 +97,19 @@ class NeurostormEncoder(nn.Module):
             stages.append(MambaStage(blocks, merging=merge, positions=positions, checkpointing=gradient_checkpointing))
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, images: Tensor, token_filter: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
+    def forward(
+        self,
+        images: Tensor,
+        token_filter: Callable[[Tensor], Tensor] | None = None,
+        dropout_keys: Tensor | None = None,
+    ) -> list[Tensor]:
         """Return the features of every stage.
 
         Args:
             images: (B, C_in, *spatial, T).
             token_filter: function applied to the embedded tokens (B, *grid, C) before positions are added, such as
                 masking.
+            dropout_keys: of each image, (B, 2), for blocks with a `RedundancyDropout`; by default none acts.
 
         Returns:
             One tensor (B, C, *grid) per stage, finest first.
@@ -117,7 +123,7 @@ class NeurostormEncoder(nn.Module):
             tokens = token_filter(tokens)
         features = []
         for stage in self.stages:
-            tokens = stage(tokens)
+            tokens = stage(tokens, dropout_keys)
             features.append(tokens.movedim(-1, 1))
         return features
 

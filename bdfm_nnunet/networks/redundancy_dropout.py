@@ -125,22 +125,17 @@ def published_probabilities(tokens: Tensor, window: Sequence[int]) -> Tensor:
 class RedundancyDropout(nn.Module):
     """Set what a block adds to redundant tokens to zero, and scale it up for those that stay so that the mean stays.
 
-    It acts in training, and only while it has `keys`: an objective sets them before each pass through the network, so
-    that what is dropped depends on nothing else.
+    It acts in training, and only on a pass through the network that has keys, on which alone what is dropped depends.
 
     Args:
         target: mean probability; the published form has none of that kind, and does not scale.
         stream: number of this dropout among those that have the same keys.
         legacy: drop with `published_probabilities`, which need whole windows.
 
-    Attributes:
-        keys: (B, 2) whole numbers, from `draw_keys`; None for no dropout.
-
     Example:
         >>> dropout = RedundancyDropout(0.3)
-        >>> dropout.keys = torch.tensor([[1, 2]])
         >>> scanned = torch.randn(1, 4, 4, 4, 4, 8, generator=torch.Generator().manual_seed(0))
-        >>> dropped = (dropout(scanned) == 0).all(-1)
+        >>> dropped = (dropout(scanned, torch.tensor([[1, 2]])) == 0).all(-1)
         >>> dropped.float().mean()
         tensor(0.3...)
     """
@@ -150,20 +145,22 @@ class RedundancyDropout(nn.Module):
         if not 0 < target < _LARGEST:
             raise ValueError(f"a share of {target} tokens to drop, expected one above 0 and below {_LARGEST}")
         self.target, self.stream, self.legacy = target, stream, legacy
-        self.keys: Tensor | None = None
 
-    def forward(self, scanned: Tensor, window: Sequence[int] = (), shift: Sequence[int] = ()) -> Tensor:
+    def forward(
+        self, scanned: Tensor, keys: Tensor | None, window: Sequence[int] = (), shift: Sequence[int] = ()
+    ) -> Tensor:
         """Return what a block adds to its tokens, thinned.
 
         Args:
             scanned: (B, *grid, C).
+            keys: (B, 2) whole numbers, from `draw_keys`; None for no dropout.
             window: tokens per axis of the windows that were scanned; for the published form.
             shift: of the windows.
         """
-        if not self.training or self.keys is None:
+        if not self.training or keys is None:
             return scanned
         chance = self.probabilities(scanned.detach(), window, shift)
-        kept = uniform_field(self.keys.to(scanned.device), chance.shape[1:], stream=self.stream) >= chance
+        kept = uniform_field(keys.to(scanned.device), chance.shape[1:], stream=self.stream) >= chance
         factor = kept.to(chance.dtype) if self.legacy else kept / (1 - chance)
         return scanned * factor[..., None].to(scanned.dtype)
 

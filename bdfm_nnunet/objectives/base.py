@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.networks.encoders import EncoderView
 from bdfm_nnunet.settings import CropSettings
 
@@ -76,6 +78,10 @@ class Objective(nn.Module):
         encoder_forwards: forward passes of the encoder per training step.
         reads_clips: whether images of four axes are learnt from, in space and time.
         clips: clips of 4-D images that a sample consists of, one channel each.
+        second_clip: where the second of two clips is from, the same "run" or another one of the "subject".
+        uses_brain: whether `forward` and `monitor` take the "brain" of clips, (B, X, Y, Z), of several with their axis.
+        uses_regions: whether they take "regions" of clips, (B, X, Y, Z).
+        atlas: label map of these regions in the space of the runs; None for none.
         suits_adamw: whether AdamW is the default for any encoder; else only for transformers, and SGD for the others.
         progress: curve that tells how far the training has come, and whether larger values of it are better.
         panels: title of a figure's panel -> label of a curve -> name of a monitor, for progress.png.
@@ -89,6 +95,10 @@ class Objective(nn.Module):
     uses_foreground: bool = False
     reads_clips: bool = False
     clips: int = 1
+    second_clip: str = "run"
+    uses_brain: bool = False
+    uses_regions: bool = False
+    atlas: Path | None = None
     suits_adamw: bool = False
     encoder_forwards: int = 1
     progress: tuple[str, bool] = ("val_losses", False)
@@ -104,6 +114,15 @@ class Objective(nn.Module):
     @classmethod
     def check(cls, configuration: Mapping[str, Any], settings: Any) -> None:
         """Raise InputError where settings do not fit the crops or the network of a configuration of the plans."""
+
+    @classmethod
+    def check_clips(cls) -> None:
+        """Raise InputError unless the objective learns from 4-D images."""
+        if not cls.reads_clips:
+            raise InputError(
+                f"{cls.__name__} does not learn from 4-D images: use -tr nnUNetTrainerNeuroSTORM or "
+                "nnUNetTrainerSimCLR, or a configuration of 3-D images"
+            )
 
     @classmethod
     def crop_size(cls, patch_size: Sequence[int], settings: Any) -> tuple[int, ...]:

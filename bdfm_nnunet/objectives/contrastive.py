@@ -65,6 +65,7 @@ class ContrastiveLearning(Objective):
     compares_samples = True
     uses_patients = True
     reads_clips = True
+    uses_brain = True
     suits_adamw = True
     panels: Mapping[str, Mapping[str, str]] = MappingProxyType(
         {
@@ -88,6 +89,7 @@ class ContrastiveLearning(Objective):
         self.encoder_forwards = 1 if settings.joint_forward else 2
         self.shapes_vary = settings.queue > 0  # until the queue is full
         self.clips = 2 if view.axes == 4 else 1
+        self.second_clip = settings.second_clip
         self.uses_foreground = settings.probe_neighbours > 0 and self.clips == 1  # runs have no labels
         if not self.uses_foreground:
             self.panels = {

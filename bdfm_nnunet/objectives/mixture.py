@@ -15,6 +15,9 @@ from bdfm_nnunet.objectives.base import Monitored, Objective, Picture
 from bdfm_nnunet.objectives.registry import objective_class
 from bdfm_nnunet.settings import MixtureSettings
 
+_SHARED = ("second_clip", "atlas", "redundancy_dropout", "legacy_dropout")
+"""Settings of clips, and of blocks of the encoder, that cannot differ between objectives."""
+
 
 @dataclass(frozen=True)
 class SharedView(EncoderView):
@@ -90,14 +93,16 @@ class Mixture(Objective):
     settings_class = MixtureSettings
     settings: MixtureSettings
     view: SharedView
+    reads_clips = True  # where all of its objectives do, see `check`
 
     def __init__(self, view: EncoderView, settings: MixtureSettings, *, spacing: Sequence[float] | None = None) -> None:
         shared = SharedView(view.module, view.in_channels, view.channels, view.strides, view.stem, view.decoder)
         super().__init__(shared, settings, spacing=spacing)
         self.weights = [each.weight for each in settings.objectives]
         parts = [objective_class(each.name)(shared, each.settings, spacing=spacing) for each in settings.objectives]
+        planned = [view.module, view.stem, view.decoder]
         for part in parts:  # whose encoder would be a second name of the same weights in checkpoints
-            for name in part._modules.keys() & {"encoder", "stem", "decoder"}:
+            for name in [name for name, module in part._modules.items() if any(module is each for each in planned)]:
                 module = part._modules.pop(name)
                 object.__setattr__(part, name, module)
                 setattr(self, name, module)
@@ -105,6 +110,9 @@ class Mixture(Objective):
         shares = [any(part.share_encoding(other) for other in parts[:i]) for i, part in enumerate(parts)]
         self.encoder_forwards = sum(p.encoder_forwards for p, other in zip(parts, shares, strict=True) if not other)
         self.parts = nn.ModuleList(parts)
+        self.clips = max(part.clips for part in parts)
+        self.second_clip = next((part.second_clip for part in parts if part.clips > 1), self.second_clip)
+        self.atlas = next((part.atlas for part in parts if part.atlas is not None), None)
         self.panels = {
             f"{label}: {title}": {curve: f"{label}_{name}" for curve, name in panel.items()}
             for label, part in self._named()
@@ -118,9 +126,20 @@ class Mixture(Objective):
 
     @classmethod
     def check(cls, configuration: Mapping[str, Any], settings: MixtureSettings) -> None:
-        """Raise InputError if an objective does not fit the plans, or the objectives read crops of other sizes."""
+        """Raise InputError if an objective does not fit the plans, or objectives ask for different crops or clips."""
         for each in settings.objectives:
-            objective_class(each.name).check(configuration, each.settings)
+            kind = objective_class(each.name)
+            if len(configuration["patch_size"]) == 4:
+                kind.check_clips()
+            kind.check(configuration, each.settings)
+        for name in _SHARED:
+            values = {getattr(each.settings, name) for each in settings.objectives if hasattr(each.settings, name)}
+            if len(values) > 1:
+                shown = " and ".join(map(str, sorted(values, key=str)))
+                raise InputError(
+                    f"the objectives of pretraining.objectives have the {name} {shown}, but they share clips and "
+                    "encoder: give all of them the same"
+                )
         cls.crop_size(configuration["patch_size"], settings)
 
     @classmethod
@@ -181,13 +200,15 @@ class Mixture(Objective):
         return {f"{','.join(map(str, users))}:{name}": value for users, name, value in found}
 
     def _parts_with(self, drawn: Mapping[str, Tensor]) -> Iterator[tuple[str, float, Objective, dict[str, Tensor]]]:
-        """Yield label, weight and objective with its draws; "patients" and "foreground" go to those that ask."""
+        """Yield label, weight and objective with its draws; "patients", "brain" and the like go to those that ask."""
         for number, (label, part) in enumerate(self._named()):
             own = {}
             for key, value in drawn.items():
                 users, _, name = key.rpartition(":")
                 if (users and str(number) in users.split(",")) or (not users and getattr(part, f"uses_{name}")):
                     own[name] = value
+            if self.clips > part.clips and "brain" in own:
+                own["brain"] = own["brain"][:, 0]
             yield label, self.weights[number], part, own
 
     def forward(self, images: Tensor, *, only_represent: bool = False, **drawn: Tensor) -> Any:
@@ -203,11 +224,12 @@ class Mixture(Objective):
         representations: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
         for label, weight, part, own in self._parts_with(drawn):
+            shown = images[:, : part.clips] if self.clips > 1 else images
             if part.compares_samples:
-                compared, found = part.represent(images, **own)
+                compared, found = part.represent(shown, **own)
                 representations |= {f"{label}:{name}": value for name, value in compared.items()}
             else:
-                found = part(images, **own)
+                found = part(shown, **own)
             if found:
                 _add(losses, _labelled(found, label, part), weight)
         self.view.clear()
@@ -229,7 +251,7 @@ class Mixture(Objective):
         pictures: dict[str, Picture] = {}
         kept: dict[str, Tensor] = {}
         for label, weight, part, own in self._parts_with(drawn):
-            found = part.monitor(images, **own)
+            found = part.monitor(images[:, : part.clips] if self.clips > 1 else images, **own)
             _add(values, _labelled(found.values, label, part), weight)
             kept |= {f"{label}:{name}": value for name, value in found.kept.items()}
             pictures |= {(name if name not in pictures else f"{label}_{name}"): p for name, p in found.pictures.items()}

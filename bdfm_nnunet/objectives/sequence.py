@@ -5,6 +5,7 @@ Shapes: images (B, C, X, Y, Z, T); masks are boolean over tokens (B, *grid), Tru
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -67,6 +68,8 @@ class SequenceModelling(Objective):
     settings_class = SequenceSettings
     settings: SequenceSettings
     reads_clips = True
+    uses_brain = True
+    uses_regions = True
     suits_adamw = True
     progress = ("error", False)
     panels: Mapping[str, Mapping[str, str]] = MappingProxyType(
@@ -102,16 +105,15 @@ class SequenceModelling(Objective):
         for name, token in self.mask_tokens.named_parameters():
             token.requires_grad_(name == self.token_kind)  # processes wait for the gradient of all that train
         self.decoder = NeurostormDecoder(encoder)
-        self._dropouts = self._add_dropouts(encoder) if settings.redundancy_dropout else []
+        self.atlas = None if settings.atlas is None else Path(settings.atlas)
+        if settings.redundancy_dropout:
+            self._add_dropouts(encoder)
 
-    def _add_dropouts(self, encoder: NeurostormEncoder) -> list[RedundancyDropout]:
-        """Give each block of the encoder a dropout; they stay silent until a training step sets their keys."""
-        found = []
+    def _add_dropouts(self, encoder: NeurostormEncoder) -> None:
+        """Give each block of the encoder a dropout; they are silent where a pass through it has no keys."""
         for number, block in enumerate(each for each in encoder.modules() if isinstance(each, MambaBlock)):
             target, legacy = self.settings.redundancy_dropout, self.settings.legacy_dropout
             block.dropout = RedundancyDropout(target, stream=number, legacy=legacy)
-            found.append(block.dropout)
-        return found
 
     @classmethod
     def check(cls, configuration: Mapping[str, Any], settings: SequenceSettings) -> None:
@@ -160,9 +162,9 @@ class SequenceModelling(Objective):
         labels = token_regions(regions, self.patch_size[:-1]) if regions is not None and atlas else None
         return self.masking.masks(keys, grid, brain=shares, regions=labels)
 
-    def reconstruct(self, images: Tensor, *, mask: Tensor) -> Tensor:
-        """Return the images rebuilt from what a mask leaves visible, same shape."""
-        features = self.encoder(images, lambda tokens: self.mask_tokens(tokens, mask, self.token_kind))
+    def reconstruct(self, images: Tensor, *, mask: Tensor, dropout_keys: Tensor | None = None) -> Tensor:
+        """Return the images rebuilt from what a mask leaves visible, same shape; with keys tokens are dropped."""
+        features = self.encoder(images, lambda tokens: self.mask_tokens(tokens, mask, self.token_kind), dropout_keys)
         rebuilt: Tensor = self.decoder(features[-1])
         return rebuilt
 
@@ -203,9 +205,8 @@ class SequenceModelling(Objective):
                 same = self.settings.legacy_noise
                 images = changed_clips(at_least_single(images), changes, brain=brain, same_noise=same)
             mask = self.mask(mask_keys, images.shape[2:], brain=brain, regions=regions)
-        for dropout in self._dropouts:
-            dropout.keys = dropout_keys
-        return {"loss": self.loss(images, self.reconstruct(images, mask=mask), mask, brain)}
+        rebuilt = self.reconstruct(images, mask=mask, dropout_keys=dropout_keys)
+        return {"loss": self.loss(images, rebuilt, mask, brain)}
 
     def monitor(  # type: ignore[override]
         self,

@@ -211,7 +211,9 @@ def _read_mixture(block: dict[str, Any], name: str) -> MixtureSettings:
         )
     crops = {key: checked(f"{name}.{key}", value, _names(CropSettings)[key]) for key, value in block.items()}
     parts = [_read_part(dict(entry), f"{name}.objectives[{i}]", crops) for i, entry in enumerate(entries)]
-    return MixtureSettings(objectives=tuple(parts), **crops)
+    usual = {part.settings.augmentation for part in parts}
+    augmentation: Any = {"augmentation": usual.pop()} if len(usual) == 1 else {}
+    return MixtureSettings(objectives=tuple(parts), **{**augmentation, **crops})
 
 
 def _read_part(entry: dict[str, Any], name: str, crops: Mapping[str, Any]) -> WeightedObjective:

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -142,19 +141,19 @@ class Pretraining(Task):
 
     def _clips(self, runs: Any, stream: int) -> Clips:
         """Return random clips of one side of the split, as many for a sample as the objective asks for."""
-        trainer, settings = self.trainer, cast(Any, self.settings)
+        trainer, objective = self.trainer, self.objective
         shared: dict[str, Any] = {
-            "size": self.objective_class.crop_size(trainer.configuration_manager.patch_size, settings),
+            "size": self.objective_class.crop_size(trainer.configuration_manager.patch_size, self.settings),
             "batch_size": trainer.whole_batch,
             "share": trainer.share,
             "seed": trainer.training.seed,
             "stream": stream,
+            "atlas": objective.atlas,
         }
-        if self.objective.clips > 1:
-            subjects = trainer.data.patients if settings.second_clip == "subject" else None
+        if objective.clips > 1:
+            subjects = trainer.data.patients if objective.second_clip == "subject" else None
             return ClipPairs(runs, runs.identifiers, subjects=subjects, **shared)
-        atlas = getattr(settings, "atlas", None)
-        return Clips(runs, runs.identifiers, atlas=None if atlas is None else Path(atlas), **shared)
+        return Clips(runs, runs.identifiers, **shared)
 
     def validation_numbers(self, numbers: range) -> list[int]:
         """Return the same batches in every epoch."""
@@ -369,11 +368,7 @@ def check_clips(kind: type[Objective], settings: CropSettings) -> None:
         Traceback (most recent call last):
         bdfm_nnunet.errors.InputError: MaskedImageModelling does not learn from 4-D images: ...
     """
-    if not kind.reads_clips:
-        raise InputError(
-            f"{kind.__name__} does not learn from 4-D images: use -tr nnUNetTrainerNeuroSTORM or "
-            "nnUNetTrainerSimCLR, or a configuration of 3-D images"
-        )
+    kind.check_clips()
     if settings.augmentation != "none" or settings.random_contrast:
         raise InputError(
             f"pretraining.augmentation is {settings.augmentation} and pretraining.random_contrast is "

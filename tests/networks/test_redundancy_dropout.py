@@ -73,8 +73,7 @@ def test_as_many_tokens_are_dropped_as_asked_for(target: float) -> None:
         torch.testing.assert_close(chance.flatten(1).mean(1), torch.full((2,), target), rtol=1e-3, atol=0)
         assert chance.min() >= 0 and chance.max() <= 0.9
         dropout = RedundancyDropout(target)
-        dropout.keys = draw_keys(2, generator=_GENERATOR)
-        dropped = (dropout(tokens) == 0).all(-1).flatten(1).float().mean(1)
+        dropped = (dropout(tokens, draw_keys(2, generator=_GENERATOR)) == 0).all(-1).flatten(1).float().mean(1)
         torch.testing.assert_close(dropped, torch.full((2,), target), rtol=0.1, atol=0.01)
 
 
@@ -92,8 +91,7 @@ def test_what_stays_is_scaled_so_that_the_mean_stays() -> None:
     dropout = RedundancyDropout(0.4)
     sums = torch.zeros_like(tokens)
     for seed in range(60):
-        dropout.keys = torch.tensor([[seed, 1]])
-        sums += dropout(tokens)
+        sums += dropout(tokens, torch.tensor([[seed, 1]]))
     mean = sums / 60
     assert abs(float((mean * tokens).mean() / tokens.square().mean()) - 1) < 0.03
     chance = drop_probabilities(tokens, 0.4)
@@ -105,20 +103,18 @@ def test_what_stays_is_scaled_so_that_the_mean_stays() -> None:
 def test_what_is_dropped_depends_on_keys_and_stream_alone() -> None:
     tokens, _ = _planted()
     dropout, other = RedundancyDropout(0.3), RedundancyDropout(0.3, stream=1)
-    assert dropout(tokens) is tokens  # without keys
-    dropout.keys = other.keys = draw_keys(2, generator=_GENERATOR)
-    first = dropout(tokens)
-    assert torch.equal(first, dropout(tokens)) and not torch.equal(first == 0, other(tokens) == 0)
-    dropout.keys = dropout.keys[1:]
-    assert torch.equal(dropout(tokens[1:]), first[1:])
-    assert dropout.eval()(tokens) is tokens
+    assert dropout(tokens, None) is tokens
+    keys = draw_keys(2, generator=_GENERATOR)
+    first = dropout(tokens, keys)
+    assert torch.equal(first, dropout(tokens, keys)) and not torch.equal(first == 0, other(tokens, keys) == 0)
+    assert torch.equal(dropout(tokens[1:], keys[1:]), first[1:])
+    assert dropout.eval()(tokens, keys) is tokens
 
 
 def test_gradients_flow_through_what_stays_and_not_through_probabilities() -> None:
     tokens = _planted(batch=1)[0].requires_grad_()
     dropout = RedundancyDropout(0.3)
-    dropout.keys = torch.tensor([[3, 4]])
-    out = dropout(tokens)
+    out = dropout(tokens, torch.tensor([[3, 4]]))
     out.sum().backward()
     assert tokens.grad is not None
     torch.testing.assert_close(tokens.grad, (out / tokens).detach())
@@ -156,8 +152,7 @@ def test_the_published_form_is_not_calibrated() -> None:
     small, large = (published_probabilities(scale * tokens[:, :4].flatten(1, -2), (4, 3, 3, 5)) for scale in (0.1, 3.0))
     assert not torch.allclose(small.mean(), large.mean(), rtol=0.5)
     dropout = RedundancyDropout(0.3, legacy=True)
-    dropout.keys = torch.tensor([[3, 4]])
-    kept = dropout(3 * tokens, (6, 3, 3, 5), (3, 0, 0, 0))
+    kept = dropout(3 * tokens, torch.tensor([[3, 4]]), (6, 3, 3, 5), (3, 0, 0, 0))
     assert ((kept == 0) | (kept == 3 * tokens)).all() and (kept == 0).any()  # nothing is scaled
 
 

@@ -157,7 +157,12 @@ def test_masks_of_an_atlas(sequences: Prepared, tmp_path: Path) -> None:
     [
         (nnUNetTrainerBDFMPretrain, {}, "MaskedImageModelling does not learn from 4-D images"),
         (nnUNetTrainerFrepa, {}, "FrequencyCorruption does not learn from 4-D images"),
-        (nnUNetTrainerPretrain, {"pretraining.objectives": [{"name": "sequence"}]}, "Mixture does not learn from 4-D"),
+        (nnUNetTrainerPretrain, {"pretraining.objectives": [{"name": "masked"}]}, "which are for 3-D images"),
+        (
+            nnUNetTrainerPretrain,
+            {"pretraining.objectives": [{"name": "masked"}], "pretraining.augmentation": "none"},
+            "MaskedImageModelling does not learn from 4-D",
+        ),
         (nnUNetTrainerNeuroSTORM, {"pretraining.augmentation": "mirror"}, "which are for 3-D images"),
         (nnUNetTrainerNeuroSTORM, {"pretraining.random_contrast": 0.5}, "which are for 3-D images"),
         (nnUNetTrainerNeuroSTORM, {"pretraining.mask": "atlas"}, "masks of an atlas, and only they"),
@@ -199,6 +204,19 @@ def test_simclr_learns_from_two_clips(second: str, sequences: Prepared) -> None:
     assert len(known) == 8 and len(set(known.values())) == 6
     found = curves(trainer)
     assert math.isfinite(found["train_losses"][0]) and "probe_error" not in found and found["feature_rank"][0] > 0
+    weights = read_checkpoint(checkpoint(trainer)).weights
+    assert any(name.startswith("encoder.patch_embed.") for name in weights)
+
+
+def test_neurostorm_and_simclr_learn_together(sequences: Prepared) -> None:
+    parts = [{"name": "sequence", "mask_window": [2, 2, 2, 2]}, {"name": "contrastive", "second_clip": "subject"}]
+    settings = FAST | {"pretraining.objectives": parts, "training.iterations_per_epoch": 8, "training.initial_lr": 3e-3}
+    trainer = make_trainer(nnUNetTrainerPretrain, sequences, sequences.labelled, "both", settings)
+    trainer.run_training()
+    found = curves(trainer)
+    assert all(math.isfinite(value) for values in found.values() for value in values)
+    assert found["train_sequence"][-1] < found["train_sequence"][0] and len(found["train_contrastive"]) == 2
+    assert found["sequence_error"][-1] < found["sequence_error"][0] < found["sequence_error_constant"][0]
     weights = read_checkpoint(checkpoint(trainer)).weights
     assert any(name.startswith("encoder.patch_embed.") for name in weights)
 
