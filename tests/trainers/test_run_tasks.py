@@ -1,6 +1,7 @@
 """Subject-level trainings on runs: from pre-trained weights to predictions, resuming, task states, who is who."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,22 @@ def test_states_of_runs_are_learnt_run_by_run_and_bit_for_bit_after_a_signal(coh
     trainer = _make(cohort, nnUNetTrainerBDFMClassification, "groups", **{"finetuning.targets": "group"})
     subjects = {_patient_of(cohort, case) for case in trainer.do_split()[0]}
     assert len(trainer.task._units(sorted(map(str, trainer.do_split()[0])))) == len(subjects)
+
+
+def test_rates_fall_from_the_head_to_the_embedding(cohort: Prepared, weights: Path) -> None:
+    settings = {"finetuning.weights": str(weights), "finetuning.layer_decay": 0.5, "finetuning.targets": "group"}
+    trainer = _make(cohort, nnUNetTrainerBDFMClassification, "decay", **settings)
+    trainer.initialize()
+    names = {id(each): name for name, each in trainer.network.named_parameters()}
+    peaks = {names[id(each)]: group["peak_lr"] for group in trainer.optimizer.param_groups for each in group["params"]}
+    layers = {
+        r"^encoder\.patch_embed|^encoder\.stages\.0\.positions": 3,
+        r"^encoder\.stages\.0\.blocks|^encoder\.stages\.1\.(merging|positions)": 2,
+        r"^encoder\.stages\.1\.blocks": 1,
+        r"^head": 0,
+    }
+    expected = {name: 3e-3 * 0.5**depth for name in peaks for part, depth in layers.items() if re.search(part, name)}
+    assert peaks == pytest.approx(expected) and len(set(peaks.values())) == 4
 
 
 def test_who_is_who(cohort: Prepared) -> None:
