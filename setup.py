@@ -61,7 +61,7 @@ setup(
     python_requires=">=3.10",
     packages=PACKAGES,
     package_dir=PACKAGE_DIR,
-    package_data={"bdfm_nnunet": ["py.typed"], "bdfm_nnunet.reports": ["*.html", "*.css"]},
+    package_data={"bdfm_nnunet": ["py.typed", "weight_rules.json"], "bdfm_nnunet.reports": ["*.html", "*.css"]},
     install_requires=REQUIREMENTS,
     extras_require={"cluster": CLUSTER, "tables": TABLES, "bench": BENCHMARKS, "dev": DEVELOPMENT, **MAMBA, **LOGGERS},
     entry_points={"console_scripts": ["bdfm=bdfm_nnunet.cli:main"]},

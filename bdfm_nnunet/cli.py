@@ -1,7 +1,7 @@
 """The `bdfm` command.
 
 Exit codes: 0 done, 2 the input cannot be used (one line on stderr says why), 3 something was refused or found (cases
-by a conversion, leaks by a check), 130 interrupted.
+by a conversion, leaks by a check, weights by rules), 4 what rules say of weights is unknown, 130 interrupted.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from bdfm_nnunet.commands import (
     predict,
     probe,
     scores,
+    seen_data,
     share,
     study,
     subject_prediction,
@@ -78,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     datasets.add_commands(commands)
     subject_targets.add_commands(commands)
+    seen_data.add_commands(commands)
     synthesise.add_commands(commands)
     plan_and_train.add_commands(commands)
     predict.add_commands(commands)

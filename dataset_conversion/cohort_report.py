@@ -17,6 +17,7 @@ from bdfm_nnunet.files import write_json
 from bdfm_nnunet.patients import COHORT, MANIFEST, read_cases
 from bdfm_nnunet.split_files import SPLITS
 from bdfm_nnunet.table_files import write_table
+from bdfm_nnunet.weight_rules import WeightRules
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +36,13 @@ class CohortReport:
         folder: the new data set.
         rows: of cohort.csv, duplicates too.
         notes: what was left out of the sources; sentences.
+        rules: those on weights that chose the cases; None if there were none.
     """
 
     folder: Path
     rows: list[dict[str, Any]]
     notes: tuple[str, ...] = ()
+    rules: WeightRules | None = None
 
     @property
     def kept(self) -> list[dict[str, Any]]:
@@ -62,7 +65,9 @@ def write_cohort_tables(report: CohortReport, origins: Sequence[Origin]) -> None
     write_json(report.folder / "cohort.json", rows)
     cells = [[_cell(row[name]) for name in COLUMNS] for row in rows]
     write_table(report.folder / "cohort.csv", [COLUMNS, *cells], line_end="\r\n")
-    releases = {name: entry for origin in origins for name, entry in origin.cases.releases.items()}
+    taken = {row["release"] for row in report.rows}  # duplicates too: what is kept is of their release as well
+    listed = {name: entry for origin in origins for name, entry in origin.cases.releases.items()}
+    releases = {name: entry for name, entry in listed.items() if name in taken}
     content = {
         "release": COHORT,
         "unlabelled": True,
@@ -71,9 +76,16 @@ def write_cohort_tables(report: CohortReport, origins: Sequence[Origin]) -> None
         "overlaps": [],
         "counts": {"cases": len(report.kept), "duplicates": len(report.rows) - len(report.kept)},
         "inverse_labels": {},
+        **_allowed_by(report),
         "cases": [_manifest_row(row) for row in report.kept],
     }
     write_json(report.folder / MANIFEST, content)
+
+
+def _allowed_by(report: CohortReport) -> dict[str, Any]:
+    if report.rules is None:
+        return {}
+    return {"allowed_by": {"rules": report.rules.name, "date": report.rules.source["date"], "notes": report.notes}}
 
 
 def _cell(value: Any) -> str:

@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 
 def cohort_rows(origins: Iterable[Origin], folder: Path, *, single: bool) -> list[Row]:
-    """Return the rows of all sources, each of which notes in "duplicate" which earlier case holds the same images.
+    """Return the rows of all sources.
 
     Args:
         origins: the sources, in their order.
@@ -27,7 +27,7 @@ def cohort_rows(origins: Iterable[Origin], folder: Path, *, single: bool) -> lis
     Raises:
         InputError: a source lacks a file or a channel, or two rows would be one case.
     """
-    return _without_duplicates(_each_once(row for origin in origins for row in _rows(origin, folder, single)))
+    return _each_once(row for origin in origins for row in _rows(origin, folder, single))
 
 
 def _rows(origin: Origin, folder: Path, single: bool) -> Iterator[Row]:
@@ -101,8 +101,8 @@ def _plain(channel: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", channel)
 
 
-def _without_duplicates(rows: Sequence[Row]) -> list[Row]:
-    """Note in each row which earlier case holds the same images."""
+def with_duplicates_noted(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows, each of which notes in "duplicate" which earlier case holds the same images."""
     first: dict[tuple[str, ...], str] = {}
     noted = []
     for row in rows:

@@ -10,7 +10,7 @@ from bdfm_nnunet.checkpoints.readers.public_bdfm_reader import PUBLIC_BDFM
 from bdfm_nnunet.checkpoints.readers.simclr_reader import NEURO_SIMCLR
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, describe_run
-from bdfm_nnunet.exposure.known_cohorts import cohort_sentences, cohorts_of
+from bdfm_nnunet.exposure.known_cohorts import cohort_sentences
 from bdfm_nnunet.exposure.subject_exposure import (
     NO_WEIGHTS,
     beside,
@@ -21,6 +21,7 @@ from bdfm_nnunet.exposure.subject_exposure import (
     write_record,
 )
 from bdfm_nnunet.patients import CaseList
+from bdfm_nnunet.source_names import cohorts_of
 
 HASHES = {"T1": "a" * 64}
 ROWS = [

@@ -12,6 +12,7 @@ from bdfm_nnunet.files import parse_json
 Add = Callable[..., Any]
 """The `add_argument` of a parser."""
 EXIT_REFUSED = 3
+EXIT_UNKNOWN = 4
 
 
 def command(commands: Any, name: str, handler: Callable[[argparse.Namespace], int], purpose: str) -> Add:

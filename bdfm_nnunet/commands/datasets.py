@@ -1,4 +1,4 @@
-"""`bdfm releases`, `convert`, `cohort`, `splits`, `exposure` and `submit`."""
+"""`bdfm releases`, `convert`, `cohort`, `splits` and `submit`."""
 
 import argparse
 import json
@@ -59,16 +59,14 @@ def add_commands(commands: Any) -> None:
         default="single",
         help="single: every modality becomes a case; all: cases keep their channels (default: %(default)s)",
     )
+    add(
+        "--allowed-by",
+        metavar="RULES",
+        help="leave out the cases that these rules on weights forbid (of `bdfm rules`, or a .json file)",
+    )
     workers(add)
 
     _splits_options(command(commands, "splits", splits, "make or check cross-validation and label-fraction splits"))
-
-    add = command(commands, "exposure", exposure, "report which cases of a data set a checkpoint was pre-trained on")
-    add("checkpoint", type=Path, metavar="CKPT", help="the pre-trained checkpoint")
-    dataset(add)
-    add("--fold", type=int, metavar="N", help="tells the validation cases of this fold from its training cases")
-    add("--aliases", type=Path, metavar="TABLE.csv", help="ids of the same patient, one patient a row")
-    add("-o", "--out", type=Path, metavar="FILE.json", help="write the report here too")
 
     add = command(commands, "submit", submit, "pack predictions as the challenge wants them")
     add("predictions", type=Path, metavar="PREDICTIONS", help="folder of predicted label maps, CASE.nii.gz")
@@ -271,6 +269,7 @@ def cohort(settings: argparse.Namespace) -> int:
         settings.sources,
         name=settings.name,
         channels=settings.channels,
+        allowed_by=settings.allowed_by,
         workers=settings.workers,
     )
     print(report.summary())
@@ -348,20 +347,7 @@ def splits(settings: argparse.Namespace) -> int:
     return 0
 
 
-# ------------------------------------------------------------------------------------------- exposure and submission
-
-
-def exposure(settings: argparse.Namespace) -> int:
-    """Report which cases of a data set a checkpoint has seen."""
-    from bdfm_nnunet.exposure import exposure_report
-    from bdfm_nnunet.files import write_json
-
-    report = exposure_report(settings.checkpoint, settings.dataset, aliases=settings.aliases, fold=settings.fold)
-    print(report.summary())
-    if settings.out is not None:
-        write_json(settings.out, report.as_dict())
-        print(f"report: {settings.out}")
-    return 0
+# --------------------------------------------------------------------------------------------------- submission
 
 
 def submit(settings: argparse.Namespace) -> int:

@@ -1,6 +1,5 @@
-"""Public cohorts that pre-trainings name, recognised by the names of a data set and by case ids."""
+"""What is known of cohorts behind public pre-trainings that keep no record, and of data sets made of them."""
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,28 +7,7 @@ from torch import Tensor
 
 from bdfm_nnunet.exposure.exposure_record import Exposure
 from bdfm_nnunet.patients import CaseList
-
-COHORTS: dict[str, tuple[str, str]] = {
-    "adni": (r"adni\d?", r"\d{3}_S_\d{4,5}"),
-    "aomic": (r"aomic|piop\d?", r"(?!)"),
-    "corr": (r"corr|nki|nkirs|rockland", r"(?:sub-)?A000\d{5}"),
-    "dlbs": (r"dlbs", r"(?!)"),
-    "gsp": (r"gsp", r"Sub\d{4}_Ses\d"),
-    "habs-hd": (r"habs|habshd", r"(?!)"),
-    "mcsa": (r"mcsa", r"(?!)"),
-    "nifd": (r"nifd|ftldni", r"\d_S_\d{4}"),
-    "ppmi": (r"ppmi", r"PPMI_?\d+"),
-    "sald": (r"sald", r"(?!)"),
-    "soop": (r"soop", r"(?!)"),
-    "ucsf-pdgm": (r"ucsf|pdgm|ucsfpdgm", r"UCSF-PDGM-\d{3,4}"),
-    "upenn-gbm": (r"upenn|upenngbm", r"UPENN-GBM-\d{5}"),
-    "brats2021": (r"brats2021", r"BraTS2021_\d{5}"),
-    "brats2023-gli": (r"brats2023gli|brats2023", r"BraTS-GLI-\d{5}-\d{3}"),
-    "oasis1": (r"oasis1?", r"OAS1_\d{4}"),
-    "oasis3": (r"oasis3", r"OAS3\d{4}"),
-}
-"""Cohort -> pattern of a word in the data set's name, and pattern at the beginning of a case id."""
-
+from bdfm_nnunet.source_names import cohorts_of
 
 FREPA: dict[str, Any] = {
     "dataset": "Frepa",
@@ -54,28 +32,6 @@ def is_frepa(weights: Mapping[str, Tensor]) -> bool:
         if first in plain and other in plain:
             return plain[first].ndim == 4
     return False
-
-
-def cohorts_of(cases: CaseList, ids: Iterable[str]) -> dict[str, str]:
-    """Return the cohorts that a data set seems to come from, each with why.
-
-    Args:
-        cases: the data set; its releases count as well.
-        ids: case ids.
-
-    Example:
-        >>> cohorts_of(CaseList("Dataset070_ADNI2", "folder-1", []), ["011_S_0005_bl"])
-        {'adni': 'the name Dataset070_ADNI2'}
-    """
-    words = re.split(r"[^a-z0-9]+", cases.name.partition("_")[2].casefold())
-    found = dict.fromkeys(cases.releases, "its release")
-    ids = list(ids)
-    for name, (word, beginning) in COHORTS.items():
-        if any(re.fullmatch(word, each) for each in words):
-            found.setdefault(name, f"the name {cases.name}")
-        elif first := next((case for case in ids if re.match(beginning, case)), None):
-            found.setdefault(name, f"ids like {first}")
-    return found
 
 
 def cohort_sentences(exposure: Exposure, cases: CaseList, ids: Iterable[str]) -> list[str]:

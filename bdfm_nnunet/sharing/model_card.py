@@ -77,9 +77,9 @@ def _data(weights: WeightDescription) -> list[str]:
 
 
 def _rules(weights: WeightDescription) -> list[str]:
-    rows = [(each.challenge, each.rule, each.allowed, each.why) for each in weights.rules]
+    rows = [(each["title"], each["rule"], each["answer"], each["why"]) for each in weights.rules]
     return [
-        "What is known of the rules of 2026, applied to the record of the training data. Ask the organisers.",
+        "What is known of the rules, applied to the record of the training data. Ask the organisers.",
         "",
         *_table(("challenge", "allows", "these weights", "because"), rows),
     ]

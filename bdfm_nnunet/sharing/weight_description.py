@@ -17,12 +17,11 @@ from bdfm_nnunet.checkpoints.last_training import named_checkpoint
 from bdfm_nnunet.checkpoints.readers.weight_sets import weight_sets
 from bdfm_nnunet.checkpoints.safe_loading import load_as_data
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.exposure import Exposure
+from bdfm_nnunet.exposure import Exposure, gaps_of, verdicts
 from bdfm_nnunet.json_shapes import fault_of
 from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.presets import PRETRAINERS, TRAINER_PRESETS
 from bdfm_nnunet.settings import methods_of, pretraining_settings
-from bdfm_nnunet.sharing.weight_rules import Verdict, gaps_of, verdicts
 
 TARGETS = (
     ("swin", r"^encoder\.stages\.\d+\.blocks\.\d+\.attn\."),
@@ -60,7 +59,7 @@ class WeightDescription:
         fits: networks of `bdfm plan` that its encoder belongs to.
         seen: the trainings behind it with the numbers of their cases, as in `Exposure.counted`.
         gaps: what is not known of the training data; sentences without full stops.
-        rules: what challenges say of that.
+        rules: what challenges say of that, as in `Verdict.as_dict`.
         licence: of the weights.
         citations: what to cite.
         notes: sentences of the reader, and on what is missing.
@@ -80,7 +79,7 @@ class WeightDescription:
     fits: list[str]
     seen: dict[str, Any]
     gaps: list[str]
-    rules: list[Verdict]
+    rules: list[dict[str, Any]]
     licence: str
     citations: list[str]
     notes: list[str] = field(default_factory=list)
@@ -107,7 +106,7 @@ class WeightDescription:
             yield "weights", [f"{each['name']}: {each['parameters'] / 1e6:.1f} million" for each in self.weight_sets]
         yield "fits", [", ".join(self.fits) or "no network of bdfm plan"]
         yield "seen", told_runs(self.seen) or ["unknown"]
-        yield "allowed", [f"{each.challenge}: {each.allowed} ({each.why})" for each in self.rules]
+        yield "allowed", [f"{each['name']}: {each['answer']} ({each['why']})" for each in self.rules]
         yield "licence", [self.licence or "not stated"]
         yield "cite", self.citations
         yield "note", self.notes
@@ -167,7 +166,7 @@ class Describer:
             fits=[name for name, pattern in TARGETS if any(re.search(pattern, each) for each in names)],
             seen=exposure.counted(),
             gaps=gaps_of(exposure),
-            rules=verdicts(exposure),
+            rules=[each.as_dict() for each in verdicts(exposure)],
             licence=checkpoint.licence,
             citations=self.citations,
             notes=[*checkpoint.notes, *notes],

@@ -63,7 +63,7 @@ def test_ids_of_cases_are_left_out_on_request(tmp_path: Path) -> None:
     assert run["note"] == "2 training and 1 validation cases, whose ids are not listed"
     assert run["releases"] and "p1" not in (out / "config.json").read_text()
     found = describe_weights(out)
-    assert found.gaps == [run["note"]] and found.rules[0].allowed == "no"  # its release is known
+    assert found.gaps == [run["note"]] and found.rules[0]["answer"] == "forbidden"  # its release is known
     again = export_weights(out, tmp_path / "again", cases=False)
     assert describe_weights(again).gaps == found.gaps
 
@@ -80,7 +80,7 @@ def test_the_page_says_what_the_weights_are(tmp_path: Path) -> None:
     for text in (
         "license: cc-by-4.0", '"simmim"', "# Mine | &lt;b>", "SwinUNet, 2 stages, 1 channel", "SimMIM, 7 epochs",
         digest,
-        "| Dataset501_A | upenn-gbm | 2 / 1 | CC BY 4.0 | brats2021 |", "| BraTS 2026 |", "shares scans with brats2021",
+        "| Dataset501_A | upenn-gbm | 2 / 1 | CC BY 4.0 | brats2021 |", "| BraTS 2026, task 1: brain metastases |", "shares scans with BraTS 2021",
         "| psnr, last epoch | 21.25 |", "| ssim, last epoch | - |", "- Xie, Z.",
     ):  # fmt: skip
         assert text in page, text

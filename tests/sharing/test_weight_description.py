@@ -26,9 +26,9 @@ def test_our_pretraining(tmp_path: Path, kind: str) -> None:
     assert found.network["stages"] == stages
     assert found.plans is not None and found.plans["patch_size"] == [32, 32, 32]
     assert found.plans["spacing"] == [1.0, 1.0, 1.0] and found.plans["normalisation"] == ["ZScoreNormalization"] * 2
-    assert found.seen["runs"][0]["train"] == 2 and found.rules[0].allowed == "no"
+    assert found.seen["runs"][0]["train"] == 2 and found.rules[0]["answer"] == "forbidden"
     assert found.citations == list(dict.fromkeys(t for each in content["citations"] for t in each["apa_citations"]))
-    assert json.loads(json.dumps(found.as_dict()))["rules"][0]["challenge"] == "BraTS 2026"
+    assert json.loads(json.dumps(found.as_dict()))["rules"][0]["name"] == "brats2026-met"
     shown = str(found)
     for text in (
         "SimMIM",
