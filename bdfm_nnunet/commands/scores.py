@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdfm_nnunet.commands.arguments import command, dataset_id, positive, workers
+from bdfm_nnunet.commands.arguments import EXIT_REFUSED, command, dataset_id, positive, workers
 from bdfm_nnunet.errors import InputError
 
 if TYPE_CHECKING:
     from bdfm_nnunet.evaluation.scored_regions import Target
 
-VERSIONS = ("whole", "lesionwise-2023", "lesionwise-2024", "panoptic-2026", "small-lesions", "vessels")
+MOST_DIFFERENCES = 20
+VERSIONS = ("whole", "lesionwise-2023", "lesionwise-2024", "panoptic-2026", "brats-2026", "small-lesions", "vessels")
 
 
 def add_commands(commands: Any) -> None:
@@ -26,6 +27,12 @@ def add_commands(commands: Any) -> None:
     add("--only-predicted", action="store_true", help="score the cases that are there, and name the others")
     add("--source-labels", action="store_true", help="the files hold the source's own labels, not nnU-Net's")
     add("-o", "--out", required=True, type=Path, metavar="FILE.json", help="the table; a CSV of it lies beside it")
+    add(
+        "--check-with",
+        metavar="COMMAND",
+        help="brats-2026: also run the organisers' brats-evaluate, where you have installed it, and name every "
+        "difference (exit code 3)",
+    )
     workers(add)
 
     parser = commands.add_parser("postprocess", help="find rules for small components, or apply them")
@@ -50,7 +57,7 @@ def _folders(add: Any) -> None:
 
 
 def _task(add: Any) -> None:
-    add("--task", metavar="TASK", help="take the rules of this task (GLI, MEN, MEN-RT, MET, PED, SSA) for its own")
+    add("--task", metavar="TASK", help="take the rules of this task (GLI, MEN, MEN-RT, MET, PED, SSA ...) for its own")
 
 
 # -------------------------------------------------------------------------------------------------- what is scored
@@ -142,6 +149,8 @@ def evaluate(settings: argparse.Namespace) -> int:
     """Score a folder of predictions against a folder of references."""
     from bdfm_nnunet.evaluation import evaluate_folders
 
+    if settings.check_with and settings.metrics != "brats-2026":
+        raise InputError("--check-with compares the scores of brats-2026: take --metrics brats-2026")
     target = scored_target(settings)
     target = target.in_source_values() if settings.source_labels else target
     result = evaluate_folders(
@@ -165,7 +174,24 @@ def evaluate(settings: argparse.Namespace) -> int:
             f"{len(result['cases'])} cases scored; {len(left['without_prediction'])} have no prediction and "
             f"{len(left['without_reference'])} no reference, see not_scored in the table"
         )
-    return 0
+    for board, figures in result.get("leaderboards", {}).items():
+        shown = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in figures.items())
+        print(f"leaderboard {board}: {shown}")
+    return _checked(settings, result) if settings.check_with else 0
+
+
+def _checked(settings: argparse.Namespace, result: dict[str, Any]) -> int:
+    """Compare the scores with those of the organisers' command."""
+    from bdfm_nnunet.evaluation.organisers_command import differences, organisers_scores
+    from bdfm_nnunet.evaluation.pairing import pair_cases
+
+    found = pair_cases(settings.reference, settings.prediction)
+    theirs = organisers_scores(found.both, result["parameters"]["task"], command=settings.check_with)
+    unlike = differences(result["cases"], theirs)
+    print(f"{settings.check_with}: {len(theirs)} cases compared, {len(unlike)} scores differ")
+    for line in unlike[:MOST_DIFFERENCES]:
+        print(f"  {line}")
+    return EXIT_REFUSED if unlike else 0
 
 
 def tune(settings: argparse.Namespace) -> int:

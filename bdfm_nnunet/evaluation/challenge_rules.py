@@ -6,7 +6,7 @@ Sources: the organisers' announcement of the lesion-wise metrics of 2023
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bdfm_nnunet.errors import InputError
@@ -23,6 +23,7 @@ _NAMES = {
     "CC": ("cystic_component",),
     "ED": ("edema", "oedema", "peritumoral_edema"),
     "GTV": ("gross_tumor_volume",),
+    "MET": ("metastasis",),
 }
 _TISSUES = {name: tissue for tissue, names in _NAMES.items() for name in (tissue.lower(), *names)}
 
@@ -70,6 +71,11 @@ class Task:
         partners: tissue -> tissues that join its lesions by contact, in this order.
         large_mm3: lesions above this size are large (2026, metastases).
         overlap: Dice from which a lesion that is not large counts as found.
+        large_includes: whether a lesion of exactly `large_mm3` is large.
+        detected_from: Dice values over which F1 of detection is integrated.
+        nsd_mm: tolerance of NSD in mm; None: the smallest spacing.
+        leaderboards: name -> tissues and measures that it is made of.
+        source: where these numbers are from, in words.
 
     Example:
         >>> met = TASKS_2023["MET"]
@@ -86,6 +92,11 @@ class Task:
     partners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     large_mm3: float | None = None
     overlap: float = 0.0
+    large_includes: bool = False
+    detected_from: tuple[float, ...] = ()
+    nsd_mm: float | None = None
+    leaderboards: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
+    source: str = ""
 
     def rule_for(self, tissue: str) -> Rule:
         """Return the rule of a tissue."""
@@ -135,10 +146,63 @@ TASKS_2026 = {
     "MET": Task(penalty=373.0, large_mm3=27.0, overlap=0.2),
 }
 
-_GLIOMA = ("brats2018", "brats2019", "brats2020", "brats2021", "brats2023-gli", "brats2024-gli", "brats2024-goat",
-           "brats2025-gli-pre", "msd-brain-tumour", "ucsf-pdgm", "upenn-gbm")  # fmt: skip
-_RELEASES = {
+_WIKI = "https://www.synapse.org/Synapse:syn74274097/wiki/"
+_PACKAGE = "configuration {} of the organisers' public package brats-evaluation 0.0.10"
+_BOARD = ("global_dice", "global_nsd")
+_GOAT = Task(
+    penalty=373.0,
+    nsd_mm=1.0,
+    leaderboards={"segmentation": (("ET", "TC", "WT"), _BOARD)},
+    source=f"Dice and NSD at 1 mm, HD95 for information: the organisers' page {_WIKI}639592 as of 2026-07-24, as "
+    f"participants report it; in spring it named Dice and HD95; {_PACKAGE.format('GoAT')}",
+)
+_PED = Task(
+    penalty=373.0,
+    nsd_mm=1.0,
+    leaderboards={"segmentation": (("ET", "NET", "CC", "ED", "TC", "WT"), ("sq_dsc", "sq_nsd"))},
+    source=f"lesion-wise Dice and NSD of six regions: {_WIKI}639598 as of 2026-03-28, which names no tolerance: 1 mm "
+    f"is the spacing, which {_PACKAGE.format('ped')} takes",
+)
+_MET = Task(
+    penalty=373.0,
+    large_mm3=27.0,
+    overlap=0.2,
+    large_includes=True,
+    detected_from=tuple(step / 10 for step in range(1, 10)),
+    leaderboards={
+        "segmentation": (("ET", "TC", "WT", "RC"), ("large_dsc", "large_nsd")),
+        "detection": (("MET",), ("detection_f1", "detection_auc_f1")),
+    },
+    source="27 mm3 and 0.2: the organisers' public scoring script, which calls the package with these; small lesions "
+    f"are those below 27 mm3 on {_WIKI}639577 (2026-05-01), too; {_WIKI}639602 (2026-04-08) names the leaderboards and "
+    "what a lesion is in detection (ET, NETC and RC together), but not the thresholds of F1: 0.1 to 0.9 is our choice",
+)
+TASKS_BRATS2026 = {
+    "GLI": Task(penalty=373.0, source=_PACKAGE.format("gli")),
+    "SSA": Task(penalty=373.0, source=_PACKAGE.format("gli")),
+    "MEN": Task(penalty=373.0, source=_PACKAGE.format("MenPre")),
+    "MEN-RT": Task(penalty=373.0, source=_PACKAGE.format("MenRT")),
+    "PED": _PED,
+    "GOAT": _GOAT,
+    "MET": _MET,
+    "MET-PACKAGE": replace(_MET, large_mm3=20.0, overlap=0.1, source=f"the defaults of the {_PACKAGE.format('mets')}"),
+    "MET-WIKI": replace(
+        _MET,
+        large_mm3=275.0,
+        large_includes=False,
+        source=f"segmentation of lesions above 275 mm3 alone: {_WIKI}639602 as of 2026-04-08; the rest as in MET",
+    ),
+    "OTHER": Task(penalty=373.0, source="as for the other tasks"),
+}
+"""Sources differ on metastases: MET is what the organisers' script does, the others are the package and the wiki."""
+
+_GLIOMA = ("brats2018", "brats2019", "brats2020", "brats2021", "brats2023-gli", "brats2024-gli", "brats2025-gli-pre",
+           "msd-brain-tumour", "ucsf-pdgm", "upenn-gbm")  # fmt: skip
+_RELEASES: dict[str, str] = {
     **dict.fromkeys(_GLIOMA, "GLI"),
+    **dict.fromkeys(("brats2024-goat", "brats2026-goat"), "GOAT"),
+    "brats2026-met": "MET",
+    "brats2026-ped": "PED",
     "brats2023-men": "MEN",
     "brats2024-men-rt": "MEN-RT",
     "brats2023-met": "MET",
@@ -167,13 +231,15 @@ def task_name(tasks: Mapping[str, Task], release: str, task: str | None, metrics
         'MEN'
     """
     name = task or _RELEASES.get(release, "OTHER")
+    if name == "GOAT" and name not in tasks:
+        name = "GLI"  # earlier years scored it like gliomas
     if name in tasks:
         return name
     known = ", ".join(sorted(set(tasks) - {"OTHER"}))
     what = f"task={task!r}" if task else f"release={release!r}"
     raise InputError(
         f"{what} has no rules in {metrics}: name a task whose rules to use ({known}), "
-        "or choose the metrics whole or panoptic-2026"
+        "or choose the metrics whole, panoptic-2026 or brats-2026"
     )
 
 
@@ -186,6 +252,35 @@ def panoptic_parameters(name: str, task: Task, _: Sequence[str]) -> dict[str, An
     """
     sizes = {} if task.large_mm3 is None else {"large_above_mm3": task.large_mm3, "small_found_from_dice": task.overlap}
     return {"task": name, "penalty_mm": task.penalty, **sizes}
+
+
+def leaderboard_parameters(name: str, task: Task, regions: Sequence[str]) -> dict[str, Any]:
+    """Return the rules of a task as a result of `brats-2026` records them.
+
+    Example:
+        >>> found = leaderboard_parameters("GOAT", TASKS_BRATS2026["GOAT"], ["enhancing_tumor"])
+        >>> found["nsd_tolerance_mm"], found["leaderboards"]["segmentation"]
+        (1.0, {'regions': ['enhancing_tumor'], 'measures': ['global_dice', 'global_nsd']})
+    """
+    boards = {
+        board: {"regions": [each for each in regions if tissue_of(each) in tissues], "measures": list(measures)}
+        for board, (tissues, measures) in task.leaderboards.items()
+    }
+    sizes = {}
+    if task.large_mm3 is not None:
+        sizes = {
+            "large_from_mm3" if task.large_includes else "large_above_mm3": task.large_mm3,
+            "found_from_dice": task.overlap,
+            "f1_integrated_over_dice": list(task.detected_from),
+        }
+    return {
+        "task": name,
+        "penalty_mm": task.penalty,
+        "nsd_tolerance_mm": "the smallest spacing" if task.nsd_mm is None else task.nsd_mm,
+        **sizes,
+        "leaderboards": {board: entry for board, entry in boards.items() if entry["regions"]},
+        "source": task.source,
+    }
 
 
 def lesionwise_parameters(name: str, task: Task, regions: Sequence[str]) -> dict[str, Any]:

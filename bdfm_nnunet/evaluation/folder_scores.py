@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.case_scores import Case, RegionScores
+from bdfm_nnunet.evaluation.leaderboards import board_means
 from bdfm_nnunet.evaluation.metric_versions import METRICS, Chosen, choose
 from bdfm_nnunet.evaluation.pairing import (
     Pairs,
@@ -112,7 +113,10 @@ def _score(job: _Job) -> dict[str, Any]:
     found = job.chosen.score(case)
     if job.prediction is None:
         absent = METRICS[job.chosen.version].missing or {}
-        found = {region: RegionScores({**scored.scores, **absent}) for region, scored in found.items()}
+        found = {
+            region: RegionScores({name: absent.get(name, value) for name, value in scored.scores.items()})
+            for region, scored in found.items()
+        }
     row = {region: _with_volumes(case, region, scored.scores) for region, scored in found.items()}
     lesions = {region: scored.lesions for region, scored in found.items() if scored.lesions}
     notes = [note for note in notes if note]
@@ -217,7 +221,7 @@ def evaluate_folders(
             "release": release,
             **_told_of(chosen, wanted, seed),
             **_left_out(pairs, jobs, only_predicted),
-            "summary": summaries_of(rows, wanted, seed),
+            **_summed_up(rows, wanted, chosen, seed),
             "cases": rows,
         }
     )
@@ -234,6 +238,13 @@ def evaluate_folders(
     if out is not None:
         write_tables(Path(out), result)
     return result.as_dict()
+
+
+def _summed_up(rows: Sequence[Mapping[str, Any]], regions: Regions, chosen: Chosen, seed: int) -> dict[str, Any]:
+    """Return the summary of every region, and the figures of the leaderboards that the version has."""
+    summary = summaries_of(rows, regions, seed)
+    boards = chosen.parameters.get("leaderboards")
+    return {"summary": summary, **({"leaderboards": board_means(boards, summary)} if boards else {})}
 
 
 def _score_all(jobs: Sequence[_Job], workers: int, progress: bool | None) -> list[dict[str, Any]]:

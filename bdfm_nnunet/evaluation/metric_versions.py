@@ -12,11 +12,14 @@ from bdfm_nnunet.evaluation.challenge_rules import (
     TASKS_2023,
     TASKS_2024,
     TASKS_2026,
+    TASKS_BRATS2026,
     Task,
+    leaderboard_parameters,
     lesionwise_parameters,
     panoptic_parameters,
     task_name,
 )
+from bdfm_nnunet.evaluation.leaderboards import leaderboard_scores
 from bdfm_nnunet.evaluation.lesionwise import TOLERANCES_MM, lesionwise_scores
 from bdfm_nnunet.evaluation.panoptic import panoptic_scores
 from bdfm_nnunet.evaluation.small_lesions import SMALL_MM3, small_lesion_scores
@@ -58,7 +61,7 @@ class MetricVersion:
     Example:
         >>> from bdfm_nnunet.evaluation import METRICS
         >>> sorted(METRICS)
-        ['lesionwise-2023', 'lesionwise-2024', 'panoptic-2026', 'small-lesions', 'vessels', 'whole']
+        ['brats-2026', 'lesionwise-2023', 'lesionwise-2024', 'panoptic-2026', 'small-lesions', 'vessels', 'whole']
         >>> METRICS["lesionwise-2023"].measures
         {'lw_dice': True, 'lw_hd95_mm': False}
     """
@@ -132,6 +135,25 @@ METRICS: dict[str, MetricVersion] = {
         missing={
             **dict.fromkeys(("sq_dsc", "sq_nsd", "rq", "pq_dsc", "global_dice"), 0.0),
             **dict.fromkeys(("sq_hd95_mm", "global_hd95_mm"), 373.0),
+        },
+    ),
+    "brats-2026": MetricVersion(
+        "The leaderboards of BraTS 2026. Lesions, matches, sq_, rq and global_ as in panoptic-2026; precision and "
+        "recall of lesions; NSD at the tolerance of the task. Metastases: large_ are means over large reference "
+        "lesions, with Dice 0, NSD 0 and the penalty for each missed one and for each false lesion of any size; "
+        "large_f1 and small_f1 count a lesion as found from an overlap, and false lesions of any size. detection_f1: "
+        "2 TP over all lesions of both sides, with one-to-one matches of at least that Dice; detection_auc_f1: its "
+        "mean over a range of Dice by the trapezoidal rule. Nothing to score: not defined, left out of means; case "
+        "without prediction: 0 and 373 mm.",
+        {"global_dice": True, "global_nsd": True, "sq_dsc": True, "sq_nsd": True, "rq": True},
+        leaderboard_scores,
+        TASKS_BRATS2026,
+        leaderboard_parameters,
+        missing={
+            **dict.fromkeys(("sq_dsc", "sq_nsd", "rq", "pq_dsc", "precision", "recall", "global_dice"), 0.0),
+            **dict.fromkeys(("global_nsd", "large_dsc", "large_nsd", "large_f1", "small_f1"), 0.0),
+            **dict.fromkeys(("detection_f1", "detection_auc_f1"), 0.0),
+            **dict.fromkeys(("sq_hd95_mm", "global_hd95_mm", "large_hd95_mm"), 373.0),
         },
     ),
     SMALL_LESIONS: MetricVersion(

@@ -19,16 +19,47 @@ from bdfm_nnunet.evaluation.components import Numbers, components
 from bdfm_nnunet.evaluation.nearest import Mask, around
 from bdfm_nnunet.evaluation.voxelwise import dice, surface_dice, surface_distances
 
-# A match must overlap more than this; the same number lies between the cost of no match and of the worst match.
-_LEAST_DICE = 1e-6
+LEAST_DICE = 1e-6
+"""Dice of the worst match; the same number lies between the cost of no match and of the worst match."""
 
 
 @dataclass(frozen=True)
-class _Match:
+class Match:
+    """A reference lesion and the predicted one that it was matched with.
+
+    Attributes:
+        volume: of the reference lesion, mm3.
+        dice: of the two.
+        distance: their HD95 in mm, of both surfaces together.
+        share: their NSD.
+    """
+
     volume: float
     dice: float
     distance: float
     share: float
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Lesions of a region, matched one to one.
+
+    Attributes:
+        matches: the pairs that overlap.
+        sizes: volume of every reference lesion, mm3.
+        predicted: number of predicted lesions.
+        overlaps: Dice of every pair of lesions, (lesions + 1, predicted lesions + 1); row and column 0 are 0.
+    """
+
+    matches: list[Match]
+    sizes: NDArray[np.float64]
+    predicted: int
+    overlaps: NDArray[np.float64]
+
+    @property
+    def total(self) -> int:
+        """Number of lesions on both sides."""
+        return len(self.sizes) + self.predicted
 
 
 def panoptic_scores(case: Case, task: Task) -> dict[str, RegionScores]:
@@ -53,20 +84,33 @@ def panoptic_scores(case: Case, task: Task) -> dict[str, RegionScores]:
 
 def _region(reference: Mask, prediction: Mask, case: Case, task: Task) -> dict[str, float]:
     penalty = task.penalty_for(case.shape)
+    found = match_lesions(reference, prediction, case, tolerance=min(case.spacing))
+    scores = qualities(found, penalty)
+    scores |= whole_region(reference, prediction, case.spacing, penalty)
+    if task.large_mm3 is not None:
+        scores |= _by_size(found.matches, found.sizes, task, penalty)
+    return scores
+
+
+def match_lesions(reference: Mask, prediction: Mask, case: Case, *, tolerance: float) -> Matched:
+    """Match the lesions of two masks one to one.
+
+    Args:
+        reference: mask (x, y, z).
+        prediction: mask of the same shape.
+        case: that they belong to.
+        tolerance: of NSD, mm.
+    """
     lesions, predicted = components(reference), components(prediction)
     overlaps = _overlaps(lesions, predicted)
     places = ndimage.find_objects(lesions), ndimage.find_objects(predicted)
     matches = []
-    for first, second in _best_pairs(overlaps):
+    for first, second in best_pairs(overlaps):
         box = around([places[0][first - 1], places[1][second - 1]])
-        matches.append(_measured(lesions[box] == first, predicted[box] == second, float(overlaps[first, second]), case))
+        masks = lesions[box] == first, predicted[box] == second
+        matches.append(_measured(*masks, float(overlaps[first, second]), case, tolerance))
     sizes = np.bincount(lesions.ravel())[1:] * case.voxel_mm3
-    total = len(sizes), int(predicted.max(initial=0))
-    scores = _qualities(matches, total, penalty)
-    scores |= _global(reference, prediction, case.spacing, penalty)
-    if task.large_mm3 is not None:
-        scores |= _by_size(matches, sizes, task, penalty)
-    return scores
+    return Matched(matches, sizes, int(predicted.max(initial=0)), overlaps)
 
 
 def _overlaps(lesions: Numbers, predicted: Numbers) -> NDArray[np.float64]:
@@ -81,17 +125,22 @@ def _overlaps(lesions: Numbers, predicted: Numbers) -> NDArray[np.float64]:
     return overlaps
 
 
-def _best_pairs(overlaps: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Return the one-to-one pairing with the largest sum of Dice, without pairs that do not overlap."""
-    costs = np.where(overlaps >= _LEAST_DICE, 1 - overlaps, 1 + _LEAST_DICE)[1:, 1:]
+def best_pairs(overlaps: NDArray[np.float64], least: float = LEAST_DICE) -> list[tuple[int, int]]:
+    """Return the one-to-one pairing with the largest sum of Dice, without pairs below a Dice.
+
+    Args:
+        overlaps: as in `Matched`.
+        least: smallest Dice of a pair, above 0.
+    """
+    costs = np.where(overlaps >= least, 1 - overlaps, 1 + LEAST_DICE)[1:, 1:]
     rows, columns = linear_sum_assignment(costs)
     return [(int(i) + 1, int(j) + 1) for i, j in zip(rows, columns, strict=True) if costs[i, j] < 1]
 
 
-def _measured(lesion: Mask, predicted: Mask, overlap: float, case: Case) -> _Match:
+def _measured(lesion: Mask, predicted: Mask, overlap: float, case: Case, tolerance: float) -> Match:
     apart = surface_distances(lesion, predicted, spacing=case.spacing)
     volume = float(lesion.sum()) * case.voxel_mm3
-    return _Match(volume, overlap, _pooled95(apart), surface_dice(apart, min(case.spacing)))
+    return Match(volume, overlap, _pooled95(apart), surface_dice(apart, tolerance))
 
 
 def _pooled95(distances: Sequence[NDArray[np.float64]]) -> float:
@@ -102,12 +151,17 @@ def _mean(values: Sequence[float], otherwise: float) -> float:
     return float(np.mean(values)) if values else otherwise
 
 
-def _qualities(matches: Sequence[_Match], total: tuple[int, int], penalty: float) -> dict[str, float]:
-    """Return segmentation quality over matched lesions and recognition quality over all; NaN without any lesion."""
-    tp, anything = len(matches), any(total)
+def qualities(found: Matched, penalty: float) -> dict[str, float]:
+    """Return segmentation quality over matched lesions and recognition quality over all; NaN without any lesion.
+
+    Args:
+        found: the lesions.
+        penalty: HD95 in mm where no lesion is matched.
+    """
+    matches, tp, anything = found.matches, len(found.matches), found.total > 0
     none, far = (0.0, penalty) if anything else (np.nan, np.nan)
     overlap = _mean([match.dice for match in matches], none)
-    recognised = 2 * tp / sum(total) if anything else np.nan
+    recognised = 2 * tp / found.total if anything else np.nan
     return {
         "sq_dsc": overlap,
         "sq_hd95_mm": _mean([match.distance for match in matches], far),
@@ -115,21 +169,33 @@ def _qualities(matches: Sequence[_Match], total: tuple[int, int], penalty: float
         "rq": recognised,
         "pq_dsc": overlap * recognised,
         "tp": tp,
-        "fp": total[1] - tp,
-        "fn": total[0] - tp,
+        "fp": found.predicted - tp,
+        "fn": len(found.sizes) - tp,
     }
 
 
-def _global(reference: Mask, prediction: Mask, spacing: tuple[float, ...], penalty: float) -> dict[str, float]:
-    """Return Dice and HD95 of the region as one piece; those of a missed lesion if the two do not overlap."""
+def whole_region(
+    reference: Mask, prediction: Mask, spacing: tuple[float, ...], penalty: float, *, tolerance: float | None = None
+) -> dict[str, float]:
+    """Return Dice, HD95 and perhaps NSD of the region as one piece; those of a missed lesion without an overlap.
+
+    Args:
+        reference: mask (x, y, z).
+        prediction: mask of the same shape.
+        spacing: voxel size in mm.
+        penalty: HD95 in mm of a missed lesion.
+        tolerance: of NSD, mm; None leaves NSD out.
+    """
+    names = ("global_dice", "global_hd95_mm", *(() if tolerance is None else ("global_nsd",)))
     if not (reference & prediction).any():
         nothing = not (reference.any() or prediction.any())
-        return {"global_dice": np.nan if nothing else 0.0, "global_hd95_mm": np.nan if nothing else penalty}
+        return dict(zip(names, (np.nan,) * 3 if nothing else (0.0, penalty, 0.0)))
     apart = surface_distances(reference, prediction, spacing=spacing)
-    return {"global_dice": dice(reference, prediction), "global_hd95_mm": _pooled95(apart)}
+    share = () if tolerance is None else (surface_dice(apart, tolerance),)
+    return dict(zip(names, (dice(reference, prediction), _pooled95(apart), *share)))
 
 
-def _by_size(matches: Sequence[_Match], sizes: NDArray[Any], task: Task, penalty: float) -> dict[str, float]:
+def _by_size(matches: Sequence[Match], sizes: NDArray[Any], task: Task, penalty: float) -> dict[str, float]:
     assert task.large_mm3 is not None
     large = [match for match in matches if match.volume > task.large_mm3]
     none, far = (0.0, penalty) if (sizes > task.large_mm3).any() else (np.nan, np.nan)

@@ -21,7 +21,7 @@ SCHEMA = 1
 """Version of the schema. It rises when an entry changes its meaning, not when one is added."""
 
 SCORE_ENTRIES = ("release", "metrics", "definition", "parameters", "regions", "interval", "seed", "missing",
-                 "not_scored", "summary", "cases")  # fmt: skip
+                 "not_scored", "summary", "leaderboards", "cases")  # fmt: skip
 """Entries that make up `RunResult.scores`."""
 
 _NUMBER = (float, None)

@@ -176,6 +176,10 @@ _2025 = {
     "licence": "terms of the BraTS 2025 data agreement on Synapse",
     "url": "https://www.synapse.org/Synapse:syn64153130",
 }
+_2026 = {
+    "licence": "CC BY-NC 4.0 unless otherwise indicated, after registration and a form on Synapse",
+    "url": "https://www.synapse.org/Synapse:syn74274097",
+}
 _GLI_MAPPING = _mapping(r"(?:.*/)?BraTS2023_2017_GLI_Mapping[^/]*\.(?:csv|xlsx)", 2023, site=_SITE)
 _GLIOMA_KIN = ("brats2018", "brats2019", "brats2020", "brats2021", "msd-brain-tumour", "ucsf-pdgm", "upenn-gbm")
 
@@ -265,7 +269,7 @@ _OF_2024 = (
     _since2023(
         2024, "PED", "paediatric tumours", "Kazerooni et al., arXiv:2404.15009",
         labels=_PED_LABELS, regions=_PED_REGIONS, regions_class_order=_PED_ORDER, scored_regions=_PED_SCORED,
-        overlaps=("brats2023-ped", "brats2024-goat"),
+        overlaps=("brats2023-ped", "brats2024-goat", "brats2026-ped"),
         replacements=r"^(?!.*BraTS-PEDs2024_Training).*BraTS-PED-00255-000/",
         repairs=(
             Repair(case="BraTS-PED-00255-000", plain=True,
@@ -279,7 +283,8 @@ _OF_2024 = (
         2024, "GoAT", "tumours of all kinds (generalisability)", "BraTS 2024, task GoAT: see the page on Synapse",
         case_pattern=r"BraTS-GoAT-\d{5}", patient_pattern=r"^(BraTS-GoAT-\d{5})$", session_pattern="",
         unlabelled_part=r"(?i:validation|testing|unlabel|without)",
-        overlaps=("brats2023-gli", "brats2023-men", "brats2023-met", "brats2023-ped", "brats2023-ssa"),
+        overlaps=("brats2026-goat", "brats2023-gli", "brats2023-men", "brats2023-met", "brats2023-ped",
+                  "brats2023-ssa"),
         notes=("ids hide source and patient: only content hashes tell which scans are in other releases",
                "the name of the folder without segmentations is not certain"), **_2024,
     ),
@@ -300,7 +305,7 @@ _OF_2025 = (
         2025, "MET", "brain metastases before and after treatment", "Moawad et al., arXiv:2306.00838",
         labels={**_OTHER, **_CAVITY}, regions=_WITH_CAVITY, regions_class_order=_CAVITY_ORDER,
         scored_regions=_SCORED_WITH_CAVITY, grid=None, spacing=None, origin=None, repairs=_MET_REPAIRS,
-        overlaps=("brats2023-met", "brats2024-met"), replacements=r"corrected-labels",
+        overlaps=("brats2023-met", "brats2024-met", "brats2026-met"), replacements=r"corrected-labels",
         notes=("name the folder that holds all parts, also `UCSD - Training`, half of the cases",
                "UCSF and UCSD scans are in their native space, the others in SRI24",
                "only UCSD has resection cavities; T2 is not mandatory; some segmentations are empty",
@@ -309,6 +314,43 @@ _OF_2025 = (
     ),
 )  # fmt: skip
 
+_MET_SCORED_2026 = {**_WITH_CAVITY, "metastasis": (1, 3, 4)}
+"""With what a lesion is for the leaderboard of detection: ET, NETC and RC together."""
+_OF_2026 = (
+    _since2023(
+        2026, "MET", "brain metastases before and after treatment", "Moawad et al., arXiv:2306.00838",
+        labels={**_OTHER, **_CAVITY}, regions=_WITH_CAVITY, regions_class_order=_CAVITY_ORDER,
+        scored_regions=_MET_SCORED_2026, grid=None, spacing=None, origin=None, repairs=_MET_REPAIRS,
+        overlaps=("brats2023-met", "brats2024-met", "brats2025-met"), replacements=r"corrected-labels",
+        unlabelled_part=r"(?i:validation|testing|ulm|unlabel|unannotated)",
+        notes=("the scans are those of 2025, whose labels were checked anew, and the archives keep the name of 2025; "
+               "name the folder that holds all parts",
+               "UCSF, UCSD and Ulm scans are in their native space, the others in SRI24; T2 is not mandatory",
+               "the 200 scans of Ulm have no segmentation: the name of their folder is not certain",
+               "the official validation set holds later scans of UCSD training patients: split by patient"), **_2026,
+    ),
+    _since2023(
+        2026, "PED", "paediatric tumours before and after treatment", "Kazerooni et al., arXiv:2404.15009",
+        labels=_PED_LABELS, regions=_PED_REGIONS, regions_class_order=_PED_ORDER, scored_regions=_PED_SCORED,
+        grid=None, spacing=None, origin=None, replacements=r"Batch2_Release",
+        overlaps=("brats2023-ped", "brats2024-ped", "brats2024-goat", "brats2026-goat"),
+        notes=("defaced but not skull-stripped: the brain mask of --unlabelled is the whole head",
+               "unpack BraTS26_PED_training and the second batch side by side; of a case in both, the second is taken",
+               "35 patients have three or more time points after treatment: the last three digits of an id are the "
+               "time point, the five before them the patient",
+               "the grid of the scans is not known to us"), **_2026,
+    ),
+    _since2023(
+        2026, "GoAT", "tumours of all kinds (generalisability)", "BraTS 2026, task GoAT: see the page on Synapse",
+        case_pattern=r"BraTS-GoAT-\d{5}", patient_pattern=r"^(BraTS-GoAT-\d{5})$", session_pattern="",
+        labels=_GLIOMA, unlabelled_part=r"(?i:validation|testing|unlabel|without)",
+        overlaps=("brats2024-goat", "brats2023-gli", "brats2023-men", "brats2023-met", "brats2023-ped",
+                  "brats2023-ssa"),
+        notes=("the archives are those of 2024 (inferred from their names)",
+               "ids hide source and patient: only content hashes tell which scans are in other releases"), **_2026,
+    ),
+)  # fmt: skip
+
 BRATS: Mapping[str, Release] = {
-    release.name: release for release in (*_UNTIL_2021, *_OF_2023, *_OF_2024, *_OF_2025)
+    release.name: release for release in (*_UNTIL_2021, *_OF_2023, *_OF_2024, *_OF_2025, *_OF_2026)
 }  # fmt: skip

@@ -137,6 +137,22 @@ def _brats2024_goat(p: Planter) -> None:
     p.brats("MICCAI2024-BraTS-GoAT-TrainingData-Without-GroundTruth", "BraTS-GoAT-01500", NEW, None)
 
 
+def _brats2026_ped(p: Planter) -> None:
+    """Three time points after treatment, and a second batch with a case of the first."""
+    for point in ("000", "001", "002"):
+        p.brats("BraTS26_PED_training", f"BraTS-PED-00301-{point}", NEW, (1, 2, 3, 4))
+    p.brats("BraTS26_PED_training", "BraTS-PED-00002-000", NEW, (1, 2))
+    p.brats("BraTS-PEDs_Batch2_Release", "BraTS-PED-00002-000", NEW, (1, 2, 3, 4), status=REPAIRED)
+    p.brats("BraTS26_PED_validation", "BraTS-PED-00044-000", NEW, None)
+    p.planted.patients = {f"BraTS-PED-00301-{point}": "BraTS-PED-00301" for point in ("000", "001", "002")}
+
+
+def _brats2026_met(p: Planter) -> None:
+    """The tree of 2025, whose name it keeps, and scans of Ulm that nobody has segmented."""
+    _brats2025_met(p)
+    p.brats("MICCAI-LH-BraTS2025-MET-Challenge-Training/Ulm", "BraTS-MET-02000-000", NEW, None, shape=(9, 9, 7))
+
+
 def _brats2025_met(p: Planter) -> None:
     """Labels 6 and 8, corrected labels in a folder of their own, no T2, native grids, an empty segmentation."""
     top = "MICCAI-LH-BraTS2025-MET-Challenge"
@@ -174,4 +190,7 @@ BRATS_TREES: Mapping[str, Callable[[Planter], None]] = {
     "brats2024-goat": _brats2024_goat,
     "brats2025-gli-pre": _mapped("BraTS2025", 2025),
     "brats2025-met": _brats2025_met,
+    "brats2026-met": _brats2026_met,
+    "brats2026-ped": _brats2026_ped,
+    "brats2026-goat": _brats2024_goat,
 }

@@ -19,6 +19,7 @@ from tests.dataset_conversion.trees import TREES, make_tree
 NAMES = (
     "brats2018 brats2019 brats2020 brats2021 brats2023-gli brats2023-men brats2023-met brats2023-ped brats2023-ssa "
     "brats2024-gli brats2024-men-rt brats2024-met brats2024-ped brats2024-goat brats2025-gli-pre brats2025-met "
+    "brats2026-met brats2026-ped brats2026-goat "
     "msd-brain-tumour ucsf-pdgm upenn-gbm atlas-r2 isles2022 msd-hippocampus l2r-oasis oasis1 oasis3 "
     "brainptm2021 mrbrains13 mrbrains18 topcow2024 costa cerevessmra folder bids"
 ).split()
@@ -78,18 +79,21 @@ SINCE_2023 = {WT: {1, 2, 3}, TC: {1, 3}, ET: {3}}
 AFTER_TREATMENT = {
     **SINCE_2023, "resection_cavity": {4}, "non_enhancing_tumor_core": {1}, "surrounding_hyperintensity": {2},
 }  # fmt: skip
+CHILDREN = {
+    WT: {1, 2, 3, 4}, TC: {1, 2, 3}, ET: {1}, "non_enhancing_tumor": {2}, "cystic_component": {3}, "edema": {4},
+}  # fmt: skip
 ON_DISK = {
     **{f"brats{year}": UNTIL_2021 for year in (2018, 2019, 2020, 2021)},
     "ucsf-pdgm": UNTIL_2021,
     "upenn-gbm": UNTIL_2021,
     **{f"brats2023-{task}": SINCE_2023 for task in ("gli", "men", "met", "ped", "ssa")},
-    **{f"brats{task}": SINCE_2023 for task in ("2024-met", "2024-goat", "2025-gli-pre")},
+    **{f"brats{task}": SINCE_2023 for task in ("2024-met", "2024-goat", "2025-gli-pre", "2026-goat")},
     "brats2024-gli": AFTER_TREATMENT,
     "brats2025-met": AFTER_TREATMENT,
     "brats2024-men-rt": {"gross_tumor_volume": {1}},
-    "brats2024-ped": {
-        WT: {1, 2, 3, 4}, TC: {1, 2, 3}, ET: {1}, "non_enhancing_tumor": {2}, "cystic_component": {3}, "edema": {4},
-    },
+    "brats2024-ped": CHILDREN,
+    "brats2026-ped": CHILDREN,
+    "brats2026-met": {**SINCE_2023, "resection_cavity": {4}, "metastasis": {1, 3, 4}},
     "msd-brain-tumour": {WT: {1, 2, 3}, TC: {2, 3}, ET: {3}},
 }  # fmt: skip
 """The organisers' regions in the values of the published files."""
