@@ -80,7 +80,8 @@ def test_the_page_says_what_the_weights_are(tmp_path: Path) -> None:
     for text in (
         "license: cc-by-4.0", '"simmim"', "# Mine | &lt;b>", "SwinUNet, 2 stages, 1 channel", "SimMIM, 7 epochs",
         digest,
-        "| Dataset501_A | upenn-gbm | 2 / 1 | CC BY 4.0 | brats2021 |", "| BraTS 2026, task 1: brain metastases |", "shares scans with BraTS 2021",
+        "| Dataset501_A | upenn-gbm | 2 / 1 | CC BY 4.0 | brats2021 |", "| BraTS 2026, task 1: brain metastases |",
+        "shares scans with BraTS 2021",
         "| psnr, last epoch | 21.25 |", "| ssim, last epoch | - |", "- Xie, Z.",
     ):  # fmt: skip
         assert text in page, text
