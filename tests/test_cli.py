@@ -44,6 +44,7 @@ def _of_children() -> float:
         "synthesise",
         "splits",
         "exposure",
+        "rules",
         "submit",
         "plan",
         "weights",

@@ -88,7 +88,7 @@ def test_workers_give_the_same_result(folders, metrics):
     assert evaluate(folders, metrics=metrics, workers=2) == evaluate(folders, metrics=metrics, workers=0)
 
 
-WITHOUT_EMPTY = {"panoptic-2026", "small-lesions", "vessels"}
+WITHOUT_EMPTY = {"panoptic-2026", "brats-2026", "small-lesions", "vessels"}
 """Versions that leave out regions which are empty on both sides."""
 
 
