@@ -1,4 +1,4 @@
-"""The tiny cohort of 4-D runs with targets: group, age and what was done in a run."""
+"""The tiny cohort of 4-D runs with targets: group, age, survival and what was done in a run."""
 
 import shutil
 from pathlib import Path
@@ -9,6 +9,8 @@ from tests.conftest import Prepared
 from tests.sequence_cohort import GROUPS, NUMBER, RUNS
 
 TASKS = ("rest", "motor")
+SURVIVAL = {subject: (100.0 * (number + 1), int(number != 3)) for number, subject in enumerate(RUNS)}
+"""Subject -> days, and whether they ended in death."""
 AGES = {subject: 20.0 + 5 * number for number, subject in enumerate(RUNS)}
 
 
@@ -26,9 +28,13 @@ def with_run_targets(prepared: Prepared, root: Path) -> Prepared:
     write_table(table, rows)
     words = ["targets", "-d", str(NUMBER)]
     assert main([*words, "--column", "task"]) == 0  # of runs.csv
-    people = [["participant_id", "group", "age"]]
-    people += [[f"sub-{subject}", GROUPS[n % 2], str(AGES[subject])] for n, subject in enumerate(RUNS)]
+    people = [["participant_id", "group", "age", "time", "dead"]]
+    people += [
+        [f"sub-{subject}", GROUPS[n % 2], str(AGES[subject]), *map(str, SURVIVAL[subject])]
+        for n, subject in enumerate(RUNS)
+    ]
     write_table(root / "people.csv", people)
     columns = ["--column", "group:binary", "--positive", "group=linked", "--column", "age:continuous"]
-    assert main([*words, str(root / "people.csv"), *columns, "--unit", "age=years", "--add"]) == 0
+    columns += ["--column", "os:survival=time/dead", "--unit", "age=years", "--unit", "os=days"]
+    assert main([*words, str(root / "people.csv"), *columns, "--add"]) == 0
     return own

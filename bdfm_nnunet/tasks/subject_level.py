@@ -1,6 +1,6 @@
 """Targets of whole subjects: classes, numbers and survival, learned from bags of crops that show a whole case."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -293,20 +293,17 @@ class SubjectTask(Finetuning):
 
     def _keep_baselines(self, path: Path) -> None:
         """Add the baseline hazards of the training cases to the outputs and to the checkpoint of their weights."""
-        rows = self._predict(self.datasets[0], self._known(self.datasets[0].identifiers))
-        cases = sorted(rows)
-        risks = split_outputs(self.outputs, torch.stack([rows[case] for case in cases]))
+        rows = self.shown.predict(self.datasets[0], self._known(self.datasets[0].identifiers))
+        units = self._units(sorted(rows))
+        risks, truth = split_outputs(self.outputs, means_of(rows, units)), self._truth([unit[0] for unit in units])
         self.outputs = [
             output.with_baseline(risk[:, 0], values.cpu(), self.finetuning)
-            for output, risk, values in zip(self.outputs, risks, self._truth(cases), strict=True)
+            for output, risk, values in zip(self.outputs, risks, truth, strict=True)
         ]
         if self.trainer.local_rank == 0:
             add_entries(path, self.checkpoint_entries())
-            self.trainer.print_to_log_file(f"{path.name} has the baseline hazard of {len(cases)} training cases.")
-
-    def _predict(self, dataset: Any, cases: Iterable[str]) -> dict[str, Tensor]:
-        rows = self.shown.predict(dataset, cases)
-        return {case: own.mean(0) for case, own in rows.items()}
+            those = "subjects" if self.shown.joins_subjects else "cases"
+            self.trainer.print_to_log_file(f"{path.name} has the baseline hazard of {len(units)} training {those}.")
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 

@@ -291,7 +291,8 @@ def outputs_of(
         names: those to learn.
         cases: training cases.
         settings: weights of classes, and the kind of survival.
-        by_patient: take mean and deviation of a number over patients, each with the mean of his or her cases.
+        by_patient: take mean and deviation of a number over patients, each with the mean of his or her cases, and the
+            intervals of a survival from its patients.
 
     Raises:
         InputError: nothing is known of a target, or it does not vary.
@@ -315,7 +316,7 @@ def _output_of(
         return TargetOutput(column=column, known=known, weights=_class_weights(column, present, settings))
     if kind is TargetType.CONTINUOUS:
         return _continuous(column, _of_patients(present[:, 0], np.array(patients)[there]), known)
-    return _survival(column, present, known, settings)
+    return _survival(column, _each_once(present, np.array(patients)[there]), known, settings)
 
 
 def _class_weights(column: TargetColumn, present: Numbers, settings: SubjectSettings) -> tuple[float, ...]:
@@ -339,6 +340,12 @@ def _class_weights(column: TargetColumn, present: Numbers, settings: SubjectSett
 def _of_patients(values: Numbers, patients: NDArray[Any]) -> Numbers:
     """Return the mean value of each patient, in the order in which they come."""
     return np.array([values[patients == patient].mean() for patient in dict.fromkeys(patients.tolist())])
+
+
+def _each_once(values: Numbers, patients: NDArray[Any]) -> Numbers:
+    """Return the values of each patient once, whatever the number of his or her cases that have them."""
+    rows = {(patient, *row): at for at, (patient, row) in enumerate(zip(patients.tolist(), values.tolist()))}
+    return values[sorted(rows.values())]
 
 
 def _continuous(column: TargetColumn, values: Numbers, known: float) -> TargetOutput:

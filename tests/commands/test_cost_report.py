@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from bdfm_nnunet.commands.cost_report import calibration_rows, cost_rows
 from bdfm_nnunet.cost_records import Costs, Schedule
 from bdfm_nnunet.training.calibration import Calibration
 from tests.conftest import Prepared
+from tests.sequence_cohort import run_command
 
 SCHEDULE = Schedule(epochs=1000, iterations=250, val_iterations=50, batch_size=2)
 
@@ -133,3 +135,12 @@ def test_what_is_missing_is_named(
     (data / "dataset.json").unlink()
     plan("--variant", "told", code=2)
     assert "dataset.json does not exist" in capsys.readouterr().err
+
+
+def test_calibration_trains_on_clips_and_tells_hours(sequences: Prepared, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    length = ("--set", "training.epochs=4", "--set", "training.workers=0")
+    run_command("plan", "-d", 700, "--variant", "timed", *length, "--calibrate", 4, "--device", "cpu")
+    assert "calibrating nnUNetTrainerNeuroSTORM with 4 steps on cpu" in caplog.messages
+    assert re.search(r"measured on +cpu, .*, 4 steps\n", caplog.text)
+    assert re.search(r"the whole training +about .*: 1,000 steps and 200 validation batches", caplog.text)

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from bdfm_nnunet.losses.joined_batches import gather_rows
 from bdfm_nnunet.losses.subject_losses import cox_loss
 from bdfm_nnunet.settings import SubjectSettings
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType
+from bdfm_nnunet.tasks.subject_level import Survival
 from bdfm_nnunet.tasks.subject_outputs import Member, TargetOutput, outputs_of, same_task, split_outputs, table_of
 from bdfm_nnunet.training.gradients import add_gradients, micro_batches
 from tests.forking import run_together
@@ -157,6 +159,40 @@ def test_a_baseline_makes_no_other_task() -> None:
     assert TargetOutput.from_dict(begun["targets"][0]) == output
     # versions without heads had the linear one
     assert same_task({**after, "head": "linear"}, begun) and not same_task({**after, "head": "v1"}, begun)
+
+
+PATIENTS = dict(zip(CASES, ["a", "a", "a", "a", "b", "b", "c", "d"], strict=True))
+DEATHS = np.array([100.0, 100, 100, 100, 200, 200, 300, 400])
+"""Of runs of four subjects."""
+
+
+def _deaths() -> Targets:
+    table = np.stack([DEATHS, np.ones(8)], 1)
+    return Targets({"death": COLUMNS["death"]}, tuple(CASES), PATIENTS, {}, {"death": table})
+
+
+def test_intervals_of_survival_hold_as_many_subjects_whatever_the_number_of_their_runs() -> None:
+    settings = SubjectSettings(survival_bins=2)
+    (of_subjects,) = outputs_of(_deaths(), ["death"], CASES, settings, by_patient=True)
+    (of_cases,) = outputs_of(_deaths(), ["death"], CASES, settings)
+    assert of_subjects.edges == (300, 400) and of_cases.edges == (200, 400)
+    assert of_subjects.known == 1
+
+
+def test_the_baseline_of_coxs_loss_counts_subjects_by_all_their_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {case: torch.randn(1 + at % 3, 1) for at, case in enumerate(CASES)}
+    settings = SubjectSettings(survival_loss="cox")
+    task: Any = Survival.__new__(Survival)
+    monkeypatch.setattr(Survival, "_names", ["death"])
+    task.trainer = SimpleNamespace(local_rank=1, device="cpu")
+    task.finetuning, task.targets, task.outputs = settings, _deaths(), outputs_of(_deaths(), ["death"], CASES, settings)
+    task.datasets = (SimpleNamespace(identifiers=CASES), None)
+    task.shown = SimpleNamespace(predict=lambda *_: rows, joins_subjects=True)
+    task._keep_baselines(Path("unused.pth"))
+    (ended,) = task.outputs
+    risks = [float(torch.cat([rows[case] for case in CASES if PATIENTS[case] == subject]).mean()) for subject in "abcd"]
+    at_risk = np.exp(risks)[::-1].cumsum()[::-1]
+    assert ended.edges == (200, 300, 400) and ended.baseline == pytest.approx(np.cumsum(1 / at_risk)[1:], rel=1e-5)
 
 
 def test_numbers_of_runs_are_standardised_over_subjects() -> None:

@@ -21,11 +21,12 @@ from bdfm_nnunet.split_files import SPLITS_TABLE
 from bdfm_nnunet.trainers import (
     nnUNetTrainerBDFMClassification,
     nnUNetTrainerBDFMRegression,
+    nnUNetTrainerBDFMSurvival,
     nnUNetTrainerNeuroSTORM,
     nnUNetTrainerReidentification,
 )
 from tests.conftest import Prepared, point_to
-from tests.run_targets import AGES, with_run_targets
+from tests.run_targets import AGES, SURVIVAL, with_run_targets
 from tests.sequence_cohort import NETWORK
 from tests.training.going_on import assert_same_run, stopped_and_continued
 from tests.training.trainings import checkpoint, curves, make_trainer
@@ -190,6 +191,50 @@ def test_states_of_runs_are_learnt_run_by_run_and_bit_for_bit_after_a_signal(coh
     assert len(trainer.task._units(sorted(map(str, trainer.do_split()[0])))) == len(subjects)
 
 
+def _tuned_by(cohort: Prepared, weights: Path, strategy: str, **settings: Any) -> Any:
+    """Two steps of a strategy, from the pre-trained weights; the rate of the second one is 0."""
+    length = {"training.epochs": 1, "training.iterations_per_epoch": 2, "finetuning.weights": str(weights)}
+    named = {"finetuning.strategy": strategy, "finetuning.targets": "group", "finetuning.prompts": 2}
+    trainer = _make(
+        cohort, nnUNetTrainerBDFMClassification, f"by_{strategy.replace(' ', '_')}", **length, **named, **settings
+    )
+    trainer.run_training()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("strategy", "moving"),
+    [
+        ("full", ""),
+        ("frozen", "nothing"),
+        ("norms", r"norm"),
+        ("embeddings", r"^patch_embed|^stages\.0\.positions"),
+        ("lora", r"\.mamba\.(in_proj|x_proj|dt_proj|out_proj)\.weight$"),
+        ("prompts", r"\.prompt$"),
+        ("prompts and norms", r"\.prompt$|norm"),
+    ],
+)
+def test_each_strategy_moves_its_parameters_and_leaves_every_bit_of_the_others(
+    strategy: str, moving: str, cohort: Prepared, weights: Path
+) -> None:
+    trainer = _tuned_by(cohort, weights, strategy, **{"finetuning.head": "v1"} if strategy == "frozen" else {})
+    before = {name: value for name, value in _encoder_of(weights).items() if "mask_tokens" not in name}
+    after = _encoder_of(checkpoint(trainer))
+    assert before.keys() == {name for name in after if not name.endswith(".prompt")}
+    moved = {name for name, value in after.items() if name not in before or not torch.equal(value, before[name])}
+    assert moved == {name for name in after if re.search(moving, name)}
+    report = json.loads((Path(trainer.output_folder) / "load_report.json").read_text())
+    assert report["encoder_share"] == 1
+    if strategy != "full":
+        modes = {name: module.training for name, module in trainer.network.encoder.named_modules()}
+        assert modes["stages.0.blocks.0.mlp"] is False  # what is held does not train
+
+
+def _encoder_of(path: Path) -> dict[str, torch.Tensor]:
+    weights = torch.load(path, weights_only=False)["network_weights"]
+    return {name.partition("encoder.")[2]: value for name, value in weights.items() if name.startswith("encoder.")}
+
+
 def test_rates_fall_from_the_head_to_the_embedding(cohort: Prepared, weights: Path) -> None:
     settings = {"finetuning.weights": str(weights), "finetuning.layer_decay": 0.5, "finetuning.targets": "group"}
     trainer = _make(cohort, nnUNetTrainerBDFMClassification, "decay", **settings)
@@ -204,6 +249,39 @@ def test_rates_fall_from_the_head_to_the_embedding(cohort: Prepared, weights: Pa
     }
     expected = {name: 3e-3 * 0.5**depth for name in peaks for part, depth in layers.items() if re.search(part, name)}
     assert peaks == pytest.approx(expected) and len(set(peaks.values())) == 4
+
+
+@pytest.mark.parametrize("loss", ["cox", "discrete"])
+def test_survival_is_learnt_of_subjects(loss: str, cohort: Prepared, weights: Path, tmp_path: Path) -> None:
+    settings = {"finetuning.weights": str(weights), "finetuning.survival_loss": loss, "batch_size": 4}
+    trainer = _make(cohort, nnUNetTrainerBDFMSurvival, loss, **settings, **{"training.epochs": 1})
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    assert all(np.isfinite(values).all() for values in curves(trainer).values())
+    (told,) = torch.load(checkpoint(trainer, "best"), weights_only=False)["bdfm_task"]["targets"]
+    cases = sorted(map(str, trainer.do_split()[0]))
+    units = trainer.task._units(cases)
+    of_subjects = np.array([SURVIVAL[_patient_of(cohort, unit[0])[-2:]] for unit in units])
+    assert len(units) < len(cases)  # some have two runs
+    deaths = sorted(of_subjects[of_subjects[:, 1] > 0, 0])
+    assert told["edges"] == deaths[1:]  # the ends of intervals, of which the first holds two deaths
+    if loss == "cox":
+        rows = trainer.task.shown.predict(trainer.task.datasets[0], cases)
+        risks = np.array([float(torch.cat([rows[case] for case in unit]).mean()) for unit in units])
+        at_risk = [np.exp(risks[of_subjects[:, 0] >= time]).sum() for time in deaths]
+        assert told["baseline"] == pytest.approx(np.cumsum(1 / np.array(at_risk))[1:], rel=1e-5)
+    raw = cohort.folder("nnUNet_raw", cohort.labelled)
+    words = ["predict-subjects", "-d", cohort.labelled, "-c", loss, "-tr", "nnUNetTrainerBDFMSurvival", "-f", 0]
+    assert main([*map(str, words), "-i", str(raw), "-o", str(tmp_path / "runs.csv")]) == 0
+    found = read_predictions(tmp_path / "runs.csv")
+    known = read_predictions(Path(trainer.output_folder) / "validation" / "subjects.csv")
+    for name, values in known.columns.items():
+        assert found.taken(known.cases).columns[name] == pytest.approx(values), name
+    assert [name for name in found.columns if "@" in name] == [f"os@{edge:g}" for edge in deaths[1:]]
+    words = ["evaluate-subjects", "-d", cohort.labelled, "-i", tmp_path / "runs.csv", "-o", tmp_path, "--resamples", 20]
+    assert main([*map(str, words)]) == 0
+    scores = json.loads((tmp_path / "result.json").read_text())["targets"]["os"]["scores"]
+    assert scores["c_index"]["n"] == len(SURVIVAL) and scores["integrated_brier"]["value"] is not None
 
 
 def test_who_is_who(cohort: Prepared) -> None:
