@@ -219,7 +219,7 @@ def rules_of(content: Any, where: str) -> WeightRules:
     """
     if fault := fault_of(content, _SHAPE) or _fault_of_names(content) or _fault_of_values(content):
         raise InputError(f"{where} holds no rules on weights ({fault}): {_FORM}")
-    lists = {name: dict(_reasons(content.get(name, {}))) for name in LISTS}
+    lists: dict[str, Any] = {name: dict(_reasons(content.get(name, {}))) for name in LISTS}
     rest = {name: content[name] for name in ("name", "rule", "others", "title") if name in content}
     source = {name: content["source"][name] for name in ("text", "address", "date")}
     return WeightRules(**rest, **lists, source=source, notes=tuple(content.get("notes", ())))

@@ -93,7 +93,7 @@ def _laid_out(pairs: Sequence[tuple[str, Path, Path]], folder: Path) -> dict[str
 
 
 def _has_cubes(path: Path) -> bool:
-    steps = nibabel.load(path).header.get_zooms()[:3]
+    steps = nibabel.Nifti1Image.from_filename(path).header.get_zooms()[:3]
     return max(steps) - min(steps) <= CLOSE
 
 

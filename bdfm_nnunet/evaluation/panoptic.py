@@ -109,7 +109,7 @@ def match_lesions(reference: Mask, prediction: Mask, case: Case, *, tolerance: f
         box = around([places[0][first - 1], places[1][second - 1]])
         masks = lesions[box] == first, predicted[box] == second
         matches.append(_measured(*masks, float(overlaps[first, second]), case, tolerance))
-    sizes = np.bincount(lesions.ravel())[1:] * case.voxel_mm3
+    sizes = np.bincount(lesions.ravel())[1:].astype(np.float64) * case.voxel_mm3
     return Matched(matches, sizes, int(predicted.max(initial=0)), overlaps)
 
 
