@@ -71,7 +71,7 @@ def test_weights_alone(tmp_path: Path) -> None:
     assert found.epochs == 3 and found.fits == ["plain"] and found.network["input_channels"] == 4
     assert found.plans is None and found.network["class"] is None and found.methods == [] and found.citations == []
     shown = str(found)
-    assert "none in the file" in shown and "says nothing about the cases" in shown and "BraTS 2026: unknown" in shown
+    assert "none in the file" in shown and "says nothing about the cases" in shown and "brats2026-met: unknown" in shown
 
 
 def test_a_published_neurostorm_tells_its_network_and_clips(tmp_path: Path) -> None:
