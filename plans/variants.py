@@ -12,6 +12,7 @@ from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import sha256_of, write_json
+from bdfm_nnunet.locks import hold_lock
 from bdfm_nnunet.nnunet_files import resolve_configuration
 from bdfm_nnunet.plans.plans_lookup import DEFAULT_PLANS, RUN_CONFIGURATION, main_configuration, plans_path, read_plans
 from bdfm_nnunet.plans.token_grid import fits_grid
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres", RUN_CONFIGURATION)
 TOP_LEVEL = ("batch_size", "patch_size", "batch_dice")
 _OF_A_STEP = ("batch_size", "patch_size")
+_WAIT = 60.0
 RECORD = "variant_settings"  # what a variant was made with, so that planning anew can make it again
 
 
@@ -56,9 +58,13 @@ def add_variant(
     base = base or main_configuration(plans)
     if not variant or variant in DEFAULT_CONFIGURATIONS or variant == base:
         raise InputError(f"--variant {variant!r} would change a planned configuration: give the variant another name")
-    replaced = variant in plans["configurations"]
-    plans["configurations"][variant] = derive(plans, base, settings)
-    write_json(path, plans)
+    derived = derive(plans, base, settings)
+    lock, otherwise = path.with_name(f".{path.stem}.lock"), f"another process changes {path}: run the command again"
+    with hold_lock(lock, otherwise=otherwise, wait=_WAIT):  # jobs of an array add theirs at the same time
+        plans = read_plans(dataset_id, plans_name)
+        replaced = variant in plans["configurations"]
+        plans["configurations"][variant] = derived
+        write_json(path, plans)
     logger.info("%s configuration %s (from %s) in %s", "replaced" if replaced else "added", variant, base, path)
     return path
 

@@ -1,5 +1,7 @@
 import json
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,8 @@ import pytest
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import sha256_of
-from bdfm_nnunet.plans import add_variant
-from bdfm_nnunet.plans.variants import renew_variants
+from bdfm_nnunet.plans import add_variant, variants
+from bdfm_nnunet.plans.variants import derive, renew_variants
 
 SWIN = {
     "network_class_name": "bdfm_nnunet.networks.swin_unet.SwinUNet",
@@ -63,6 +65,18 @@ def test_blocks_are_merged_and_the_base_stays(plans_file: Path) -> None:
         "pretraining": {"mask_ratio": 0.6},
         "batch_size": 3,
     }
+
+
+def test_variants_added_at_the_same_time_are_all_there(plans_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(*arguments: Any) -> dict[str, Any]:
+        time.sleep(0.01)
+        return derive(*arguments)
+
+    monkeypatch.setattr(variants, "derive", slowly)
+    names = [f"seed{number}" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: add_variant(501, variant=name, settings={"training.epochs": 3}), names))
+    assert set(configurations(plans_file)) == {"3d_fullres", *names}
 
 
 def test_stock_nnunet_resolves_a_variant_of_a_variant(plans_file: Path) -> None:
