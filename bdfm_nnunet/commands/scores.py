@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from bdfm_nnunet.evaluation.scored_regions import Target
 
 MOST_DIFFERENCES = 20
+WITH_BOARDS = "brats-2026"
+"""The metrics that tell leaderboards, and that the organisers' command computes."""
 VERSIONS = ("whole", "lesionwise-2023", "lesionwise-2024", "panoptic-2026", "brats-2026", "small-lesions", "vessels")
 
 
@@ -149,8 +151,8 @@ def evaluate(settings: argparse.Namespace) -> int:
     """Score a folder of predictions against a folder of references."""
     from bdfm_nnunet.evaluation import evaluate_folders
 
-    if settings.check_with and settings.metrics != "brats-2026":
-        raise InputError("--check-with compares the scores of brats-2026: take --metrics brats-2026")
+    if settings.check_with and settings.metrics != WITH_BOARDS:
+        raise InputError(f"--check-with compares the scores of {WITH_BOARDS}: take --metrics {WITH_BOARDS}")
     target = scored_target(settings)
     target = target.in_source_values() if settings.source_labels else target
     result = evaluate_folders(
@@ -174,9 +176,10 @@ def evaluate(settings: argparse.Namespace) -> int:
             f"{len(result['cases'])} cases scored; {len(left['without_prediction'])} have no prediction and "
             f"{len(left['without_reference'])} no reference, see not_scored in the table"
         )
-    for board, figures in result.get("leaderboards", {}).items():
-        shown = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in figures.items())
-        print(f"leaderboard {board}: {shown}")
+    if settings.metrics == WITH_BOARDS:
+        for board, figures in result.get("leaderboards", {}).items():
+            shown = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in figures.items())
+            print(f"leaderboard {board}: {shown}")
     return _checked(settings, result) if settings.check_with else 0
 
 

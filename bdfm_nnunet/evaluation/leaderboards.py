@@ -51,7 +51,13 @@ def _ratio(count: float, of: int) -> float:
 
 
 def is_large(volume: Any, task: Task) -> Any:
-    """Return whether a lesion of this volume in mm3 is large; for an array, of each."""
+    """Return whether a lesion of this volume in mm3 is large; for an array, of each.
+
+    Example:
+        >>> from bdfm_nnunet.evaluation.challenge_rules import TASKS_BRATS2026
+        >>> is_large(27.0, TASKS_BRATS2026["MET"]), is_large(27.0, TASKS_BRATS2026["MET-WIKI"])
+        (True, False)
+    """
     return volume >= task.large_mm3 if task.large_includes else volume > task.large_mm3
 
 

@@ -52,6 +52,11 @@ def organisers_scores(
 
     Raises:
         InputError: the command is not there, knows no such task, fails, or writes something else.
+
+    Example:
+        >>> organisers_scores([], "MET", command="no-such-command")
+        Traceback (most recent call last):
+        bdfm_nnunet.errors.InputError: no-such-command is not installed here: `pip install brats-evaluation` ...
     """
     name = next((task for task in (task, task.rpartition("-")[0]) if task in CONFIGURATIONS), None)
     if name is None:

@@ -32,6 +32,10 @@ class Match:
         dice: of the two.
         distance: their HD95 in mm, of both surfaces together.
         share: their NSD.
+
+    Example:
+        >>> Match(volume=64.0, dice=0.875, distance=1.0, share=1.0).dice
+        0.875
     """
 
     volume: float
@@ -49,6 +53,10 @@ class Matched:
         sizes: volume of every reference lesion, mm3.
         predicted: number of predicted lesions.
         overlaps: Dice of every pair of lesions, (lesions + 1, predicted lesions + 1); row and column 0 are 0.
+
+    Example:
+        >>> Matched([], np.array([64.0, 8.0]), 1, np.zeros((3, 2))).total
+        3
     """
 
     matches: list[Match]
@@ -100,6 +108,15 @@ def match_lesions(reference: Mask, prediction: Mask, case: Case, *, tolerance: f
         prediction: mask of the same shape.
         case: that they belong to.
         tolerance: of NSD, mm.
+
+    Example:
+        >>> reference, prediction = np.zeros((2, 32, 32, 32), dtype=np.uint8)
+        >>> reference[4:12, 4:12, 4:12] = prediction[5:13, 4:12, 4:12] = 3
+        >>> prediction[20:22, 20:22, 20:22] = 3  # a false lesion
+        >>> case = Case.cut(reference, prediction, spacing=(1, 1, 1), regions={"enhancing_tumor": (3,)})
+        >>> found = match_lesions(*case.masks((3,)), case, tolerance=1.0)
+        >>> found.matches, found.sizes, found.predicted
+        ([Match(volume=512.0, dice=0.875, distance=1.0, share=1.0)], array([512.]), 2)
     """
     lesions, predicted = components(reference), components(prediction)
     overlaps = _overlaps(lesions, predicted)
@@ -131,6 +148,10 @@ def best_pairs(overlaps: NDArray[np.float64], least: float = LEAST_DICE) -> list
     Args:
         overlaps: as in `Matched`.
         least: smallest Dice of a pair, above 0.
+
+    Example:
+        >>> best_pairs(np.array([[0, 0, 0], [0, 0.9, 0.8], [0, 0.7, 0]]))
+        [(1, 2), (2, 1)]
     """
     costs = np.where(overlaps >= least, 1 - overlaps, 1 + LEAST_DICE)[1:, 1:]
     rows, columns = linear_sum_assignment(costs)
@@ -157,6 +178,11 @@ def qualities(found: Matched, penalty: float) -> dict[str, float]:
     Args:
         found: the lesions.
         penalty: HD95 in mm where no lesion is matched.
+
+    Example:
+        >>> found = Matched([Match(64.0, 0.8, 1.0, 0.9)], np.array([64.0, 8.0]), 1, np.zeros((3, 2)))
+        >>> {name: round(value, 3) for name, value in qualities(found, 374.0).items() if "q_" in name or name == "rq"}
+        {'sq_dsc': 0.8, 'sq_hd95_mm': 1.0, 'sq_nsd': 0.9, 'rq': 0.667, 'pq_dsc': 0.533}
     """
     matches, tp, anything = found.matches, len(found.matches), found.total > 0
     none, far = (0.0, penalty) if anything else (np.nan, np.nan)
@@ -185,6 +211,12 @@ def whole_region(
         spacing: voxel size in mm.
         penalty: HD95 in mm of a missed lesion.
         tolerance: of NSD, mm; None leaves NSD out.
+
+    Example:
+        >>> reference, prediction = np.zeros((2, 16, 16, 16), dtype=bool)
+        >>> reference[4:12, 4:12, 4:12] = prediction[5:13, 4:12, 4:12] = True
+        >>> whole_region(reference, prediction, (1.0, 1.0, 1.0), 374.0, tolerance=1.0)
+        {'global_dice': 0.875, 'global_hd95_mm': 1.0, 'global_nsd': 1.0}
     """
     names = ("global_dice", "global_hd95_mm", *(() if tolerance is None else ("global_nsd",)))
     if not (reference & prediction).any():

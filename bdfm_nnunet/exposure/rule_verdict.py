@@ -18,6 +18,10 @@ class JudgedSource:
         seen: data sets of the trainings that it was in.
         answer: what the rules say of it.
         why: the reason, without a full stop.
+
+    Example:
+        >>> JudgedSource("ixi", "Dataset900_Cohort", "allowed", "not among the sources that these rules forbid").answer
+        'allowed'
     """
 
     source: str

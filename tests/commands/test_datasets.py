@@ -149,7 +149,7 @@ def test_contradictions_of_convert(
 def test_convert_hands_over_the_options_of_runs(conversion: dict[str, Any]) -> None:
     command = (
         "convert fmri-ucla S -d 12 --spacing 3 --time-step 1 --size 64 --grid own --tr 2 --drop 4 --max-fd 0.5 "
-        "--min-frames 40 --store int16 --families f.csv --channels bold --workers 2"
+        "--min-frames 40 --standardise voxel --store int16 --families f.csv --channels bold --workers 2"
     )
     assert cli.main(command.split()) == 0
     settings = conversion.pop("settings")
@@ -159,7 +159,7 @@ def test_convert_hands_over_the_options_of_runs(conversion: dict[str, Any]) -> N
     }  # fmt: skip
     assert vars(settings) == {
         "spacing": 3, "time_step": 1, "size": 64, "grid": "own", "tr": 2, "drop": 4, "max_displacement": 0.5,
-        "min_frames": 40, "store": "int16", "legacy": False,
+        "min_frames": 40, "standardise": "voxel", "store": "int16", "legacy": False,
     }  # fmt: skip
     assert cli.main("convert fmri-ucla S -d 12 --legacy --drop 4".split()) == 0
     assert conversion["settings"].legacy and conversion["settings"].drop == 4

@@ -79,7 +79,8 @@ def test_manifest_table_and_dataset_json(tmp_path: Path, raw: Path) -> None:
     assert len(table) == 5 and table["s1_run1"]["displacement"] == "0.3" and table["s2_run1"]["displacement"] == ""
     content = read_json(report.folder / "dataset.json")
     assert content["numTraining"] == 5 and content["sequences"] == {
-        "spacing": 16.0, "repetition_time": TR, "store": "float16", "shapes": [[12, 12, 12]], "frames": [14, 14],
+        "spacing": 16.0, "repetition_time": TR, "standardised": "run", "store": "float16",
+        "shapes": [[12, 12, 12]], "frames": [14, 14],
     }  # fmt: skip
     assert any("of 5 of 5 runs were derived" in note for note in report.notes)
     assert SequenceCases(report.folder).cases == tuple(sorted(table))
