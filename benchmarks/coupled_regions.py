@@ -54,7 +54,7 @@ NETWORK: dict[str, Any] = {
 }
 """Tokens as large as a region, and one place in the last stage, in which all regions meet."""
 BATCH, EPOCHS, RATE = 8, 5, 1e-3
-STEPS = {"pretrain": 250, "scratch": 300, "pretrained": 300}
+STEPS = {"pretrain": 250, "scratch": 200, "pretrained": 200}
 """Optimiser steps, multiples of the epochs."""
 
 
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                          "table"))  # fmt: skip
     parser.add_argument("seeds", type=int, nargs="*", help="of pretrain, scratch, pretrained and frozen")
     parser.add_argument(
-        "--steps", type=int, help="optimiser steps, a multiple of 5 (default: 250 of pretrain, 300 of fine-tuning)"
+        "--steps", type=int, help="optimiser steps, a multiple of 5 (default: 250 of pretrain, 200 of fine-tuning)"
     )
     parser.add_argument("--standardise", choices=("voxel", "run"), default="voxel", help="of draw")
     parser.add_argument("--workers", type=int, default=2)
