@@ -15,6 +15,7 @@ import pytest
 from bdfm_nnunet.checksums import Checksums, checksums_path
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.plans import add_variant, describe_plans, image_planning, plan_dataset, preprocessing
+from bdfm_nnunet.plans.variants import DEFAULT_CONFIGURATIONS
 from tests.limits import largest_file
 
 
@@ -35,6 +36,11 @@ def own_copy(prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         source = prepared.folder(variable, prepared.labelled)
         folders.append(Path(shutil.copytree(source, tmp_path / variable / source.name)))
         monkeypatch.setenv(variable, str(tmp_path / variable))
+    plans = folders[1] / f"{prepared.plans}.json"
+    content = json.loads(plans.read_text())
+    for variant in set(content["configurations"]) - set(DEFAULT_CONFIGURATIONS):  # of other tests
+        del content["configurations"][variant]
+    plans.write_text(json.dumps(content))
     return folders[0], folders[1]
 
 
