@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bdfm_nnunet.commands import (
+    container,
     datasets,
     extraction,
     plan_and_train,
@@ -87,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     scores.add_commands(commands)
     subject_scoring.add_commands(commands)
     share.add_commands(commands)
+    container.add_commands(commands)
     probe.add_commands(commands)
     extraction.add_commands(commands)
     study.add_commands(commands)

@@ -194,7 +194,7 @@ def _pack_case(task: _Task) -> tuple[Member, bytes] | str:
     try:
         volume = read_volume(task.path, task.path.name, by_nibabel=True)
         _check_grid(volume, task)
-        values = _source_values(volume, task.release)
+        values = source_values(volume, task.release.inverse_label_map(), "nnU-Net")
     except Refusal as refusal:
         return str(refusal)
     content = packed_values(values, like=volume.header)
@@ -223,12 +223,21 @@ def _text(values: Sequence[float]) -> str:
     return " x ".join(f"{value:g}" for value in values)
 
 
-def _source_values(volume: Volume, release: Release) -> np.ndarray:
-    """Return the label map in the release's own values, (x, y, z)."""
-    inverse = {0: 0, **release.inverse_label_map()}
+def source_values(volume: Volume, inverse: Mapping[int, int], known: str) -> np.ndarray:
+    """Return a label map in the values that its publishers use, (x, y, z).
+
+    Args:
+        volume: label map in nnU-Net's values.
+        inverse: nnU-Net's value to theirs, background aside.
+        known: whose values these are, for the message.
+
+    Raises:
+        Refusal: a label is not among them.
+    """
+    inverse = {0: 0, **inverse}
     unknown = sorted(set(label_histogram(volume)) - set(inverse))
     if unknown:
-        raise Refusal(f"{volume.name} has label {unknown[0]} where {sorted(inverse)} are known to nnU-Net")
+        raise Refusal(f"{volume.name} has label {unknown[0]} where {sorted(inverse)} are known to {known}")
     type_ = np.min_scalar_type(max(inverse.values()))
     table = np.array([inverse.get(value, 0) for value in range(max(inverse) + 1)], dtype=type_)
     values: np.ndarray = table[whole_numbers(volume)]

@@ -12,7 +12,8 @@ FOLDERS = {
     "dataset_conversion": "bdfm_nnunet.dataset_conversion",
 }
 FOR_EVERYONE = {
-    "allocator", "checksums", "errors", "files", "json_shapes", "leftovers", "locks", "nnunet_files", "nnunet_folders",
+    "allocator", "checksums", "errors", "files", "json_shapes", "leftovers", "locks", "modality_names", "nnunet_files",
+    "nnunet_folders",
     "old_plans", "output_log", "plain_pickles", "presets", "safe_names", "settings", "split_files", "step_checks",
     "table_files", "thread_count", "worker_pools",
 }  # fmt: skip
@@ -71,7 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""
 
-ABOVE_ALL = {"cli", "commands", "probes", "studies", "train"}
+ABOVE_ALL = {"cli", "commands", "containers", "probes", "studies", "train"}
 """They put the parts together and may import all of them."""
 
 ONLY_TENSORS = {

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bdfm_nnunet.modality_names import modality_of
+
 
 def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
     """Change the number of input channels of a convolution.
@@ -51,17 +53,6 @@ def adapt_named_channels(weight: Tensor, columns: Sequence[int | None]) -> Tenso
     return torch.cat([nothing if column is None else weight[:, column : column + 1] for column in columns], 1)
 
 
-_MODALITIES = (
-    ("t1", "t1w", "t1n", "t1weighted", "t1native"),
-    ("t1c", "t1ce", "t1gd", "t1wce", "t1post", "t1km"),
-    ("t2", "t2w", "t2weighted"),
-    ("flair", "t2f", "t2flair", "fluidattenuated"),
-    ("dwi", "dw"),
-    ("pd", "pdw"),
-)
-"""Names of one modality in public data sets, as letters and digits only."""
-
-
 def channel_columns(theirs: Sequence[str], ours: Sequence[str]) -> list[int | None] | None:
     """Return for each of our channels the number of the channel of the same modality among theirs.
 
@@ -78,15 +69,10 @@ def channel_columns(theirs: Sequence[str], ours: Sequence[str]) -> list[int | No
         >>> channel_columns(["CT"], ["t1c"]) is None
         True
     """
-    known, wanted = [_modality(name) for name in theirs], [_modality(name) for name in ours]
+    known, wanted = [modality_of(name) for name in theirs], [modality_of(name) for name in ours]
     if len(set(known)) < len(known) or len(set(wanted)) < len(wanted) or not set(known) & set(wanted):
         return None
     return [known.index(name) if name in known else None for name in wanted]
-
-
-def _modality(name: str) -> str:
-    plain = "".join(letter for letter in name.lower() if letter.isalnum())
-    return next((names[0] for names in _MODALITIES if plain in names), plain)
 
 
 def adapt_kernel(weight: Tensor, kernel: Sequence[int]) -> Tensor:

@@ -6,18 +6,15 @@ from pathlib import Path
 from bdfm_nnunet.data.phantom import CONTRASTS
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
+from bdfm_nnunet.modality_names import modality_of
 
 PARENCHYMA = ("white", "grey", "deep")
 BRAIN = (*PARENCHYMA, "fluid")
 LESION_PARTS = ("necrosis", "oedema", "enhancing", "cavity")
 """Tissues that lesions are made of, in the order of their labels."""
 
-_MODALITIES = {
-    **dict.fromkeys(("t1", "t1w", "t1n"), "t1n"),
-    **dict.fromkeys(("t1c", "t1ce", "t1gd", "t1post"), "t1c"),
-    **dict.fromkeys(("t2", "t2w"), "t2w"),
-    **dict.fromkeys(("flair", "t2f", "t2flair"), "t2f"),
-}
+_CONTRASTS = {"t1": "t1n", "t1c": "t1c", "t2": "t2w", "flair": "t2f"}
+"""Modality to its contrast."""
 _IN_THE_BRAIN = ("white", "grey", "fluid", "necrosis", "oedema", "enhancing")
 _ELSEWHERE = {
     "deep": (0.84, 0.85, 0.66, 0.80),
@@ -80,7 +77,7 @@ def modality_levels(channel: str) -> Mapping[str, float]:
         >>> levels["oedema"] > levels["grey"] > levels["fluid"]
         True
     """
-    key = _MODALITIES.get("".join(letter for letter in channel.casefold() if letter.isalnum()))
+    key = _CONTRASTS.get(modality_of(channel))
     if key is None:
         raise InputError(
             f"the contrast of channel {channel!r} is not known: name it t1, t1c, t2 or flair, or draw contrasts freely"

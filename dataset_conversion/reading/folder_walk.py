@@ -19,26 +19,34 @@ class Walk:
     Attributes:
         source: the download.
         leave_out: a folder that is not looked into.
+        lenient: whether to pass over folders that cannot be read.
         junk: left-overs of operating systems, relative paths.
         hidden: folders whose names begin with a dot, which programs use for their own stores (`.git`, `.datalad`).
         like_volumes: folders that are named like a volume.
         lost: links without an ending of a volume whose targets are not there.
+        unreadable: folders that were passed over.
     """
 
     source: Path
     leave_out: Path | None = None
+    lenient: bool = False
     junk: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     like_volumes: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
     def folders(self) -> Iterator[tuple[str, list[str], list[str]]]:
-        """Yield folders in a fixed order: the path with a slash at its end, its folders, its files."""
+        """Yield folders in a fixed order: the path with a slash at its end, its folders, its files.
+
+        Raises:
+            InputError: a folder cannot be read, and the walk is not lenient.
+        """
         seen: set[tuple[int, int]] = set()
         if self.leave_out is not None and self.leave_out.exists():
             seen.add(identity(self.leave_out))
         root = str(self.source)
-        for folder, folders, files in os.walk(self.source, followlinks=True, onerror=_unreadable):
+        for folder, folders, files in os.walk(self.source, followlinks=True, onerror=self._cannot_read):
             if identity(folder) in seen:
                 folders.clear()
                 continue
@@ -48,6 +56,11 @@ class Walk:
             prefix = prefix + "/" if prefix else ""
             folders[:] = [name for name in folders if self._is_looked_into(prefix, name)]
             yield prefix, folders, _pairs_once([name for name in sorted(files) if self._is_taken(prefix, name, folder)])
+
+    def _cannot_read(self, error: OSError) -> None:
+        if not self.lenient:
+            raise InputError(f"{error.filename} cannot be read ({error.strerror}): give yourself permission to read it")
+        self.unreadable.append(str(error.filename)[len(str(self.source)) :].strip(os.sep))
 
     def _is_looked_into(self, prefix: str, name: str) -> bool:
         if is_leftover_folder(name):
@@ -78,6 +91,7 @@ class Walk:
                 self.lost,
                 "links whose targets are not there, to be fetched first (in a DataLad data set with `datalad get`)",
             ),
+            (self.unreadable, "folders that must not be read"),
         )
         return [f"{what} ({len(paths)}): {some(paths)}" for paths, what in found if paths]
 
@@ -105,7 +119,3 @@ def _pairs_once(names: list[str]) -> list[str]:
 
 def _is_lost(path: str) -> bool:
     return os.path.islink(path) and not os.path.exists(path)
-
-
-def _unreadable(error: OSError) -> None:
-    raise InputError(f"{error.filename} cannot be read ({error.strerror}): give yourself permission to read it")
