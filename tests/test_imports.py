@@ -94,6 +94,7 @@ ONLY_TENSORS = {
 _PREDICTION = {
     *(f"prediction.{file}" for file in ("stock_commands", "argument_checks", "model_folder", "case_workers")),
     "prediction.predictor",
+    *(f"prediction.{file}" for file in ("ensemble_command", "ensemble_prediction")),
     *(f"prediction.{file}" for file in ("subject_images", "subject_predictor")),
 }
 _DATA = {"data.case_classes", "data.checked_cases", "data.crops", "data.plain_cases", "data.subject_bags"}

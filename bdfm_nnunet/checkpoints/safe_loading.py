@@ -63,6 +63,40 @@ def load_as_data(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     return content
 
 
+def map_as_data(path: Path) -> Mapping[str, Any]:
+    """Return the content of a file that `load_as_data` has read before, with tensors that are views of the file.
+
+    The checksums are not looked at again. Where a file cannot be mapped (older formats, safetensors, compressed
+    archives) it is loaded.
+
+    Raises:
+        InputError: as `load_as_data`.
+
+    Example:
+        >>> torch.save({"state_dict": {"weight": torch.zeros(2)}}, "a.pth")
+        >>> map_as_data(Path("a.pth"))
+        {'state_dict': {'weight': tensor([0., 0.])}}
+    """
+    if not _is_plain_archive(path):
+        return load_as_data(path)
+    content = _unpickled(path, mapped=True)
+    if fault := fault_of_structure(content, path.stat().st_size):
+        raise InputError(f"{path} is no checkpoint that can be used ({fault}): give another file")
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, expected a checkpoint with named tensors")
+    return content
+
+
+def _is_plain_archive(path: Path) -> bool:
+    """Return whether a file is a zip archive of uncompressed records, as torch.save writes them."""
+    with open_regular(path) as stream:
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                return all(record.compress_type == zipfile.ZIP_STORED for record in archive.infolist())
+        except Exception:  # damaged bytes make the reader fail in any way
+            return False
+
+
 def any_data(path: Path) -> Any:
     """Return the content of a file, a table of names or anything else; see `load_as_data`.
 
@@ -133,13 +167,13 @@ def _safetensors(path: Path) -> Any:
         raise cannot_read(path, error) from None
 
 
-def _unpickled(path: Path) -> Any:
+def _unpickled(path: Path, *, mapped: bool = False) -> Any:
     allowed: list[Any] = [(replacement, name) for name, replacement in NUMPY.items()]
     allowed.append((PlainNamespace, "argparse.Namespace"))
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd bytes in what is no checkpoint
-            return torch_load(path, map_location="cpu", weights_only=True)
+            return torch_load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             named = _REFUSED.search(str(error))

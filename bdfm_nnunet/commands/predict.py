@@ -11,6 +11,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.nnunet_folders import nnunet_folder, trainer_search_path
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+AVERAGES = ("logits", "probabilities")
 PURPOSE = (
     "nnUNetv2_predict, faster, with our trainers; takes its arguments (or -m FOLDER for -d, -c, -tr, -p) and these"
 )
@@ -42,6 +43,13 @@ def our_parser() -> argparse.ArgumentParser:
         metavar="RULES.json",
         help="apply the rules of `bdfm postprocess tune` to each case of this run",
     )
+    add("--model", type=Path, action="append", metavar="FOLDER", default=[],
+        help="a trained model, in the place of -d or -m; several are an ensemble")  # fmt: skip
+    add("--average", choices=AVERAGES, help="logits: the folds of each model as nnUNetv2_predict averages them, "
+        "then the models' probabilities; probabilities: every fold is a member (default: logits, or "
+        "probabilities where one model's members are asked for by the next two)")  # fmt: skip
+    add("--uncertainty", action="store_true", help="write maps of entropy and disagreement of the members")
+    add("--volumes", action="store_true", help="write volumes.csv: the volume of each region with an interval")
     return parser
 
 
@@ -82,9 +90,26 @@ def predict(arguments: Sequence[str]) -> int:
     ours, rest = parser.parse_known_args(list(arguments))
     if {"-h", "--help"} & set(rest):
         parser.print_help()
+    elif ours.model or ours.average or ours.uncertainty or ours.volumes:
+        return _predict_ensemble(rest, ours)
     else:
         _check(rest)
     _run(rest, ours)
+    return 0
+
+
+def _predict_ensemble(arguments: Sequence[str], ours: argparse.Namespace) -> int:
+    """Predict with our own command, which knows all options of nnU-Net's."""
+    if ours.model and {"-m", "-d", "-c", "-tr", "-p"} & set(arguments):
+        raise InputError("models are named with --model or with -d, -c, -tr, -p (or -m), not with both")
+    given = nnunet_parser("-m" in arguments).parse_args(list(arguments))
+    if not ours.model:
+        _check(arguments)
+    os.environ["nnUNet_extTrainer"] = trainer_search_path()
+    options = _options(ours)
+    from bdfm_nnunet.prediction.ensemble_command import predict_ensemble
+
+    predict_ensemble(given, ours.model, options, average=ours.average, maps=ours.uncertainty, volumes=ours.volumes)
     return 0
 
 
@@ -102,10 +127,16 @@ def _check(arguments: Sequence[str]) -> None:
 
 def _run(arguments: Sequence[str], ours: argparse.Namespace) -> None:
     os.environ["nnUNet_extTrainer"] = trainer_search_path()
+    options = _options(ours)
+    from bdfm_nnunet.prediction.stock_commands import run_command
+
+    run_command(arguments, options)
+
+
+def _options(ours: argparse.Namespace) -> Any:
     from bdfm_nnunet.evaluation.postprocessing import read_rules
 
     rules = read_rules(ours.postprocess) if ours.postprocess is not None else None  # before hours of prediction
-    from bdfm_nnunet.prediction.stock_commands import Options, run_command
+    from bdfm_nnunet.prediction.stock_commands import Options
 
-    options = Options(precision=ours.precision, windows=ours.windows, compile=ours.compile, rules=rules)
-    run_command(arguments, options)
+    return Options(precision=ours.precision, windows=ours.windows, compile=ours.compile, rules=rules)

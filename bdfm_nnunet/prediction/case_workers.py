@@ -123,13 +123,39 @@ def export_case(
         return convert_predicted_logits_to_segmentation_with_correct_shape(
             logits, plans_manager, configuration_manager, labels, properties, save_probabilities
         )
-    target, image_ending = Path(output), dataset_json["file_ending"]
+    with whole_case(Path(output), plans_manager, dataset_json, rules=rules, again=again) as temporary:
+        export_prediction_from_logits(
+            logits, properties, configuration_manager, plans_manager, dataset_json, temporary, save_probabilities
+        )
+    return None
+
+
+@contextmanager
+def whole_case(
+    target: Path,
+    plans_manager: Any,
+    dataset_json: dict[str, Any],
+    *,
+    rules: RuleSet | None = None,
+    again: str = "run the command again with --continue_prediction",
+) -> Iterator[str]:
+    """Yield a path without ending for the files of a case, which get their names at the end, or none of them does.
+
+    Args:
+        target: path without ending that the files get.
+        plans_manager: of the model.
+        dataset_json: of the model.
+        rules: are applied to the segmentation before it takes its name.
+        again: how the sentence ends where the files cannot be written.
+
+    Raises:
+        InputError: the files cannot be written.
+    """
+    image_ending = dataset_json["file_ending"]
     endings = (".npz", ".pkl", ".json", image_ending)  # the last is that with which the case counts as done
     try:
         with _whole_files(target, endings) as temporary:
-            export_prediction_from_logits(
-                logits, properties, configuration_manager, plans_manager, dataset_json, temporary, save_probabilities
-            )
+            yield temporary
             written = Path(f"{temporary}{image_ending}")
             _check_written(written, plans_manager)
             if rules is not None:
@@ -138,10 +164,8 @@ def export_case(
         raise cannot_write(target, error, again=again) from error
     except (RuntimeError, MemoryError) as error:  # how SimpleITK reports a full disk
         raise InputError(
-            f"cannot write {target}{dataset_json['file_ending']} ({_reason(error)}): free some space and memory, then "
-            f"{again}"
+            f"cannot write {target}{image_ending} ({_reason(error)}): free some space and memory, then {again}"
         ) from error
-    return None
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os.path import join
 from pathlib import Path
@@ -12,7 +12,7 @@ import nnunetv2
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import Tensor, nn
+from torch import nn
 
 from bdfm_nnunet.checkpoints import Checkpoint, read_checkpoint
 from bdfm_nnunet.checkpoints.exact_weights import check_weights
@@ -28,6 +28,7 @@ from bdfm_nnunet.nnunet_files import (
     resolve_configuration,
 )
 from bdfm_nnunet.old_plans import architecture_of
+from bdfm_nnunet.prediction.fold_weights import FoldWeights
 from bdfm_nnunet.presets import PRETRAINERS, REIDENTIFICATION_TRAINER, SUBJECT_TRAINERS
 from bdfm_nnunet.training_costs import FINETUNINGS
 
@@ -41,18 +42,20 @@ class TrainedModel:
 
     Attributes:
         network: with the weights of the first fold.
+        build: makes such a network anew, untrained.
         plans: nnU-Net's view of plans.json.
         configuration: nnU-Net's view of the configuration that was trained.
-        weights: of each fold.
+        weights: of each fold, read when they are wanted.
         dataset: content of dataset.json.
         trainer: class name of the trainer.
         mirroring: image axes that may be mirrored, or None.
     """
 
     network: nn.Module
+    build: Callable[[], nn.Module]
     plans: PlansManager
     configuration: ConfigurationManager
-    weights: list[dict[str, Tensor]]
+    weights: FoldWeights
     dataset: dict[str, Any]
     trainer: str
     mirroring: tuple[int, ...] | None
@@ -72,11 +75,12 @@ def read_model(folder: Path, folds: Sequence[int | str], checkpoint: str) -> Tra
         InputError: something in the folder cannot be used.
     """
     plans, dataset = read_plans_file(folder / "plans.json"), read_dataset_json(folder / "dataset.json")
-    read = [read_checkpoint(folder / f"fold_{fold}" / checkpoint) for fold in folds]
-    trainer, name = _trainer_of(read), _configuration_of(read)
+    files = [folder / f"fold_{fold}" / checkpoint for fold in folds]
+    first = read_checkpoint(files[0])
+    trainer, name = _trainer_of([first]), _configuration_of([first])
     if name not in plans["configurations"]:
         raise InputError(
-            f"{read[0].path} was trained with the configuration {name!r}, which {folder / 'plans.json'} does not have "
+            f"{first.path} was trained with the configuration {name!r}, which {folder / 'plans.json'} does not have "
             f"(it has {', '.join(plans['configurations'])}): take both from the same training"
         )
     settings = resolve_configuration(plans, name)
@@ -84,12 +88,18 @@ def read_model(folder: Path, folds: Sequence[int | str], checkpoint: str) -> Tra
     configuration = manager.get_configuration(name)
     _check_agreement(folder, settings, dataset, manager)
     _check_classes(folder / "plans.json", manager, configuration)
-    network = _build(trainer, settings, manager, configuration, dataset, folder / "plans.json")
-    for each in read:
+    build = partial(_build, trainer, settings, manager, configuration, dataset, folder / "plans.json")
+    network = build()
+    check_weights(network, first)
+    network.load_state_dict(first.weights)
+    mirroring = _mirroring_of(first, len(settings["patch_size"]))
+    first = replace(first, weights={})
+    for file in files[1:]:  # one after the other: only one of them is in memory
+        each = read_checkpoint(file)
+        _trainer_of([first, each]), _configuration_of([first, each])
         check_weights(network, each)
-    network.load_state_dict(read[0].weights)
-    mirroring = _mirroring_of(read[0], len(settings["patch_size"]))
-    return TrainedModel(network, manager, configuration, [each.weights for each in read], dataset, trainer, mirroring)
+    weights = FoldWeights(files)
+    return TrainedModel(network, build, manager, configuration, weights, dataset, trainer, mirroring)
 
 
 def _trainer_of(read: Sequence[Checkpoint]) -> str:

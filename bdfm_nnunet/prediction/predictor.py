@@ -75,6 +75,7 @@ class Predictor(nnunet.nnUNetPredictor):
     """nnU-Net's predictor; it takes the same arguments, and `options`."""
 
     network: Any
+    build: Callable[[], Any]
 
     def __init__(self, *args: Any, options: Options | None = None, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -83,6 +84,7 @@ class Predictor(nnunet.nnUNetPredictor):
         self.limit = self.options.windows or (None if self.device.type == "cuda" else 1)
         self.windows_seen = self.windows_computed = 0
         self.only_threads = False
+        self.export: Callable[..., Any] = case_workers.export_case
         self.checking_workers = min(8, nnunet.default_num_processes)
         self.threads = named_threads() or torch.get_num_threads()
         if self.device.type == "cpu":
@@ -108,6 +110,7 @@ class Predictor(nnunet.nnUNetPredictor):
         check_model(folder, folds, checkpoint_name)
         model = read_model(folder, folds, checkpoint_name)
         self._check_rules(folder, model.dataset)
+        self.build = model.build
         self.manual_initialization(
             model.network, model.plans, model.configuration, model.weights, model.dataset, model.trainer,
             model.mirroring,
@@ -132,6 +135,17 @@ class Predictor(nnunet.nnUNetPredictor):
         """Take a model that is loaded already; its network is changed in place."""
         super().manual_initialization(*args, **settings)
         self.prepare_network()
+
+    def put_away(self) -> None:
+        """Drop the network, so that another model's has its memory; `take_out` builds it again."""
+        self.network = None
+        nnunet.empty_cache(self.device)
+
+    def take_out(self) -> None:
+        """Build the network of a model that was initialised from its folder, where it was put away."""
+        if self.network is None:
+            self.network = self.build()
+            self.prepare_network()
 
     def prepare_network(self) -> None:
         """Make the network ready for the chosen type, and compile it if asked to."""
@@ -327,7 +341,7 @@ class Predictor(nnunet.nnUNetPredictor):
                 data = _loaded(item["data"])
                 logits = self.predict_logits_from_preprocessed_data(data).cpu().numpy()
                 case = (logits, item["data_properties"], *model, item["ofile"], save_probabilities, self.options.rules)
-                waiting.append(pool.submit(case_workers.export_case, *case))
+                waiting.append(pool.submit(self.export, *case))
                 if len(waiting) > num_processes_segmentation_export + _QUEUED_EXPORTS:  # logits fill the memory
                     results.append(waiting.popleft().result())
             results += [export.result() for export in waiting]

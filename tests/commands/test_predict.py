@@ -39,15 +39,16 @@ def test_help_of_prediction_has_our_options_and_goes_on_to_those_of_nnunet(
 ) -> None:
     assert cli.main(["predict", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(option in shown for option in ("--precision", "--windows", "--compile", "--postprocess"))
+    assert all(option in shown for option in ("--precision", "--windows", "--compile", "--postprocess", "--model"))
     assert predicted[0][0][0] == ["--help"]
 
 
 def test_precisions_are_those_of_the_library() -> None:
-    from bdfm_nnunet.commands.predict import PRECISIONS as OFFERED
+    from bdfm_nnunet.commands import predict
+    from bdfm_nnunet.prediction.ensemble_prediction import AVERAGES
     from bdfm_nnunet.prediction.inference_precision import PRECISIONS
 
-    assert OFFERED == PRECISIONS
+    assert (predict.PRECISIONS, predict.AVERAGES) == (PRECISIONS, AVERAGES)
 
 
 def test_predictions_are_postprocessed_where_asked(predicted: Calls, tmp_path: Path) -> None:

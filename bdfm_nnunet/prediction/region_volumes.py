@@ -1,0 +1,110 @@
+"""The table of volumes that a prediction writes: per case and region, with an interval."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.locks import hold_lock
+from bdfm_nnunet.table_files import plain_cell, read_table, write_table
+
+COLUMNS = ("case", "region", "volume_mm3", "low_mm3", "high_mm3", "expected_mm3", "members", "interval")
+FROM_MEMBERS = "lowest and highest of the members"
+SECONDS_TO_WAIT = 60.0
+
+
+@dataclass(frozen=True)
+class RegionVolume:
+    """The volume of one region of a case.
+
+    Attributes:
+        region: its name.
+        volume: of the written segmentation, in mm3.
+        expected: sum of the region's probabilities over voxels, in mm3.
+        members: the volume that each member alone segments, in mm3.
+        interval: low and high end in mm3 and what they are, where they do not come from the members.
+    """
+
+    region: str
+    volume: float
+    expected: float
+    members: Sequence[float]
+    interval: tuple[float, float, str] | None = None
+
+    def cells(self, case: str) -> list[Any]:
+        """Return the row of the table."""
+        low, high, what = self.interval or (min(self.members), max(self.members), FROM_MEMBERS)
+        numbers = [f"{value:.1f}" for value in (self.volume, low, high, self.expected)]
+        return [case, self.region, *numbers, len(self.members), what]
+
+
+def voxels_of(labels: NDArray[Any], regions: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the voxels of each region.
+
+    Example:
+        >>> voxels_of(np.array([0, 1, 2, 2]), {"whole": (1, 2), "core": (2,)})
+        {'whole': 3, 'core': 2}
+    """
+    values, counts = np.unique(labels, return_counts=True)
+    found = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    return {name: sum(found.get(value, 0) for value in sorted(set(wanted))) for name, wanted in regions.items()}
+
+
+def region_probabilities(
+    probabilities: NDArray[np.float32], regions: Mapping[str, Sequence[int]], classes: Sequence[int] | None
+) -> dict[str, NDArray[np.float32]]:
+    """Return the probability map of each region.
+
+    Args:
+        probabilities: (K, ...).
+        regions: name -> label values.
+        classes: the label of each channel; None where the channels are the regions, in their order.
+
+    Example:
+        >>> maps = region_probabilities(np.array([[0.5], [0.2], [0.3]]), {"whole": (1, 2)}, classes=(0, 1, 2))
+        >>> maps["whole"].tolist()
+        [0.5]
+    """
+    if classes is None:
+        return dict(zip(regions, probabilities, strict=True))
+    at = {label: channel for channel, label in enumerate(classes)}
+    return {name: probabilities[[at[value] for value in sorted(set(wanted))]].sum(axis=0)
+            for name, wanted in regions.items()}  # fmt: skip
+
+
+class VolumeTable:
+    """A table of volumes that grows case by case and survives interruption; several processes may write it.
+
+    Args:
+        path: the CSV file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def cases(self) -> set[str]:
+        """Return the cases that are in it.
+
+        Raises:
+            InputError: it cannot be read, or is another table.
+        """
+        return {plain_cell(row[0]) for row in self._rows()}
+
+    def put(self, case: str, volumes: Sequence[RegionVolume]) -> None:
+        """Write the rows of a case, in the place of those that it had."""
+        busy = f"another process writes {self.path}: wait for it"
+        with hold_lock(self.path.with_name(f".{self.path.name}.lock"), otherwise=busy, wait=SECONDS_TO_WAIT):
+            kept = [row for row in self._rows() if plain_cell(row[0]) != case]
+            write_table(self.path, [COLUMNS, *kept, *(volume.cells(case) for volume in volumes)])
+
+    def _rows(self) -> list[list[str]]:
+        if not self.path.is_file():
+            return []
+        header, *rows = read_table(self.path)
+        if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+            raise InputError(f"{self.path} is no table of volumes of this version: move it away")
+        return rows
