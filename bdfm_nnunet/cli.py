@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     extraction.add_commands(commands)
     study.add_commands(commands)
     add = command(commands, "demo", demo, "see all of it happen on a made-up cohort, in minutes, without a GPU")
-    add("--out", type=Path, default=Path("demo_results"), metavar="DIR", help="results (default: %(default)s)")
+    add("-o", "--out", type=Path, default=Path("demo_results"), metavar="DIR", help="results (default: %(default)s)")
     return parser
 
 

@@ -162,8 +162,11 @@ def _draw(files: DemoFiles, results: Mapping[str, Mapping[str, Any]]) -> dict[st
     drawn = _copy_pictures(files.pretraining, folder)
     title = f"{len(next(iter(results.values()))['cases'])} held-out made-up cases, synthetic lesions"
     save_figure(scores_figure(results, title=title), folder / "dice.png")
-    rows = [_row(files, case["case"]) for case in next(iter(results.values()))["cases"][:_SHOWN_CASES]]
-    comparison = segmentation_figure(rows, label_names=LABEL_NAMES, title="Made-up cases, synthetic lesions (T1c)")
+    shown = [case["case"] for case in next(iter(results.values()))["cases"][:_SHOWN_CASES]]
+    region = next(iter(next(iter(results.values()))["summary"]))
+    title = f"Made-up cases, synthetic lesions (T1c), Dice of {region.replace('_', ' ')}"
+    rows = [_row(files, case, _dice(results, number, region)) for number, case in enumerate(shown)]
+    comparison = segmentation_figure(rows, label_names=LABEL_NAMES, title=title)
     save_figure(comparison, folder / "segmentations.png")
     drawn |= {"Dice per region": "dice.png", "Segmentations": "segmentations.png"}
     return {name: f"figures/{file}" for name, file in drawn.items()}
@@ -182,10 +185,15 @@ def _copy_pictures(pretraining: Path, folder: Path) -> dict[str, str]:
     return copied
 
 
-def _row(files: DemoFiles, case: str) -> tuple[str, NDArray[Any], dict[str, NDArray[Any]]]:
+def _dice(results: Mapping[str, Mapping[str, Any]], number: int, region: str) -> dict[str, float]:
+    return {method: result["cases"][number]["regions"][region]["dice"] for method, result in results.items()}
+
+
+def _row(files: DemoFiles, case: str, dice: Mapping[str, float]) -> tuple[str, NDArray[Any], dict[str, NDArray[Any]]]:
     image = _volume(files.images / f"{case}_{_SHOWN_CHANNEL}.nii.gz")
     segmentations = {"reference": _volume(files.reference / f"{case}.nii.gz")}
-    segmentations |= {method: _volume(path / f"{case}.nii.gz") for method, path in files.predictions.items()}
+    for method, path in files.predictions.items():
+        segmentations[f"{method}: Dice {dice[method]:.2f}"] = _volume(path / f"{case}.nii.gz")
     return case, image, segmentations
 
 

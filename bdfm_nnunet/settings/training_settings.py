@@ -103,10 +103,14 @@ class FinetuningSettings(WeightSettings):
             brightness besides.
         random_contrast: share of the training crops that get another contrast, made up from their own intensities and
             labels, for networks that will meet other sequences and scanners.
+        output_prior: start with the share of each region (or class) in the training cases as the probability that the
+            untrained outputs give, as Lin et al. 2017 do for rare objects (https://arxiv.org/abs/1708.02002, 4.1); for
+            trainings of a few hundred steps, which otherwise spend them on learning that most voxels are background.
     """
 
     augment: Literal["standard", "strong"] = "standard"
     random_contrast: float = 0.0
+    output_prior: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -73,6 +73,7 @@ class DemoSettings:
         ("training.iterations_per_epoch", 25),
         ("training.val_iterations_per_epoch", 2),
         ("training.initial_lr", 1e-3),
+        ("finetuning.output_prior", True),
     )
     device: str = "cpu"
 

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
@@ -17,8 +18,14 @@ from bdfm_nnunet.data.checked_cases import DAMAGE, CheckedCases
 from bdfm_nnunet.data.random_contrast import ContrastTransform
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.nnunet_scores import read_nnunet_scores
+from bdfm_nnunet.networks.encoders import unwrap
 from bdfm_nnunet.tasks.finetuning import Finetuning
+from bdfm_nnunet.tasks.output_prior import region_shares, start_at_shares
 from bdfm_nnunet.tasks.run_summary import scored_regions, write_scores
+
+
+PRIOR_CASES = 50
+"""Training cases, evenly spaced by name, of which the shares of regions are counted."""
 
 
 class LabelledCrops(nnUNetDataLoader):
@@ -91,6 +98,27 @@ class Segmentation(Finetuning):
     def set_deep_supervision(self, enabled: bool) -> None:
         """Switch nnU-Net's network."""
         nnUNetTrainer.set_deep_supervision_enabled(self.trainer, enabled)
+
+    def load_weights(self) -> None:
+        """Load the pre-trained weights that are named, and start the outputs at the shares of their regions if asked.
+
+        Raises:
+            InputError: the weights cannot be used, or the network's outputs cannot be set.
+        """
+        super().load_weights()
+        if self.finetuning.output_prior:
+            self._start_at_shares()
+
+    def _start_at_shares(self) -> None:
+        trainer, labels = self.trainer, self.trainer.label_manager
+        cases, _ = trainer.get_tr_and_val_datasets()
+        chosen = sorted(cases.identifiers)[:: max(1, len(cases.identifiers) // PRIOR_CASES)][:PRIOR_CASES]
+        segmentations = (cases.load_case(name)[1][0] for name in chosen)  # (1, x, y, z) each
+        regions = labels.foreground_regions if labels.has_regions else labels.all_labels
+        shares = region_shares((np.asarray(each) for each in segmentations), regions, ignore=labels.ignore_label)
+        start_at_shares(unwrap(trainer.network), shares, sigmoid=labels.has_regions)
+        named = ", ".join(f"{share:.2g}" for share in shares)
+        trainer.print_to_log_file(f"Outputs start at the shares of their regions in {len(chosen)} cases: {named}.")
 
     def labels_changed(self, sentence: str) -> None:
         """Refuse a new training, as it would learn from other labels; one that continues keeps its labels."""

@@ -2,6 +2,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,6 +102,39 @@ def test_run_with_nnunets_loss_augmentation_and_validation(
     assert checkpoint(trainer).is_file()
     assert len(curves(trainer)["train_losses"]) == len(curves(trainer)["mean_fg_dice"]) == 2
     assert (Path(trainer.output_folder) / "progress.png").is_file()
+
+
+def _chances(trainer: Any) -> torch.Tensor:
+    """Mean probability of each region in the first training batch."""
+    batch = next(trainer.get_dataloaders()[0])
+    with torch.no_grad():
+        outputs = trainer.network.eval()(batch["data"])
+    return outputs[0].sigmoid().mean(dim=(0, 2, 3, 4))
+
+
+def test_outputs_start_at_the_shares_of_their_regions(prepared: Prepared) -> None:
+    common = {"training.workers": 0}
+    plain = _start(_make(prepared, "no_prior", **common))
+    trainer = _start(_make(prepared, "prior", **{"finetuning.output_prior": True}, **common))
+    cases, _ = trainer.get_tr_and_val_datasets()
+    labels = [np.asarray(cases.load_case(name)[1]) for name in cases.identifiers]
+    voxels = sum(each.size for each in labels)
+    shares = [sum(np.isin(each, region).sum() for each in labels) / voxels for region in ((1, 2, 3), (1, 3), (3,))]
+    for layer in trainer.network.decoder.seg_layers:
+        assert layer.bias.sigmoid().tolist() == pytest.approx(shares, rel=1e-4)
+    assert _chances(plain).min() > 0.2  # nearly everywhere too much
+    assert _chances(trainer).max() < 0.2
+    others = [n for n, v in plain.network.state_dict().items() if not torch.equal(v, trainer.network.state_dict()[n])]
+    assert sorted(others) == [f"decoder.seg_layers.{n}.bias" for n in range(len(trainer.network.decoder.seg_layers))]
+
+
+def test_a_run_that_goes_on_keeps_its_outputs(prepared: Prepared) -> None:
+    settings = {"finetuning.output_prior": True, "training.workers": 0}
+    whole = _make(prepared, "prior_whole", **settings)
+    whole.run_training()
+    make = partial(_make, prepared, "prior_broken", **settings)
+    killed(make, step=4)
+    assert curves(continued(make, done=3)) == curves(whole)
 
 
 def test_interrupted_run_continues_to_the_same_losses_without_its_weights(
