@@ -58,9 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _start_processes(options.num_gpus, arguments)
     store: list[Any] = []
     try:
-        _check(options)
-        with _process_group(options.device, store):
-            return _train(options)
+        run(options, store)
+        return 0
     except InputError as error:
         _tell(str(error), store)
         return EXIT_BAD_INPUT
@@ -69,6 +68,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _tell(f"another process of this training has ended, so this one cannot go on ({_first_line(error)})", store)
         return 1
+
+
+def run(options: argparse.Namespace, store: list[Any] | None = None) -> Path:
+    """Train in this process.
+
+    Args:
+        options: what `build_parser` parses.
+        store: gets the place where the processes of a training meet, if there are several.
+
+    Returns:
+        The folder of the fold, with its checkpoints.
+
+    Raises:
+        InputError: the options, the data or the weights cannot be used.
+        TrainingPaused: a signal, or --max-hours; a `SystemExit`.
+    """
+    _check(options)
+    with _process_group(options.device, [] if store is None else store):
+        return _train(options)
 
 
 def _start_processes(count: int, arguments: Sequence[str]) -> None:
@@ -149,7 +167,7 @@ def _first_line(error: Exception) -> str:
 # ------------------------------------------------------------------------------------------------------ training
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace) -> Path:
     import torch
 
     from bdfm_nnunet.checkpoints.nnunet_loading import loading_as_data
@@ -176,7 +194,7 @@ def _train(options: argparse.Namespace) -> int:
         with loading_as_data():
             trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
     trainer.perform_actual_validation(options.npz)
-    return 0
+    return Path(trainer.output_folder)
 
 
 def _trainer(options: argparse.Namespace) -> Any:

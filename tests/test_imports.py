@@ -72,7 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""
 
-ABOVE_ALL = {"cli", "commands", "containers", "probes", "studies", "train"}
+ABOVE_ALL = {"api", "cli", "commands", "containers", "probes", "studies", "train"}
 """They put the parts together and may import all of them."""
 
 ONLY_TENSORS = {
@@ -120,6 +120,7 @@ WITHOUT_TORCH = {
     "dataset_conversion",
     "synthesis",
     "nnunet_plugin",
+    "api",
     "cli",
     "commands",
 }

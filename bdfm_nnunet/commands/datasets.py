@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bdfm_nnunet import api
 from bdfm_nnunet.commands.arguments import (
     EXIT_REFUSED,
     Add,
@@ -160,13 +161,12 @@ def _own_data_options(add: Add) -> None:
 
 def convert(settings: argparse.Namespace) -> int:
     """Convert a release to an nnU-Net data set."""
-    from bdfm_nnunet import dataset_conversion
     from bdfm_nnunet.allocator import keep_freed_memory
 
     keep_freed_memory()  # five large buffers a case
     own = _own_entry(settings)
     volumes = {"unlabelled": settings.unlabelled, "link": settings.link}
-    report = dataset_conversion.convert(
+    report = api.convert(
         own or settings.release,
         settings.source,
         dataset_id=settings.dataset,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bdfm_nnunet import api
 from bdfm_nnunet.commands.arguments import (
     Add,
     SwitchOnce,
@@ -114,20 +115,16 @@ def _plan_variant(settings: argparse.Namespace) -> None:
 
         if settings.variant in read_plans(settings.dataset, settings.plans)["configurations"]:
             return  # its cost is asked for
-    from bdfm_nnunet.plans import add_variant
-
     named = {"plans_name": settings.plans, "variant": settings.variant, "base": settings.base}
-    add_variant(settings.dataset, settings=values, **named)
+    api.plan(settings.dataset, settings=values, **named)
 
 
 def _plan_dataset(settings: argparse.Namespace) -> None:
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         nnunet_folder(variable)
-    from bdfm_nnunet.plans import plan_dataset
-
     chosen = {name: getattr(settings, name) for name in ("network", "gpu_memory", "weights", "like", "spacing")}
     chosen["reading"] = reading_of(settings) or None
-    plan_dataset(
+    api.plan(
         settings.dataset,
         plans_name=settings.plans,
         preprocess=settings.preprocess,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bdfm_nnunet import api
 from bdfm_nnunet.commands.arguments import EXIT_REFUSED, command, dataset_id, positive, workers
 from bdfm_nnunet.errors import InputError
 
@@ -78,54 +79,8 @@ def scored_target(settings: argparse.Namespace) -> "Target":
     Raises:
         InputError: none or several of them are given, or the data set cannot be scored.
     """
-    given = [value is not None for value in (settings.release, settings.dataset, settings.dataset_json)]
-    if sum(given) != 1:
-        raise InputError(
-            "whose labels and regions are meant is said once: with --release NAME, with -d ID, or with --dataset-json "
-            "FILE"
-        )
-    if settings.release is None:
-        return _target_of_dataset(settings)
-    from bdfm_nnunet.dataset_conversion import find_release
-    from bdfm_nnunet.evaluation.scored_regions import Target
-
-    release = find_release(settings.release)
-    if not release.evaluated_regions:
-        raise InputError(
-            f"{release.name} stands for data sets with labels of their own: name yours with -d ID or --dataset-json"
-        )
-    return Target(release.name, dict(release.evaluated_regions), source_values=release.inverse_label_map())
-
-
-def _target_of_dataset(settings: argparse.Namespace) -> "Target":
-    from bdfm_nnunet.evaluation.scored_regions import target_of_dataset
-    from bdfm_nnunet.nnunet_files import read_dataset_json
-    from bdfm_nnunet.patients import OPEN_RELEASES
-
-    path = settings.dataset_json or _dataset_json(settings.dataset)
-    content = read_dataset_json(path)
-    release = content.get("release")
-    name = release if isinstance(release, str) and release not in OPEN_RELEASES else content.get("name")
-    values = _source_values(path.parent)
-    return target_of_dataset(content, name=str(name or path.parent.name), path=str(path), source_values=values)
-
-
-def _dataset_json(number: int) -> Path:
-    from bdfm_nnunet.nnunet_folders import dataset_folders
-
-    paths = [folder / "dataset.json" for folder in dataset_folders(number)]
-    return next((path for path in paths if path.exists()), paths[0])
-
-
-def _source_values(folder: Path) -> dict[int, int]:
-    """Map label values to those of the source's files, from the manifest of `bdfm convert` if there is one."""
-    from bdfm_nnunet.files import read_json
-    from bdfm_nnunet.patients import MANIFEST
-
-    if not (folder / MANIFEST).is_file():
-        return {}
-    inverse = read_json(folder / MANIFEST, {"inverse_labels?": {str: int}}).get("inverse_labels", {})
-    return {int(value): there for value, there in inverse.items() if value.isdecimal()}
+    named = {"dataset_id": settings.dataset, "dataset_json": settings.dataset_json}
+    return api.scored_target(release=settings.release, **named)
 
 
 def _patient_of(settings: argparse.Namespace) -> Callable[[str], str]:
@@ -136,7 +91,7 @@ def _patient_of(settings: argparse.Namespace) -> Callable[[str], str]:
         return find_release(settings.release).patient_of
     from bdfm_nnunet.patients import groups, read_cases
 
-    folder = settings.dataset_json.parent if settings.dataset_json else _dataset_json(settings.dataset).parent
+    folder = (settings.dataset_json or api.dataset_json_of(settings.dataset)).parent
     if not (folder / "manifest.json").is_file():
         return str
     cases = read_cases(folder)
@@ -149,18 +104,15 @@ def _patient_of(settings: argparse.Namespace) -> Callable[[str], str]:
 
 def evaluate(settings: argparse.Namespace) -> int:
     """Score a folder of predictions against a folder of references."""
-    from bdfm_nnunet.evaluation import evaluate_folders
-
     if settings.check_with and settings.metrics != WITH_BOARDS:
         raise InputError(f"--check-with compares the scores of {WITH_BOARDS}: take --metrics {WITH_BOARDS}")
-    target = scored_target(settings)
-    target = target.in_source_values() if settings.source_labels else target
-    result = evaluate_folders(
+    result = api.evaluate(
         settings.reference,
         settings.prediction,
-        regions=target.regions,
-        release=target.name,
-        ignore=target.ignore,
+        release=settings.release,
+        dataset_id=settings.dataset,
+        dataset_json=settings.dataset_json,
+        source_labels=settings.source_labels,
         metrics=settings.metrics,
         task=settings.task,
         allow_missing=settings.allow_missing,

@@ -5,11 +5,13 @@ one folder with a summary and pictures. Every step but the first and the last is
 type it; `commands.sh` in the results holds them all.
 """
 
+import json
 import logging
 import math
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -275,9 +277,12 @@ def _plan(name: str, dataset_id: int, options: tuple[str, ...], workers: int) ->
 
 
 def _variant(name: str, dataset_id: int, values: tuple[tuple[str, Any], ...]) -> Step:
-    assignments = [text for key, value in values for text in ("--set", f"{key}={value}")]
-    command = ("bdfm", "plan", "-d", str(dataset_id), "-p", PLANS, "--variant", VARIANT, *assignments)
+    command = ("bdfm", "plan", "-d", str(dataset_id), "-p", PLANS, "--variant", VARIANT, *_set(values))
     return Step(f"set lengths {name}", command)
+
+
+def _set(values: Iterable[tuple[str, Any]]) -> list[str]:
+    return [text for key, value in values for text in ("--set", f"{key}={json.dumps(value)}")]
 
 
 def _train(dataset_id: int, trainer: str, settings: DemoSettings) -> tuple[str, ...]:
@@ -291,9 +296,8 @@ def _study(out: Path, checkpoint: Path, settings: DemoSettings) -> Step:
     steps, rate = math.prod(given.pop(name) for name in _LENGTH), given.pop(_RATE)
     scratch, tuned = map(_arm, METHODS)
     arms = ("--arm", scratch, "--arm", f"{tuned}=weights:{checkpoint}")
-    others = [text for key, value in given.items() for text in ("--set", f"{key}={value}")]
     size = ("--fractions", "100", "--seeds", "1", "--steps", str(steps), "--rates", str(rate))
     cases = ("--test", str(TEST), "--split-seed", str(settings.seed))
-    command = ("bdfm", "study", "-d", str(LABELLED), "-p", PLANS, *cases, *size, *arms, *others)
+    command = ("bdfm", "study", "-d", str(LABELLED), "-p", PLANS, *cases, *size, *arms, *_set(given.items()))
     how = ("--device", settings.device, "--keep-models", "-o", str(_study_folder(out)))
     return Step("compare with training from scratch", (*command, *how))

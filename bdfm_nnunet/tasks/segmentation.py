@@ -23,7 +23,6 @@ from bdfm_nnunet.tasks.finetuning import Finetuning
 from bdfm_nnunet.tasks.output_prior import region_shares, start_at_shares
 from bdfm_nnunet.tasks.run_summary import scored_regions, write_scores
 
-
 PRIOR_CASES = 50
 """Training cases, evenly spaced by name, of which the shares of regions are counted."""
 

@@ -1,5 +1,7 @@
 """Shares of regions, and outputs that start at them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,14 @@ from bdfm_nnunet.networks import SwinUNet
 from bdfm_nnunet.tasks.output_prior import region_shares, start_at_shares
 
 
-def _network() -> SwinUNet:
-    sizes = {"strides": [[1, 1, 1], [4, 4, 4], [2, 2, 2]], "features_per_stage": [4, 8, 16]}
-    return SwinUNet(1, 3, **sizes, depths=[1, 1], num_heads=[1, 2], window_size=[2, 2, 2], deep_supervision=True)
+def _network() -> tuple[SwinUNet, list[Any]]:
+    """A network and its layers of outputs."""
+    network = SwinUNet(
+        1, 3, strides=[[1, 1, 1], [4, 4, 4], [2, 2, 2]], features_per_stage=[4, 8, 16], depths=[1, 1],
+        num_heads=[1, 2], window_size=[2, 2, 2], deep_supervision=True,
+    )  # fmt: skip
+    layers: Any = network.decoder.seg_layers
+    return network, list(layers)
 
 
 def test_air_is_background_and_ignored_voxels_do_not_count() -> None:
@@ -22,18 +29,18 @@ def test_air_is_background_and_ignored_voxels_do_not_count() -> None:
 
 
 def test_classes_get_their_shares_by_softmax() -> None:
-    network = _network().eval()
-    for layer in network.decoder.seg_layers:
+    network, layers = _network()
+    for layer in layers:
         nn.init.zeros_(layer.weight)
     start_at_shares(network, [0.9, 0.08, 0.02], sigmoid=False)
-    for output in network(torch.randn(1, 1, 16, 16, 16)):
+    for output in network.eval()(torch.randn(1, 1, 16, 16, 16)):
         assert output.softmax(1).mean(dim=(0, 2, 3, 4)).tolist() == pytest.approx([0.9, 0.08, 0.02], rel=1e-4)
 
 
 def test_a_region_that_no_case_shows_can_still_be_learnt() -> None:
-    network = _network()
+    network, layers = _network()
     start_at_shares(network, [0.0, 1.0, 0.5], sigmoid=True)
-    assert network.decoder.seg_layers[0].bias.sigmoid().tolist() == pytest.approx([1e-4, 1 - 1e-4, 0.5], rel=1e-3)
+    assert layers[0].bias.sigmoid().tolist() == pytest.approx([1e-4, 1 - 1e-4, 0.5], rel=1e-3)
 
 
 def test_what_cannot_be_set_is_refused_in_one_sentence() -> None:
