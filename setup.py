@@ -32,6 +32,7 @@ REQUIREMENTS = [
     "nibabel",
     "nilearn",
     "numpy",
+    "pillow",
     "safetensors",
     "scikit-image",
     "scikit-learn",
@@ -44,9 +45,23 @@ REQUIREMENTS = [
 CLUSTER = ["distributed"]  # bdfm convert --scheduler
 TABLES = ["openpyxl"]  # .xlsx tables inside downloads
 LOGGERS = {"tensorboard": ["tensorboard"], "wandb": ["wandb"], "mlflow": ["mlflow"]}  # training.loggers
+REPORT = ["ipyniivue>=2.4,<3"]  # NiiVue, the viewer in the pages of `bdfm report`
 MAMBA = {"mamba": ["mamba-ssm"]}  # on CUDA; plain PyTorch does without
 BENCHMARKS = ["monai"]  # SwinUNETR, to compare with
-DEVELOPMENT = ["build", "mypy", "pybids", "pytest", "pytest-xdist", "ruff", "setuptools>=77", *CLUSTER, *TABLES]
+BROWSER = ["selenium"]  # the slow tests of the pages, where Chromium and its driver are installed
+DEVELOPMENT = [
+    "build",
+    "mypy",
+    "pybids",
+    "pytest",
+    "pytest-xdist",
+    "ruff",
+    "setuptools>=77",
+    *BROWSER,
+    *CLUSTER,
+    *REPORT,
+    *TABLES,
+]
 
 readme = Path(__file__).parent / "README.md"
 
@@ -61,9 +76,17 @@ setup(
     python_requires=">=3.10",
     packages=PACKAGES,
     package_dir=PACKAGE_DIR,
-    package_data={"bdfm_nnunet": ["py.typed", "weight_rules.json"], "bdfm_nnunet.reports": ["*.html", "*.css"]},
+    package_data={"bdfm_nnunet": ["py.typed", "weight_rules.json"], "bdfm_nnunet.reports": ["*.css", "*.js"]},
     install_requires=REQUIREMENTS,
-    extras_require={"cluster": CLUSTER, "tables": TABLES, "bench": BENCHMARKS, "dev": DEVELOPMENT, **MAMBA, **LOGGERS},
+    extras_require={
+        "cluster": CLUSTER,
+        "tables": TABLES,
+        "report": REPORT,
+        "bench": BENCHMARKS,
+        "dev": DEVELOPMENT,
+        **MAMBA,
+        **LOGGERS,
+    },
     entry_points={"console_scripts": ["bdfm=bdfm_nnunet.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",

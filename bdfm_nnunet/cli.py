@@ -20,6 +20,7 @@ from bdfm_nnunet.commands import (
     plan_and_train,
     predict,
     probe,
+    report_page,
     scores,
     seen_data,
     share,
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     probe.add_commands(commands)
     extraction.add_commands(commands)
     study.add_commands(commands)
+    report_page.add_commands(commands)
     add = command(commands, "demo", demo, "see all of it happen on a made-up cohort, in minutes, without a GPU")
     add("-o", "--out", type=Path, default=Path("demo_results"), metavar="DIR", help="results (default: %(default)s)")
     return parser

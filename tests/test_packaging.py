@@ -18,7 +18,7 @@ FOLDERS = ("bdfm_nnunet", "trainers", "plans", "dataset_conversion")
 def _tree() -> set[str]:
     """Where each file of the tree has to lie in the wheel."""
     files = {path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()}
-    kept = {path.relative_to(ROOT) for path in files if path.suffix in {".py", ".typed", ".html", ".css", ".json"}}
+    kept = {path.relative_to(ROOT) for path in files if path.suffix in {".py", ".typed", ".css", ".js", ".json"}}
     return {("" if path.parts[0] == "bdfm_nnunet" else "bdfm_nnunet/") + path.as_posix() for path in kept}
 
 

@@ -30,7 +30,8 @@ def save_figure(figure: Figure, path: Path | str, *, dpi: int = 110) -> None:
         figure.savefig(temporary, dpi=dpi)
 
 
-def _window(volume: Volume) -> tuple[float, float]:
+def window_of(volume: Volume) -> tuple[float, float]:
+    """Return the darkest and the brightest value that a picture of some voxels shows."""
     low, high = np.percentile(volume, [0.5, 99.5])
     return float(low), float(max(high, low + 1e-6))
 
@@ -59,7 +60,7 @@ def reconstruction_figure(
         with_errors: whether to draw the errors.
     """
     z = original.shape[0] // 2 if index is None else index
-    low, high = _window(original)
+    low, high = window_of(original)
     errors = {name: np.abs(volume[z] - original[z]) for name, volume in reconstructions.items()}
     worst = max((float(np.percentile(error, 99.5)) for error in errors.values()), default=0.0) or 1.0
     pictures = [("original", original[z], "gray", low, high)]
@@ -166,7 +167,7 @@ def segmentation_figure(
         first = next(iter(segmentations.values()))
         areas = (first > 0).sum(axis=(1, 2))
         z = int(areas.argmax()) if areas.any() else image.shape[0] // 2
-        window = _window(image[image != 0]) if image.any() else (0.0, 1.0)
+        window = window_of(image[image != 0]) if image.any() else (0.0, 1.0)
         box = _box_of(image[z])
         pictures = {"image": np.zeros_like(first), **segmentations}
         for axes, (name, labels) in zip(line, pictures.items()):
