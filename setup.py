@@ -44,6 +44,7 @@ REQUIREMENTS = [
 ]
 CLUSTER = ["distributed"]  # bdfm convert --scheduler
 TABLES = ["openpyxl"]  # .xlsx tables inside downloads
+DICOM = ["pydicom>=3", "highdicom>=0.27"]  # bdfm convert dicom, bdfm predict --dicom-seg
 LOGGERS = {"tensorboard": ["tensorboard"], "wandb": ["wandb"], "mlflow": ["mlflow"]}  # training.loggers
 REPORT = ["ipyniivue>=2.4,<3"]  # NiiVue, the viewer in the pages of `bdfm report`
 MAMBA = {"mamba": ["mamba-ssm"]}  # on CUDA; plain PyTorch does without
@@ -59,6 +60,7 @@ DEVELOPMENT = [
     "setuptools>=77",
     *BROWSER,
     *CLUSTER,
+    *DICOM,
     *REPORT,
     *TABLES,
 ]
@@ -81,6 +83,7 @@ setup(
     extras_require={
         "cluster": CLUSTER,
         "tables": TABLES,
+        "dicom": DICOM,
         "report": REPORT,
         "bench": BENCHMARKS,
         "dev": DEVELOPMENT,

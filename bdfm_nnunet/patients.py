@@ -28,7 +28,7 @@ COHORT = "cohort"
 """Release of a merged data set, whose images lie in other data sets."""
 MADE_UP = "synthesis"
 """Release of images that were drawn from label maps; cases of one map count as one patient."""
-OPEN_RELEASES = {"folder", "bids", "fmri-folder", "fmri-bids", "fmri-fmriprep", MADE_UP}
+OPEN_RELEASES = {"folder", "bids", "dicom", "fmri-folder", "fmri-bids", "fmri-fmriprep", MADE_UP}
 """Releases that stand for any data set: their patient keys are only valid in the folder they were converted from."""
 
 _COMMON = re.compile(r"subject|subj|sub|case|patient|pat|id|train(ing)?|test|image|scan|[^a-z]")

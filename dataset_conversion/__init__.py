@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from bdfm_nnunet.dataset_conversion.conversion import convert_release
+from bdfm_nnunet.dataset_conversion.dicom_folders import DICOM, convert_dicom
 from bdfm_nnunet.dataset_conversion.reading.bids_layout import BIDS
 from bdfm_nnunet.dataset_conversion.reading.folder_layout import FOLDER
 from bdfm_nnunet.dataset_conversion.reading.functional_layout import FMRI_BIDS, FMRI_FOLDER, FMRIPREP
@@ -15,7 +16,16 @@ from bdfm_nnunet.dataset_conversion.run_folders import convert_runs
 from bdfm_nnunet.dataset_conversion.writing.manifest import ConversionReport
 from bdfm_nnunet.errors import InputError
 
-__all__ = ["RELEASES", "ConversionReport", "Release", "convert", "convert_release", "convert_runs", "find_release"]
+__all__ = [
+    "RELEASES",
+    "ConversionReport",
+    "Release",
+    "convert",
+    "convert_dicom",
+    "convert_release",
+    "convert_runs",
+    "find_release",
+]
 
 _OF_ANY_STUDY = (FOLDER, BIDS)
 _RUNS_OF_ANY_STUDY = (FMRIPREP, FMRI_BIDS, FMRI_FOLDER)
@@ -24,6 +34,7 @@ RELEASES: dict[str, Release] = {
     **{release.name: release for release in _OF_ANY_STUDY},
     **FUNCTIONAL,
     **{release.name: release for release in _RUNS_OF_ANY_STUDY},
+    DICOM.name: DICOM,
 }
 """Every release by name, in the order of the lists."""
 
@@ -50,11 +61,14 @@ def convert(
         release: its name, or an entry of your own.
         source: folder of the unpacked download.
         dataset_id: nnU-Net's number of the data set, 1 to 999.
-        settings: further arguments of `convert_release`, or of `convert_runs` for a release of 4-D runs.
+        settings: further arguments of `convert_release`; of `convert_runs` for a release of 4-D runs, of
+            `convert_dicom` for `dicom`.
 
     Raises:
-        InputError: as `convert_release`, `convert_runs` and `find_release`.
+        InputError: as `convert_release`, `convert_runs`, `convert_dicom` and `find_release`.
     """
+    if release == DICOM.name:
+        return convert_dicom(source, dataset_id=dataset_id, **settings)
     entry = find_release(release) if isinstance(release, str) else release
     engine = convert_release if entry.runs is None else convert_runs
     return engine(entry, source, dataset_id=dataset_id, **settings)

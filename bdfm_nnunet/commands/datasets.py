@@ -23,6 +23,7 @@ from bdfm_nnunet.commands.arguments import (
     percentages,
     workers,
 )
+from bdfm_nnunet.commands.dicom_options import DICOM, OPTIONS, add_dicom_options, dicom_arguments
 from bdfm_nnunet.commands.run_options import (
     FMRI_FOLDER,
     add_run_options,
@@ -128,6 +129,7 @@ def _convert_options(add: Add) -> None:
     )
     _own_data_options(add)
     add_run_options(add)
+    add_dicom_options(add)
 
 
 def _own_data_options(add: Add) -> None:
@@ -155,7 +157,7 @@ def _own_data_options(add: Add) -> None:
     add(
         "--name",
         metavar="NAME",
-        help="for `folder`, `bids` and `fmri-folder`: the part of the data set's name after DatasetXXX_",
+        help="for data of your own: the part of the data set's name after DatasetXXX_",
     )
 
 
@@ -165,12 +167,11 @@ def convert(settings: argparse.Namespace) -> int:
 
     keep_freed_memory()  # five large buffers a case
     own = _own_entry(settings)
-    volumes = {"unlabelled": settings.unlabelled, "link": settings.link}
     report = api.convert(
         own or settings.release,
         settings.source,
         dataset_id=settings.dataset,
-        **(run_arguments(settings) if _is_of_runs(settings, own) else volumes),
+        **_arguments(settings, own),
         channels=None if own and settings.release == "bids" else settings.channels,
         only=settings.only,
         workers=settings.workers,
@@ -190,6 +191,14 @@ def convert(settings: argparse.Namespace) -> int:
     return EXIT_REFUSED if refused and settings.strict else 0
 
 
+def _arguments(settings: argparse.Namespace, own: "Release | None") -> dict[str, Any]:
+    """Return the arguments that volumes, runs or DICOM series have of their own."""
+    if _is_of_runs(settings, own):
+        return run_arguments(settings)
+    volumes = {"unlabelled": settings.unlabelled, "link": settings.link}
+    return dicom_arguments(settings) if settings.release == DICOM else volumes
+
+
 def _is_of_runs(settings: argparse.Namespace, own: "Release | None") -> bool:
     """Return whether a release of 4-D runs is meant; otherwise options for them are refused."""
     if settings.release.startswith("fmri-") if own is None else own.runs is not None:
@@ -205,6 +214,7 @@ def _own_entry(settings: argparse.Namespace) -> "Release | None":
         "--image": settings.image, "--label": settings.label, "--labels": settings.labels,
         "--patient": settings.patient, "--name": settings.name,
         "--mask": settings.mask, "--confounds": settings.confounds, "--space": settings.space,
+        "--series": settings.series, "--key": settings.key, "--resample": settings.resample,
     }  # fmt: skip
     given = [option for option, value in options.items() if value is not None and value != []]
     _check_places(given, settings)
@@ -230,7 +240,8 @@ def _own_entry(settings: argparse.Namespace) -> "Release | None":
 PLACES = {
     "--image": ("folder", FMRI_FOLDER),
     "--patient": ("folder", FMRI_FOLDER),
-    "--name": ("folder", "bids", FMRI_FOLDER),
+    "--name": ("folder", "bids", DICOM, FMRI_FOLDER),
+    **dict.fromkeys(OPTIONS, (DICOM,)),
     **dict.fromkeys(("--label", "--labels"), ("folder", "bids")),
     **dict.fromkeys(("--mask", "--confounds"), (FMRI_FOLDER,)),
     "--space": ("fmri-fmriprep", "fmri-ucla", "fmri-tcp"),

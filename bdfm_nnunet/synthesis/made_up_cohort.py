@@ -20,7 +20,7 @@ from bdfm_nnunet.dataset_conversion.writing.case_record import CaseRecord
 from bdfm_nnunet.dataset_conversion.writing.file_placement import write_values
 from bdfm_nnunet.dataset_conversion.writing.folder_lock import only_writer
 from bdfm_nnunet.dataset_conversion.writing.manifest import ConversionReport, write_manifest
-from bdfm_nnunet.dataset_conversion.writing.resume_log import ResumeLog
+from bdfm_nnunet.dataset_conversion.writing.resume_log import ResumeLog, stamp_of
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.images.label_values import histogram
 from bdfm_nnunet.images.volumes import read_volume
@@ -73,6 +73,10 @@ class DrawOrder:
     def other_targets(self) -> set[str]:
         """Return nothing: a case is never in another part."""
         return set()
+
+    def stamp(self, name: str) -> list[int] | None:
+        """Return numbers that change when a map does; None if it is not there."""
+        return stamp_of(self.source / name)
 
     def new_record(self) -> CaseRecord:
         """Return the row of the case before it is drawn."""

@@ -89,14 +89,19 @@ def scan(source: Path, release: Release, *, only: str | None = None, leave_out: 
     found.notes += [*walk.notes(), *keep_each_once(source, found.cases)]
     if not found.cases:
         raise _nothing_found(source, release, found)
-    found.cases = {case: found.cases[case] for case in _chosen(sorted(found.cases), only)}
+    found.cases = {case: found.cases[case] for case in chosen_cases(sorted(found.cases), only)}
     for case, content in found.cases.items():
         content.site = release.site_of(case)
     add_what_tables_say(source, release, sorter.tables, found.cases, found.notes)
     return found
 
 
-def _chosen(cases: list[str], only: str | None) -> list[str]:
+def chosen_cases(cases: list[str], only: str | None) -> list[str]:
+    """Return the case ids that `only` matches in full, all where it is None.
+
+    Raises:
+        InputError: it is no regular expression, or matches none.
+    """
     if only is None:
         return cases
     try:

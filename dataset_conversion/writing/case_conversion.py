@@ -12,7 +12,7 @@ from bdfm_nnunet.dataset_conversion.writing.file_placement import place_file, re
 from bdfm_nnunet.dataset_conversion.writing.label_maps import bits_of_masks, foreground_label, mapped_label
 from bdfm_nnunet.errors import Refusal
 from bdfm_nnunet.images.intensities import check_contrast, is_empty
-from bdfm_nnunet.images.volumes import Volume, read_volumes
+from bdfm_nnunet.images.volumes import Volume
 from bdfm_nnunet.safe_names import fault_of_name
 
 
@@ -25,7 +25,7 @@ def convert_case(task: CaseOrder) -> CaseRecord:
     record = task.new_record()
     try:
         record.sources = task.sources()
-        volumes = _read(task, record)
+        volumes = task.read(record)
         _check(task, record, volumes)
         label = _label(task, record, volumes)
     except Refusal as refusal:
@@ -46,19 +46,6 @@ def _remove(task: CaseOrder, targets: set[str]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- checking
-
-
-def _read(task: CaseOrder, record: CaseRecord) -> dict[str, Volume]:
-    """Read the volumes of a case by role; a file that has several of them is read once."""
-    plain = next((repair for repair in task.release.repairs_of(task.case) if repair.plain), None)
-    found: dict[str, Volume] = {}
-    for name in dict.fromkeys(record.sources.values()):
-        roles = [role for role, path in record.sources.items() if path == name]
-        indices = [task.index_of(role) for role in roles]
-        found.update(zip(roles, read_volumes(task.source / name, name, indices, plain=plain is not None)))
-        if plain and found[roles[0]].plain:
-            record.add_repair(f"{plain.why} ({name} is not compressed)")
-    return {role: found[role] for role in record.sources}
 
 
 def _check(task: CaseOrder, record: CaseRecord, volumes: dict[str, Volume]) -> None:

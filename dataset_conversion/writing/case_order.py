@@ -6,7 +6,9 @@ from pathlib import Path
 from bdfm_nnunet.dataset_conversion.reading.scanning import FoundCase
 from bdfm_nnunet.dataset_conversion.release import LABEL, MASK, Release
 from bdfm_nnunet.dataset_conversion.writing.case_record import TEST, TRAIN, CaseRecord
+from bdfm_nnunet.dataset_conversion.writing.resume_log import stamp_of
 from bdfm_nnunet.errors import Refusal
+from bdfm_nnunet.images.volumes import Volume, read_volumes
 from bdfm_nnunet.safe_names import fault_of_name
 
 
@@ -96,6 +98,26 @@ class CaseOrder:
         if missing or not set(chosen) & set(self.release.channels):
             raise self._missing(missing or list(self.release.channels))
         return chosen
+
+    def stamp(self, name: str) -> list[int] | None:
+        """Return numbers that change when a source does; None if it is not there."""
+        return stamp_of(self.source / name)
+
+    def read(self, record: CaseRecord) -> dict[str, Volume]:
+        """Read the volumes of `record.sources` by role; a file that has several of them is read once.
+
+        Raises:
+            Refusal: a file cannot be used.
+        """
+        plain = next((repair for repair in self.release.repairs_of(self.case) if repair.plain), None)
+        found: dict[str, Volume] = {}
+        for name in dict.fromkeys(record.sources.values()):
+            roles = [role for role, path in record.sources.items() if path == name]
+            indices = [self.index_of(role) for role in roles]
+            found.update(zip(roles, read_volumes(self.source / name, name, indices, plain=plain is not None)))
+            if plain and found[roles[0]].plain:
+                record.add_repair(f"{plain.why} ({name} is not compressed)")
+        return {role: found[role] for role in record.sources}
 
     def _missing(self, roles: list[str]) -> Refusal:
         labels = set(roles) <= set(self.label_roles())

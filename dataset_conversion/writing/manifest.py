@@ -69,8 +69,14 @@ class ConversionReport:
         return f"{self.folder.name}{' (dry run)' if self.dry_run else ''}: {cases}; {passed}"
 
 
-def write_manifest(report: ConversionReport, release: Release, *, source: Path, unlabelled: bool) -> None:
+def write_manifest(report: ConversionReport, release: Release, *, source: Path | str, unlabelled: bool) -> None:
     """Write the manifest as JSON and as a table.
+
+    Args:
+        report: on the cases.
+        release: their table entry.
+        source: the download, or a word for it where its path may name patients.
+        unlabelled: whether labels are masks of the brain or head.
 
     Raises:
         InputError: the files cannot be written.
@@ -78,7 +84,7 @@ def write_manifest(report: ConversionReport, release: Release, *, source: Path, 
     rows = [record.as_dict() for record in report.records]
     content = {
         "release": release.name,
-        "source": str(source.resolve()),
+        "source": source if isinstance(source, str) else str(source.resolve()),
         "unlabelled": unlabelled,
         "channels": list(release.channels),
         "licence": release.licence,

@@ -59,6 +59,9 @@ class Order(Protocol):
     def other_targets(self) -> set[str]:
         """Return files in `folder` where an earlier run may have put the case."""
 
+    def stamp(self, name: str) -> list[int] | None:
+        """Return numbers that change when one of `sources` does; None if it is not there."""
+
     def new_record(self) -> CaseRecord:
         """Return the row of the manifest before the case is written."""
 
@@ -182,12 +185,12 @@ def json_lines(path: Path, shape: Shape) -> Iterator[Any]:
 
 
 def _stamps(task: Order, record: CaseRecord) -> dict[str, list[int] | None]:
-    sources = {f"source {name}": task.source / name for name in record.sources.values()}
-    targets = {TARGET + name: task.folder / name for name in record.targets.values()}
-    return {name: _stamp(path) for name, path in {**sources, **targets}.items()}
+    sources = {f"source {name}": task.stamp(name) for name in record.sources.values()}
+    return sources | {TARGET + name: stamp_of(task.folder / name) for name in record.targets.values()}
 
 
-def _stamp(path: Path) -> list[int] | None:
+def stamp_of(path: Path) -> list[int] | None:
+    """Return size and time of change of a file; None if it is not there."""
     try:
         state = os.stat(path)
     except OSError:

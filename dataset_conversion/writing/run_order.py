@@ -9,6 +9,7 @@ from bdfm_nnunet.dataset_conversion.reading.scanning import FoundCase
 from bdfm_nnunet.dataset_conversion.release import CONFOUNDS, LABEL, Release, RunRules
 from bdfm_nnunet.dataset_conversion.run_settings import RunSettings
 from bdfm_nnunet.dataset_conversion.writing.case_record import CaseRecord
+from bdfm_nnunet.dataset_conversion.writing.resume_log import stamp_of
 from bdfm_nnunet.errors import Refusal
 from bdfm_nnunet.images.sequence_files import FOLDER, FRAMES, HEADER, MASK
 from bdfm_nnunet.safe_names import fault_of_name
@@ -100,6 +101,10 @@ class RunOrder:
     def other_targets(self) -> set[str]:
         """Return nothing: a run is never in another part."""
         return set()
+
+    def stamp(self, name: str) -> list[int] | None:
+        """Return numbers that change when a source does; None if it is not there."""
+        return stamp_of(self.source / name)
 
     def new_record(self) -> CaseRecord:
         """Return the row of the run as far as its id and the scan tell it."""

@@ -71,3 +71,11 @@ def new_tree(tmp_path: Path) -> Callable[..., Tree]:
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty nnUNet_raw; the other two variables point beside it."""
     return point_to(tmp_path, monkeypatch) / "nnUNet_raw"
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Path:
+    """An empty folder of DICOM files, whose own name is a patient's."""
+    folder = tmp_path / "export Jane"
+    folder.mkdir()
+    return folder

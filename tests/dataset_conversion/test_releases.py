@@ -26,7 +26,7 @@ NAMES = (
 
 
 def test_every_release_is_there_and_has_a_tree() -> None:
-    of_volumes = [name for name, release in RELEASES.items() if release.runs is None]
+    of_volumes = [name for name, release in RELEASES.items() if release.runs is None and name != "dicom"]
     assert of_volumes == list(TREES) == NAMES
     assert all(release.name == name for name, release in RELEASES.items())
     assert len({release.dataset_name for release in RELEASES.values()}) == len(RELEASES)
