@@ -32,8 +32,8 @@ def convert(
             your own.
         source: folder of the unpacked download.
         dataset_id: nnU-Net's number of the data set, 1 to 999.
-        settings: further arguments of `dataset_conversion.convert_release` such as `unlabelled` or `workers`, or of
-            `convert_runs` for 4-D runs.
+        settings: further arguments of `dataset_conversion.convert_release` such as `unlabelled` or `workers`, of
+            `convert_runs` for 4-D runs, or of `convert_dicom` for `dicom`.
 
     Returns:
         What became of every case.

@@ -67,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nnunet_plugin": {"trainers", "checkpoints"},
     "prediction": {
         "prediction", "images", "checkpoints", "number_types", "networks", "training_costs", "evaluation", "targets",
-        "data", "tasks",
+        "data", "tasks", "__version__",
     },
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""

@@ -4,11 +4,14 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bdfm_nnunet.commands.arguments import count, fold, share, take_each_once, whole
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.nnunet_folders import nnunet_folder, trainer_search_path
+
+if TYPE_CHECKING:
+    from bdfm_nnunet.prediction.dicom_segmentations import DicomSources
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 AVERAGES = ("logits", "probabilities")
@@ -50,6 +53,9 @@ def our_parser() -> argparse.ArgumentParser:
         "probabilities where one model's members are asked for by the next two)")  # fmt: skip
     add("--uncertainty", action="store_true", help="write maps of entropy and disagreement of the members")
     add("--volumes", action="store_true", help="write volumes.csv: the volume of each region with an interval")
+    seg = "folder for DICOM SEG objects of the segmentations, on the frames of the series that --key knows"
+    add("--dicom-seg", type=Path, metavar="FOLDER", help=seg)
+    add("--key", type=Path, metavar="KEY.json", help="for --dicom-seg: the key that `bdfm convert dicom` wrote")
     return parser
 
 
@@ -90,15 +96,20 @@ def predict(arguments: Sequence[str]) -> int:
     ours, rest = parser.parse_known_args(list(arguments))
     if {"-h", "--help"} & set(rest):
         parser.print_help()
-    elif ours.model or ours.average or ours.uncertainty or ours.volumes:
-        return _predict_ensemble(rest, ours)
-    else:
+        _run(rest, ours)
+        return 0
+    several = bool(ours.model or ours.average or ours.uncertainty or ours.volumes)
+    if not several:
         _check(rest)
-    _run(rest, ours)
+    sources = _dicom_sources(rest, ours)
+    (_predict_ensemble if several else _run)(rest, ours)
+    if sources is not None:
+        given = _given(rest)
+        sources.write(Path(given.o), model=getattr(given, "tr", None) or "")
     return 0
 
 
-def _predict_ensemble(arguments: Sequence[str], ours: argparse.Namespace) -> int:
+def _predict_ensemble(arguments: Sequence[str], ours: argparse.Namespace) -> None:
     """Predict with our own command, which knows all options of nnU-Net's."""
     if ours.model and {"-m", "-d", "-c", "-tr", "-p"} & set(arguments):
         raise InputError("models are named with --model or with -d, -c, -tr, -p (or -m), not with both")
@@ -110,13 +121,12 @@ def _predict_ensemble(arguments: Sequence[str], ours: argparse.Namespace) -> int
     from bdfm_nnunet.prediction.ensemble_command import predict_ensemble
 
     predict_ensemble(given, ours.model, options, average=ours.average, maps=ours.uncertainty, volumes=ours.volumes)
-    return 0
 
 
 def _check(arguments: Sequence[str]) -> None:
     """Check that nnU-Net's command can take its options; those that it alone knows are left to it."""
     from_folder = "-m" in arguments
-    given, _ = nnunet_parser(from_folder).parse_known_args(list(arguments))
+    given = _given(arguments)
     if from_folder:
         return
     parts, part = given.num_parts or 1, given.part_id or 0
@@ -140,3 +150,24 @@ def _options(ours: argparse.Namespace) -> Any:
     from bdfm_nnunet.prediction.stock_commands import Options
 
     return Options(precision=ours.precision, windows=ours.windows, compile=ours.compile, rules=rules)
+
+
+def _given(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of nnU-Net's command that we know."""
+    return nnunet_parser("-m" in arguments).parse_known_args(list(arguments))[0]
+
+
+def _dicom_sources(arguments: Sequence[str], ours: argparse.Namespace) -> "DicomSources | None":
+    """Return the series on which segmentations are to be written, checked before hours of prediction."""
+    if (ours.dicom_seg is None) != (ours.key is None):
+        raise InputError("--dicom-seg FOLDER and --key KEY.json go together: give both, or neither")
+    if ours.dicom_seg is None:
+        return None
+    given = _given(arguments)
+    if given.i is None or given.o is None:
+        raise InputError("--dicom-seg needs the folders -i and -o of nnU-Net's command: give both")
+    if ours.dicom_seg.resolve() == Path(given.o).resolve():
+        raise InputError(f"--dicom-seg and -o are both {given.o}: objects that name patients need another folder")
+    from bdfm_nnunet.prediction.dicom_segmentations import DicomSources
+
+    return DicomSources(ours.key, Path(given.i), ours.dicom_seg)
