@@ -22,6 +22,7 @@ FOR_EVERYONE = {
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(FOR_EVERYONE, FOR_EVERYONE),
     "kept_tables": set(),
+    "channel_dropout": set(),
     "hashed_noise": set(),
     "images": {"images"},
     "intensity_changes": {"hashed_noise"},
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training_costs": {"cost_records", "networks", "objectives"},
     "objectives": {
         "objectives", "networks", "kept_tables", "masking", "frequency", "losses", "metrics", "embedding_measures",
-        "sharpness_metrics", "spectrum_metrics", "hashed_noise", "intensity_changes",
+        "sharpness_metrics", "spectrum_metrics", "hashed_noise", "intensity_changes", "channel_dropout",
     },
     "patients": set(),
     "source_names": {"patients"},
@@ -60,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plans": {"plans", "networks", "checkpoints", "exposure", "patients", "images", "cost_records", "targets"},
     "tasks": {
         "tasks", "objectives", "networks", "checkpoints", "data", "exposure", "reports", "results", "evaluation",
-        "embedding_measures", "losses", "targets",
+        "embedding_measures", "losses", "targets", "channel_dropout",
     },
     "trainers": {"trainers", "training", "tasks", "objectives"},
     "dataset_conversion": {"dataset_conversion", "patients", "images", "targets", "source_names", "weight_rules"},

@@ -74,6 +74,10 @@ class Objective(nn.Module):
         uses_patients: whether `forward` and `monitor` need "patients", (B,) integer keys of the samples' patients, -1
             for an unknown patient.
         shapes_vary: whether shapes of tensors depend on what is drawn; torch.compile then leaves the objective alone.
+        uses_channels: whether `forward` needs "channels", boolean (B, C), False where a channel of `images` is left out
+            (0); with two subsets (B, 2, C).
+        channel_subsets: subsets of the channels of a sample; an objective with two makes two views of whole images, and
+            leaves channels out of each.
         uses_foreground: whether `monitor` needs "foreground", (B,), the labelled share of each validation crop.
         encoder_forwards: forward passes of the encoder per training step.
         reads_clips: whether images of four axes are learnt from, in space and time.
@@ -92,6 +96,8 @@ class Objective(nn.Module):
     compares_samples: bool = False
     uses_patients: bool = False
     shapes_vary: bool = False
+    uses_channels: bool = False
+    channel_subsets: int = 1
     uses_foreground: bool = False
     reads_clips: bool = False
     clips: int = 1

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bdfm_nnunet import embedding_measures
+from bdfm_nnunet.channel_dropout import only_channels
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.frequency import at_least_single, full_precision
 from bdfm_nnunet.intensity_changes import standardised
@@ -64,6 +65,8 @@ class ContrastiveLearning(Objective):
     settings: ContrastiveSettings
     compares_samples = True
     uses_patients = True
+    uses_channels = True
+    channel_subsets = 2  # one for both views would tell the pairs
     reads_clips = True
     uses_brain = True
     suits_adamw = True
@@ -149,7 +152,13 @@ class ContrastiveLearning(Objective):
             return self.projector(features)
 
     def represent(
-        self, images: Tensor, *, patients: Tensor | None = None, brain: Tensor | None = None, **drawn: Tensor
+        self,
+        images: Tensor,
+        *,
+        patients: Tensor | None = None,
+        brain: Tensor | None = None,
+        channels: Tensor | None = None,
+        **drawn: Tensor,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the embeddings of two views, "first" and "second" (B, D), and "patients".
 
@@ -157,9 +166,12 @@ class ContrastiveLearning(Objective):
             images: (B, C, *crop), or (B, 2, X, Y, Z, T) with two clips of each sample.
             patients: (B,) integer keys of the samples' patients, -1 where unknown; by default all are.
             brain: of clips, see `views`.
+            channels: boolean (B, 2, C), False where a view lacks a channel; by default none does.
             drawn: result of `draw` for these samples.
         """
         views = self.views(images, drawn, brain=brain)
+        if channels is not None:
+            views = (only_channels(views[0], channels[:, 0]), only_channels(views[1], channels[:, 1]))
         if self.settings.joint_forward:
             first, second = self.project(self.features(torch.cat(views))).chunk(2)
         else:

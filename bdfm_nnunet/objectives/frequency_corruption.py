@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bdfm_nnunet.channel_dropout import only_channels
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.losses import gradient_loss, high_frequency_loss, rmse_loss
 from bdfm_nnunet.losses.joined_batches import gather_rows
@@ -54,6 +55,7 @@ class FrequencyCorruption(Objective):
     """
 
     settings_class = FrequencyCorruptionSettings
+    uses_channels = True
     progress = ("recovered", True)
     settings: FrequencyCorruptionSettings
 
@@ -119,22 +121,28 @@ class FrequencyCorruption(Objective):
         finest = [] if self.stem is None else [self.stem(images)]
         return self.pixel_decoder([*finest, *features]), features[-1]
 
-    def forward(self, images: Tensor, **drawn: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, images: Tensor, *, channels: Tensor | None = None, **drawn: Tensor
+    ) -> dict[str, Tensor]:
         """Compute the losses of a batch.
 
         Args:
             images: (B, C, *spatial), each axis a multiple of the encoder's total stride.
+            channels: boolean (B, C), False where the images lack a channel (0), which is neither corrupted nor rebuilt;
+                by default none.
             drawn: result of `draw` for these samples.
 
         Returns:
             "loss" and its unweighted terms, scalars.
         """
         repeated, flat = self._repeated(images, drawn)
+        if channels is not None:
+            flat["channels"] = channels.repeat_interleave(self.views, 0)
         if self.settings.adversarial and self._corrupts:
             flat = {**flat, "strengths": self._harder(repeated, flat)}
         corrupted, voxels = self._corrupt(repeated, flat)
         rebuilt, features = self.reconstruct(corrupted)
-        return self._losses(rebuilt, repeated, voxels, features)
+        return self._losses(_shown(rebuilt, flat), repeated, voxels, features)
 
     def _repeated(self, images: Tensor, drawn: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return each image once per corruption, (B views, C, *spatial), and the draws in the same order."""
@@ -148,8 +156,8 @@ class FrequencyCorruption(Objective):
     def _corrupt(self, images: Tensor, flat: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         if not self._corrupts:
             return images, torch.ones_like(images[:, 0], dtype=torch.bool)
-        drawn = {name: value for name, value in flat.items() if name not in ("others", "strengths")}
-        return corrupt(
+        drawn = {name: value for name, value in flat.items() if name not in ("others", "strengths", "channels")}
+        corrupted, voxels = corrupt(
             images,
             drawn,
             self.settings,
@@ -157,6 +165,7 @@ class FrequencyCorruption(Objective):
             others=flat.get("others"),
             strengths=flat.get("strengths"),
         )
+        return _shown(corrupted, flat), voxels
 
     @torch._disable_dynamo  # it differentiates inside of a forward pass
     def _harder(self, images: Tensor, flat: Mapping[str, Tensor]) -> Tensor:
@@ -165,7 +174,7 @@ class FrequencyCorruption(Objective):
             factors = torch.ones(len(images), 2, device=images.device, requires_grad=True)
             corrupted, voxels = self._corrupt(images, {**flat, "strengths": factors})
             rebuilt, _ = self.reconstruct(corrupted)
-            loss = self._reconstruction_loss(rebuilt, images, voxels)
+            loss = self._reconstruction_loss(_shown(rebuilt, flat), images, voxels)
             (gradient,) = torch.autograd.grad(loss.sum(), factors)
         change = gradient / loss.detach().clamp_min(1e-12).unsqueeze(1)
         return 1 + self.settings.adversarial * change.clamp(-1, 1)
@@ -243,6 +252,11 @@ class FrequencyCorruption(Objective):
             f"{self.settings.collapse_below:g} or more; effective rank {rank:.1f}, expected 2 or more): lower "
             "pretraining.consistency_weight, or set pretraining.stop_gradient to true"
         )
+
+
+def _shown(images: Tensor, flat: Mapping[str, Tensor]) -> Tensor:
+    """Return images with 0 in the channels that are left out, if there are any."""
+    return only_channels(images, flat["channels"]) if "channels" in flat else images
 
 
 def _panels(views: int) -> Mapping[str, Mapping[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bdfm_nnunet.channel_dropout import only_channels
 from bdfm_nnunet.frequency import at_least_single, full_precision, patchify, unpatchify
 from bdfm_nnunet.losses import focal_frequency_loss, masked_mse
 from bdfm_nnunet.masking import MaskToken, block_mask, per_axis, upsample
@@ -50,6 +51,7 @@ class MaskedImageModelling(Objective):
 
     settings_class = PretrainingSettings
     settings: PretrainingSettings
+    uses_channels = True
     progress = ("psnr", True)
     panels = IMAGE_PANELS
 
@@ -250,9 +252,16 @@ class MaskedImageModelling(Objective):
         pixel, start = decoded.chunk(2, dim=1) if parallel else (decoded, decoded)
         return {"pixel": pixel} if only_pixel else {"pixel": pixel, "frequency": self.frequency_decoder(start)}
 
-    def losses(self, images: Tensor, rebuilt: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """Return the "loss" of a reconstruction and its terms "pixel" and "frequency"."""
+    def losses(
+        self, images: Tensor, rebuilt: dict[str, Tensor], mask: Tensor, channels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return the "loss" of a reconstruction and its terms "pixel" and "frequency".
+
+        A channel that is left out counts as rebuilt: nothing in the image tells what it would show.
+        """
         settings = self.settings
+        if channels is not None:
+            rebuilt = {name: only_channels(image, channels) for name, image in rebuilt.items()}
         pixel = masked_mse(rebuilt["pixel"], images, mask)
         terms = {"loss": settings.pixel_weight * pixel, "pixel": pixel}
         if "frequency" in rebuilt:
@@ -282,6 +291,7 @@ class MaskedImageModelling(Objective):
         *,
         mask: Tensor | None = None,
         rebuild: Tensor | None = None,
+        channels: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Compute the losses of a batch.
@@ -291,6 +301,7 @@ class MaskedImageModelling(Objective):
             mask: boolean (B, *grid), True = masked; drawn if not given.
             rebuild: boolean (B, *blocks), hidden blocks that are rebuilt and counted where only visible tokens are
                 encoded; by default all.
+            channels: boolean (B, C), False where the images lack a channel (0); by default none.
             generator: random generator of a drawn mask.
 
         Returns:
@@ -299,10 +310,12 @@ class MaskedImageModelling(Objective):
         if mask is None:
             mask = self.draw_mask(len(images), images.shape[2:], generator=generator, device=images.device)
         if not self.encodes_all:
-            return self._losses_of_blocks(images, mask, self._of_blocks(mask) if rebuild is None else rebuild)
-        return self.losses(images, self.reconstruct(images, mask=mask), mask)
+            return self._losses_of_blocks(images, mask, self._of_blocks(mask) if rebuild is None else rebuild, channels)
+        return self.losses(images, self.reconstruct(images, mask=mask), mask, channels)
 
-    def _losses_of_blocks(self, images: Tensor, mask: Tensor, rebuild: Tensor) -> dict[str, Tensor]:
+    def _losses_of_blocks(
+        self, images: Tensor, mask: Tensor, rebuild: Tensor, channels: Tensor | None
+    ) -> dict[str, Tensor]:
         """Return the losses of blocks (B, *blocks), each of which is treated as an image that is masked as a whole."""
         self.grid(images.shape[2:])
         if mask.is_meta:  # whose content is not known: costs are counted for some mask
@@ -314,7 +327,8 @@ class MaskedImageModelling(Objective):
         targets = patchify(images, self.block_voxels).flatten(0, 1)
         targets = targets.index_select(0, (blocks + starts).flatten().to(images.device))
         whole = torch.ones(len(targets), *self.block_size, dtype=torch.bool, device=images.device)
-        return self.losses(targets, rebuilt, whole)
+        kept = None if channels is None else channels.repeat_interleave(blocks.shape[1], 0)
+        return self.losses(targets, rebuilt, whole, kept)
 
     def monitor(self, images: Tensor, **drawn: Tensor) -> Monitored:
         """Rebuild images and score them on the masked voxels, beside filling these with the mean of the visible ones.

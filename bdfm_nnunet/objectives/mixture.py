@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bdfm_nnunet.channel_dropout import only_channels
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.masking import MaskToken
 from bdfm_nnunet.networks.encoders import EncoderView
@@ -167,6 +168,16 @@ class Mixture(Objective):
         return any(part.shapes_vary for _, part in self._named())
 
     @property
+    def uses_channels(self) -> bool:  # type: ignore[override]
+        """Whether any objective asks for the channels that are left out."""
+        return any(part.uses_channels for _, part in self._named())
+
+    @property
+    def channel_subsets(self) -> int:  # type: ignore[override]
+        """Subsets of channels of a sample, of which objectives of one take the first."""
+        return max(part.channel_subsets for _, part in self._named())
+
+    @property
     def uses_foreground(self) -> bool:  # type: ignore[override]
         """Whether any objective asks for the labelled share of crops."""
         return any(part.uses_foreground for _, part in self._named())
@@ -209,6 +220,8 @@ class Mixture(Objective):
                     own[name] = value
             if self.clips > part.clips and "brain" in own:
                 own["brain"] = own["brain"][:, 0]
+            if self.channel_subsets > part.channel_subsets and "channels" in own:
+                own["channels"] = own["channels"][:, 0]
             yield label, self.weights[number], part, own
 
     def forward(self, images: Tensor, *, only_represent: bool = False, **drawn: Tensor) -> Any:
@@ -223,8 +236,12 @@ class Mixture(Objective):
         self.view.clear()
         representations: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
+        of_one_subset = images
+        if self.channel_subsets > 1 and "channels" in drawn:
+            of_one_subset = only_channels(images, drawn["channels"][:, 0])
         for label, weight, part, own in self._parts_with(drawn):
-            shown = images[:, : part.clips] if self.clips > 1 else images
+            shown = images if part.channel_subsets > 1 else of_one_subset
+            shown = shown[:, : part.clips] if self.clips > 1 else shown
             if part.compares_samples:
                 compared, found = part.represent(shown, **own)
                 representations |= {f"{label}:{name}": value for name, value in compared.items()}

@@ -15,6 +15,7 @@ from bdfm_nnunet.images.case_channels import check_grid, read_channels, read_who
 from bdfm_nnunet.images.case_folders import NIFTI, list_cases
 from bdfm_nnunet.images.foreign_headers import AGAIN
 from bdfm_nnunet.prediction.images_wanted import ImagesWanted
+from bdfm_nnunet.prediction.missing_channels import present, with_stand_ins
 from bdfm_nnunet.prediction.other_formats import check_by_reader
 from bdfm_nnunet.prediction.resampled_sizes import check_resampled_size
 from bdfm_nnunet.safe_names import check_name
@@ -25,7 +26,7 @@ MOST_FAULTS = 20
 
 
 def find_cases(source: str | list[list[str]], wanted: ImagesWanted) -> list[list[str]]:
-    """Return the files of each case, in the order of channels.
+    """Return the files of each case, in the order of channels; for one that it may lack another one stands in.
 
     Args:
         source: the folder of the images, or the files of each case.
@@ -36,9 +37,7 @@ def find_cases(source: str | list[list[str]], wanted: ImagesWanted) -> list[list
             case lacks a channel or has others.
     """
     cases = source if not isinstance(source, str) else _cases_in(Path(source), wanted.ending)
-    for files in cases:
-        _check_channels(files, wanted)
-    return cases
+    return [_files_of_channels(files, wanted) for files in cases]
 
 
 def _cases_in(folder: Path, ending: str) -> list[list[str]]:
@@ -58,13 +57,18 @@ def _cases_in(folder: Path, ending: str) -> list[list[str]]:
     return [sorted(cases[case]) for case in sorted(cases)]
 
 
-def _check_channels(files: Sequence[str], wanted: ImagesWanted) -> None:
-    """Check that every channel is there once; in formats other than NIfTI one file may hold several (colours)."""
+def _files_of_channels(files: Sequence[str], wanted: ImagesWanted) -> list[str]:
+    """Check that every channel is there once, or may be missing, and return the files.
+
+    In formats other than NIfTI one file may hold several (colours).
+    """
     count, ending = len(wanted.channels), wanted.ending
     numbers = [file.removesuffix(ending)[-5:] for file in files]
     whole = numbers == [f"_{channel:04d}" for channel in range(len(files))]
     if files and whole and (len(files) == count or (ending not in NIFTI and len(files) < count)):
-        return
+        return list(files)
+    if (chosen := with_stand_ins(files, wanted)) is not None:
+        return chosen
     case = files[0] if files else "a case"
     raise InputError(
         f"{case} is one of {len(files)} files, the model needs {count} ({', '.join(wanted.channels)}): "
@@ -101,6 +105,7 @@ def check_cases(
 
 
 def _fault_of(files: Sequence[str], previous: str | None, *, wanted: ImagesWanted) -> InputError | None:
+    files = present(files)
     try:
         if wanted.ending in NIFTI:
             size, spacing = _check_nifti([Path(file) for file in files], previous, wanted)

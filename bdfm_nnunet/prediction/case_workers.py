@@ -26,6 +26,7 @@ from bdfm_nnunet.files import cannot_write, unfinished
 from bdfm_nnunet.images.case_folders import NIFTI
 from bdfm_nnunet.images.image_faults import Damaged
 from bdfm_nnunet.images.volumes import read_volume
+from bdfm_nnunet.prediction.missing_channels import without_missing
 
 _CHECK = "check the plans of the model and the images of the case"
 Item = dict[str, Any]
@@ -71,6 +72,8 @@ def preprocess_case(
 ) -> Item:
     """Read and preprocess one case; the segmentation of a cascade's previous stage becomes channels.
 
+    Channels that the case lacks are 0.
+
     Returns:
         nnU-Net's item with "data" as an fp32 array.
 
@@ -85,7 +88,8 @@ def preprocess_case(
         item: Item = next(adapter)
     except Exception as error:  # nnU-Net's readers and resampling, on plans of anybody
         raise InputError(f"{files[0]} and its like cannot be preprocessed ({_reason(error)}): {_CHECK}") from error
-    return {**item, "data": item["data"].float().contiguous().numpy()}
+    data = item["data"].float().contiguous().numpy()
+    return {**item, "data": without_missing(data, files, dataset_json["file_ending"])}
 
 
 def export_case(

@@ -7,7 +7,7 @@ or cases, and a run that is stopped loses one group.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,8 @@ class Ensemble:
             InputError: a case lacks a channel, or a model is of a cascade and there is no stage before.
         """
         self._check_cascade(previous)
-        wanted = ImagesWanted.of(self.first.plans_manager, self.first.configuration_manager, self.first.dataset_json)
+        some_suffice = all(predictor.some_suffice for predictor in self.predictors)
+        wanted = replace(self.first.images_wanted, some_suffice=some_suffice)
         found = []
         for files in find_cases(images, wanted)[part::parts]:
             name = Path(files[0]).name[: -len(wanted.ending) - len("_0000")]
@@ -194,7 +195,7 @@ class Ensemble:
         """
         seen: list[ImagesWanted] = []
         for predictor in self.predictors:
-            wanted = ImagesWanted.of(predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
+            wanted = predictor.images_wanted
             if cases and wanted not in seen:
                 seen.append(wanted)
                 before = cases[0].previous if self._uses_previous(predictor) else None

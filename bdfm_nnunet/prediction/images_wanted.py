@@ -20,6 +20,7 @@ class ImagesWanted:
         spacing: to which images are resampled, axis by axis as `transpose` orders them; two axes where slices stay.
         transpose: order of the axes (z, y, x) in the network.
         flat: whether files with two axes are taken, as a model of slices does.
+        some_suffice: whether cases may lack channels, as the model has learnt to do without.
     """
 
     channels: Sequence[str]
@@ -30,9 +31,12 @@ class ImagesWanted:
     spacing: Sequence[float]
     transpose: Sequence[int]
     flat: bool
+    some_suffice: bool = False
 
     @classmethod
-    def of(cls, plans: Any, configuration: Any, dataset: Mapping[str, Any]) -> "ImagesWanted":
+    def of(
+        cls, plans: Any, configuration: Any, dataset: Mapping[str, Any], *, some_suffice: bool = False
+    ) -> "ImagesWanted":
         """Take it from nnU-Net's views of plans and configuration, and the content of dataset.json."""
         by_nibabel = plans.plans.get("image_reader_writer") != "SimpleITKIO"
         return cls(
@@ -44,4 +48,5 @@ class ImagesWanted:
             spacing=configuration.spacing,
             transpose=plans.transpose_forward,
             flat=len(configuration.patch_size) == 2 and not by_nibabel,
+            some_suffice=some_suffice,
         )

@@ -49,6 +49,7 @@ class TrainedModel:
         dataset: content of dataset.json.
         trainer: class name of the trainer.
         mirroring: image axes that may be mirrored, or None.
+        some_suffice: whether every fold has learnt to do without some channels.
     """
 
     network: nn.Module
@@ -59,6 +60,7 @@ class TrainedModel:
     dataset: dict[str, Any]
     trainer: str
     mirroring: tuple[int, ...] | None
+    some_suffice: bool = False
 
 
 def read_model(folder: Path, folds: Sequence[int | str], checkpoint: str) -> TrainedModel:
@@ -93,13 +95,14 @@ def read_model(folder: Path, folds: Sequence[int | str], checkpoint: str) -> Tra
     check_weights(network, first)
     network.load_state_dict(first.weights)
     mirroring = _mirroring_of(first, len(settings["patch_size"]))
-    first = replace(first, weights={})
+    first, some_suffice = replace(first, weights={}), first.channel_dropout > 0
     for file in files[1:]:  # one after the other: only one of them is in memory
         each = read_checkpoint(file)
         _trainer_of([first, each]), _configuration_of([first, each])
         check_weights(network, each)
+        some_suffice &= each.channel_dropout > 0
     weights = FoldWeights(files)
-    return TrainedModel(network, build, manager, configuration, weights, dataset, trainer, mirroring)
+    return TrainedModel(network, build, manager, configuration, weights, dataset, trainer, mirroring, some_suffice)
 
 
 def _trainer_of(read: Sequence[Checkpoint]) -> str:

@@ -35,6 +35,7 @@ from bdfm_nnunet.prediction.argument_checks import check_model
 from bdfm_nnunet.prediction.case_images import check_cases, find_cases
 from bdfm_nnunet.prediction.images_wanted import ImagesWanted
 from bdfm_nnunet.prediction.inference_precision import autocast_type, keep_logits_exact, to_channels_last
+from bdfm_nnunet.prediction.missing_channels import tell_missing
 from bdfm_nnunet.prediction.model_folder import read_model
 from bdfm_nnunet.prediction.sliding_windows import (
     Batches,
@@ -83,7 +84,7 @@ class Predictor(nnunet.nnUNetPredictor):
         self.autocast_type = autocast_type(self.options.precision, self.device.type)
         self.limit = self.options.windows or (None if self.device.type == "cuda" else 1)
         self.windows_seen = self.windows_computed = 0
-        self.only_threads = False
+        self.only_threads = self.some_suffice = False
         self.export: Callable[..., Any] = case_workers.export_case
         self.checking_workers = min(8, nnunet.default_num_processes)
         self.threads = named_threads() or torch.get_num_threads()
@@ -111,6 +112,7 @@ class Predictor(nnunet.nnUNetPredictor):
         model = read_model(folder, folds, checkpoint_name)
         self._check_rules(folder, model.dataset)
         self.build = model.build
+        self.some_suffice = model.some_suffice
         self.manual_initialization(
             model.network, model.plans, model.configuration, model.weights, model.dataset, model.trainer,
             model.mirroring,
@@ -146,6 +148,13 @@ class Predictor(nnunet.nnUNetPredictor):
         if self.network is None:
             self.network = self.build()
             self.prepare_network()
+
+    @property
+    def images_wanted(self) -> ImagesWanted:
+        """The images that the model reads."""
+        return ImagesWanted.of(
+            self.plans_manager, self.configuration_manager, self.dataset_json, some_suffice=self.some_suffice
+        )
 
     def prepare_network(self) -> None:
         """Make the network ready for the chosen type, and compile it if asked to."""
@@ -289,13 +298,14 @@ class Predictor(nnunet.nnUNetPredictor):
     def _manage_input_and_output_lists(
         self, list_of_lists_or_source_folder: str | list[list[str]], *args: Any, **settings: Any
     ) -> Any:
-        wanted = ImagesWanted.of(self.plans_manager, self.configuration_manager, self.dataset_json)
+        wanted = self.images_wanted
         cases = find_cases(list_of_lists_or_source_folder, wanted)
         chosen = super()._manage_input_and_output_lists(cases, *args, **settings)
         files, outputs, previous = chosen
         for output in outputs or ():
             sweep(Path(output).parent)
             break
+        tell_missing(files, wanted)
         check_cases(files, previous or [None] * len(files), wanted, workers=self.checking_workers)
         return chosen
 

@@ -16,6 +16,7 @@ from bdfm_nnunet.nnunet_files import channels_of, read_dataset_json, read_plans_
 from bdfm_nnunet.nnunet_folders import nnunet_folder
 from bdfm_nnunet.prediction.case_images import check_cases, find_cases
 from bdfm_nnunet.prediction.images_wanted import ImagesWanted
+from bdfm_nnunet.prediction.missing_channels import tell_missing, without_missing
 
 Preprocessed = tuple[NDArray[np.float32], dict[str, Any]]
 """Images (C, *spatial) as the network takes them, and what nnU-Net's preprocessing tells of the case."""
@@ -51,19 +52,26 @@ class ImageFiles:
         configuration: nnU-Net's view of its configuration.
         dataset: content of its dataset.json.
         files: case to its channels, or a folder of CASE_0000.nii.gz and further channels.
+        some_suffice: whether cases in a folder may lack channels, as the model has learnt to do without.
 
     Raises:
         InputError: the folder does not exist or holds no images, or a case lacks a channel.
     """
 
     def __init__(
-        self, plans: Any, configuration: Any, dataset: dict[str, Any], files: Path | Mapping[str, Sequence[str]]
+        self,
+        plans: Any,
+        configuration: Any,
+        dataset: dict[str, Any],
+        files: Path | Mapping[str, Sequence[str]],
+        *,
+        some_suffice: bool = False,
     ) -> None:
         self.plans, self.configuration, self.dataset = plans, configuration, dataset
-        self.wanted = ImagesWanted.of(plans, configuration, dataset)
+        self.wanted = ImagesWanted.of(plans, configuration, dataset, some_suffice=some_suffice)
         if isinstance(files, Path):
-            first = f"_0000{self.wanted.ending}"
-            files = {Path(each[0]).name.removesuffix(first): each for each in find_cases(str(files), self.wanted)}
+            number = len(f"_0000{self.wanted.ending}")
+            files = {Path(each[0]).name[:-number]: each for each in find_cases(str(files), self.wanted)}
         self.files, self.names, self.by_nibabel = files, [*files], self.wanted.by_nibabel
 
     def check(self, *, workers: int, with_maps: bool) -> None:
@@ -79,6 +87,7 @@ class ImageFiles:
                 f"case {wrong[0]} has {len(self.files[wrong[0]])} images, the model needs {count} "
                 f"({', '.join(self.wanted.channels)}): give the images with -i, or convert the data set again"
             )
+        tell_missing(cases, self.wanted)
         check_cases(cases, [None] * len(cases), self.wanted, workers=workers)
         if with_maps and not is_nifti:
             raise InputError(
@@ -86,14 +95,14 @@ class ImageFiles:
             )
 
     def read(self, case: str) -> Preprocessed:
-        """Return a case as the network takes it."""
+        """Return a case as the network takes it; channels that it lacks are 0."""
         preprocessor = self.configuration.preprocessor_class(verbose=False)
         files = list(self.files[case])
         images, _, properties = preprocessor.run_case(files, None, self.plans, self.configuration, self.dataset)
-        return images, properties
+        return without_missing(images, files, self.wanted.ending), properties
 
     def image(self, case: str) -> Path:
-        """Return the first channel of a case."""
+        """Return the first channel that a case has."""
         return Path(self.files[case][0])
 
 

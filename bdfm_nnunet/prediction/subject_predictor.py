@@ -101,6 +101,15 @@ class SubjectModel:
         """Whether its cases are 4-D runs."""
         return len(self.configuration.patch_size) == AXES_OF_RUNS
 
+    def images_in(self, folder: Path) -> ImageFiles:
+        """Return the cases in a folder of images, which lack channels only where every fold has learnt to do without.
+
+        Raises:
+            InputError: it holds no images, or a case lacks a channel.
+        """
+        some_suffice = all(each.checkpoint.channel_dropout for each in self.folds)
+        return ImageFiles(self.plans, self.configuration, self.dataset, folder, some_suffice=some_suffice)
+
     @property
     def targets(self) -> list[TargetColumn]:
         """The targets that are predicted."""
@@ -190,7 +199,7 @@ def predict_subjects(
     Raises:
         InputError: an image cannot be used; then nothing is predicted.
     """
-    source = ImageFiles(model.plans, model.configuration, model.dataset, images) if isinstance(images, Path) else images
+    source = model.images_in(images) if isinstance(images, Path) else images
     source.check(workers=workers, with_maps=saliency is not None)
     rows: list[dict[str, Tensor]] = [{} for _ in model.folds]
     stays, names = _all_fit(model.folds, device), [target.name for target in model.targets]

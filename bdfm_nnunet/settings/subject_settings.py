@@ -5,7 +5,7 @@ from typing import Literal
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.settings.training_settings import WeightSettings
-from bdfm_nnunet.settings.value_checks import at_least_zero, positive, share
+from bdfm_nnunet.settings.value_checks import at_least_zero, positive, share, share_below_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +71,7 @@ class SubjectSettings(WeightSettings):
         positive(self, "most_crops", "clips", "survival_bins")
         at_least_zero(self, "rotation")
         share(self, "label_smoothing", "shift", "p_intensity")
-        for name in ("crop_overlap", "scaling", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected a share of at least 0 and below 1")
+        share_below_one(self, "crop_overlap", "scaling", "dropout")
         if len(set(self.mirror_axes)) < len(self.mirror_axes) or min(self.mirror_axes, default=0) < 0:
             raise InputError(f"mirror_axes is {list(self.mirror_axes)}, expected different axes, counted from 0")
         if not all(self.targets) or len(set(self.targets)) < len(self.targets):

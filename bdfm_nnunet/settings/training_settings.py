@@ -5,7 +5,7 @@ from typing import Literal
 
 from bdfm_nnunet.settings.loading_settings import LoadingSettings
 from bdfm_nnunet.settings.strategy_settings import StrategySettings
-from bdfm_nnunet.settings.value_checks import at_least_zero, positive, share
+from bdfm_nnunet.settings.value_checks import at_least_zero, positive, share, share_below_one
 
 Optimizer = Literal["auto", "adamw", "sgd", "lars"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -83,12 +83,16 @@ class WeightSettings(LoadingSettings, StrategySettings):
     Attributes:
         weights: checkpoint to start from; the environment variable BDFM_WEIGHTS overrides it.
         weights_sha256: SHA-256 that the checkpoint must have.
+        channel_dropout: probability that a training step leaves a channel of a sample out (0 everywhere after
+            normalisation), never all of them, for one model that also predicts cases that lack channels.
     """
 
     weights: str | None = None
     weights_sha256: str | None = None
+    channel_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        share_below_one(self, "channel_dropout")
         LoadingSettings.__post_init__(self)
         StrategySettings.__post_init__(self)
 

@@ -77,6 +77,13 @@ def share(settings: Any, *names: str) -> None:
             raise InputError(f"{name} is {getattr(settings, name)}, expected a share between 0 and 1")
 
 
+def share_below_one(settings: Any, *names: str) -> None:
+    """Raise InputError unless the settings of these names are at least 0 and below 1."""
+    for name in names:
+        if not 0 <= getattr(settings, name) < 1:
+            raise InputError(f"{name} is {getattr(settings, name)}, expected a share of at least 0 and below 1")
+
+
 def ordered(settings: Any, name: str, *, largest: float = math.inf) -> None:
     """Raise InputError unless a setting is two finite numbers, the first at least 0 and the second not below it."""
     value = getattr(settings, name)

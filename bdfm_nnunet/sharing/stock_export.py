@@ -8,7 +8,7 @@ from bdfm_nnunet.checkpoints.adaptation_plan import CITATIONS
 from bdfm_nnunet.checkpoints.checkpoint_reading import checkpoint_of
 from bdfm_nnunet.checkpoints.checkpoint_writing import write_checkpoint
 from bdfm_nnunet.checkpoints.exact_weights import check_weights
-from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE
+from bdfm_nnunet.checkpoints.readers.nnunet_reader import CHANNEL_DROPOUT, EXPOSURE
 from bdfm_nnunet.checkpoints.safe_loading import load_as_data
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import new_folder, write_json
@@ -89,7 +89,7 @@ def stock_content(file: Path, plans: dict[str, Any], dataset: dict[str, Any]) ->
     settings = resolve_configuration(plans, name)
     sizes: Any = {"inputs": inputs_of(dataset, settings), "outputs": outputs_of(dataset), "deep_supervision": False}
     check_weights(build_on(lambda: build_network(settings, **sizes, initialise=False, name=str(file))), checkpoint)
-    kept = {key: content[key] for key in (EXPOSURE, CITATIONS) if key in content}
+    kept = {key: content[key] for key in (EXPOSURE, CITATIONS, CHANNEL_DROPOUT) if key in content}
     fold = file.parent.name.removeprefix("fold_")
     return {
         "network_weights": checkpoint.weights,

@@ -8,11 +8,14 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from bdfm_nnunet.checkpoints import load_pretrained
+from bdfm_nnunet.checkpoints.readers.nnunet_reader import CHANNEL_DROPOUT
+from bdfm_nnunet.data.batch_streams import Batch
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import compare, parts_of
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.nnunet_files import channels_of
 from bdfm_nnunet.settings import WEIGHTS_VARIABLE, FinetuningSettings, WeightSettings, read_block
+from bdfm_nnunet.tasks.channel_draws import check_channels, drawn_channels
 from bdfm_nnunet.tasks.task import Task
 
 REPORT = "load_report.json"
@@ -44,8 +47,9 @@ class Finetuning(Task):
         return read_block(configuration_manager.configuration, "finetuning", kind=cls.settings_class)
 
     def check(self) -> None:
-        """Raise InputError where the training is too short for its strategy."""
+        """Raise InputError where the training is too short for its strategy, or no channel can be left out."""
         _ = self.trainer.strategy.stages
+        check_channels(self, "finetuning", self.finetuning.channel_dropout)
 
     def peak_rate(self, optimizer: str) -> float:
         """Return the peak learning rate where the settings name none: another one for pre-trained weights.
@@ -56,6 +60,10 @@ class Finetuning(Task):
         if optimizer in self.rates_from_scratch and not self.trainer.strategy.loaded.weights:
             return self.rates_from_scratch[optimizer]
         return super().peak_rate(optimizer)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Add which "channels" of each sample a step keeps, boolean (B, 1, channels), where some are left out."""
+        return batch | drawn_channels(self, len(batch["data"]), self.finetuning.channel_dropout)
 
     def load_weights(self) -> None:
         """Load the pre-trained weights that are named, and tell which held-out cases they have seen.
@@ -116,3 +124,8 @@ class Finetuning(Task):
     def blocks(self) -> dict[str, Any]:
         """Return the "finetuning" block."""
         return {"finetuning": self.finetuning}
+
+    def checkpoint_entries(self) -> dict[str, Any]:
+        """Return how often channels were left out, without which no case that lacks one is predicted."""
+        dropout = self.finetuning.channel_dropout
+        return {CHANNEL_DROPOUT: dropout} if dropout else {}

@@ -10,11 +10,12 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
+from bdfm_nnunet.channel_dropout import only_channels
 from bdfm_nnunet.checkpoints.adaptation_plan import ADAPTATION_PLAN, CITATIONS, adaptation_plan
 from bdfm_nnunet.checkpoints.citations import citations_of
 from bdfm_nnunet.checkpoints.last_training import SUMMARY
 from bdfm_nnunet.data.augmentation import RandomAffine, mirrored
-from bdfm_nnunet.data.batch_streams import Batch, generator_of
+from bdfm_nnunet.data.batch_streams import Batch
 from bdfm_nnunet.data.clip_batches import ClipPairs, Clips
 from bdfm_nnunet.data.crops import UnlabelledCrops
 from bdfm_nnunet.data.random_contrast import draw_contrasts, redrawn
@@ -29,6 +30,7 @@ from bdfm_nnunet.presets import PRESETS
 from bdfm_nnunet.reports.figures import progress_figure, reconstruction_figure, save_figure
 from bdfm_nnunet.reports.time_courses import time_course_figure
 from bdfm_nnunet.settings import CropSettings, methods_of, pretraining_settings, read_block
+from bdfm_nnunet.tasks.channel_draws import check_channels, drawn_channels
 from bdfm_nnunet.tasks.last_tenth import LastTenth, last_tenth
 from bdfm_nnunet.tasks.run_summary import only_warned
 from bdfm_nnunet.tasks.task import Task
@@ -85,6 +87,7 @@ class Pretraining(Task):
         configuration = self.trainer.configuration_manager.configuration
         if self._shows_clips:
             check_clips(self.objective_class, self.settings)
+        check_channels(self, "pretraining", self.settings.channel_dropout)
         self.objective_class.check(configuration, self.settings)
 
     @property
@@ -166,7 +169,8 @@ class Pretraining(Task):
         if self.settings.random_contrast:
             draw = partial(_contrasts, channels=images.shape[1], share=self.settings.random_contrast)
             batch["contrasts"] = self._draw(images, _CONTRASTS, step, draw)
-        return batch
+        subsets = self.objective.channel_subsets
+        return batch | drawn_channels(self, len(images), self.settings.channel_dropout, subsets=subsets)
 
     def _given(self, batch: Batch) -> dict[str, Tensor]:
         """Return what comes with the images: brain and regions of clips.
@@ -179,13 +183,11 @@ class Pretraining(Task):
         return given
 
     def _draw(self, images: Tensor, stream: int, number: int, draw: Any = None) -> dict[str, Tensor]:
-        """Draw for the whole batch, so that nothing depends on the number of processes, and take this one's part."""
-        trainer = self.trainer
-        generator = generator_of(trainer.training.seed, stream, 0, number)
-        alone = trainer.processes.count == 1
-        samples, share = (len(images), slice(None)) if alone else (trainer.whole_batch, trainer.share)
-        drawn = (draw or self.objective.draw)(samples, images.shape[2:], generator=generator)
-        return {name: value[share] for name, value in drawn.items()}
+        """Draw for images of a size; by default what the objective draws."""
+        draw = draw or self.objective.draw
+        return self.drawn_share(
+            len(images), stream, number, lambda samples, **options: draw(samples, images.shape[2:], **options)
+        )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the objective's loss and its terms."""
@@ -214,8 +216,18 @@ class Pretraining(Task):
             images = mirrored(images, batch["flips"])
         if "contrasts" in batch:
             images = redrawn(images, batch["contrasts"], spacing=self.trainer.configuration_manager.spacing)
+        if "channels" in batch:
+            images, channels = self._without_some(images, batch["channels"])
+            drawn |= {"channels": channels} if self.objective.uses_channels else {}
         start_from_data(self.trainer.network, images, **drawn, **options)
         return self.trainer.network(images, **drawn, **options)
+
+    def _without_some(self, images: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images without the channels that are left out, and which stay; whole for an objective of two views."""
+        channels = channels.to(images.device, non_blocking=True)
+        if self.objective.channel_subsets > 1:
+            return images, channels
+        return only_channels(images, channels[:, 0]), channels[:, 0]
 
     # --- an epoch -----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 from torch import Tensor, nn
 
+from bdfm_nnunet.channel_dropout import only_channels
 from bdfm_nnunet.data.batch_streams import Batch, BatchSource
 from bdfm_nnunet.data.checked_cases import DAMAGE, CheckedCases
 from bdfm_nnunet.data.random_contrast import ContrastTransform
@@ -132,7 +133,8 @@ class Segmentation(Finetuning):
         trainer, target = self.trainer, batch["target"]
         targets = target if isinstance(target, list) else [target]
         targets = [part.to(trainer.device, non_blocking=True) for part in targets]
-        output = trainer.network(batch["data"].to(trainer.device, non_blocking=True))
+        images = batch["data"].to(trainer.device, non_blocking=True)
+        output = trainer.network(only_channels(images, batch["channels"][:, 0]) if "channels" in batch else images)
         return {"loss": trainer.loss(output, targets if isinstance(target, list) else targets[0])}
 
     def batch_sources(self) -> tuple[BatchSource, BatchSource]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bdfm_nnunet.channel_dropout import only_channels
 from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import TASK
 from bdfm_nnunet.data.batch_streams import Batch
@@ -191,8 +192,8 @@ class SubjectTask(Finetuning):
         return [number % self.trainer.num_val_iterations_per_epoch for number in numbers]
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add the augmentation of a training step."""
-        return {**batch, **self.shown.drawn(self.trainer.run.step_number)}
+        """Add the augmentation of a training step, and the channels that it keeps."""
+        return {**super().prepare(batch), **self.shown.drawn(self.trainer.run.step_number)}
 
     # --- steps --------------------------------------------------------------------------------------------------
 
@@ -224,7 +225,10 @@ class SubjectTask(Finetuning):
         return {"loss": loss, **(found if len(found) > 1 else {})}
 
     def _outputs_of(self, batch: Batch) -> Tensor:
-        outputs: Tensor = self.trainer.network(self.shown.changed(batch))
+        bags = self.shown.changed(batch)
+        if "channels" in batch:
+            bags = only_channels(bags, batch["channels"][:, 0], axis=2)  # all crops of a case lack the same
+        outputs: Tensor = self.trainer.network(bags)
         return outputs
 
     # --- an epoch -----------------------------------------------------------------------------------------------
@@ -309,7 +313,7 @@ class SubjectTask(Finetuning):
 
     def checkpoint_entries(self) -> dict[str, Any]:
         """Return what a prediction needs beside the plans."""
-        return {TASK: self._entry()}
+        return {TASK: self._entry(), **super().checkpoint_entries()}
 
     def _entry(self) -> dict[str, Any]:
         settings = self.finetuning

@@ -1,6 +1,6 @@
 """The interface between a training and the task that it learns."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import time
 from types import MappingProxyType
@@ -8,9 +8,12 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from bdfm_nnunet.data.batch_streams import Batch, BatchSource
+from bdfm_nnunet.data.batch_streams import Batch, BatchSource, generator_of
 from bdfm_nnunet.settings import FinetuningSettings
 from bdfm_nnunet.tasks.run_summary import curves_of
+
+Draw = Callable[..., Mapping[str, Tensor]]
+"""Draws what a step needs for a number of samples, from `generator`."""
 
 
 class Task:
@@ -102,6 +105,21 @@ class Task:
     def prepare(self, batch: Batch) -> Batch:
         """Add to a loaded batch what a step needs besides, before it is cut into micro-batches."""
         return batch
+
+    def drawn_share(self, samples: int, stream: int, number: int, draw: Draw) -> dict[str, Tensor]:
+        """Draw for the whole batch, so that nothing depends on the number of processes, and take this one's part.
+
+        Args:
+            samples: of this process's batch.
+            stream: number that keeps what is drawn apart from other random streams of the seed.
+            number: of the step.
+            draw: takes the samples of all processes and a generator; each tensor that it returns has a row for each.
+        """
+        trainer = self.trainer
+        alone = trainer.processes.count == 1
+        whole, share = (samples, slice(None)) if alone else (trainer.whole_batch, trainer.share)
+        drawn = draw(whole, generator=generator_of(trainer.training.seed, stream, 0, number))
+        return {name: value[share] for name, value in drawn.items()}
 
     # --- steps --------------------------------------------------------------------------------------------------
 

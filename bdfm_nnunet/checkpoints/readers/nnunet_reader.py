@@ -26,6 +26,8 @@ PROGRESS = "bdfm_progress"
 """The entry in which a checkpoint from the middle of an epoch tells where that was."""
 STRATEGY = "bdfm_strategy"
 """The entry in which a checkpoint of a fine-tuning tells the stage that it was in."""
+CHANNEL_DROPOUT = "bdfm_channel_dropout"
+"""The entry in which the checkpoint of a fine-tuning tells how often channels were left out."""
 TASK = "bdfm_task"
 """The entry in which the checkpoint of a subject-level task tells its targets."""
 
@@ -107,6 +109,7 @@ def nnunet_origin(content: Mapping[str, Any]) -> Origin:
         progress=content.get(PROGRESS),
         strategy=content.get(STRATEGY),
         task=content.get(TASK),
+        channel_dropout=_share(content.get(CHANNEL_DROPOUT)),
         mirroring=content.get("inference_allowed_mirroring_axes"),
         source_network=_network(content, configuration, arguments.get("dataset_json"), trainer),
         licence=licence_of(content),
@@ -160,6 +163,11 @@ def _network(content: Mapping[str, Any], configuration: Any, dataset: Any, train
     names = [name for name in named_tensors(content) if isinstance(name, str)]
     known = {} if fault_of(dataset, _CHANNELS) else {"channel_names": tuple(channels_of(dataset))}
     return described_network(configuration, labels=trained_on_labels(names, trainer), **known)
+
+
+def _share(value: Any) -> float:
+    """Return a share above 0 and below 1; 0 for anything else."""
+    return value if isinstance(value, float) and 0 < value < 1 else 0.0
 
 
 def _of_type(value: Any, kind: type) -> Any:

@@ -83,6 +83,7 @@ class Origin:
         progress: the place in an epoch at which our trainers wrote the file; None at an epoch's end.
         strategy: the stage in which a fine-tuning of ours wrote the file, not checked.
         task: what a subject-level task of ours has learnt, not checked.
+        channel_dropout: probability with which a fine-tuning of ours left each channel out; 0 where it did not.
         mirroring: the image axes that prediction may mirror, not checked.
         source_network: the network of the weights, as far as it is known.
         licence: licence of the weights; empty where the file does not name it and it is not known.
@@ -103,6 +104,7 @@ class Origin:
     progress: Any = None
     strategy: Any = None
     task: Any = None
+    channel_dropout: float = 0.0
     mirroring: Any = None
     source_network: SourceNetwork = field(default_factory=SourceNetwork)
     licence: str = ""
