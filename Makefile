@@ -4,6 +4,7 @@
 #   make test                     the tests; `make test-slow` the slow ones
 #   make check                    ruff and mypy
 #   make bench                    all benchmarks, then docs/benchmarks.md; `make bench-quick` a short run into build/
+#   make notebook                 examples/quickstart.ipynb from examples/quickstart.py
 #   make clean                    removes what was built, not the environment
 #
 # PYTHON=python3.12 chooses the interpreter. VENV=DIR CONSTRAINTS=/dev/null uses an environment of yours with your own
@@ -23,7 +24,7 @@ TYPES := build/types/bdfm_nnunet
 # Whatever makes a result.
 BENCHMARKS = $(filter-out benchmarks/harness.py,$(shell grep -lw Result benchmarks/*.py))
 
-.PHONY: demo test test-slow check bench bench-quick install clean
+.PHONY: demo test test-slow check bench bench-quick notebook install clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -35,6 +36,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow
+
+notebook: $(INSTALLED)
+	$(RUN) examples/to_notebook.py
 
 check: $(INSTALLED)
 	$(RUN) -m ruff check .

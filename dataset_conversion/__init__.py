@@ -6,8 +6,8 @@ from typing import Any
 
 from bdfm_nnunet.dataset_conversion.conversion import convert_release
 from bdfm_nnunet.dataset_conversion.dicom_folders import DICOM, convert_dicom
-from bdfm_nnunet.dataset_conversion.reading.bids_layout import BIDS
-from bdfm_nnunet.dataset_conversion.reading.folder_layout import FOLDER
+from bdfm_nnunet.dataset_conversion.reading.bids_layout import BIDS, bids_release
+from bdfm_nnunet.dataset_conversion.reading.folder_layout import FOLDER, folder_release
 from bdfm_nnunet.dataset_conversion.reading.functional_layout import FMRI_BIDS, FMRI_FOLDER, FMRIPREP
 from bdfm_nnunet.dataset_conversion.release import Release
 from bdfm_nnunet.dataset_conversion.releases import KNOWN_RELEASES
@@ -20,11 +20,13 @@ __all__ = [
     "RELEASES",
     "ConversionReport",
     "Release",
+    "bids_release",
     "convert",
     "convert_dicom",
     "convert_release",
     "convert_runs",
     "find_release",
+    "folder_release",
 ]
 
 _OF_ANY_STUDY = (FOLDER, BIDS)

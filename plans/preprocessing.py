@@ -125,6 +125,10 @@ def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, worker
     write_json(path.parent / RECORD_FILE, record | {"data": record.get("data", {}) | {identifier: state}})
 
 
+_DEAD_WORKER = "background worker"
+"""Words of nnU-Net's error about a process of its pool that is gone."""
+
+
 @contextlib.contextmanager
 def _as_input_errors(what: str, first_remedy: str = "") -> Iterator[None]:
     """Turn what nnU-Net raises into an InputError of one sentence."""
@@ -137,6 +141,11 @@ def _as_input_errors(what: str, first_remedy: str = "") -> Iterator[None]:
             raise InputError(f"{what} ({_reason(error)}): convert the data set again") from error
         raise cannot_write(Path(error.filename or nnunet_folder("nnUNet_preprocessed")), error) from error
     except (AssertionError, RuntimeError, ValueError, IndexError, KeyError) as error:
+        if _DEAD_WORKER in str(error):
+            raise InputError(
+                "a process that reads the images has died: give fewer --workers if memory ran out, and in a script of "
+                'your own make the call below `if __name__ == "__main__":`, since these processes import the script'
+            ) from error
         raise InputError(
             f"{what} ({_reason(error)}): {first_remedy}repair the file it names, or convert the data set again"
         ) from error

@@ -8,6 +8,7 @@ import pytest
 
 from bdfm_nnunet import cli
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.plans import preprocessing
 from bdfm_nnunet.plans.training_files import find_training_files
 
 DESCRIPTION = {
@@ -85,3 +86,10 @@ def test_a_missing_folder_of_images(raw: Path) -> None:
     (raw / "imagesTr").rmdir()
     with pytest.raises(InputError):
         find_training_files(raw)
+
+
+def test_a_reading_process_that_died_is_named_with_both_of_its_causes(tmp_path: Path) -> None:
+    found = pytest.raises(InputError, match=r"has died: give fewer --workers .* `if __name__ == \"__main__\":`")
+    with found as caught, preprocessing._as_input_errors(f"{tmp_path} is no valid nnU-Net data set"):
+        raise RuntimeError("Some background worker is 6 feet under. Yuck. \nOK jokes aside.")
+    assert "6 feet" not in str(caught.value)
