@@ -21,7 +21,7 @@ from tests.test_imports import MODULES
 PARTS_WITH_EXAMPLES = (
     "losses", "embedding_measures", "masking", "metrics", "sharpness_metrics", "spectrum_metrics", "embedding_spectrum",
     "frequency",
-    "evaluation", "exposure", "results", "checkpoints", "objectives.corruptions", "hashed_noise",
+    "evaluation", "exposure", "results", "checkpoints", "objectives", "hashed_noise",
     "intensity_changes", "data.random_contrast",
 )  # fmt: skip
 """Modules, or packages with all of their modules, in which every public function and class has an example."""

@@ -25,6 +25,12 @@ class Picture:
         errors: whether the shown images shall be the original, so that their errors are drawn too.
         courses: name -> (voxels, frames), time courses of some voxels of a 4-D image; empty for others.
         hidden: boolean (voxels, frames), True = hidden from the encoder; None without time courses.
+
+    Example:
+        >>> image = torch.rand(8, 8)
+        >>> picture = Picture(image, {"rebuilt": image.round()}, mask=image > 0.5)
+        >>> list(picture.shown), picture.errors, dict(picture.courses)
+        (['rebuilt'], True, {})
     """
 
     original: Tensor
@@ -43,6 +49,11 @@ class Monitored:
         values: "loss", its terms and the objective's monitors, scalars by name.
         kept: per sample, (B, ...) by name, for `Objective.summarise`, which sees all validation crops at once.
         pictures: folder of the pictures ("reconstructions", say) -> picture of the first sample.
+
+    Example:
+        >>> scored = Monitored({"loss": torch.tensor(0.5), "psnr": torch.tensor(21.0)})
+        >>> sorted(scored.values), dict(scored.pictures), dict(scored.kept)
+        (['loss', 'psnr'], {}, {})
     """
 
     values: Mapping[str, Tensor]
@@ -90,6 +101,25 @@ class Objective(nn.Module):
         progress: curve that tells how far the training has come, and whether larger values of it are better.
         panels: title of a figure's panel -> label of a curve -> name of a monitor, for progress.png.
         encoder: module of the view; its weights are "encoder." in checkpoints, where fine-tuning looks for them.
+
+    Example:
+        An autoencoder of the coarsest features:
+
+        >>> from bdfm_nnunet.networks import SwinUNet, encoder_of
+        >>> class Autoencoder(Objective):
+        ...     def __init__(self, view: EncoderView) -> None:
+        ...         super().__init__(view)
+        ...         self.out = nn.ConvTranspose3d(view.channels[-1], view.in_channels, 8, stride=8)
+        ...     def forward(self, images: Tensor) -> dict[str, Tensor]:
+        ...         rebuilt = self.out(self.encoder(images)[-1])
+        ...         return {"loss": (rebuilt - images).square().mean()}
+        >>> view = encoder_of(SwinUNet(
+        ...     1, 2, strides=[[1, 1, 1], [4, 4, 4], [2, 2, 2]], features_per_stage=[4, 8, 16], depths=[1, 1],
+        ...     num_heads=[1, 2], window_size=[2, 2, 2],
+        ... ))
+        >>> terms = Autoencoder(view)(torch.rand(2, 1, 16, 16, 16))
+        >>> list(terms), terms["loss"].ndim
+        (['loss'], 0)
     """
 
     settings_class: ClassVar[type[CropSettings]] = CropSettings

@@ -34,6 +34,15 @@ class FrequencyBlock(nn.Module):
         output: "real" adds the real part and applies a GELU before the filter, the only non-linearity; "magnitude"
             adds the absolute value, as published, which can only add intensity. Published kernels also have a bias;
             "real" has none, because it would be an impulse at the first voxel.
+
+    Example:
+        It starts as the identity; a published one cannot, since it adds a magnitude:
+
+        >>> images = torch.rand(1, 1, 8, 8, 8)
+        >>> bool((FrequencyBlock(1, 3)(images) == images).all())
+        True
+        >>> bool((FrequencyBlock(1, 3, padding="zero", output="magnitude")(images) >= images).all())
+        True
     """
 
     bias: Tensor | None
@@ -121,6 +130,11 @@ class FrequencyDecoder(nn.Module):
         norm_patch: voxels per axis of the patches to normalise at the end; None for no normalisation. Normalisation
             gives every patch the same mean and contrast, so it suits patch-normalised targets; BDFM's code uses it
             with raw ones.
+
+    Example:
+        >>> decoder = FrequencyDecoder(1, 3, blocks=2, norm_patch=(4, 4, 4))
+        >>> decoder(torch.rand(2, 1, 8, 8, 8)).shape
+        torch.Size([2, 1, 8, 8, 8])
     """
 
     def __init__(

@@ -67,6 +67,13 @@ def legacy_view(images: Tensor, drawn: Mapping[str, Tensor], *, spatial: Sequenc
 
     Returns:
         (B, C, *spatial), standardised in the brain and 0 outside.
+
+    Example:
+        >>> images = torch.rand(2, 1, 24, 32, 32)
+        >>> drawn = draw_legacy_views(2, (24, 32, 32), generator=torch.Generator().manual_seed(0))
+        >>> first = {name: values[:, 0] for name, values in drawn.items()}
+        >>> legacy_view(images, first, spatial=(12, 16, 16)).shape
+        torch.Size([2, 1, 12, 16, 16])
     """
     spatial = images.shape[2:] if spatial is None else spatial
     brain = (images != 0).to(images.dtype)
@@ -90,6 +97,11 @@ def resized_box(
         sides: (B, axes), voxels per side.
         spatial: voxels per axis of the result.
         nearest: whether to take the nearest voxel instead.
+
+    Example:
+        >>> image = torch.arange(6.0).reshape(1, 1, 1, 6)
+        >>> resized_box(image, torch.tensor([[0, 2]]), torch.tensor([[1, 2]]), (1, 4), nearest=True)
+        tensor([[[[2., 2., 3., 3.]]]])
     """
     places = []
     for axis, size in enumerate(spatial):
@@ -110,6 +122,12 @@ def turned(images: Tensor, angles: Tensor, *, nearest: bool = False) -> Tensor:
         images: (B, C, *spatial).
         angles: (B,), radians.
         nearest: whether to take the nearest voxel instead of interpolating linearly.
+
+    Example:
+        >>> image = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[None, None]
+        >>> turned(image, torch.tensor([torch.pi / 2]), nearest=True)
+        tensor([[[[3., 1.],
+                  [4., 2.]]]])
     """
     axes, half = images.ndim - 2, torch.tensor(images.shape[2:], device=images.device) / 2
     matrices = torch.eye(axes, device=images.device).repeat(len(images), 1, 1)
@@ -127,6 +145,10 @@ def gamma_on_range(images: Tensor, gamma: Tensor) -> Tensor:
     Args:
         images: (B, C, *spatial).
         gamma: (B,).
+
+    Example:
+        >>> gamma_on_range(torch.tensor([[[0.0, 5.0, 10.0]]]), torch.tensor([2.0])).round(decimals=3)
+        tensor([[[ 0.0000,  2.5000, 10.0000]]])
     """
     axes = tuple(range(1, images.ndim))
     low, high = images.amin(axes, keepdim=True), images.amax(axes, keepdim=True)

@@ -26,6 +26,20 @@ class SharedView(EncoderView):
 
     Attributes:
         known: arguments, options and results since the last `clear`.
+
+    Example:
+        >>> from dataclasses import fields
+        >>> from bdfm_nnunet.networks import SwinUNet, encoder_of
+        >>> view = encoder_of(SwinUNet(
+        ...     1, 2, strides=[[1, 1, 1], [4, 4, 4], [2, 2, 2]], features_per_stage=[4, 8, 16], depths=[1, 1],
+        ...     num_heads=[1, 2], window_size=[2, 2, 2],
+        ... ))
+        >>> shared = SharedView(**{each.name: getattr(view, each.name) for each in fields(view)})
+        >>> images, mask = torch.rand(1, 1, 16, 16, 16), torch.zeros(1, 4, 4, 4, dtype=torch.bool)
+        >>> token = MaskToken(8, "learned")
+        >>> once = [shared.features(images, mask, token, patch_size=(4, 4, 4)) for _ in range(2)]
+        >>> once[0][-1] is once[1][-1], len(shared.known)
+        (True, 1)
     """
 
     known: list[tuple[Any, Any, Any]] = field(default_factory=list, compare=False)

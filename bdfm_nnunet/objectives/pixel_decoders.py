@@ -25,6 +25,10 @@ class Expand(nn.Module):
         out_channels: channels of the patches.
         stride: voxels per axis of a patch.
         std: standard deviation of the initial weights; by default it preserves the variance.
+
+    Example:
+        >>> Expand(16, 1, (4, 4, 4))(torch.rand(2, 16, 3, 3, 3)).shape
+        torch.Size([2, 1, 12, 12, 12])
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: Sequence[int], *, std: float | None = None) -> None:
@@ -49,6 +53,11 @@ class StemRefinement(nn.Module):
         channels: channels of the stem's features.
         outputs: channels of the reconstruction.
         axes: number of spatial axes.
+
+    Example:
+        >>> refine = StemRefinement(8, 1, axes=3)
+        >>> refine(torch.rand(2, 1, 12, 12, 12), torch.rand(2, 8, 12, 12, 12)).shape
+        torch.Size([2, 1, 12, 12, 12])
     """
 
     def __init__(self, channels: int, outputs: int, axes: int) -> None:
@@ -70,6 +79,11 @@ class FinalDecoder(nn.Module):
         stride: stride of the last features in voxels per axis.
         hidden: channels between the two expansions.
         out_channels: channels of the output.
+
+    Example:
+        >>> decoder = FinalDecoder(64, (32, 32, 32), hidden=16, out_channels=1)
+        >>> decoder([torch.rand(1, 32, 4, 4, 4), torch.rand(1, 64, 2, 2, 2)]).shape
+        torch.Size([1, 1, 64, 64, 64])
     """
 
     def __init__(self, channels: int, stride: Sequence[int], hidden: int, out_channels: int) -> None:
@@ -96,6 +110,11 @@ class PyramidDecoder(nn.Module):
         strides: stride of each feature in voxels per axis.
         hidden: channels of the joined features.
         out_channels: channels of the output.
+
+    Example:
+        >>> decoder = PyramidDecoder((32, 64), ((4, 4, 4), (8, 8, 8)), hidden=16, out_channels=1)
+        >>> decoder([torch.rand(1, 32, 4, 4, 4), torch.rand(1, 64, 2, 2, 2)]).shape
+        torch.Size([1, 1, 16, 16, 16])
     """
 
     def __init__(
@@ -134,6 +153,18 @@ class NetworkDecoder(nn.Module):
     Args:
         decoder: maps features, finest first, to the output of its heads, the modules `seg_layers`, which are removed.
         out_channels: channels of the output.
+
+    Example:
+        >>> from bdfm_nnunet.networks import SwinUNet, encoder_of
+        >>> network = SwinUNet(
+        ...     1, 2, strides=[[1, 1, 1], [4, 4, 4], [2, 2, 2]], features_per_stage=[4, 8, 16], depths=[1, 1],
+        ...     num_heads=[1, 2], window_size=[2, 2, 2],
+        ... )
+        >>> view, images = encoder_of(network), torch.rand(1, 1, 16, 16, 16)
+
+        >>> decoder = NetworkDecoder(view.decoder, out_channels=1)
+        >>> decoder([view.stem(images), *view.module(images)]).shape
+        torch.Size([1, 1, 16, 16, 16])
     """
 
     decoder: nn.Module
@@ -165,6 +196,19 @@ def pixel_decoder(view: EncoderView, kind: DecoderKind, hidden: int, out_channel
 
     Raises:
         InputError: the network's own is asked for, and it has none.
+
+    Example:
+        >>> from bdfm_nnunet.networks import SwinUNet, encoder_of
+        >>> network = SwinUNet(
+        ...     1, 2, strides=[[1, 1, 1], [4, 4, 4], [2, 2, 2]], features_per_stage=[4, 8, 16], depths=[1, 1],
+        ...     num_heads=[1, 2], window_size=[2, 2, 2],
+        ... )
+        >>> view, images = encoder_of(network), torch.rand(1, 1, 16, 16, 16)
+
+        >>> for kind in ("pyramid", "final"):
+        ...     print(type(pixel_decoder(view, kind, 8, 1)).__name__)
+        PyramidDecoder
+        FinalDecoder
     """
     if kind == "network":
         check_network_decoder(has_decoder=view.decoder is not None)

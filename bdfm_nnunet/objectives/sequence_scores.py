@@ -87,6 +87,14 @@ def clip_picture(
         brain: where time courses are taken from.
         guess: from the previous frame, drawn beside the network's.
         voxels: number of time courses, spread over the hidden brain.
+
+    Example:
+        >>> import torch
+        >>> clip, hidden = torch.rand(1, 1, 6, 7, 5, 4), torch.zeros(1, 6, 7, 5, 4, dtype=torch.bool)
+        >>> hidden[..., 2] = True
+        >>> picture = clip_picture(clip, clip, hidden, torch.ones(1, 6, 7, 5, dtype=torch.bool), guess=clip)
+        >>> picture.original.shape, picture.courses["network"].shape
+        (torch.Size([5, 7, 6]), torch.Size([3, 4]))
     """
     frame = int((hidden[0] & brain[0, ..., None]).flatten(0, 2).sum(0).argmax())
     places = (hidden[0].any(-1) & brain[0]).nonzero()

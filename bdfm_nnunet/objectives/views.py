@@ -202,6 +202,15 @@ def intensities_changed(images: Tensor, drawn: Mapping[str, Tensor], settings: C
         images: (B, C, *spatial).
         drawn: numbers of one view, (B, ...) each.
         settings: a part with probability 0 is left out.
+
+    Example:
+        >>> import torch
+        >>> from bdfm_nnunet.settings import ContrastiveSettings
+        >>> off = {part.probability: 0.0 for part in _PARTS}
+        >>> images = torch.rand(2, 1, 8, 8, 8)
+        >>> unchanged = intensities_changed(images, {}, ContrastiveSettings(**off, standardise=False))
+        >>> torch.allclose(unchanged, images, atol=1e-6)
+        True
     """
     foreground = images != 0
     values, low, extent = intensity_changes.unit_range(images, foreground)

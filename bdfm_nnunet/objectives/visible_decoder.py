@@ -38,6 +38,13 @@ class VisibleDecoder(PyramidDecoder):
         mask_token: how hidden positions are filled, see `MaskToken`; each scale has a separate token.
         noise: noise of the tokens' start, see `MaskToken`.
         block: voxels per axis of a block, a multiple of the last stride.
+
+    Example:
+        >>> decoder = VisibleDecoder(
+        ...     (8, 16), ((4, 4, 4), (8, 8, 8)), 8, 1, mask_token="learned", noise=0.0, block=(8, 8, 8)
+        ... )
+        >>> len(decoder.mask_tokens), decoder.block
+        (2, (2, 2, 2))
     """
 
     def __init__(
