@@ -16,6 +16,7 @@ from pathlib import Path
 from bdfm_nnunet.commands import (
     container,
     datasets,
+    ensemble,
     extraction,
     plan_and_train,
     predict,
@@ -85,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     synthesise.add_commands(commands)
     plan_and_train.add_commands(commands)
     predict.add_commands(commands)
+    ensemble.add_commands(commands)
     subject_prediction.add_commands(commands)
     scores.add_commands(commands)
     subject_scoring.add_commands(commands)

@@ -53,6 +53,8 @@ def our_parser() -> argparse.ArgumentParser:
         "probabilities where one model's members are asked for by the next two)")  # fmt: skip
     add("--uncertainty", action="store_true", help="write maps of entropy and disagreement of the members")
     add("--volumes", action="store_true", help="write volumes.csv: the volume of each region with an interval")
+    add("--calibration", type=Path, metavar="FILE", help="calibration.json of `bdfm ensemble`: its temperature for "
+        "probabilities and maps, its intervals for volumes")  # fmt: skip
     seg = "folder for DICOM SEG objects of the segmentations, on the frames of the series that --key knows"
     add("--dicom-seg", type=Path, metavar="FOLDER", help=seg)
     add("--key", type=Path, metavar="KEY.json", help="for --dicom-seg: the key that `bdfm convert dicom` wrote")
@@ -98,7 +100,7 @@ def predict(arguments: Sequence[str]) -> int:
         parser.print_help()
         _run(rest, ours)
         return 0
-    several = bool(ours.model or ours.average or ours.uncertainty or ours.volumes)
+    several = bool(ours.model or ours.average or ours.uncertainty or ours.volumes or ours.calibration)
     if not several:
         _check(rest)
     sources = _dicom_sources(rest, ours)
@@ -120,7 +122,10 @@ def _predict_ensemble(arguments: Sequence[str], ours: argparse.Namespace) -> Non
     options = _options(ours)
     from bdfm_nnunet.prediction.ensemble_command import predict_ensemble
 
-    predict_ensemble(given, ours.model, options, average=ours.average, maps=ours.uncertainty, volumes=ours.volumes)
+    predict_ensemble(
+        given, ours.model, options, average=ours.average, maps=ours.uncertainty, volumes=ours.volumes,
+        calibration=ours.calibration,
+    )  # fmt: skip
 
 
 def _check(arguments: Sequence[str]) -> None:

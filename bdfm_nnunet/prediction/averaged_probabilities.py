@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.temperature import sharpened
 from bdfm_nnunet.files import cannot_write
 
 SLAB_BYTES = 1 << 24
@@ -160,24 +161,3 @@ def entropy(probabilities: Values, *, regions: bool, axis: int = 0) -> Values:
 
 def _surprise(probabilities: Values) -> Values:
     return -probabilities * np.log(np.maximum(probabilities, np.float32(1e-30)))
-
-
-def sharpened(probabilities: Values, temperature: float, *, regions: bool) -> Values:
-    """Return probabilities whose logits were divided by a temperature (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
-
-    The most probable class, and on which side of a half a region lies, stay what they are.
-
-    Args:
-        probabilities: (K, ...).
-        temperature: above 0.
-        regions: whether the channels are regions that overlap.
-
-    Example:
-        >>> [f"{value:.3f}" for value in sharpened(np.array([0.8, 0.2], dtype=np.float32), 2.0, regions=False)]
-        ['0.667', '0.333']
-    """
-    power = np.float32(1 / temperature)
-    raised: Values = np.maximum(probabilities, np.float32(1e-30)) ** power
-    others: Values = np.maximum(np.float32(1) - probabilities, np.float32(1e-30))
-    shares: Values = raised / (raised + np.power(others, power) if regions else raised.sum(axis=0))
-    return shares

@@ -9,6 +9,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import get_output_folder
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.ensemble_calibration import read_calibration
 from bdfm_nnunet.prediction.argument_checks import check_dataset
 from bdfm_nnunet.prediction.ensemble_outputs import EnsembleOutputs, predict_cases
 from bdfm_nnunet.prediction.ensemble_prediction import Ensemble
@@ -73,7 +74,14 @@ def model_folder(dataset: str, trainer: str | None, plans: str | None, configura
 
 
 def predict_ensemble(
-    given: Any, models: list[Path], options: Options, *, average: str | None, maps: bool, volumes: bool
+    given: Any,
+    models: list[Path],
+    options: Options,
+    *,
+    average: str | None,
+    maps: bool,
+    volumes: bool,
+    calibration: Path | None = None,
 ) -> None:
     """Predict a folder of images with an ensemble.
 
@@ -84,6 +92,7 @@ def predict_ensemble(
         average: of `AVERAGES`; by default probabilities where the members of a single model are wanted one by one.
         maps: whether to write maps of entropy and disagreement.
         volumes: whether to write the table of volumes.
+        calibration: file of `bdfm ensemble`, whose temperature and intervals are used.
 
     Raises:
         InputError: a model or an image cannot be used, or files cannot be written.
@@ -98,7 +107,7 @@ def predict_ensemble(
     ensemble = Ensemble(folders, given.f or ALL_FOLDS, make=settings.make, checkpoint=checkpoint, average=average)
     outputs = EnsembleOutputs(
         ensemble=ensemble, folder=out, probabilities=given.save_probabilities, maps=maps, volumes=volumes,
-        rules=options.rules,
+        rules=options.rules, calibration=None if calibration is None else read_calibration(calibration),
     )  # fmt: skip
     outputs.prepare(checkpoint, go_on=given.continue_prediction)
     previous = None if given.prev_stage_predictions is None else Path(given.prev_stage_predictions)

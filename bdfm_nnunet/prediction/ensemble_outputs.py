@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.ensemble_calibration import EnsembleCalibration
 from bdfm_nnunet.evaluation.postprocessing import RuleSet
 from bdfm_nnunet.files import read_json, sweep, unfinished, write_json
 from bdfm_nnunet.images.case_folders import NIFTI
@@ -39,6 +40,7 @@ class EnsembleOutputs:
         maps: whether to write `uncertainty/CASE_entropy.nii.gz` and `CASE_disagreement.nii.gz`.
         volumes: whether to write `volumes.csv`.
         rules: are applied to each segmentation before it takes its name.
+        calibration: its temperature changes probabilities and maps, its intervals those of the volumes.
     """
 
     ensemble: Ensemble
@@ -47,6 +49,7 @@ class EnsembleOutputs:
     maps: bool = False
     volumes: bool = False
     rules: RuleSet | None = None
+    calibration: EnsembleCalibration | None = None
 
     @property
     def ending(self) -> str:
@@ -71,6 +74,12 @@ class EnsembleOutputs:
         if self.maps and self.ending not in NIFTI:
             raise InputError(f"--uncertainty writes NIfTI files, the models write {self.ending}: leave it out")
         ensemble = self.ensemble
+        unlike = {*ensemble.regions} ^ {*(self.calibration.volumes if self.calibration else ensemble.regions)}
+        if unlike:
+            raise InputError(
+                f"--calibration is of other regions than the models have ({', '.join(sorted(unlike))}): make one with "
+                "`bdfm ensemble` for these models"
+            )
         record = {
             "members": [f"{folder.resolve()}/fold_{fold}" for folder in ensemble.folders for fold in ensemble.folds],
             "checkpoint": checkpoint,
@@ -118,7 +127,7 @@ class EnsembleOutputs:
         maps = {name: np.zeros(shape[1:], dtype=np.float32) for name in MAPS if self.maps}
         probabilities = np.zeros(shape, dtype=np.float32) if self.probabilities else None
         sums = dict.fromkeys(self.ensemble.regions, 0.0)
-        for slab in average.mean.slabs():
+        for slab in average.mean.slabs(1.0 if self.calibration is None else self.calibration.temperature):
             labels[slab.where] = model.label_manager.convert_probabilities_to_segmentation(slab.mean)
             for name, values in maps.items():
                 values[slab.where] = getattr(slab, name)
@@ -161,9 +170,13 @@ class EnsembleOutputs:
         voxel = float(np.prod(average.properties["spacing"]))
         found = voxels_of(labels, regions)
         return [
-            RegionVolume(name, found[name] * voxel, sums[name] * voxel, [each[name] * voxel for each in average.voxels])
+            RegionVolume(name, found[name] * voxel, sums[name] * voxel, [each[name] * voxel for each in average.voxels],
+                         self._interval(name, found[name] * voxel))
             for name in regions
-        ]
+        ]  # fmt: skip
+
+    def _interval(self, region: str, volume: float) -> tuple[float, float, str] | None:
+        return None if self.calibration is None else self.calibration.interval(region, volume)
 
 
 def predict_cases(

@@ -123,6 +123,7 @@ class Ensemble:
     def members(self) -> list[Member]:
         """The members; each counts the same, and as every model has the same folds, each model does."""
         names = [folder.resolve().name for folder in self.folders]
+        names = names if len({*names}) == len(names) else [str(folder.resolve()) for folder in self.folders]
         if self.average == "logits":
             return [Member(number, slice(None), name) for number, name in enumerate(names)]
         return [
