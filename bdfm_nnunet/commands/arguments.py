@@ -17,10 +17,17 @@ EXIT_UNKNOWN = 4
 
 def command(commands: Any, name: str, handler: Callable[[argparse.Namespace], int], purpose: str) -> Add:
     """Add a subcommand and return its `add_argument`."""
+    add: Add = subcommand(commands, name, handler, purpose).add_argument
+    return add
+
+
+def subcommand(
+    commands: Any, name: str, handler: Callable[[argparse.Namespace], int], purpose: str
+) -> argparse.ArgumentParser:
+    """Add a subcommand and return its parser."""
     parser = take_each_once(commands.add_parser(name, help=purpose, description=purpose))
     parser.set_defaults(handler=handler)
-    add: Add = parser.add_argument
-    return add
+    return parser
 
 
 def take_each_once(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

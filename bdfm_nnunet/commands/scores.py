@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bdfm_nnunet import api
-from bdfm_nnunet.commands.arguments import EXIT_REFUSED, command, dataset_id, positive, workers
+from bdfm_nnunet.commands import subset_scores
+from bdfm_nnunet.commands.arguments import EXIT_REFUSED, command, dataset_id, positive, subcommand, workers
 from bdfm_nnunet.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ VERSIONS = ("whole", "lesionwise-2023", "lesionwise-2024", "panoptic-2026", "bra
 
 def add_commands(commands: Any) -> None:
     """Add the parsers."""
-    add = command(commands, "evaluate", evaluate, "score predictions per region and case, as a named metric version")
-    _folders(add)
+    purpose = "score predictions per region and case, as a named metric version"
+    parser = subcommand(commands, "evaluate", evaluate, purpose)
+    add: Any = parser.add_argument
+    _folders(add, nargs="?")
     scored_set(add)
     add("--metrics", choices=VERSIONS, default="whole", help="version of the metrics (default: %(default)s)")
     _task(add)
@@ -37,6 +40,7 @@ def add_commands(commands: Any) -> None:
         "difference (exit code 3)",
     )
     workers(add)
+    subset_scores.add_options(parser)
 
     parser = commands.add_parser("postprocess", help="find rules for small components, or apply them")
     steps = parser.add_subparsers(title="steps", metavar="STEP", required=True)
@@ -54,9 +58,10 @@ def add_commands(commands: Any) -> None:
     workers(add)
 
 
-def _folders(add: Any) -> None:
-    add("reference", type=Path, metavar="REFERENCE", help="folder of reference label maps")
-    add("prediction", type=Path, metavar="PREDICTION", help="folder of predicted label maps of the same names")
+def _folders(add: Any, **settings: Any) -> None:
+    add("reference", type=Path, metavar="REFERENCE", help="folder of reference label maps", **settings)
+    names = "folder of predicted label maps of the same names"
+    add("prediction", type=Path, metavar="PREDICTION", help=names, **settings)
 
 
 def _task(add: Any) -> None:
@@ -103,7 +108,10 @@ def _patient_of(settings: argparse.Namespace) -> Callable[[str], str]:
 
 
 def evaluate(settings: argparse.Namespace) -> int:
-    """Score a folder of predictions against a folder of references."""
+    """Score a folder of predictions against a folder of references, or models on every subset of the channels."""
+    subset_scores.check_options(settings)
+    if settings.channels is not None:
+        return _of_subsets(settings)
     if settings.check_with and settings.metrics != WITH_BOARDS:
         raise InputError(f"--check-with compares the scores of {WITH_BOARDS}: take --metrics {WITH_BOARDS}")
     result = api.evaluate(
@@ -133,6 +141,13 @@ def evaluate(settings: argparse.Namespace) -> int:
             shown = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in figures.items())
             print(f"leaderboard {board}: {shown}")
     return _checked(settings, result) if settings.check_with else 0
+
+
+def _of_subsets(settings: argparse.Namespace) -> int:
+    """Score models on every subset of the channels, by default the regions of their dataset.json."""
+    if not settings.release and not settings.dataset and not settings.dataset_json:
+        settings.dataset_json = settings.model[0] / "dataset.json"
+    return subset_scores.evaluate_subsets(settings, scored_target(settings))
 
 
 def _checked(settings: argparse.Namespace, result: dict[str, Any]) -> int:
