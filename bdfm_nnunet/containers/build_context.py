@@ -26,7 +26,7 @@ from bdfm_nnunet.exposure.rule_verdict import Verdict, verdict
 from bdfm_nnunet.files import new_folder, write_json
 from bdfm_nnunet.images.case_folders import NIFTI
 from bdfm_nnunet.modality_names import modality_of
-from bdfm_nnunet.nnunet_files import channels_of, labels_of, read_dataset_json, read_plans_file
+from bdfm_nnunet.nnunet_files import channels_of, labels_of, read_dataset_json, read_plans_file, resolve_configuration
 from bdfm_nnunet.patients import read_cases
 from bdfm_nnunet.prediction.argument_checks import check_model
 from bdfm_nnunet.presets import PRETRAINERS, SUBJECT_TRAINERS
@@ -160,6 +160,7 @@ def _settings(order: ContainerOrder, plans: Mapping[str, Any], dataset: Mapping[
         return ContainerSettings(channels=("input",), **known | {"by_nibabel": True, "orientation": ""})
     optional = _optional(order, channels)
     if form.result == "segmentation":
+        optional = channels if _does_without_some(order, plans) else optional
         return ContainerSettings(channels=channels, optional=optional, labels=_labels(order, dataset), **known)
     return ContainerSettings(channels=channels, optional=optional, target=_target(order), **known)
 
@@ -192,6 +193,15 @@ def _optional(order: ContainerOrder, channels: Sequence[str]) -> tuple[str, ...]
     repairs = release.repairs if release else ()
     missing = {role for repair in repairs if repair.case == ".*" for role in repair.missing}
     return tuple(name for name in channels if name in missing)
+
+
+def _does_without_some(order: ContainerOrder, plans: Mapping[str, Any]) -> bool:
+    """Return whether every fold has learnt to do without channels; the zeros of a container must stay 0, then."""
+    read = _checkpoints(order)
+    name = read[0].configuration
+    if not all(each.channel_dropout for each in read) or name not in plans["configurations"]:
+        return False
+    return "CTNormalization" not in resolve_configuration(plans, name)["normalization_schemes"]
 
 
 def _labels(order: ContainerOrder, dataset: Mapping[str, Any]) -> dict[str, int]:

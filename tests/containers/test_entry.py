@@ -19,6 +19,7 @@ from bdfm_nnunet.containers.build_context import LOCAL_PYTHON, MODEL
 from bdfm_nnunet.exposure import Exposure
 from tests.conftest import point_to
 from tests.containers.made_models import make_case, make_model, noise, save
+from tests.prediction.test_whole_command import arguments
 
 WRITE = ["container", "-d", "501", "-tr", "nnUNetTrainer", "--challenge"]
 
@@ -114,6 +115,21 @@ def test_exit_codes_of_folders(made: Path, tmp_path: Path) -> None:
 def test_a_channel_that_a_case_must_have(made: Path, tmp_path: Path) -> None:
     make_case(tmp_path / "in" / "no T2", values={"t2w": None})  # only MET may lack it
     assert entry.main(made / "brats2026-goat", [str(tmp_path / "in"), str(tmp_path / "out")]) == 2
+
+
+def test_a_model_that_has_learnt_to_do_without_channels(nnunet_dirs: Path, tmp_path: Path) -> None:
+    model = make_model(nnunet_dirs)
+    checkpoint = model / "fold_0" / "checkpoint_final.pth"
+    torch.save(torch.load(checkpoint) | {"bdfm_channel_dropout": 0.5}, checkpoint)
+    assert cli.main([*WRITE, "plain", "-f", "0", "-o", str(tmp_path / "c"), "--disable_tta"]) == 0
+    make_case(tmp_path / "in" / "A", values={"t1c": None, "t2w": None})
+    assert entry.main(tmp_path / "c", [str(tmp_path / "in"), str(tmp_path / "out")]) == 0
+    for number, channel in ((0, "t1n"), (3, "t2f")):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "in" / "A" / f"A-{channel}.nii.gz", tmp_path / "images" / f"A_{number:04d}.nii.gz")
+    assert cli.main(arguments(model, tmp_path / "images", tmp_path / "predicted")) == 0
+    found, expected = (nib.load(tmp_path / where / "A.nii.gz").get_fdata() for where in ("out", "predicted"))
+    assert np.array_equal(found, expected) and len(np.unique(found)) > 1
 
 
 def test_what_is_no_container(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
