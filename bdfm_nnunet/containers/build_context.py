@@ -199,7 +199,7 @@ def _does_without_some(order: ContainerOrder, plans: Mapping[str, Any]) -> bool:
     """Return whether every fold has learnt to do without channels; the zeros of a container must stay 0, then."""
     read = _checkpoints(order)
     name = read[0].configuration
-    if not all(each.channel_dropout for each in read) or name not in plans["configurations"]:
+    if name is None or name not in plans["configurations"] or not all(each.channel_dropout for each in read):
         return False
     return "CTNormalization" not in resolve_configuration(plans, name)["normalization_schemes"]
 
