@@ -103,6 +103,11 @@ class Checksums:
         self._verified[place] = 1
 
     @property
+    def files(self) -> dict[str, tuple[int, int]]:
+        """Name of each file -> its size in bytes and CRC-32."""
+        return {name: (size, crc) for name, (size, crc) in self._content["files"].items()}
+
+    @property
     def cases(self) -> list[str]:
         """Cases with a recorded label file."""
         return list(self._content["labels"])

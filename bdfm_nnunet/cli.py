@@ -1,7 +1,8 @@
 """The `bdfm` command.
 
 Exit codes: 0 done, 2 the input cannot be used (one line on stderr says why), 3 something was refused or found (cases
-by a conversion, leaks by a check, weights by rules), 4 what rules say of weights is unknown, 130 interrupted.
+by a conversion, leaks by a check, weights by rules, changed files), 4 something is not known (what rules say of
+weights, whether files that are missing are unchanged), 130 interrupted.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from bdfm_nnunet.commands import (
     subject_scoring,
     subject_targets,
     synthesise,
+    verify,
 )
 from bdfm_nnunet.commands.arguments import command
 from bdfm_nnunet.errors import InputError
@@ -96,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     extraction.add_commands(commands)
     study.add_commands(commands)
     report_page.add_commands(commands)
+    verify.add_commands(commands)
     add = command(commands, "demo", demo, "see all of it happen on a made-up cohort, in minutes, without a GPU")
     add("-o", "--out", type=Path, default=Path("demo_results"), metavar="DIR", help="results (default: %(default)s)")
     return parser

@@ -276,15 +276,16 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write `content` as indented JSON, completely or not at all; NaN and infinity become null."""
     with write_atomically(path) as temporary:
-        text = json.dumps(_as_json(content), indent=2, allow_nan=False)
+        text = json.dumps(as_json(content), indent=2, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
-def _as_json(content: Any) -> Any:
+def as_json(content: Any) -> Any:
+    """Return plain types with null in the place of NaN and infinity."""
     if isinstance(content, Mapping):
-        return {key: _as_json(value) for key, value in content.items()}
+        return {key: as_json(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [_as_json(value) for value in content]
+        return [as_json(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 

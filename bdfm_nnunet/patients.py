@@ -189,12 +189,16 @@ class CaseList:
 
     @property
     def releases(self) -> dict[str, dict[str, Any]]:
-        """Release name -> its licence and the releases that share scans with it."""
+        """Release name -> its licence, what to cite for it, and the releases that share scans with it."""
         listed: dict[str, dict[str, Any]] = dict(self.content.get("releases", {}))
         if not listed and self.content.get("release"):
             listed = {self.scope: dict(self.content)}
         return {
-            name: {"licence": str(entry.get("licence", "")), "overlaps": sorted(entry.get("overlaps", ()))}
+            name: {
+                "licence": str(entry.get("licence", "")),
+                "overlaps": sorted(entry.get("overlaps", ())),
+                **({"citation": str(entry["citation"])} if entry.get("citation") else {}),
+            }
             for name, entry in sorted(listed.items())
         }
 
@@ -257,7 +261,7 @@ def _from_manifest(folder: Path, folders: Sequence[Path]) -> CaseList:
 
 
 _TEXT, _COUNTS = (str, None), {str: int}
-_RELEASE = {"licence?": _TEXT, "overlaps?": [str]}
+_RELEASE = {"licence?": _TEXT, "citation?": _TEXT, "overlaps?": [str]}
 _ROW = {
     "case": str, "patient?": _TEXT, "session?": _TEXT, "site?": _TEXT, "release?": _TEXT, "licence?": _TEXT,
     "family?": _TEXT, "aliases?": [str], "part?": str, "status?": str, "sources?": {str: str}, "targets?": {str: str},

@@ -45,6 +45,7 @@ def _of_children() -> float:
         "splits",
         "exposure",
         "rules",
+        "verify",
         "submit",
         "plan",
         "weights",

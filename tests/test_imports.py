@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "networks": {"networks", "kept_tables", "masking", "frequency", "hashed_noise", "cost_records"},
     "cost_records": {"__version__"},
     "results": {"results", "__version__"},
+    "used_devices": {"results"},
     "training_costs": {"cost_records", "networks", "objectives"},
     "objectives": {
         "objectives", "networks", "kept_tables", "masking", "frequency", "losses", "metrics", "embedding_measures",
@@ -61,14 +62,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plans": {"plans", "networks", "checkpoints", "exposure", "patients", "images", "cost_records", "targets"},
     "tasks": {
         "tasks", "objectives", "networks", "checkpoints", "data", "exposure", "reports", "results", "evaluation",
-        "embedding_measures", "losses", "targets", "channel_dropout",
+        "embedding_measures", "losses", "targets", "channel_dropout", "patients", "used_devices",
     },
     "trainers": {"trainers", "training", "tasks", "objectives"},
     "dataset_conversion": {"dataset_conversion", "patients", "images", "targets", "source_names", "weight_rules"},
     "nnunet_plugin": {"trainers", "checkpoints"},
     "prediction": {
         "prediction", "images", "checkpoints", "number_types", "networks", "training_costs", "evaluation", "targets",
-        "data", "tasks", "__version__",
+        "data", "tasks", "results", "exposure", "used_devices", "__version__",
     },
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""

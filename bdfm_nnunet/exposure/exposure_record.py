@@ -29,7 +29,7 @@ _STORED = {
             "val?": _COLUMNS,
             "whole?": {str: str},
             "perhaps?": {str: str},
-            "releases?": {str: {"licence?": str, "overlaps?": [str]}},
+            "releases?": {str: {"licence?": str, "citation?": str, "overlaps?": [str]}},
         }
     ]
 }

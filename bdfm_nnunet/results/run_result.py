@@ -5,6 +5,7 @@ that they had before there was a schema, so that programs which read them go on 
 part of a kind of run, is null.
 """
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,8 +15,11 @@ from typing import Any
 
 from bdfm_nnunet import __version__
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.files import read_json, write_json
+from bdfm_nnunet.files import as_json, read_json, write_atomically, write_json
 from bdfm_nnunet.json_shapes import Anything, fault_of
+from bdfm_nnunet.results import provenance as origins
+from bdfm_nnunet.results.hashed_files import sha256_of_json
+from bdfm_nnunet.results.provenance import Provenance
 
 SCHEMA = 1
 """Version of the schema. It rises when an entry changes its meaning, not when one is added."""
@@ -34,7 +38,9 @@ _SHAPE = {
     "exposure?": ({str: Anything}, None),
     "cost?": ({"seconds?": _NUMBER, "epochs?": (int, None), "steps?": (int, None), "parameters?": (int, None)}, None),
     "versions?": ({str: (str, None)}, None),
+    "provenance?": (origins.SHAPE, None),
 }
+_APART = {"schema", "kind", "cost", "provenance"}
 _SUMMARY = {"mean": _NUMBER, "low": _NUMBER, "high": _NUMBER}
 _SCORES_SHAPE = {
     "metrics": str,
@@ -85,6 +91,7 @@ class RunResult:
         exposure: the trainings behind the weights, the oldest first, each with the numbers of its cases.
         cost: time and size.
         versions: of the software, by name.
+        provenance: files, seeds, sessions of work, licences and citations behind the result.
         extra: entries that runs of this kind alone have.
         schema: of the file that was read; 0 for one from before the schema.
 
@@ -102,6 +109,7 @@ class RunResult:
     exposure: Mapping[str, Any] | None = None
     cost: Cost | None = None
     versions: Mapping[str, str | None] | None = None
+    provenance: Provenance | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
@@ -124,6 +132,7 @@ class RunResult:
             "exposure": self.exposure,
             "cost": None if self.cost is None else asdict(self.cost),
             "versions": self.versions,
+            "provenance": None if self.provenance is None else self.provenance.as_dict(),
         }
 
 
@@ -146,6 +155,8 @@ def versions_of(*packages: str) -> dict[str, str | None]:
 def write_result(path: Path, result: RunResult) -> None:
     """Write a result as JSON, whole or not at all; numbers that JSON does not know (NaN) become null.
 
+    One with a provenance is sealed by the hash of its content, and gets a page to read beside it (.md).
+
     Raises:
         InputError: it cannot be written.
 
@@ -156,7 +167,38 @@ def write_result(path: Path, result: RunResult) -> None:
           "schema": 1,
           "kind": "segmentation",
     """
-    write_json(path, result.as_dict())
+    content = result.as_dict()
+    if result.provenance is not None:
+        content["provenance"]["seal"] = _seal(content)
+    write_json(path, content)
+    if result.provenance is not None:
+        from bdfm_nnunet.results.run_page import page_of
+
+        with write_atomically(path.with_suffix(".md")) as temporary:
+            temporary.write_text(page_of(result, name=path.name), encoding="utf-8", errors="backslashreplace")
+
+
+def is_sealed(path: Path) -> bool:
+    """Return whether a result file is as it was written.
+
+    Raises:
+        InputError: it is no result.
+
+    Example:
+        >>> write_result(Path("result.json"), RunResult(kind="study", provenance=Provenance()))
+        >>> is_sealed(Path("result.json"))
+        True
+        >>> _ = Path("result.json").write_text(Path("result.json").read_text().replace("study", "demo"))
+        >>> is_sealed(Path("result.json"))
+        False
+    """
+    content = read_json(path, _SHAPE)
+    seal = (content.get("provenance") or {}).pop("seal", None)
+    return bool(seal == _seal(content))
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return sha256_of_json(json.loads(json.dumps(as_json(content))))
 
 
 def read_result(path: Path, *, kind: str | None = None) -> RunResult:
@@ -183,15 +225,16 @@ def read_result(path: Path, *, kind: str | None = None) -> RunResult:
     if found is None or kind not in (None, found):
         told = "no result of a run" if found is None else f"the result of kind {found!r}"
         raise InputError(f"{path} is {told}, expected one of {_expected(kind)}: name another file")
-    names = {name.removesuffix("?") for name in _SHAPE} - {"schema", "kind", "cost"}
+    names = {name.removesuffix("?") for name in _SHAPE} - _APART
     scores = _scores_of(path, content, found)
-    cost = content.get("cost")
+    cost, provenance = content.get("cost"), content.get("provenance")
     return RunResult(
         kind=found,
         **{name: content.get(name) for name in names},
         scores=scores,
         cost=None if cost is None else Cost(**{name: cost.get(name) for name in Cost.__dataclass_fields__}),
-        extra={k: v for k, v in content.items() if k not in {*names, *(scores or {}), "schema", "kind", "cost"}},
+        provenance=None if provenance is None else Provenance.from_dict(provenance),
+        extra={k: v for k, v in content.items() if k not in {*names, *(scores or {}), *_APART}},
         schema=schema,
     )
 

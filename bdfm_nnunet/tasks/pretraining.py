@@ -279,6 +279,11 @@ class Pretraining(Task):
             with only_warned(trainer, "training goes on without new reports"):
                 self._write_reports()
 
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods."""
+        return methods_of(self.settings)
+
     def checkpoint_entries(self) -> dict[str, Any]:
         """Return what nnssl's checkpoints have too: how to reuse the weights, and what to cite for them."""
         trainer, plans = self.trainer, self.trainer.plans_manager.plans
@@ -291,7 +296,7 @@ class Pretraining(Task):
             channels=self.objective.view.in_channels,
             crop=self.objective_class.crop_size(trainer.configuration_manager.patch_size, self.settings),
         )
-        cited = citations_of(methods_of(self.settings), type(self._planned_network).__name__)
+        cited = citations_of(self.methods, type(self._planned_network).__name__)
         return {CITATIONS: cited} if entry is None else {ADAPTATION_PLAN: entry, CITATIONS: cited}
 
     @cached_property

@@ -8,6 +8,7 @@ from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.results import Cost, RunResult, read_result, versions_of, write_result
+from bdfm_nnunet.tasks.run_provenance import SOFTWARE
 
 _DICE_OF_REGIONS = "dice_per_class_or_region"
 
@@ -55,7 +56,8 @@ def run_result(trainer: Any) -> RunResult:
             steps=len(curves["seconds"]) * trainer.num_iterations_per_epoch,
             parameters=sum(each.numel() for each in trainer.network.parameters() if each.requires_grad),
         ),
-        versions=versions_of("nnunetv2", "torch", "numpy"),
+        versions=versions_of(*SOFTWARE),
+        provenance=trainer.provenance.so_far(),
         extra=trainer.task.headline(curves),
     )
 
@@ -94,10 +96,22 @@ def _weights(started_from: Mapping[str, str]) -> dict[str, str | None] | None:
 
 
 def write_run_summary(trainer: Any) -> None:
-    """Write the summary of a training into the fold's folder; that it cannot be written is a warning."""
+    """Write the summary of a training into the fold's folder, once in all processes; a fault is a warning.
+
+    In the middle of an epoch only the provenance is new: its sessions.
+    """
     path = _summary_path(trainer)
+    if trainer.local_rank != 0 or (trainer.run.midway and not trainer.current_epoch and not path.is_file()):
+        return
     with only_warned(trainer, f"training goes on without a new {path.name}"):
-        write_result(path, run_result(trainer))
+        write_result(path, _between_epochs(trainer, path) if trainer.run.midway else run_result(trainer))
+
+
+def _between_epochs(trainer: Any, path: Path) -> RunResult:
+    known = RunResult(kind=trainer.task.kind, trainer=type(trainer).__name__, settings=settings_of(trainer))
+    if trainer.current_epoch and path.is_file():
+        known = read_result(path, kind=trainer.task.kind)
+    return replace(known, provenance=trainer.provenance.so_far())
 
 
 def write_scores(trainer: Any, scores_of: Callable[[], Mapping[str, Any]]) -> None:
@@ -110,7 +124,7 @@ def write_scores(trainer: Any, scores_of: Callable[[], Mapping[str, Any]]) -> No
     path = _summary_path(trainer)
     with only_warned(trainer, f"the scores of the validation are not in {path.name}"):
         found = read_result(path, kind=trainer.task.kind) if path.is_file() else run_result(trainer)
-        write_result(path, replace(found, scores=scores_of()))
+        write_result(path, replace(found, scores=scores_of(), provenance=trainer.provenance.so_far()))
 
 
 def _summary_path(trainer: Any) -> Path:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from bdfm_nnunet.checkpoints.citations import citations_of
 from bdfm_nnunet.data.batch_streams import Batch, BatchSource, generator_of
 from bdfm_nnunet.settings import FinetuningSettings
 from bdfm_nnunet.tasks.run_summary import curves_of
@@ -182,6 +183,17 @@ class Task:
     def headline(self, curves: Mapping[str, list[float]]) -> dict[str, Any]:
         """Return entries that the summary has beside those of every training, from the curves so far."""
         return {}
+
+    @property
+    def citations(self) -> list[str]:
+        """What to cite for the task's method and network, beside data and weights."""
+        network = self.trainer.configuration_manager.network_arch_class_name.rpartition(".")[2]
+        return [text for each in citations_of(self.methods, network) for text in each["apa_citations"]]
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods of a pre-training, see `checkpoints.citations`."""
+        return []
 
     def checkpoint_entries(self) -> dict[str, Any]:
         """Return entries that the task's checkpoints have beside those of every training, in plain types."""

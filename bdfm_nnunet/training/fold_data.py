@@ -126,14 +126,18 @@ class FoldData:
         if sentence := replaced_labels(checksums, self.raw_folder):
             trainer.task.labels_changed(sentence)
 
+    @property
+    def split(self) -> Split:
+        """The fold's cases for training and validation."""
+        if self._split is None:
+            self._trainer.do_split()
+        assert self._split is not None
+        return self._split
+
     @cached_property
     def exposure(self) -> Exposure:
         """The cases this training sees, after those that its starting weights have seen."""
-        trainer = self._trainer
-        if self._split is None:
-            trainer.do_split()
-        assert self._split is not None
-        train, val = self._split
+        trainer, (train, val) = self._trainer, self.split
         run = describe_run(
             self.cases,
             train=train,

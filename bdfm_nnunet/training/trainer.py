@@ -18,6 +18,7 @@ from bdfm_nnunet.files import cannot_write
 from bdfm_nnunet.networks.encoders import suited_optimizer
 from bdfm_nnunet.settings import TrainingSettings, read_block
 from bdfm_nnunet.step_checks import check_shares
+from bdfm_nnunet.tasks.run_provenance import RunProvenance
 from bdfm_nnunet.tasks.run_summary import write_run_summary
 from bdfm_nnunet.tasks.task import Task
 from bdfm_nnunet.thread_count import named_threads
@@ -65,6 +66,7 @@ class Trainer(nnUNetTrainer):
         precision: number type in which the network runs.
         compiler: choice of torch.compile.
         resumed: whether a checkpoint of this run was loaded.
+        provenance: where its results come from.
     """
 
     task_class: ClassVar[type[Task]] = Task
@@ -95,8 +97,7 @@ class Trainer(nnUNetTrainer):
         self.task = self.task_class(self)
         self.run = Run(self, checkpoint_minutes=self.training.checkpoint_minutes, max_hours=self.training.max_hours)
         self.saver = Saver(Path(self.output_folder), self.print_to_log_file)
-        self.origin = WeightOrigin()
-        self.strategy = Strategy(self)
+        self.origin, self.strategy = WeightOrigin(), Strategy(self)
         self.precision = Precision(autocast_type(self.training.precision, self.device), self.device, self.grad_scaler)
         self.grad_scaler = self.precision.scaler
         self.compiler = Compiler(self.training.compile, self.print_to_log_file)
@@ -110,8 +111,7 @@ class Trainer(nnUNetTrainer):
         self.num_iterations_per_epoch = self.training.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.training.val_iterations_per_epoch
         self.oversample_foreground_percent = self.training.oversample_foreground
-        self.save_every = self.training.save_every
-        self.enable_deep_supervision = self.task.deep_supervision
+        self.save_every, self.enable_deep_supervision = self.training.save_every, self.task.deep_supervision
 
     # --- processes ----------------------------------------------------------------------------------------------
 
@@ -185,6 +185,7 @@ class Trainer(nnUNetTrainer):
         if several:
             self._join_processes()
         self.origin.remember(self.network)
+        self.provenance = RunProvenance(self)
 
     def _do_i_compile(self) -> bool:
         return self.compiler.is_wanted(super()._do_i_compile, self.network)
@@ -199,9 +200,8 @@ class Trainer(nnUNetTrainer):
     @property
     def optimizer_kind(self) -> OptimizerKind:
         """The optimiser in use; by default the one that suits the encoder."""
-        if self.training.optimizer != "auto":
-            return self.training.optimizer
-        return suited_optimizer(self.network)
+        chosen = self.training.optimizer
+        return suited_optimizer(self.network) if chosen == "auto" else chosen
 
     def configure_optimizers(self) -> tuple[Optimizer, WarmupSchedule]:
         """Return optimiser and schedule of a training from scratch; weights and later stages change them."""
@@ -328,8 +328,7 @@ class Trainer(nnUNetTrainer):
     def on_epoch_end(self) -> None:
         """Write what belongs to an epoch, and count it."""
         self.task.end_epoch()
-        if self.local_rank == 0:
-            write_run_summary(self)
+        write_run_summary(self)
         self.current_epoch += 1
 
     def on_train_end(self) -> None:
@@ -337,6 +336,7 @@ class Trainer(nnUNetTrainer):
         super().on_train_end()
         if self.local_rank == 0:
             self.saver.remove_previous()
+            write_run_summary(self)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate the finished training."""
@@ -372,10 +372,10 @@ class Trainer(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        path = Path(filename)
-        seconds = self.saver.write(checkpoint_content(self), path)
+        seconds = self.saver.write(checkpoint_content(self), path := Path(filename))
         if path.name == LATEST and seconds is not None:
             self.run.saved(seconds)
+            write_run_summary(self)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """Continue from a checkpoint; if checkpoint_latest.pth is damaged, from the one before it.

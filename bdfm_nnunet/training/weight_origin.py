@@ -1,12 +1,13 @@
 """The origin of a training's first weights, whichever way they came in, and the cases they have seen."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bdfm_nnunet.checkpoints import LoadReport
+from bdfm_nnunet.checkpoints import Checkpoint, LoadReport
 from bdfm_nnunet.checkpoints.nnunet_loading import checkpoints_loaded
 from bdfm_nnunet.exposure import Exposure
 from bdfm_nnunet.networks.encoders import unwrap
@@ -21,11 +22,17 @@ class WeightOrigin:
     Attributes:
         ancestors: what the starting weights have seen.
         started_from: name and digest of their file; empty for a training from scratch.
+        file: the file itself, in the process that has loaded it.
+        licence: of the weights, as the file states it.
+        citations: what its authors ask to cite.
     """
 
     def __init__(self) -> None:
         self.ancestors = Exposure()
         self.started_from: dict[str, str] = {}
+        self.file: Path | None = None
+        self.licence = ""
+        self.citations: tuple[str, ...] = ()
         self._told = Exposure()
         self._own_weights: Tensor | None = None
         self._loaded_before = 0
@@ -47,18 +54,17 @@ class WeightOrigin:
         self._own_weights = None  # the answer is found once
         loaded = checkpoints_loaded()[self._loaded_before :]
         if len(loaded) == 1:
-            name = loaded[0].path.name
-            self.started_from = {"name": name, "sha256": loaded[0].sha256}
-            self.ancestors = Exposure.of(loaded[0].exposure, named=name)
+            self.take(loaded[0])
         else:
             self.started_from = {"name": "unknown"}
             self.ancestors = Exposure(note="the network was given weights whose origin is unknown")
         tell(f"The training starts from weights that were loaded: {self.started_from['name']}.")
 
-    def take(self, report: LoadReport) -> None:
-        """Note what the weights have seen that the training has loaded itself."""
-        self.started_from = {"name": report.path.name, "sha256": report.sha256}
-        self.ancestors = Exposure.of(report.exposure, named=report.path.name)
+    def take(self, loaded: LoadReport | Checkpoint) -> None:
+        """Note the file that the weights have come from, and what they have seen."""
+        self.file, self.licence, self.citations = loaded.path, loaded.licence, tuple(loaded.citations)
+        self.started_from = {"name": loaded.path.name, "sha256": loaded.sha256}
+        self.ancestors = Exposure.of(loaded.exposure, named=loaded.path.name)
 
     def with_run(self, run: dict[str, Any]) -> Exposure:
         """Return what the weights will have seen after a run, which may go on with other data than it began with.

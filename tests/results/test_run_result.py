@@ -38,7 +38,7 @@ def test_a_result_is_read_as_it_was_written(result: RunResult, tmp_path: Path) -
 def test_the_file_is_one_table_and_says_null_for_what_is_not_known(tmp_path: Path) -> None:
     write_result(tmp_path / "result.json", RunResult(kind="evaluation", scores=SCORES, extra={"more": float("nan")}))
     content = json.loads((tmp_path / "result.json").read_text())
-    unknown = dict.fromkeys(("trainer", "settings", "curves", "exposure", "cost", "versions", "more"))
+    unknown = dict.fromkeys(("trainer", "settings", "curves", "exposure", "cost", "versions", "provenance", "more"))
     assert content == {"schema": SCHEMA, "kind": "evaluation", **unknown, **SCORES}
 
 
