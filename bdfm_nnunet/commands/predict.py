@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,8 @@ def predict(arguments: Sequence[str]) -> int:
     if not several:
         _check(rest)
     sources = _dicom_sources(rest, ours)
-    (_predict_ensemble if several else _run)(rest, ours)
+    with _recorded(_given(rest), ours):
+        (_predict_ensemble if several else _run)(rest, ours)
     if sources is not None:
         given = _given(rest)
         sources.write(Path(given.o), model=getattr(given, "tr", None) or "")
@@ -146,6 +148,36 @@ def _run(arguments: Sequence[str], ours: argparse.Namespace) -> None:
     from bdfm_nnunet.prediction.stock_commands import run_command
 
     run_command(arguments, options)
+
+
+def _recorded(given: argparse.Namespace, ours: argparse.Namespace) -> AbstractContextManager[None]:
+    """Return a context in which the run sheet of the predictions is written; arguments that lack are told later."""
+    if given.i is None or given.o is None:
+        return nullcontext()
+    from bdfm_nnunet.prediction.prediction_record import PredictionRun, recorded
+
+    named = {name: getattr(given, name, None) for name in ("m", "d", "c", "tr", "p")}
+    settings = {
+        "folds": given.f,
+        "checkpoint": given.chk,
+        "step_size": given.step_size or 0.5,
+        "mirroring": not given.disable_tta,
+        "average": ours.average,
+        "precision": ours.precision,
+    }
+    files = {"rules of post-processing": ours.postprocess, "calibration": ours.calibration}
+    return recorded(
+        PredictionRun(
+            images=Path(given.i),
+            out=Path(given.o),
+            models=ours.model,
+            named=named,
+            device=given.device or "cuda",
+            files={role: path for role, path in files.items() if path is not None},
+            parts=getattr(given, "num_parts", None) or 1,
+            settings=settings,
+        )
+    )
 
 
 def _options(ours: argparse.Namespace) -> Any:

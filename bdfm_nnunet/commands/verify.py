@@ -28,9 +28,10 @@ def verify(settings: argparse.Namespace) -> int:
     """Check the files behind results."""
     from bdfm_nnunet.files import write_json
     from bdfm_nnunet.results import versions_of
+    from bdfm_nnunet.results.run_result import SOFTWARE
     from bdfm_nnunet.results.verification import results_in, verify_result
 
-    now = versions_of("nnunetv2", "torch", "numpy")
+    now = versions_of(*SOFTWARE)
     found = [verify_result(path, content=not settings.quick, versions=now) for path in results_in(settings.run)]
     print("\n".join(each.summary() for each in found))
     if settings.quick:

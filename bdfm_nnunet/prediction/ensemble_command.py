@@ -99,7 +99,7 @@ def predict_ensemble(
     """
     if given.i is None or given.o is None:
         raise InputError("-i and -o are missing: name the folder of the images and that of the results")
-    folders = models or [_named(given)]
+    folders = models or [named_model(given)]
     if average is None:
         average = "probabilities" if len(folders) == 1 and (maps or volumes) else "logits"
     settings, checkpoint, out = PredictorSettings.of(given, options), given.chk or CHECKPOINT, Path(given.o)
@@ -118,7 +118,12 @@ def predict_ensemble(
     predict_cases(outputs, wanted, preprocessing=workers[0], export=workers[1])
 
 
-def _named(given: Any) -> Path:
+def named_model(given: Any) -> Path:
+    """Return the folder of the model that the arguments of nnU-Net's command name.
+
+    Raises:
+        InputError: they name none.
+    """
     if getattr(given, "m", None) is not None:
         return Path(given.m)
     if given.d is None or given.c is None:

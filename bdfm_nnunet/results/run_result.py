@@ -24,6 +24,9 @@ from bdfm_nnunet.results.provenance import Provenance
 SCHEMA = 1
 """Version of the schema. It rises when an entry changes its meaning, not when one is added."""
 
+SOFTWARE = ("nnunetv2", "torch", "numpy")
+"""Packages whose versions trainings and predictions tell, beside Python and this one."""
+
 SCORE_ENTRIES = ("release", "metrics", "definition", "parameters", "regions", "interval", "seed", "missing",
                  "not_scored", "summary", "leaderboards", "cases")  # fmt: skip
 """Entries that make up `RunResult.scores`."""
@@ -172,7 +175,7 @@ def write_result(path: Path, result: RunResult) -> None:
         content["provenance"]["seal"] = _seal(content)
     write_json(path, content)
     if result.provenance is not None:
-        from bdfm_nnunet.results.run_page import page_of
+        from bdfm_nnunet.results.run_sheet import page_of
 
         with write_atomically(path.with_suffix(".md")) as temporary:
             temporary.write_text(page_of(result, name=path.name), encoding="utf-8", errors="backslashreplace")

@@ -18,12 +18,11 @@ from bdfm_nnunet.results import (
     versions_of,
 )
 from bdfm_nnunet.results.hashed_files import HashedFiles, hashed_data, hashed_file, hashed_plans, hashed_split
+from bdfm_nnunet.results.run_result import SOFTWARE
 from bdfm_nnunet.results.sessions import UNKNOWN
 from bdfm_nnunet.split_files import SPLITS
 from bdfm_nnunet.used_devices import used_device
 
-SOFTWARE = ("nnunetv2", "torch", "numpy")
-"""Packages whose versions a training tells, beside this one and Python."""
 _WRITTEN = ("checkpoint_final.pth", "checkpoint_best.pth", "validation/summary.json")
 _WEIGHTS = "weights"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.results import Cost, RunResult, read_result, versions_of, write_result
-from bdfm_nnunet.tasks.run_provenance import SOFTWARE
+from bdfm_nnunet.results.run_result import SOFTWARE
 
 _DICE_OF_REGIONS = "dice_per_class_or_region"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bdfm_nnunet.results import Cost, Provenance, RunResult, Session, write_result
 from bdfm_nnunet.results.hashed_files import HashedFiles
-from bdfm_nnunet.results.run_page import page_of
+from bdfm_nnunet.results.run_sheet import page_of
 from bdfm_nnunet.results.sessions import UNKNOWN
 
 _ENERGY = {"processors_wh": 2.0, "gpus_wh": 10.0, "unknown": []}
