@@ -217,8 +217,8 @@ def test_without_targets_one_sentence_names_the_command(cohort: Prepared, monkey
 @pytest.fixture(scope="module")
 def predicting(cohort: Prepared) -> Any:
     """A finished regression of one fold; what is called fold 1 has other weights and numbers."""
-    settings = {"finetuning.targets": "age", "finetuning.pooling": "attention", "training.epochs": 1}
-    trainer = _make(cohort, nnUNetTrainerBDFMRegression, "predicted", **settings)
+    settings = {"finetuning.targets": "age", "finetuning.pooling": "attention", "finetuning.channel_dropout": 0.3}
+    trainer = _make(cohort, nnUNetTrainerBDFMRegression, "predicted", **settings, **{"training.epochs": 1})
     trainer.run_training()
     trainer.perform_actual_validation()
     folder = Path(trainer.output_folder)
@@ -256,6 +256,29 @@ def test_predictions_of_images_are_those_of_the_validation(cohort: Prepared, pre
     assert abs(inside) > 0
     # crops reach beyond the brain, so a part of the contributions has no voxel
     assert np.sign(inside) == np.sign(found.columns["age"][0] - bias)
+
+
+def test_a_case_that_lacks_a_channel_is_predicted_where_all_folds_have_learnt_to_do_without(
+    cohort: Prepared, predicting: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = str(predicting.do_split()[1][0])
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in (cohort.folder("nnUNet_raw", cohort.unlabelled) / "imagesTr").glob(f"{case}_*"):
+        shutil.copy(path, images)
+    assert _predict(cohort, tmp_path / "whole.csv", "-i", images) == 0
+    (images / f"{case}_0000.nii.gz").unlink()
+    assert _predict(cohort, tmp_path / "lacking.csv", "-i", images) == 0
+    whole, lacking = (read_predictions(tmp_path / f"{name}.csv") for name in ("whole", "lacking"))
+    assert lacking.cases == (case,) and lacking.columns["age"][0] != whole.columns["age"][0]
+    other = Path(predicting.output_folder).parent / "fold_2"
+    other.mkdir()
+    content = torch.load(Path(predicting.output_folder) / "checkpoint_best.pth", weights_only=False)
+    assert content.pop("bdfm_channel_dropout") == 0.3
+    torch.save(content, other / "checkpoint_best.pth")
+    assert _predict(cohort, tmp_path / "refused.csv", "-i", images, folds="0 2") == 2
+    assert f"{case} lacks channel 0000" in capsys.readouterr().err
+    shutil.rmtree(other)
 
 
 def test_kept_out_cases_are_predicted_by_each_fold_and_by_all(
