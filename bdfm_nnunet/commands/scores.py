@@ -88,7 +88,7 @@ def scored_target(settings: argparse.Namespace) -> "Target":
     return api.scored_target(release=settings.release, **named)
 
 
-def _patient_of(settings: argparse.Namespace) -> Callable[[str], str]:
+def patient_of(settings: argparse.Namespace) -> Callable[[str], str]:
     """Map case ids to patients, as the release or the data set's manifest tells them."""
     if settings.release is not None:
         from bdfm_nnunet.dataset_conversion import find_release
@@ -178,7 +178,7 @@ def tune(settings: argparse.Namespace) -> int:
         metrics=settings.metrics,
         task=settings.task,
         out=settings.out,
-        patient_of=_patient_of(settings),
+        patient_of=patient_of(settings),
         workers=settings.workers,
     )
     print(rules.summary())

@@ -25,6 +25,7 @@ _SHAPE = {
     "error": {str: [_NUMBER]},
     "cases": int,
     "volumes": {str: _NUMBER},
+    "regions": {str: [int]},
 }
 
 
@@ -37,9 +38,10 @@ class EnsembleCalibration:
         error: expected calibration error before and after the temperature, of "all" voxels and of "doubtful" ones.
         cases: how many said it.
         volumes: by region the logarithm of the ratio within which `LEVEL` of new cases lie; None with too few cases.
+        regions: by name their label values.
 
     Example:
-        >>> found = EnsembleCalibration(1.3, {"all": [0.04, 0.01]}, 20, {"core": None})
+        >>> found = EnsembleCalibration(1.3, {"all": [0.04, 0.01]}, 20, {"core": None}, {"core": [1]})
         >>> print(found.summary())
         temperature 1.300, from 20 held-out cases
           calibration error (ECE), all voxels: 0.0400 before, 0.0100 after
@@ -50,12 +52,13 @@ class EnsembleCalibration:
     error: dict[str, list[float | None]]
     cases: int
     volumes: dict[str, float | None]
+    regions: dict[str, list[int]]
 
     def interval(self, region: str, volume: float) -> tuple[float, float, str] | None:
         """Return the low and high end of a volume in mm3, and what they are; None where there is none.
 
         Example:
-            >>> EnsembleCalibration(1.0, {}, 20, {"core": 0.5}).interval("core", 0.0)[1] < SOFT_MM3
+            >>> EnsembleCalibration(1.0, {}, 20, {"core": 0.5}, {"core": [1]}).interval("core", 0.0)[1] < SOFT_MM3
             True
         """
         ratio = self.volumes.get(region)
@@ -85,7 +88,9 @@ class EnsembleCalibration:
 
 
 def calibrate(
-    samples: Sequence[VoxelSample], volumes: Mapping[str, Sequence[tuple[float, float]]]
+    samples: Sequence[VoxelSample],
+    volumes: Mapping[str, Sequence[tuple[float, float]]],
+    regions: Mapping[str, Sequence[int]],
 ) -> EnsembleCalibration:
     """Fit the temperature and the intervals.
 
@@ -95,6 +100,7 @@ def calibrate(
     Args:
         samples: voxels of each held-out case.
         volumes: by region the reference's and the predicted volume of each case, in mm3.
+        regions: by name their label values, for the record.
 
     Raises:
         ValueError: there is no case.
@@ -102,7 +108,7 @@ def calibrate(
     Example:
         >>> said, truth = np.array([[0.2], [0.8]]), np.array([[False], [True]])
         >>> sample = VoxelSample(said, truth, np.ones(1), np.ones(1, bool), False)
-        >>> calibrate([sample] * 9, {"core": [(900.0, 1000.0)] * 9}).interval("core", 1000.0)
+        >>> calibrate([sample] * 9, {"core": [(900.0, 1000.0)] * 9}, {"core": [1]}).interval("core", 1000.0)
         (900.0, 1110.0, '90% of 9 held-out cases')
     """
     if not samples:
@@ -113,8 +119,9 @@ def calibrate(
     for what in ("all", "doubtful"):
         found = [calibration_error(sample, each, only_doubtful=what == "doubtful") for each in (1.0, temperature)]
         error[what] = [None if math.isnan(value) else value for value in found]
+    ratios = {region: _ratio(pairs) for region, pairs in volumes.items()}
     return EnsembleCalibration(
-        temperature, error, len(samples), {region: _ratio(pairs) for region, pairs in volumes.items()}
+        temperature, error, len(samples), ratios, {name: list(values) for name, values in regions.items()}
     )
 
 
@@ -134,7 +141,7 @@ def read_calibration(path: Path) -> EnsembleCalibration:
         InputError: it is missing or another file.
 
     Example:
-        >>> EnsembleCalibration(1.3, {"all": [0.04, 0.01]}, 20, {"core": None}).write(Path("calibration.json"))
+        >>> EnsembleCalibration(1.3, {}, 20, {"core": None}, {"core": [1]}).write(Path("calibration.json"))
         >>> read_calibration(Path("calibration.json")).temperature
         1.3
     """
@@ -148,4 +155,5 @@ def read_calibration(path: Path) -> EnsembleCalibration:
         fault = "a ratio of its volumes is not between 0 and 50"
     if fault:
         raise InputError(f"{path} is no calibration of an ensemble ({fault}): write one with `bdfm ensemble`")
-    return EnsembleCalibration(content["temperature"], content["error"], content["cases"], content["volumes"])
+    names = ("temperature", "error", "cases", "volumes", "regions")
+    return EnsembleCalibration(*(content[name] for name in names))

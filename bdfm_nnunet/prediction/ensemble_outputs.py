@@ -74,12 +74,7 @@ class EnsembleOutputs:
         if self.maps and self.ending not in NIFTI:
             raise InputError(f"--uncertainty writes NIfTI files, the models write {self.ending}: leave it out")
         ensemble = self.ensemble
-        unlike = {*ensemble.regions} ^ {*(self.calibration.volumes if self.calibration else ensemble.regions)}
-        if unlike:
-            raise InputError(
-                f"--calibration is of other regions than the models have ({', '.join(sorted(unlike))}): make one with "
-                "`bdfm ensemble` for these models"
-            )
+        self._take_regions()
         record = {
             "members": [f"{folder.resolve()}/fold_{fold}" for folder in ensemble.folders for fold in ensemble.folds],
             "checkpoint": checkpoint,
@@ -96,6 +91,18 @@ class EnsembleOutputs:
         write_json(self.folder / "dataset.json", ensemble.first.dataset_json)
         write_json(self.folder / "plans.json", ensemble.first.plans_manager.plans)
         write_json(path, record)
+
+    def _take_regions(self) -> None:
+        """Tell the volumes of the regions that were calibrated."""
+        if self.calibration is None:
+            return
+        values = {value for region in self.calibration.regions.values() for value in region}
+        if strange := values - labels_of(self.ensemble.first.dataset_json):
+            raise InputError(
+                f"--calibration is of other labels than the models have (it has {min(strange)}): make one with `bdfm "
+                "ensemble` for these models"
+            )
+        self.ensemble.regions = {name: tuple(region) for name, region in self.calibration.regions.items()}
 
     def left(self, cases: Sequence[EnsembleCase]) -> list[EnsembleCase]:
         """Return the cases of which a file or a row is missing."""
@@ -126,7 +133,7 @@ class EnsembleOutputs:
         labels = np.zeros(shape[1:], dtype=kind)
         maps = {name: np.zeros(shape[1:], dtype=np.float32) for name in MAPS if self.maps}
         probabilities = np.zeros(shape, dtype=np.float32) if self.probabilities else None
-        sums = dict.fromkeys(self.ensemble.regions, 0.0)
+        sums: dict[str, float] = {}
         for slab in average.mean.slabs(1.0 if self.calibration is None else self.calibration.temperature):
             labels[slab.where] = model.label_manager.convert_probabilities_to_segmentation(slab.mean)
             for name, values in maps.items():
@@ -145,9 +152,9 @@ class EnsembleOutputs:
 
     def _add_sums(self, sums: dict[str, float], slab: Slab) -> None:
         if self.volumes:
-            maps = region_probabilities(slab.probabilities, self.ensemble.regions, self.ensemble.classes)
+            maps = region_probabilities(slab.probabilities, self.ensemble.regions, self.ensemble.channels)
             for name, values in maps.items():
-                sums[name] += float(values.sum(dtype=np.float64))
+                sums[name] = sums.get(name, 0.0) + float(values.sum(dtype=np.float64))
 
     def _write_segmentation(
         self, case: EnsembleCase, labels: NDArray[Any], probabilities: NDArray[np.float32] | None, properties: Any
@@ -170,7 +177,8 @@ class EnsembleOutputs:
         voxel = float(np.prod(average.properties["spacing"]))
         found = voxels_of(labels, regions)
         return [
-            RegionVolume(name, found[name] * voxel, sums[name] * voxel, [each[name] * voxel for each in average.voxels],
+            RegionVolume(name, found[name] * voxel, sums[name] * voxel if name in sums else None,
+                         [each[name] * voxel for each in average.voxels],
                          self._interval(name, found[name] * voxel))
             for name in regions
         ]  # fmt: skip

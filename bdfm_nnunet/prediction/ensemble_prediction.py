@@ -134,15 +134,21 @@ class Ensemble:
 
     @cached_property
     def regions(self) -> dict[str, tuple[int, ...]]:
-        """The regions of dataset.json, by name their label values."""
+        """The regions whose volumes are told, by name their label values; those of dataset.json unless they are set."""
         path = str(self.folders[0] / "dataset.json")
         return target_of_dataset(self.first.dataset_json, name=self.folders[0].name, path=path).regions
 
     @property
-    def classes(self) -> list[int] | None:
-        """The label of each channel of probabilities; None where the channels are regions."""
+    def overlapping(self) -> bool:
+        """Whether the channels of probabilities are regions that overlap rather than classes."""
+        return bool(self.first.label_manager.has_regions)
+
+    @property
+    def channels(self) -> list[frozenset[int]]:
+        """The label values of each channel of probabilities."""
         labels = self.first.label_manager
-        return None if labels.has_regions else [int(label) for label in labels.all_labels]
+        found = labels.foreground_regions if self.overlapping else labels.all_labels
+        return [frozenset(map(int, each if isinstance(each, (list, tuple)) else [each])) for each in found]
 
     def _check_alike(self) -> None:
         for folder, other in zip(self.folders[1:], self.predictors[1:], strict=True):
@@ -257,7 +263,7 @@ class Ensemble:
     def averages(self, cases: Sequence[EnsembleCase], folder: Path, **workers: int) -> list[Averaged]:
         """Return the averages of a group of cases; their files lie in a folder."""
         found: list[Averaged] = []
-        receive = partial(_adder, regions=self.regions, overlapping=self.classes is None, so_far=found)
+        receive = partial(_adder, regions=self.regions, overlapping=self.overlapping, so_far=found)
         for member, received in self.run(cases, folder, receive, **workers):
             if not found:
                 found += [Averaged(mean, properties) for mean, properties, _ in received]

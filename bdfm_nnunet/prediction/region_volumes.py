@@ -24,21 +24,21 @@ class RegionVolume:
     Attributes:
         region: its name.
         volume: of the written segmentation, in mm3.
-        expected: sum of the region's probabilities over voxels, in mm3.
+        expected: sum of the region's probabilities over voxels, in mm3; None where no channel tells them.
         members: the volume that each member alone segments, in mm3.
         interval: low and high end in mm3 and what they are, where they do not come from the members.
     """
 
     region: str
     volume: float
-    expected: float
+    expected: float | None
     members: Sequence[float]
     interval: tuple[float, float, str] | None = None
 
     def cells(self, case: str) -> list[Any]:
         """Return the row of the table."""
         low, high, what = self.interval or (min(self.members), max(self.members), FROM_MEMBERS)
-        numbers = [f"{value:.1f}" for value in (self.volume, low, high, self.expected)]
+        numbers = ["" if value is None else f"{value:.1f}" for value in (self.volume, low, high, self.expected)]
         return [case, self.region, *numbers, len(self.members), what]
 
 
@@ -55,25 +55,30 @@ def voxels_of(labels: NDArray[Any], regions: Mapping[str, Sequence[int]]) -> dic
 
 
 def region_probabilities(
-    probabilities: NDArray[np.float32], regions: Mapping[str, Sequence[int]], classes: Sequence[int] | None
+    probabilities: NDArray[np.float32], regions: Mapping[str, Sequence[int]], channels: Sequence[frozenset[int]]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the probability map of each region.
+    """Return the probability map of each region that the channels tell.
 
     Args:
         probabilities: (K, ...).
         regions: name -> label values.
-        classes: the label of each channel; None where the channels are the regions, in their order.
+        channels: the label values of each channel; where they are single labels, their probabilities add up.
 
     Example:
-        >>> maps = region_probabilities(np.array([[0.5], [0.2], [0.3]]), {"whole": (1, 2)}, classes=(0, 1, 2))
+        >>> classes = [frozenset({label}) for label in range(3)]
+        >>> maps = region_probabilities(np.array([[0.5], [0.2], [0.3]]), {"whole": (1, 2)}, classes)
         >>> maps["whole"].tolist()
         [0.5]
     """
-    if classes is None:
-        return dict(zip(regions, probabilities, strict=True))
-    at = {label: channel for channel, label in enumerate(classes)}
-    return {name: probabilities[[at[value] for value in sorted(set(wanted))]].sum(axis=0)
-            for name, wanted in regions.items()}  # fmt: skip
+    at = {labels: channel for channel, labels in enumerate(channels)}
+    apart = all(len(labels) == 1 for labels in channels)
+    found = {}
+    for name, values in regions.items():
+        if apart and all(frozenset({value}) in at for value in values):
+            found[name] = probabilities[[at[frozenset({value})] for value in sorted(set(values))]].sum(axis=0)
+        elif frozenset(values) in at:
+            found[name] = probabilities[at[frozenset(values)]]
+    return found
 
 
 class VolumeTable:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class TrialOrder:
         mirroring: whether what it brings is measured.
         preprocessing: workers.
         export: workers.
+        predictor: settings of predictors that change what they say, for the record.
     """
 
     models: Sequence[Path]
@@ -57,6 +58,7 @@ class TrialOrder:
     mirroring: bool = True
     preprocessing: int = 1
     export: int = 1
+    predictor: Mapping[str, Any] = field(default_factory=dict)
 
     def ensemble(self, folds: Sequence[int | str]) -> Ensemble:
         """Return the ensemble of some folds, each of which is a member."""
@@ -85,7 +87,7 @@ class TrialOrder:
         settings = {
             "models": [str(folder.resolve()) for folder in self.models], "folds": [str(fold) for fold in self.folds],
             "checkpoint": self.checkpoint, "metrics": self.metrics, "task": self.task, "mirroring": self.mirroring,
-            "regions": {name: list(values) for name, values in self.target.regions.items()}, **source,
+            "regions": {name: list(values) for name, values in self.target.regions.items()}, **self.predictor, **source,
         }  # fmt: skip
         path = self.out / SETTINGS
         if path.is_file():
@@ -219,7 +221,7 @@ def _report(order: TrialOrder, cases: Sequence[str]) -> TrialReport:
         })  # fmt: skip
     volumes = {name: [(case["volumes"][name][0], case["volumes"][name][1]) for case in found]
                for name in order.target.regions}  # fmt: skip
-    calibration = calibrate(order.trial.samples(cases), volumes)
+    calibration = calibrate(order.trial.samples(cases), volumes, order.target.regions)
     calibration.write(order.out / CALIBRATION)
     report = TrialReport(objective(order.metrics), rows, calibration)
     cells = [["" if row[name] is None else row[name] for name in COLUMNS] for row in rows]

@@ -17,6 +17,8 @@ from bdfm_nnunet.evaluation.temperature import (
     surprise,
 )
 
+REGIONS = {"core": [1, 2]}
+
 
 def sample(*, temperature: float, regions: bool, seed: int = 0, voxels: int = 40_000) -> VoxelSample:
     """Voxels whose truth is drawn from probabilities that are then sharpened, as an over-sure network does."""
@@ -76,17 +78,17 @@ def test_intervals_of_volumes_hold_for_new_cases() -> None:
         true = np.exp(rng.normal(8, 1.5, size=60))
         said = true * np.exp(rng.normal(0.1, 0.4, size=60))
         pairs = list(zip(true.tolist(), said.tolist()))
-        found = calibrate([voxels], {"core": pairs[:30]})
+        found = calibrate([voxels], {"core": pairs[:30]}, REGIONS)
         for volume, predicted in pairs[30:]:
             interval = found.interval("core", predicted)
             assert interval is not None
             held.append(interval[0] <= volume <= interval[1])
     assert LEVEL - 0.03 < np.mean(held) < LEVEL + 0.07
-    assert calibrate([voxels], {"core": pairs[:8]}).interval("core", 5.0) is None
+    assert calibrate([voxels], {"core": pairs[:8]}, REGIONS).interval("core", 5.0) is None
 
 
 def test_the_file_is_read_back_and_others_are_refused(tmp_path: Path) -> None:
-    found = calibrate([sample(temperature=2, regions=True, voxels=200)], {"core": [(1.0, 2.0)] * 20})
+    found = calibrate([sample(temperature=2, regions=True, voxels=200)], {"core": [(1.0, 2.0)] * 20}, REGIONS)
     found.write(tmp_path / "a.json")
     assert read_calibration(tmp_path / "a.json") == found and "ECE" in found.summary()
     content = json.loads((tmp_path / "a.json").read_text())

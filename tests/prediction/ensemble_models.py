@@ -12,6 +12,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from bdfm_nnunet.networks.network_building import build_network
 from tests.prediction.test_whole_command import CHECKPOINT, model
 
+SIZE = (15, 11, 9)
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
 CLASSES: dict[str, Any] = {"labels": {"background": 0, "a": 1, "b": 2}}
 REGIONS: dict[str, Any] = {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]}
@@ -39,13 +40,13 @@ def model_of_folds(folder: Path, *, seed: int, folds: int = 2, labels: dict[str,
     return folder
 
 
-def write_images(folder: Path, cases: int = 2, size: tuple[int, int, int] = (15, 11, 9)) -> Path:
+def write_images(folder: Path, cases: int = 2, seed: int = 5) -> Path:
     """Cases of two channels of smooth noise."""
     folder.mkdir()
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seed)
     for case in range(cases):
         for channel in range(2):
-            values = rng.normal(size=size).astype(np.float32)
+            values = rng.normal(size=SIZE).astype(np.float32)
             values += np.roll(values, 1, 0) + np.roll(values, 1, 1) + np.roll(values, 1, 2)
             nib.save(nib.Nifti1Image(values, AFFINE), folder / f"case{case}_{channel:04d}.nii.gz")
     return folder

@@ -140,7 +140,14 @@ def test_training_cases_are_predicted_by_the_fold_that_has_not_seen_them(
 def test_a_calibration_changes_probabilities_and_intervals_but_no_label(folders: Path) -> None:
     model, raw = dataset(folders, cases=2), folders / "nnUNet_raw" / NAME
     path = folders / "calibration.json"
-    content = {"format": 1, "temperature": 2.0, "error": {}, "cases": 30, "volumes": {"a": 0.5, "b": None}}
+    content = {
+        "format": 1,
+        "temperature": 2.0,
+        "error": {},
+        "cases": 30,
+        "volumes": {"all": 0.5, "b": None},
+        "regions": {"all": [1, 2], "b": [2]},
+    }
     path.write_text(json.dumps(content))
     words = ["predict", "--model", str(model), "-f", "0", "-i", str(raw / "imagesTr"), "--save_probabilities", *FAST]
     assert cli.main([*words, "-o", str(folders / "plain")]) == 0
@@ -152,10 +159,10 @@ def test_a_calibration_changes_probabilities_and_intervals_but_no_label(folders:
     np.testing.assert_array_equal(first, second)
     header, *rows = read_table(folders / "calibrated" / "volumes.csv")
     row = dict(zip(header, rows[0]))
-    assert row["region"] == "a" and "held-out cases" in row["interval"]
+    assert row["region"] == "all" and "held-out cases" in row["interval"]
     volume, low, high = (float(row[name]) for name in ("volume_mm3", "low_mm3", "high_mm3"))
     assert high == pytest.approx((volume + 100) * np.exp(0.5) - 100, abs=0.1) and low < volume < high
-    path.write_text(json.dumps(content | {"volumes": {"tumour": 0.5}}))
+    path.write_text(json.dumps(content | {"regions": {"tumour": [7]}}))
     assert cli.main([*words, "-o", str(folders / "other"), "--calibration", str(path)]) == 2
 
 
