@@ -1,6 +1,7 @@
 """Conversion of DICOM series to an nnU-Net data set without names: the engine behind `bdfm convert dicom`."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,6 @@ from bdfm_nnunet.dataset_conversion.conversion import (
     manifest_of,
     write_cases,
 )
-from bdfm_nnunet.dataset_conversion.path_patterns import CASE
 from bdfm_nnunet.dataset_conversion.reading.dicom_tree import DicomTree, FoundSeries, read_tree
 from bdfm_nnunet.dataset_conversion.reading.own_data import OWN_DATA, dataset_name
 from bdfm_nnunet.dataset_conversion.reading.scanning import FoundCase, chosen_cases
@@ -38,7 +38,7 @@ DICOM = Release(
     case_pattern=r"sub-\d+_ses-\d+",
     patient_pattern=r"^(sub-\d+)",
     session_pattern=r"_ses-(\d+)$",
-    channels={name: Source(rf"(?:.*/)?{CASE}_{name}") for name in CHANNELS},
+    channels={name: Source(re.escape(meaning)) for name, meaning in CHANNELS.items()},
     case_folder="",
     ending="",
     notes=(
@@ -101,10 +101,10 @@ def convert_dicom(
     channel_of, notes = _sorted(tree, series)
     release = _with_channels(named, _counts(tree, channel_of), channels, resample, dry_run)
     cases = chosen_cases(sorted({each.case for each in tree.series}), only)
-    tasks = [
-        _order(release, tree, channel_of, case, source, folder, unlabelled, resample, dry_run, partly=channels is None)
-        for case in cases
-    ]
+    blank = DicomOrder(
+        release, "", FoundCase(test=True), source, folder.absolute(), unlabelled, "copy", dry_run, {}, resample
+    )
+    tasks = _orders(blank, cases, _by_channel(tree, channel_of), partly=channels is None)
     if book is not None and key is not None:
         _fill_in(book, tasks)
         book.write(Path(key))
@@ -173,23 +173,43 @@ def _with_channels(
         )
     if onto is not None and onto not in chosen:
         raise InputError(f"--resample {onto} is none of the channels {', '.join(chosen)}: name one of them")
-    return replace(release, channels={name: release.channels.get(name, Source(CASE)) for name in chosen})
+    return replace(release, channels={name: release.channels.get(name, Source(re.escape(name))) for name in chosen})
 
 
-def _order(
-    release: Release, tree: DicomTree, channel_of: Mapping[str, str], case: str, source: Path, folder: Path,
-    unlabelled: bool, onto: str | None, dry_run: bool, *, partly: bool,
-) -> DicomOrder:  # fmt: skip
-    """Return the order of a case; `partly`: of those channels that it has."""
-    found: dict[str, tuple[FoundSeries, ...]] = {}
+def _by_channel(tree: DicomTree, channel_of: Mapping[str, str]) -> dict[str, dict[str, tuple[FoundSeries, ...]]]:
+    """Return case -> channel -> the series that are meant for it."""
+    found: dict[str, dict[str, tuple[FoundSeries, ...]]] = {}
     for each in tree.series:
-        if each.case == case and (channel := channel_of[each.name]) in release.channels:
-            found[channel] = (*found.get(channel, ()), each)
-    own = {name: place for name, place in release.channels.items() if name in found}
-    if partly and own:
-        release, onto = replace(release, channels=own), onto if onto in own else None
-    place = folder.absolute()
-    return DicomOrder(release, case, FoundCase(test=True), source, place, unlabelled, "copy", dry_run, found, onto)
+        if channel := channel_of[each.name]:
+            own = found.setdefault(each.case, {})
+            own[channel] = (*own.get(channel, ()), each)
+    return found
+
+
+def _orders(
+    blank: DicomOrder,
+    cases: Sequence[str],
+    series: Mapping[str, Mapping[str, tuple[FoundSeries, ...]]],
+    *,
+    partly: bool,
+) -> list[DicomOrder]:
+    """Return the orders of cases.
+
+    Args:
+        blank: what they have in common.
+        cases: ids.
+        series: as `_by_channel`.
+        partly: take those of the channels that a case has, rather than all.
+    """
+    orders = []
+    for case in cases:
+        release, onto = blank.release, blank.onto
+        own = {name: series[case][name] for name in release.channels if name in series.get(case, {})}
+        if partly and own:
+            release = replace(release, channels={name: release.channels[name] for name in own})
+            onto = onto if onto in own else None
+        orders.append(replace(blank, release=release, case=case, series=own, onto=onto))
+    return orders
 
 
 def _fill_in(key: DicomKey, tasks: Sequence[DicomOrder]) -> None:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,7 +39,7 @@ _SINGLE = (
     "SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName", "Modality", "SOPClassUID",
     "SOPInstanceUID", "FrameOfReferenceUID", "RepetitionTime", "FlipAngle", "ContrastBolusAgent", "MRAcquisitionType",
     "VolumetricProperties", "BurnedInAnnotation", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation",
-    "NumberOfFrames", "ScanningSequence", "SpecificCharacterSet",
+    "NumberOfFrames", "ScanningSequence", "SpecificCharacterSet", "LossyImageCompression",
 )  # fmt: skip
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _READ = (*_SINGLE, *_PEOPLE, *_NUMBERS_OF_PATIENTS, *_GROUPS, *_PLANE, *(name for name in _MARKS if name != "StackID"))
@@ -127,7 +128,7 @@ class SeriesFacts:
         reference: UID of the frame of reference.
         colours: whether pixels are not single grey values.
         burned_in: whether the pixels are said to show annotations that tell the patient.
-        syntax: UID of the transfer syntax.
+        lossy: whether the pixels were compressed with loss at any time.
     """
 
     identity: Identity
@@ -147,7 +148,7 @@ class SeriesFacts:
     reference: str
     colours: bool
     burned_in: bool
-    syntax: str
+    lossy: bool
 
 
 def pydicom_package(needed_by: str) -> ModuleType:
@@ -184,6 +185,20 @@ def quietly() -> Iterator[None]:
         log.setLevel(before)
 
 
+KnownFacts = dict[tuple[str, ...], SeriesFacts]
+"""Values of `_KEYS` to what an image tells."""
+_KEYS = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientName", "BurnedInAnnotation",
+         "PhotometricInterpretation")  # fmt: skip
+
+
+@lru_cache(1)
+def _tags() -> list[int]:
+    """Return the tags of what is read: looking names up takes a tenth of the time."""
+    from pydicom.datadict import tag_for_keyword
+
+    return [tag for name in _READ if (tag := tag_for_keyword(name)) is not None]
+
+
 def is_dicom(path: Path) -> bool:
     """Return whether a file begins as DICOM files do, with preamble or as old files without.
 
@@ -195,8 +210,12 @@ def is_dicom(path: Path) -> bool:
     return start[_PREFIX:] == _MAGIC or start[:2] in _OLD_STARTS
 
 
-def read_header(path: Path) -> tuple[SeriesFacts, list[Frame]] | str:
+def read_header(path: Path, known: KnownFacts | None = None) -> tuple[SeriesFacts, list[Frame]] | str:
     """Read the header of an image file, to be called inside `quietly`.
+
+    Args:
+        path: the file.
+        known: what other files have told of their series, which takes as long to read as the rest; is added to.
 
     Returns:
         What it tells of its series and its frames; or, for anything else than an image, its modality: `SR`, `SEG`,
@@ -208,15 +227,18 @@ def read_header(path: Path) -> tuple[SeriesFacts, list[Frame]] | str:
         if not is_dicom(path):
             return ""
         with open_regular(path) as stream:
-            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_READ))
+            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_tags())
         if dataset.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY:
             return "DICOMDIR"
         if not _text(dataset, "SOPClassUID") or not _text(dataset, "SeriesInstanceUID"):
             return ""
         if not (dataset.get("Rows") and dataset.get("Columns")) or _text(dataset, "Modality") in _NO_IMAGES:
             return _text(dataset, "Modality") or "no images"
-        frames = _frames(dataset, path)
-        return _facts(dataset, frames[0]), frames
+        frames, known = _frames(dataset, path), {} if known is None else known
+        key = tuple(_text(dataset, name) for name in _KEYS)
+        if key not in known:
+            known[key] = _facts(dataset, frames[0])
+        return known[key], frames
     except Exception:  # a damaged file: pydicom has no family of errors for values that it cannot convert
         return ""
 
@@ -314,7 +336,7 @@ def _facts(dataset: Any, frame: Frame) -> SeriesFacts:
         dict.fromkeys(filter(None, (_text(dataset, "SeriesDescription"), _text(dataset, "ProtocolName"))))
     )
     values = {name: _first_number(frame.mark(name)) for name in ("EchoTime", "InversionTime", "DiffusionBValue")}
-    meta, number = getattr(dataset, "file_meta", None), _number(dataset, "SeriesNumber")
+    number = _number(dataset, "SeriesNumber")
     return SeriesFacts(
         identity=_identity(dataset),
         number=None if number is None or not 0 <= number < _MOST_SERIES else int(number),
@@ -333,7 +355,7 @@ def _facts(dataset: Any, frame: Frame) -> SeriesFacts:
         reference=_text(dataset, "FrameOfReferenceUID"),
         colours=not _text(dataset, "PhotometricInterpretation").startswith("MONOCHROME"),
         burned_in=_text(dataset, "BurnedInAnnotation") == "YES",
-        syntax=str(getattr(meta, "TransferSyntaxUID", "") or ""),
+        lossy=_text(dataset, "LossyImageCompression") == "01",
     )  # fmt: skip
 
 

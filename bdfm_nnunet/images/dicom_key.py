@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ _SHAPE = {
     "patients": {str: {"id": str, "issuer": str, "name": str, "studies": {str: str}}},
     "cases": {str: [_SERIES]},
 }
+_CASE = re.compile(r"sub-\d{1,9}_ses-\d{1,9}")
 
 
 @dataclass
@@ -74,10 +76,11 @@ class DicomKey:
             InputError: it is missing, or is none.
         """
         content: Mapping[str, Any] = read_json(path, _SHAPE)
-        patients = {
-            name: KeyPatient(row["id"], row["issuer"], row["name"], dict(row["studies"]))
-            for name, row in content["patients"].items()
-        }
+        rows = content["patients"].items()
+        sessions = [f"{name}_ses-{session}" for name, row in rows for session in ("01", *row["studies"])]
+        if wrong := [each for each in (*sessions, *content["cases"]) if not _CASE.fullmatch(each)]:
+            raise InputError(f"{path} has the case {wrong[0]!r}, expected one such as sub-0001_ses-01: restore the key")
+        patients = {name: KeyPatient(row["id"], row["issuer"], row["name"], dict(row["studies"])) for name, row in rows}
         cases = {
             case: [KeySeries(row["channel"], row["series"], tuple(row["files"])) for row in rows]
             for case, rows in content["cases"].items()

@@ -92,17 +92,23 @@ class DicomSources:
             model: name of the model, for the objects.
 
         Raises:
-            InputError: a segmentation cannot be used, or an object cannot be written.
+            InputError: a segmentation cannot be used, or an object cannot be written; the others are.
         """
         dataset = read_dataset_json(predictions / "dataset.json")
-        written = []
+        written, faults = [], []
         for case, series in self.series.items():
-            path = predictions / f"{case}{dataset['file_ending']}"
-            if path.is_file():
-                target = self.out / f"{case}.dcm"
+            path, target = predictions / f"{case}{dataset['file_ending']}", self.out / f"{case}.dcm"
+            if not path.is_file():
+                continue
+            try:
                 write_segmentation(path, series, dataset["labels"], target, model=model)
                 written.append(target)
+            except InputError as fault:
+                faults.append(fault)
         logger.info("%d DICOM segmentations are in %s; they name the patients", len(written), self.out)
+        if faults:
+            more = f" ({len(faults) - 1} others were not written either)" if len(faults) > 1 else ""
+            raise InputError(f"{faults[0]}{more}; --continue_prediction writes what is missing")
         return written
 
 
@@ -145,7 +151,7 @@ def read_source(series: KeySeries, name: str) -> Stack:
         name: of the series in messages.
 
     Raises:
-        InputError: a file is not there or belongs to another series, or they are not one volume.
+        InputError: a file is not there or belongs to another series, or DICOM SEG cannot refer to them.
     """
     frames: dict[tuple[str, int], Frame] = {}
     with quietly():
@@ -156,8 +162,13 @@ def read_source(series: KeySeries, name: str) -> Stack:
                     f"{name} is not where it was ({file}): bring its files back, or convert the folder again with "
                     "the same key"
                 )
+            if not header[0].reference:
+                raise InputError(f"{name} has no frame of reference, which DICOM SEG refers to: leave the case out")
             frames.update({(frame.instance, frame.number): frame for frame in header[1]})
-    return stack_of(list(frames.values()), name)
+    stack = stack_of(list(frames.values()), name)
+    if 1 < len({frame.path for frame in stack.frames}) < len(stack.frames):
+        raise InputError(f"{name} is spread over several multi-frame files, to which {_OPTION} cannot refer: join them")
+    return stack
 
 
 # -------------------------------------------------------------------------------------------------------- objects
@@ -186,7 +197,13 @@ def write_segmentation(
     regions = {name: values for name, values in regions.items() if set(values.tolist()) != {0}}
     masks = np.stack([np.isin(volume.array, values) for values in regions.values()], axis=-1)
     planes = masks.transpose(2, 1, 0, 3)  # slices, rows, columns, segments
-    content = _segmentation(series, planes, list(regions), model)
+    try:
+        content = _segmentation(series, planes, list(regions), model)
+    except Exception as error:  # highdicom holds the source against the whole standard, with errors of all kinds
+        raise InputError(
+            f"{target} cannot be made, for the source does not keep to the standard ({type(error).__name__}: {error}): "
+            "export the series again"
+        ) from error
     with write_atomically(target) as temporary:
         content.save_as(temporary)
 
@@ -205,14 +222,9 @@ def _segmentation(series: SourceSeries, planes: NDArray[np.bool_], names: Sequen
 
     paths = list(dict.fromkeys(frame.path for frame in series.frames))
     with quietly():
-        sources = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
+        sources = [_completed(pydicom.dcmread(path, stop_before_pixels=True), series.stack) for path in paths]
         if len(paths) == 1:  # one multi-frame image, whose frames may lie in any order
             planes = planes[np.argsort([frame.number for frame in series.frames])]
-        elif len(paths) < len(planes):
-            raise InputError(
-                f"the series of {series.channel} is spread over {len(paths)} multi-frame files, which {_OPTION} cannot "
-                "refer to: join them"
-            )
         return hd.seg.Segmentation(
             source_images=sources,
             pixel_array=planes.astype(np.uint8),
@@ -229,6 +241,22 @@ def _segmentation(series: SourceSeries, planes: NDArray[np.bool_], names: Sequen
             content_description="segmentation by a neural network",
             series_description=f"segmentation {model}".strip()[:_LONGEST],
         )
+
+
+def _completed(source: Any, stack: Stack) -> Any:
+    """Return an image with the attributes that every image should have, and that anonymisers remove."""
+    for name in _EXPECTED:
+        if name not in source:
+            setattr(source, name, "")
+    if not source.get("SliceThickness"):
+        source.SliceThickness = f"{stack.spacing[2]:.6g}"
+    return source
+
+
+_EXPECTED = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+    "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
 
 
 def _described(number: int, name: str, model: str) -> Any:

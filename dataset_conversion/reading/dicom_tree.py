@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from bdfm_nnunet.dataset_conversion.reading.folder_walk import Walk
 from bdfm_nnunet.errors import InputError, Refusal
-from bdfm_nnunet.images.dicom_headers import Frame, SeriesFacts, pydicom_package, quietly, read_header
+from bdfm_nnunet.images.dicom_headers import Frame, KnownFacts, SeriesFacts, pydicom_package, quietly, read_header
 from bdfm_nnunet.images.dicom_key import DicomKey, KeyPatient
 from bdfm_nnunet.images.dicom_volumes import Stack, stack_of
 
@@ -71,8 +71,10 @@ class FoundSeries:
         """Its files, in a fixed order."""
         return sorted({frame.path for frame in self.frames})
 
-    def add(self, frames: Sequence[Frame]) -> None:
+    def add(self, facts: SeriesFacts, frames: Sequence[Frame]) -> None:
         """Add the planes of a file; a copy of one that is there counts once."""
+        if facts.burned_in or facts.colours:
+            self.facts = facts
         for frame in frames:
             known = self._instances.setdefault((frame.instance, frame.number), frame)
             if known is frame:
@@ -81,6 +83,10 @@ class FoundSeries:
                 self.copies += frame.number == 0
             else:
                 self.damaged = "has different images under one SOP instance UID: export the series again"
+
+    def settle(self) -> None:
+        """Forget what is needed to tell copies only."""
+        self._instances.clear()
 
     def stack(self) -> Stack:
         """Return its planes in order.
@@ -133,17 +139,18 @@ def read_tree(source: Path, key: DicomKey | None = None, *, leave_out: Path | No
         raise InputError(f"{source} is not a folder: name the folder of the DICOM files")
     walk, others = Walk(source, leave_out), Counter[str]()
     found: dict[object, FoundSeries] = {}
+    known: KnownFacts = {}
     with quietly(), tqdm(unit="file", desc="headers", disable=None) as bar:
         for prefix, _, names in walk.folders():
             for name in names:
                 bar.update()
-                header = read_header(source / prefix / name)
+                header = read_header(source / prefix / name, known)
                 if isinstance(header, str):
                     others[header] += 1
                     continue
                 facts, frames = header
                 whose = (facts.identity.patient, facts.identity.study, facts.identity.series)
-                found.setdefault(whose, FoundSeries(facts)).add(frames)
+                found.setdefault(whose, FoundSeries(facts)).add(facts, frames)
     notes = [*_notes_of_walk(walk), *_notes_of_others(others)]
     if not found:
         more = "".join(f"; {note}" for note in notes)
@@ -153,6 +160,8 @@ def read_tree(source: Path, key: DicomKey | None = None, *, leave_out: Path | No
     if copies := sum(each.copies for each in series):
         notes.append(f"{copies} files are copies of others and were read once")
     series.sort(key=lambda each: each.name)
+    for each in series:
+        each.settle()
     studies = sorted({each.facts.identity.study for each in series})
     scope = key.scope if key is not None else hashlib.sha256("\n".join(studies).encode()).hexdigest()[:16]
     return DicomTree(series, f"dicom-{scope}", notes)
@@ -193,11 +202,14 @@ def _give_names(series: Sequence[FoundSeries], key: DicomKey | None) -> list[str
         own = patients[identity]
         name = known.get(identity) or f"sub-{next(free):04d}"
         names = {each.facts.identity.name for each in own}
+        births = {each.facts.identity.birth for each in own if each.facts.identity.birth}
         entry = KeyPatient(*identity, name=min(names))
         if key is not None:
             entry = key.patients.setdefault(name, entry)
-        if len({_plain(each) for each in names}) > 1:
-            notes.append(f"{name} has different names under one patient id: they count as one patient")
+        if len({_plain(each) for each in names}) > 1 or len(births) > 1:
+            notes.append(
+                f"{name} has different names or dates of birth under one patient id: they count as one patient"
+            )
         _name_sessions(name, own, entry)
     return notes
 

@@ -1,5 +1,6 @@
 """The order to convert one study of DICOM series: all that a worker process needs for it."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -47,13 +48,12 @@ class DicomOrder(CaseOrder):
         return {channel: self.series[channel][0].name for channel in self.release.channels}
 
     def stamp(self, name: str) -> list[int] | None:
-        """Return number, bytes and times of change of the files of a series, and of the order its channels stand in."""
+        """Return the number of files of a series, and a hash of their sizes and times, which may tell the day."""
         files = [path for found in self.series.values() for each in found if each.name == name for path in each.files]
         stamps = [stamp_of(path) for path in files]
-        known = [stamp for stamp in stamps if stamp is not None]
-        if len(known) < len(stamps):
+        if None in stamps:
             return None
-        return [len(known), sum(size for size, _ in known), sum(time for _, time in known) % (1 << 62)]
+        return [len(stamps), int.from_bytes(hashlib.sha256(repr(stamps).encode()).digest()[:7], "big")]
 
     def read(self, record: CaseRecord) -> dict[str, Volume]:
         """Read the series of `record.sources` by channel, onto one grid where that was asked for.
@@ -63,7 +63,7 @@ class DicomOrder(CaseOrder):
         """
         chosen = {channel: self.series[channel][0] for channel in record.sources}
         found = {channel: read_stack(each.stack(), each.told) for channel, each in chosen.items()}
-        record.notes += [f"{channel}: {each.told}" for channel, each in chosen.items()]
+        record.notes += [f"{channel}: {each.told}{_LOSSY * each.facts.lossy}" for channel, each in chosen.items()]
         reference = self.onto or next(iter(found))
         for channel, volume in found.items():
             if not difference(volume.grid, found[reference].grid):
@@ -77,6 +77,9 @@ class DicomOrder(CaseOrder):
             found[channel] = resampled(volume, found[reference])
             record.notes.append(f"{channel} was resampled from {_grid(volume)} onto the grid of {reference}")
         return found
+
+
+_LOSSY = ", compressed with loss"
 
 
 def _grid(volume: Volume) -> str:

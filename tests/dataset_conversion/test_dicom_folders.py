@@ -1,6 +1,7 @@
 """`bdfm convert dicom` as a whole: voxels, geometry, pseudonyms, the table of series, the key, and refusals."""
 
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 
 from bdfm_nnunet.cli import main
+from bdfm_nnunet.dataset_conversion import dicom_folders
+from bdfm_nnunet.dataset_conversion.writing.case_conversion import convert_case
 from bdfm_nnunet.files import read_json
 from bdfm_nnunet.images.dicom_key import DicomKey
 from bdfm_nnunet.patients import groups, read_cases
@@ -40,6 +44,21 @@ def test_voxels_and_positions_are_exact(name: str, multiframe: bool, pacs: Path,
     assert_is(found, series)
     row = read_json(raw / "Dataset070_DICOM" / "manifest.json")["cases"][0]
     assert (row["patient"], row["session"], row["part"]) == ("sub-0001", "01", "test")
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_another_reader_sees_the_same_volume(name: str, pacs: Path, raw: Path) -> None:
+    """SimpleITK on the files of the series, and on the volume that was made of them."""
+    series = SHAPES[name](Study())
+    series.write(pacs)
+    assert convert(pacs, "--channels", "T1") == 0
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(pacs)))
+    theirs, ours = reader.Execute(), sitk.ReadImage(image(raw, "sub-0001_ses-01").get_filename())
+    assert theirs.GetSize() == ours.GetSize()
+    for what in ("Spacing", "Origin", "Direction"):
+        assert np.allclose(getattr(theirs, f"Get{what}")(), getattr(ours, f"Get{what}")(), atol=1e-4)
+    assert np.allclose(sitk.GetArrayFromImage(theirs), sitk.GetArrayFromImage(ours), rtol=1e-6)
 
 
 @pytest.mark.parametrize("encode", ["1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"], ids=["RLE", "JPEG-LS"])
@@ -183,6 +202,14 @@ def test_other_frames_of_reference_are_not_resampled(pacs: Path, raw: Path, caps
     assert "no common frame of reference" in capsys.readouterr().out
 
 
+def test_orders_reach_other_processes(pacs: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dicom_folders, "convert_case", lambda order: convert_case(pickle.loads(pickle.dumps(order))))
+    series = Series(Study())
+    series.write(pacs)
+    assert convert(pacs, "--channels", "T1") == 0
+    assert_is(image(raw, "sub-0001_ses-01"), series)
+
+
 def test_copies_of_a_file_count_once(pacs: Path, raw: Path) -> None:
     series = Series(Study())
     for path in series.write(pacs / "a"):
@@ -247,6 +274,7 @@ def test_second_run_reads_nothing_again_and_sees_changes(
         (["--channels", "T1", "--key", "key.txt"], "name a file that ends in .json"),
         (["--channels", "T1", "--key", "{raw}/key.json"], "lies in nnUNet_raw, whose files are shared"),
         (["--channels", "T1", "--key", "{bad}"], "is not as expected (scope is missing)"),
+        (["--channels", "T1", "--key", "{odd}"], "has the case '../x_ses-01', expected one such as sub-0001_ses-01"),
         (["--channels", "T1", "--series", "{bad}"], "has no columns channel and mark"),
         (["--channels", "T1", "--series", "table.txt"], "name a file that ends in .csv"),
         (["--channels", "T1", "--image", "a={case}"], "--image cannot be used here"),
@@ -259,8 +287,11 @@ def test_bad_options(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.json").write_text(json.dumps({"a": 1}))
+    person = {"id": "1", "issuer": "", "name": "", "studies": {}}
+    (tmp_path / "odd.json").write_text(json.dumps({"scope": "a", "patients": {"../x": person}, "cases": {}}))
     Series(Study()).write(pacs)
-    assert convert(pacs, *(text.format(raw=raw, bad=tmp_path / "bad.json", case="{case}") for text in more)) == 2
+    names = {"raw": raw, "bad": tmp_path / "bad.json", "odd": tmp_path / "odd.json", "case": "{case}"}
+    assert convert(pacs, *(text.format(**names) for text in more)) == 2
     assert sentence in capsys.readouterr().err
 
 

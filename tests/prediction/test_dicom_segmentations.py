@@ -139,6 +139,14 @@ def test_prediction_writes_objects_beside_segmentations(converted: Converted, tm
         assert np.array_equal(masks["a"], labels == 1) and np.array_equal(masks["b"], labels == 2)
         assert masks["a"].any() or masks["b"].any()
     assert not list((tmp_path / "out").glob("*.dcm"))
+    case = sorted(converted.cases)[0]
+    image = nib.load(tmp_path / "out" / f"{case}.nii.gz")
+    corrected = np.zeros(image.shape, np.uint8)
+    corrected[2:4, 3:6, 1:3] = 2
+    nib.save(nib.Nifti1Image(corrected, image.affine), tmp_path / "out" / f"{case}.nii.gz")
+    assert cli.main([*given, "--key", str(converted.key), "--continue_prediction"]) == 0
+    masks = segments_of(pydicom.dcmread(tmp_path / "seg" / f"{case}.dcm"), converted.cases[case], converted.root)
+    assert np.array_equal(masks["b"], corrected == 2) and not masks["a"].any()
 
 
 @pytest.mark.parametrize(
@@ -191,6 +199,35 @@ def test_a_segmentation_on_another_grid_is_refused(converted: Converted, tmp_pat
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[..., :-1], image.affine), path)
     with pytest.raises(InputError, match="has another shape than the series that it was made from"):
         DicomSources(converted.key, converted.images, tmp_path / "seg").write(tmp_path / "out")
+
+
+LESS = ("PatientSex", "PatientName", "StudyTime", "StudyID", "AccessionNumber", "SliceThickness", "SeriesNumber")
+
+
+@pytest.mark.parametrize("multiframe", [False, True])
+def test_sources_that_an_anonymiser_has_thinned_out(
+    multiframe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def thin_out(dataset: Any, _: int = 0) -> None:
+        for name in LESS:
+            if name in dataset:
+                del dataset[name]
+
+    point_to(tmp_path, monkeypatch)
+    if multiframe:
+        OBLIQUE.write_enhanced(tmp_path / "pacs" / "x", change=thin_out)
+    else:
+        OBLIQUE.write(tmp_path / "pacs", change=thin_out)
+    report = convert_dicom(tmp_path / "pacs", dataset_id=72, channels=["T1"], key=tmp_path / "key.json")
+    path = report.folder / "imagesTs" / "sub-0001_ses-01_0000.nii.gz"
+    out = tmp_path / "out"
+    out.mkdir()
+    labels = np.random.default_rng(0).integers(0, 3, OBLIQUE.shape).astype(np.uint8)
+    nib.save(nib.Nifti1Image(labels, nib.load(path).affine), out / "sub-0001_ses-01.nii.gz")
+    dataset = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "a": 1, "b": 2}, "file_ending": ".nii.gz"}
+    (out / "dataset.json").write_text(json.dumps(dataset | {"numTraining": 1}))
+    (written,) = DicomSources(tmp_path / "key.json", path.parent, tmp_path / "seg").write(out)
+    assert np.array_equal(segments_of(pydicom.dcmread(written), OBLIQUE, tmp_path)["a"], labels == 1)
 
 
 @pytest.mark.parametrize("package", ["pydicom", "highdicom"])

@@ -12,7 +12,7 @@ from bdfm_nnunet.images.dicom_headers import Identity, SeriesFacts
 NOBODY = Identity(("", ""), "", "", "", "", "", "", frozenset())
 UNKNOWN = SeriesFacts(
     NOBODY, 1, "", "", "MR", "", False, ("ORIGINAL", "PRIMARY", "M"), None, None, None, None, None, False, "", False,
-    False, "",
+    False, False,
 )  # fmt: skip
 
 DESCRIBED = {

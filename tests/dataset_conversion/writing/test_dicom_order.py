@@ -1,5 +1,6 @@
 """Series that are no volume: each is refused in one sentence that names it, and the others are converted."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,20 @@ def _twice(series: Series, pacs: Path) -> None:
 def _echoes(series: Series, pacs: Path) -> None:
     series.write(pacs / "a")
     replace(series, echo=30.0).write(pacs / "b")
+
+
+def _frames(series: Series, pacs: Path) -> None:
+    def double(dataset: Dataset) -> None:
+        dataset.NumberOfFrames *= 2
+        dataset.PixelData *= 2
+        frames = dataset.PerFrameFunctionalGroupsSequence
+        for n, frame in enumerate(list(frames)):
+            frames.append(copy.deepcopy(frame))
+            for m, each in ((1, frame), (2, frames[-1])):
+                each.FrameContentSequence[0].TemporalPositionIndex = m
+                each.FrameContentSequence[0].InStackPositionNumber = n + 1
+
+    series.write_enhanced(pacs / "x", double)
 
 
 def _planes(series: Series, pacs: Path) -> None:
@@ -70,6 +85,7 @@ FAULTS: dict[str, tuple[Callable[[Series, Path], Any], str]] = {
     "gap": (lambda series, pacs: series.write(pacs, slices=[0, 1, 2, 3, 6, 7, 8, 9]), "has a gap: after slice 4 of 8"),
     "duplicate": (_twice, "has duplicate slices: 11 images at 10 places"),
     "echoes": (_echoes, "mixes 2 volumes of 10 slices that differ in EchoTime"),
+    "multi-frame": (_frames, "mixes 2 volumes of 10 slices that differ in TemporalPositionIdentifier"),
     "planes": (_planes, "mixes images of different direction (3 of 6 differ"),
     "sizes": (
         lambda series, pacs: [series.write(pacs / "a"), replace(series, shape=(9, 9, 2)).write(pacs / "b")],
