@@ -2,8 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from bdfm_nnunet.images.volumes import Volume, grid_of
 
 MOST_UNEVEN = 0.02
 """Share of the distance between slices by which one may lie elsewhere: headers are rounded."""
+SAME_PLACE = 0.05
+"""Distance in mm up to which two slices lie at one place."""
 MOST_ASLANT = 1e-3
 """Difference of unit vectors that are meant to be the same, or at right angles."""
 _BY_SIMPLEITK = {
@@ -86,7 +87,8 @@ def stack_of(frames: Sequence[Frame], name: str) -> Stack:
     _check_alike(frames, name)
     first = frames[0]
     along_row, along_column = np.reshape(first.direction, (2, 3))
-    if abs(along_row @ along_column) > MOST_ASLANT:
+    lengths = np.linalg.norm([along_row, along_column], axis=1)
+    if abs(along_row @ along_column) > MOST_ASLANT or not np.allclose(lengths, 1, atol=10 * MOST_ASLANT):
         raise Refusal(f"{name} has rows and columns that are not at right angles: export it again")
     normal = np.cross(along_row, along_column)
     ordered = sorted(frames, key=lambda frame: float(np.dot(frame.position, normal)))
@@ -139,8 +141,9 @@ def _step(places: NDArray[np.float64], ordered: Sequence[Frame], name: str) -> f
     if len(places) < 2:
         raise Refusal(f"{name} is a single image, expected the slices of a volume: {_LEAVE_OUT}")
     steps = np.diff(places)
-    usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-    same = steps <= MOST_UNEVEN * usual
+    apart = steps[steps > SAME_PLACE]
+    usual = float(np.median(apart)) if len(apart) else 0.0
+    same = steps <= max(MOST_UNEVEN * usual, SAME_PLACE)
     if same.any() or not usual:
         raise _several(ordered, int(same.sum()), name)
     wide = np.flatnonzero(steps > (1.5 * usual))
@@ -199,27 +202,24 @@ def read_stack(stack: Stack, name: str) -> Volume:
     Raises:
         Refusal: a file is damaged, or compressed in a way for which no decoder is installed.
     """
-    shape = stack.shape
     planes: NDArray[Any] | None = None
     rescale = {frame.rescale for frame in stack.frames}
-    read: dict[Path, tuple[NDArray[Any], bool]] = {}
+    read: dict[Path, NDArray[Any]] = {}
     for k, frame in enumerate(stack.frames):
         if frame.path not in read:
             read = {frame.path: _pixels(frame, f"{name} (slice {k + 1} of {len(stack.frames)})")}
-        values, rescaled = read[frame.path]
-        plane = values[frame.number]
-        if len(rescale) > 1 or (rescaled and rescale != {(1.0, 0.0)}):
-            slope, intercept = (1.0, 0.0) if rescaled else frame.rescale
+        plane = read[frame.path][frame.number]
+        if len(rescale) > 1:
+            slope, intercept = frame.rescale
             plane = (plane * np.float64(slope) + intercept).astype(np.float32)
         if planes is None:
-            planes = np.empty(shape, plane.dtype, order="F")
+            planes = np.empty(stack.shape, plane.dtype, order="F")
         if plane.dtype != planes.dtype:
             planes = planes.astype(np.promote_types(planes.dtype, plane.dtype), order="F")
         planes[:, :, k] = plane.T
     assert planes is not None
-    scaled = planes.dtype.kind == "f" or len(rescale) > 1
-    slope, intercept = (1.0, 0.0) if scaled else next(iter(rescale))
-    return volume_of(planes, stack.affine, name, scaling=(slope, intercept), note=stack.note)
+    scaling = (1.0, 0.0) if len(rescale) > 1 else next(iter(rescale))
+    return volume_of(planes, stack.affine, name, scaling=scaling, note=stack.note)
 
 
 def grid_of_stack(stack: Stack) -> Grid:
@@ -258,10 +258,9 @@ def volume_of(
     return Volume(name, header, stored, apply_read_scaling(stored, *scaling), grid, as_it_is=False, note=note)
 
 
-def _pixels(frame: Frame, name: str) -> tuple[NDArray[Any], bool]:
-    """Return the stored values of all planes of a file, (frames, rows, columns), and whether they are rescaled."""
+def _pixels(frame: Frame, name: str) -> NDArray[Any]:
+    """Return the stored values of all planes of a file, (frames, rows, columns)."""
     import pydicom
-    from pydicom.pixels import get_decoder
 
     try:
         with quietly():
@@ -269,17 +268,16 @@ def _pixels(frame: Frame, name: str) -> tuple[NDArray[Any], bool]:
             syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None)
             if syntax is None:  # a file without its own header: what pydicom has found out
                 syntax = dataset.file_meta.TransferSyntaxUID = _plain_syntax(dataset)
-            if syntax.is_compressed and not syntax.is_deflated and _needs_simpleitk(syntax, get_decoder):
-                return _by_simpleitk(frame, syntax, name), True
-            values = dataset.pixel_array
+            other = syntax.is_compressed and not syntax.is_deflated and _needs_simpleitk(syntax)
+            values = _by_simpleitk(dataset, syntax, name) if other else dataset.pixel_array
     except (InputError, MemoryError):
         raise
     except Exception as error:  # each decoder has errors of its own
         raise Refusal(f"{name} is damaged ({_reason(error)}): export the series again") from None
-    values = values.reshape(-1, *frame.size)
-    if values.dtype.kind not in "iuf" or frame.number >= len(values):
+    planes = values.size // (frame.size[0] * frame.size[1])
+    if values.dtype.kind not in "iuf" or values.size % (frame.size[0] * frame.size[1]) or frame.number >= planes:
         raise Refusal(f"{name} is damaged (it has not the images that its header tells): export the series again")
-    return values, False
+    return np.asarray(values.reshape(-1, *frame.size))
 
 
 def _plain_syntax(dataset: Any) -> Any:
@@ -289,8 +287,10 @@ def _plain_syntax(dataset: Any) -> Any:
     return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
-def _needs_simpleitk(syntax: Any, get_decoder: Any) -> bool:
+def _needs_simpleitk(syntax: Any) -> bool:
     """Return whether pydicom has no decoder installed for a compressed transfer syntax."""
+    from pydicom.pixels import get_decoder
+
     if syntax == _TWELVE_BITS:  # Pillow reads 8 bits alone
         return True
     try:
@@ -299,7 +299,8 @@ def _needs_simpleitk(syntax: Any, get_decoder: Any) -> bool:
         return True
 
 
-def _by_simpleitk(frame: Frame, syntax: Any, name: str) -> NDArray[Any]:
+def _by_simpleitk(dataset: Any, syntax: Any, name: str) -> NDArray[Any]:
+    """Return values that SimpleITK decodes from a file of nothing but pixels: it would apply some of the scalings."""
     if syntax not in _BY_SIMPLEITK:
         raise Refusal(
             f"{name} is compressed as {syntax.name} ({syntax}), for which no decoder is installed: install one that "
@@ -307,28 +308,35 @@ def _by_simpleitk(frame: Frame, syntax: Any, name: str) -> NDArray[Any]:
         )
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    with _plain_path(frame.path) as path:
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/image.dcm"
+        _only_pixels(dataset, syntax).save_as(path, enforce_file_format=True)
         reader.SetFileName(path)
         try:
-            values = sitk.GetArrayFromImage(reader.Execute())
-        except RuntimeError as error:
-            reason = _reason(error)
-            raise Refusal(f"{name}, compressed as {syntax.name}, is damaged ({reason}): export it again") from None
-    if values.size % (frame.size[0] * frame.size[1]):
-        raise Refusal(f"{name} is damaged (it has not the size that its header tells): export the series again")
-    return np.asarray(values.reshape(-1, *frame.size))
+            return np.asarray(sitk.GetArrayFromImage(reader.Execute()))
+        except RuntimeError:
+            raise Refusal(f"{name}, compressed as {syntax.name}, is damaged: export the series again") from None
 
 
-@contextmanager
-def _plain_path(path: Path) -> Iterator[str]:
-    """Yield a path that SimpleITK can open: a name that is not UTF-8 would end the process."""
-    if str(path).isprintable():
-        yield str(path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "image.dcm"
-        copy.write_bytes(path.read_bytes())
-        yield str(copy)
+def _only_pixels(dataset: Any, syntax: Any) -> Any:
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import UID
+    from pydicom.uid import MultiFrameGrayscaleWordSecondaryCaptureImageStorage as kind
+
+    meta, number = FileMetaDataset(), UID("1.2.3")
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = syntax, kind, number
+    bare = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    bare.SOPClassUID, bare.SOPInstanceUID = kind, number
+    for attribute in _PIXELS:
+        if attribute in dataset:
+            bare[attribute] = dataset[attribute]
+    return bare
+
+
+_PIXELS = (
+    "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation", "PixelData",
+)  # fmt: skip
 
 
 def _reason(error: BaseException) -> str:

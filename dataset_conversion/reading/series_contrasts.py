@@ -21,28 +21,30 @@ CHANNELS = {
 }
 """Channels that series are sorted to, and what they are."""
 _START, _END = r"(?:^|(?<=[^a-z0-9]))", r"(?:$|(?=[^a-z]))"
+_T = rf"{_START}(?:[23]d|ax|sag|cor|tra|s|e)?t"
 _ASIDE = re.compile(
-    rf"locali[sz]er|scout|pilot|survey|smartbrain|{_START}(?:3?-?pl(?:ane)?_?)?loc{_END}|calib|{_START}asset|{_START}ref{_END}"
+    rf"locali[sz]er|scout|pilot|survey|smartbrain|{_START}(?:3?-?pl(?:ane)?_?)?loc{_END}|calib|asset.?cal|{_START}ref{_END}"
     r"|phoenix|screen ?(?:save|capture)|report|b0.?map|field.?map|fieldmapping|shim"
-    rf"|{_START}(?:perf|dsc|dce|asl|pcasl|pwi|cbf|cbv|mtt|ttp|tmax|bold|fmri|resting|rest|mra|tof|venc|qflow|spectr|svs|csi)"
+    rf"|{_START}(?:perf|dsc|dce|asl|pcasl|pwi|cbf|cbv|mtt|ttp|tmax|bold|fmri|resting|rest{_END}|mra|tof|venc|qflow|spectr|svs|csi)"
     rf"|angio|{_START}mip{_END}|minip|{_START}pc_|tensor|{_START}(?:fa|colfa){_END}|tracew?_?map|elasto|{_START}q?sm{_END}"
 )
 _WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("ADC", re.compile(rf"{_START}[ed]?adc{_END}|apparent|average dc")),
-    ("DWI", re.compile(rf"{_START}(?:dwi|ep2d_diff|diff|dti|trace|isotrop)|diffusion|resolve|b_?1000")),
+    ("DWI", re.compile(rf"{_START}(?:dwi|ep2d_diff|diff|dti|trace)|diffusion|resolve|b_?1000")),
     ("SWI", re.compile(rf"{_START}(?:swi|swan|venobold|swip)|suscept")),
-    ("T1", re.compile(rf"{_START}t1.{{0,5}}flair|mp-?2?rage|{_START}(?:bravo|f?spgr|t1|tfl3d|vibe|3d_?tfe|ir-?fspgr)")),
+    ("T1", re.compile(rf"{_T}1.{{0,5}}flair|mp-?2?rage|{_T}1|{_START}(?:bravo|f?spgr|tfl3d|vibe|3d_?tfe|ir-?fspgr)")),
     ("FLAIR", re.compile(r"flair|dark.?fluid|tirm")),
     ("T2star", re.compile(rf"t2\*|t2.?star|t2.?gre|{_START}(?:hemo|haemo|ffe|merge|medic)|t2_fl2d|gre_t2")),
-    ("T2", re.compile(rf"{_START}t2|{_START}(?:ciss|fiesta|drive|haste)")),
+    ("T2", re.compile(rf"{_T}2|{_START}(?:ciss|fiesta|drive|haste)")),
     ("PD", re.compile(rf"{_START}(?:pd|dp|rho){_END}|proton")),
 )
 _AFTER = re.compile(
-    rf"post|{_START}(?:gad|gd{_END}|\+?c{_END})|\+ ?(?:c|gd|km|gad)|{_START}(?:ce|km|mdc|t1c|t1ce|t1gd){_END}"
-    r"|contrast|nach|enhanced"
+    rf"post(?!er)|{_START}(?:gad|(?:gd|ce|km|mdc|t1c|t1ce|t1gd){_END}|\+?c{_END}(?!.?spine))"
+    r"|\+ ?(?:c|gd|km|gad)|contrast|nach|enhanced"
 )
 _BEFORE = re.compile(
-    rf"{_START}pre{_END}|pre[-_ ]?(?:gd|gad|c|contrast|km)|without|w/o|ohne|nativ|{_START}(?:nc|non|sans){_END}"
+    rf"pre[-_ ]?(?:gd|gad|c|contrast|km)|without|w/o|ohne|vor[-_ ](?:gd|km)|senza|nativ"
+    rf"|{_START}(?:pre|no|nc|non|sans|sin){_END}"
 )
 _CLEAR = {"T1", "T2", "FLAIR"}
 """Contrasts that echo and repetition time tell from one another."""

@@ -5,11 +5,14 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.dataset import Dataset
 
 from bdfm_nnunet.cli import main
 from bdfm_nnunet.dataset_conversion import dicom_folders
@@ -69,12 +72,31 @@ def test_lossless_compression_changes_nothing(encode: str, pacs: Path, raw: Path
     assert_is(image(raw, "sub-0001_ses-01"), series)
 
 
-@pytest.mark.parametrize("slope", [1.0, 0.75])
-def test_jpeg_lossless_is_read_without_further_packages(slope: float, pacs: Path, raw: Path) -> None:
-    series = Series(Study(), slope=slope)
-    series.write(pacs, change=as_jpeg_lossless)
+@pytest.mark.parametrize("multiframe", [False, True])
+def test_jpeg_lossless_is_read_without_further_packages(multiframe: bool, pacs: Path, raw: Path) -> None:
+    """The values are those that are stored, and each frame has its own slope."""
+    series = Series(Study(), slope=0.75)
+    if multiframe:
+        series.write_enhanced(pacs / "x", change=as_jpeg_lossless)
+    else:
+        series.write(pacs, change=as_jpeg_lossless)
     assert convert(pacs, "--channels", "T1") == 0
     assert_is(image(raw, "sub-0001_ses-01"), series)
+
+
+@pytest.mark.parametrize("change", [None, as_jpeg_lossless], ids=["plain", "compressed"])
+def test_every_frame_has_its_own_slope(change: Any, pacs: Path, raw: Path) -> None:
+    def scale(dataset: Dataset, k: int) -> None:
+        dataset.RescaleSlope, dataset.RescaleIntercept = f"{1 + 0.25 * k}", f"{-k}"
+        if change is not None:
+            change(dataset)
+
+    series = Series(Study())
+    series.write(pacs, change=scale)
+    assert convert(pacs, "--channels", "T1") == 0
+    k = np.arange(series.shape[2])
+    values = np.asarray(image(raw, "sub-0001_ses-01").dataobj)
+    assert np.array_equal(values, (series.values * (1 + 0.25 * k) - k).astype(np.float32))
 
 
 def test_visits_patients_and_channels(pacs: Path, raw: Path) -> None:
@@ -200,6 +222,26 @@ def test_other_frames_of_reference_are_not_resampled(pacs: Path, raw: Path, caps
     flair.write(pacs / "b")
     assert convert(pacs, "--channels", "T1,FLAIR", "--resample", "T1") == 3
     assert "no common frame of reference" in capsys.readouterr().out
+
+
+def test_labels_drawn_on_the_images_make_a_data_set_with_them(pacs: Path, raw: Path) -> None:
+    """As docs/data.md shows."""
+    jane = Patient()
+    visits = [Study(jane), Study(jane, date="20200101"), Study(Patient("Roe^Richard", "8"))]
+    for n, visit in enumerate(visits):
+        Series(visit, seed=n).write(pacs / str(n))
+    assert convert(pacs, "--channels", "T1") == 0
+    source = raw / "Dataset070_DICOM"
+    (source / "drawn").mkdir()
+    for path in (source / "imagesTs").iterdir():
+        drawn = np.zeros(Series(visits[0]).shape, np.uint8)
+        drawn[3:6, 3:6, 3:6] = 1
+        nib.save(nib.Nifti1Image(drawn, nib.load(path).affine), source / "drawn" / path.name.replace("_0000", ""))
+    options = ["--image", "T1=imagesTs/{case}_0000", "--label", "drawn/{case}", "--labels", "1=tumour"]
+    command = ["convert", "folder", str(source), "-d", "71", "--name", "Ours", "--workers", "1", *options]
+    assert main([*command, "--patient", r"(sub-\d+)"]) == 0
+    cases = read_cases(raw / "Dataset071_Ours")
+    assert len(cases.rows) == 3 and len(set(groups(cases.rows, cases.scope).values())) == 2
 
 
 def test_orders_reach_other_processes(pacs: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,12 @@ UNKNOWN = SeriesFacts(
 
 DESCRIBED = {
     "T1": ["t1_mprage_sag_p2_iso", "MPRAGE", "Ax T1 FLAIR", "Sag 3D BRAVO", "T1W_3D_TFE", "sT1W_3D_TFE pre Gd",
-           "t1_se_tra", "3D T1 FSPGR", "T1 TSE ohne KM"],
+           "t1_se_tra", "3D T1 FSPGR", "3DT1", "SagT1", "T1 no contrast", "T1 vor KM",
+           "t1 posterior fossa", "3D T1 isotropic", "T1 TSE ohne KM"],
     "T1c": ["t1_mprage_sag_post", "T1 +C", "AX T1 POST GAD", "T1W_3D_TFE_Gd", "t1_tse_tra_km", "t1c", "T1 nach KM",
             "Sag T1 C+", "T1 SE MDC"],
-    "T2": ["t2_tse_tra", "AX T2 FSE PROPELLER", "T2W_TSE", "Sag T2", "t2_space_sag_iso"],
+    "T2": ["t2_tse_tra", "AX T2 FSE PROPELLER", "T2W_TSE", "Sag T2", "t2_space_sag_iso", "sT2W_TSE", "AXT2",
+           "t2_tse_tra_RESTORE", "AX T2 ASSET"],
     "FLAIR": ["t2_space_dark-fluid_sag", "AX T2 FLAIR", "FLAIR longTR", "t2_tirm_tra_dark-fluid", "CUBE FLAIR"],
     "T2star": ["t2_fl2d_tra_hemo", "AX T2* GRE", "T2 star", "t2_gre"],
     "SWI": ["SWI_Images", "AX SWAN", "susceptibility"],

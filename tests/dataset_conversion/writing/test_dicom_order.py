@@ -26,6 +26,12 @@ def _echoes(series: Series, pacs: Path) -> None:
     replace(series, echo=30.0).write(pacs / "b")
 
 
+def _nearly(series: Series, pacs: Path) -> None:
+    series.write(pacs / "a")
+    x, y, z = series.origin
+    replace(series, echo=30.0, origin=(x, y, z + 0.003)).write(pacs / "b")
+
+
 def _frames(series: Series, pacs: Path) -> None:
     def double(dataset: Dataset) -> None:
         dataset.NumberOfFrames *= 2
@@ -85,6 +91,9 @@ FAULTS: dict[str, tuple[Callable[[Series, Path], Any], str]] = {
     "gap": (lambda series, pacs: series.write(pacs, slices=[0, 1, 2, 3, 6, 7, 8, 9]), "has a gap: after slice 4 of 8"),
     "duplicate": (_twice, "has duplicate slices: 11 images at 10 places"),
     "echoes": (_echoes, "mixes 2 volumes of 10 slices that differ in EchoTime"),
+    "nearly": (_nearly, "mixes 2 volumes of 10 slices that differ in EchoTime"),
+    "skewed": (_change("ImageOrientationPatient", [1, 0, 0, 0.1, 0.995, 0]), "are not at right angles"),
+    "no direction": (_change("ImageOrientationPatient", [0, 0, 0, 0, 0, 0]), "are not at right angles"),
     "multi-frame": (_frames, "mixes 2 volumes of 10 slices that differ in TemporalPositionIdentifier"),
     "planes": (_planes, "mixes images of different direction (3 of 6 differ"),
     "sizes": (
