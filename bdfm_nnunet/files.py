@@ -35,6 +35,7 @@ _REMEDIES = {
 _AGAIN = "run the command again"
 _UNFINISHED = re.compile(r"\.(?P<pid>\d+)\.(?:(?P<host>[0-9a-f]{6})[0-9a-f]{4}\.)?(?:partial|link)\.")
 _FOREIGN_SECONDS = 24 * 3600
+_LIMITS_OF_CONTAINERS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def cannot_write(path: Path, error: OSError, *, again: str = _AGAIN) -> InputError:
@@ -111,10 +112,13 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
 
 @lru_cache(1)
 def memory_bytes() -> int:
-    """Return the memory in bytes that this process may use: the machine's, or the account's limit if it is lower."""
+    """Return the memory in bytes that this process may use: the machine's, or a lower limit of account or container."""
     sizes = [1 << 62]
     with suppress(ValueError, OSError, AttributeError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in _LIMITS_OF_CONTAINERS:
+        with suppress(OSError, ValueError):  # "max" where there is none
+            sizes.append(int(path.read_text()))
     with suppress(ImportError, ValueError, OSError):
         import resource
 

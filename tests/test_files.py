@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bdfm_nnunet import files
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import (
     new_folder,
@@ -172,3 +173,15 @@ def test_two_writers_with_one_process_number_do_not_meet(tmp_path: Path) -> None
         first.write_text("1")
         second.write_text("2")
     assert (tmp_path / "a").read_text() == "1" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("limit", ["1073741824\n", "max\n"])
+def test_the_limit_of_a_container_counts(limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = files.memory_bytes()
+    (tmp_path / "memory.max").write_text(limit)
+    monkeypatch.setattr(files, "_LIMITS_OF_CONTAINERS", (tmp_path / "memory.max", tmp_path / "gone"))
+    files.memory_bytes.cache_clear()
+    try:
+        assert files.memory_bytes() == (min(machine, 2**30) if limit.startswith("1") else machine)
+    finally:
+        files.memory_bytes.cache_clear()

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bdfm_nnunet.commands.arguments import EXIT_REFUSED, dataset, fold, take_each_once
+from bdfm_nnunet.commands.arguments import EXIT_REFUSED, dataset, fold, positive, take_each_once
 from bdfm_nnunet.containers.challenge_forms import FORMS, find_form
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.nnunet_folders import dataset_folders, dataset_name, nnunet_folder
@@ -32,6 +32,15 @@ def add_commands(commands: Any) -> None:
     add("--postprocess", type=Path, metavar="RULES.json", help="rules of `bdfm postprocess tune` for each segmentation")
     add("--disable_tta", action="store_true", help="predict no mirrored copies, as in nnU-Net")
     add("--despite-rules", action="store_true", help="write it even where the rules on weights forbid them")
+    actions = parser.add_subparsers(title="attack one that is written", metavar="check")
+    purpose = "run a container on hostile inputs, and judge what it does with each; exit code 3 if anything was wrong"
+    of_check = take_each_once(actions.add_parser("check", help=purpose, description=purpose))
+    of_check.set_defaults(handler=check)
+    of_check.add_argument("folder", type=Path, metavar="DIR", help="what `bdfm container` wrote")
+    of_check.add_argument("--engine", choices=("auto", "here", "docker", "apptainer"), default="auto",
+        help="where it runs; auto: here, and in images where that works (default: %(default)s)")  # fmt: skip
+    of_check.add_argument("--timeout", type=positive, default=3600.0, metavar="SECONDS",
+        help="longest time of one run (default: %(default)g)")  # fmt: skip
 
 
 def container(settings: argparse.Namespace) -> int:
@@ -67,3 +76,21 @@ def container(settings: argparse.Namespace) -> int:
     write_container(order, settings.out, verdicts=verdicts)
     print(f"{settings.out} holds a container for {order.form.title}: `bdfm container check {settings.out}` attacks it")
     return 0
+
+
+def check(settings: argparse.Namespace) -> int:
+    """Check a container wherever that is possible here, and print the tables."""
+    from bdfm_nnunet.containers.container_check import check_container
+    from bdfm_nnunet.containers.container_settings import ContainerSettings
+    from bdfm_nnunet.containers.sandboxes import built_sandbox, engines, local_sandbox
+
+    folder, memory = settings.folder.resolve(), ContainerSettings.read(settings.folder).form.memory_gib
+    places = ["here", *engines()] if settings.engine == "auto" else [settings.engine]
+    failed = 0
+    for place in places:
+        sandbox = local_sandbox(folder, memory) if place == "here" else built_sandbox(place, folder, memory)
+        report = check_container(folder, sandbox, timeout=settings.timeout)
+        print(f"{report.container}, run {place}: {report.sandbox}\n\n{report.table()}\n")
+        print(f"{len(report.rows) - len(report.failed)} of {len(report.rows)} right, in {folder / 'check'}/{place}.md")
+        failed += len(report.failed)
+    return EXIT_REFUSED if failed else 0

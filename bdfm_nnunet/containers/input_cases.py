@@ -148,7 +148,8 @@ def _cases_of(
     folder, stems = source / prefix, [(name, without_ending(name)) for name in names]
     files = [_File(folder / name, *channels.split(stem)) for name, stem in stems if stem is not None]
     if not files:
-        if prefix and not folders:
+        inside = [name for name in folders if without_ending(name) is None]
+        if prefix and not inside and without_ending(_last(prefix)) is None:
             yield InputCase(_last(prefix), faults=["its folder holds no image"])
         return
     images = [file for file in files if file.channel is not None]

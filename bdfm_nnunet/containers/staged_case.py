@@ -23,6 +23,8 @@ from bdfm_nnunet.images.volumes import Volume, header_of_one, read_volumes
 
 MOST_BAD = 0.5
 """Share of an image's voxels that may be no numbers; they become 0."""
+SMALLEST_MM, LARGEST_MM = 0.2, 2000.0
+"""Sides that images of heads, or of parts of them, may have."""
 _RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -89,6 +91,7 @@ class Staging:
         if not present:
             raise Refusal(f"none of its images ({', '.join(path.name for path in files.values())}) has any contrast")
         first = next(iter(present.values()))
+        _check_extent(first)
         for volume in present.values():
             check_geometry(volume, first)
         turn = self._turn(first, notes)
@@ -143,6 +146,14 @@ class Staging:
             place_file(source, target, link="sym")
         else:
             write_volume(volume.header, volume.stored, target)
+
+
+def _check_extent(volume: Volume) -> None:
+    """Refuse an image whose voxel size cannot be right."""
+    sides = [size * step for size, step in zip(volume.shape, volume.spacing, strict=True)]
+    if not SMALLEST_MM <= min(sides) <= max(sides) <= LARGEST_MM:
+        told = " x ".join(f"{side:.3g}" for side in sides)
+        raise Refusal(f"{volume.name} is {told} mm large: correct the voxel size in its header")
 
 
 def _write_turned(values: NDArray[Any], volume: Volume, target: Path, turn: NDArray[Any] | None) -> None:
