@@ -46,9 +46,12 @@ def hostile_inputs(settings: ContainerSettings, drawing: Drawing, *, powerless: 
     """
     several = len([name for name in settings.channels if name not in settings.optional]) > 1
     groups = [_names(drawing), _files(drawing), _values(drawing), _faults(drawing), _entries(drawing)]
+    without_contrast: Right = "own grid" if settings.channels[0] in settings.optional else "named"
+    constant = _changed(drawing, partial(np.full_like, fill_value=7), drawing.channels[0])
+    groups.append(iter([_case("a constant image", "constant", constant, without_contrast)]))
     if several:
         groups.append(_channels(drawing))
-    if settings.optional:
+    if settings.optional and len(settings.channels) > 1:
         groups.append(_missing(drawing, settings.optional[0]))
     if powerless:
         groups.append(_permissions(drawing))
@@ -147,9 +150,8 @@ def _files(drawing: Drawing) -> Iterator[HostileInput]:
 
 def _values(drawing: Drawing) -> Iterator[HostileInput]:
     for kind in ("uint8", "float64", ">i2", "uint32"):
-        yield _case(
-            f"values of type {kind}", f"type {kind.strip('>')}", _changed(drawing, partial(np.ndarray.astype, dtype=kind))
-        )
+        written = _changed(drawing, partial(np.ndarray.astype, dtype=kind))
+        yield _case(f"values of type {kind}", f"type {kind.strip('>')}", written)
 
     def scaled(folder: Path) -> None:
         drawing.write(folder)
@@ -253,7 +255,6 @@ def _faults(drawing: Drawing) -> Iterator[HostileInput]:
         yield _case(what, name, spoiled(spoiling), "named")
     for what, name, change in (
         ("a 4-D file", "four axes", lambda v: np.stack([v, v], -1)),
-        ("a constant image", "constant", lambda v: np.full_like(v, 7)),
         ("no voxel that is a number", "all NaN", lambda v: spoil(v, 1)),
         ("complex numbers", "complex", lambda v: v.astype(np.complex64)),
     ):
