@@ -15,6 +15,9 @@ from bdfm_nnunet.evaluation.score_tables import comparison_table, interval_text
 from bdfm_nnunet.files import write_atomically
 from bdfm_nnunet.images.volumes import read_volume
 from bdfm_nnunet.reports.figures import save_figure, scores_figure, segmentation_figure
+from bdfm_nnunet.reports.reported_runs import CURVES, last_picture, read_runs
+from bdfm_nnunet.reports.run_page import PageSettings, write_page
+from bdfm_nnunet.reports.viewer_script import installed_viewer
 from bdfm_nnunet.results import Cost, RunResult, read_result, versions_of, write_result
 
 NOTICE = (
@@ -84,6 +87,20 @@ def write_summary(
     with write_atomically(files.out / "summary.md") as temporary:
         temporary.write_text(summary_text(summary, results), encoding="utf-8")
     return summary
+
+
+def write_demo_page(files: DemoFiles) -> Path:
+    """Write the page of both methods, case by case, and of the pre-training, and return it.
+
+    Args:
+        files: where the results are.
+    """
+    runs = [f"{method}={path}" for method, path in files.scores.items()] + [f"pre-training={files.pretraining}"]
+    found = read_runs(runs, images=files.images, reference=files.reference, predictions=files.predictions)
+    settings = PageSettings(
+        title="What the demonstration gave", notice=NOTICE.replace("**", ""), channel=int(_SHOWN_CHANNEL)
+    )
+    return write_page(files.out, found, settings, viewer=installed_viewer())
 
 
 def _pretraining_numbers(path: Path) -> dict[str, float]:
@@ -174,14 +191,12 @@ def _draw(files: DemoFiles, results: Mapping[str, Mapping[str, Any]]) -> dict[st
 
 def _copy_pictures(pretraining: Path, folder: Path) -> dict[str, str]:
     """Take over the curves and the last reconstruction of the pre-training run, where it drew them."""
-    curves = pretraining / "progress.png"
-    pictures = sorted((p for p in pretraining.rglob("*.png") if p != curves), key=lambda p: (p.stat().st_mtime, p.name))
-    chosen = {"Reconstruction": (pictures[-1:], "reconstruction.png"), "Pre-training": ([curves], "pretraining.png")}
+    chosen = {"Reconstruction": last_picture(pretraining), "Pre-training": pretraining / CURVES}
     copied = {}
-    for name, (sources, target) in chosen.items():
-        if sources and sources[0].is_file():
-            shutil.copyfile(sources[0], folder / target)
-            copied[name] = target
+    for name, source in chosen.items():
+        if source and source.is_file():
+            copied[name] = f"{name.lower().replace('-', '')}.png"
+            shutil.copyfile(source, folder / copied[name])
     return copied
 
 

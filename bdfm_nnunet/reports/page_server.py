@@ -34,8 +34,8 @@ from bdfm_nnunet.safe_names import printable
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-_PICTURE = re.compile(r"/pictures/(\d{1,9})/(\d{1,3})")
-_VOLUME = re.compile(r"/volumes/(\d{1,9})/(?:(image|reference)|(prediction|disagreement)-(\d{1,3}))")
+_PICTURE = re.compile(r"/pictures/([0-9]{1,9})/([0-9]{1,3})")
+_VOLUME = re.compile(r"/volumes/([0-9]{1,9})/(?:(image|reference)|(prediction|disagreement)-([0-9]{1,3}))")
 _MOST_VOXELS = 20_000_000
 _KEPT = 4
 Answer = tuple[HTTPStatus, str, bytes]

@@ -14,6 +14,8 @@ from bdfm_nnunet.safe_names import fault_of_name
 
 RESULTS = ("training_summary.json", "pretraining_summary.json", "result.json", "summary.json")
 """Files of a result in a folder of a run, by preference."""
+CURVES = "progress.png"
+"""The picture of the curves that a training draws."""
 _FOLD = re.compile(r"fold_(\d+|all)")
 _ENDINGS = (".nii.gz", ".nii")
 _IMAGES_OF = {"labelsTr": "imagesTr", "labelsTs": "imagesTs", "labels": "images"}
@@ -47,7 +49,7 @@ def last_picture(folder: Path) -> Path | None:
     Args:
         folder: of the fold.
     """
-    found = [path for path in folder.rglob("*.png") if path.name != "progress.png" and path.is_file()]
+    found = [path for path in folder.rglob("*.png") if path.name != CURVES and path.is_file()]
     return max(found, key=lambda path: (path.stat().st_mtime, path.name), default=None)
 
 

@@ -33,6 +33,7 @@ def run_section(run: ReportedRun, number: int) -> Markup:
         tag("h2", run.name, id=f"run-{number}"),
         tag("p", f"A result of kind {about}, from ", _paths(run), "."),
         *(joined(_curves(part), _picture(part)) for part in run.parts),
+        *map(_entries, run.parts),
         _cost(run),
         _exposure(run),
         *(_settings(part) for part in run.parts),
@@ -94,6 +95,32 @@ def _picture(part: RunPart) -> Markup | None:
 def data_uri(content: bytes, kind: str) -> str:
     """Return a file as an address that holds it."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _entries(part: RunPart) -> Markup | None:
+    """Return the table of a study or comparison: a row per arm and fraction, means with their intervals in one cell."""
+    entries = part.result.extra.get("table")
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries) or not entries:
+        return None
+    told = [dict(_cells(entry)) for entry in entries[:_MOST_ENTRIES]]
+    head = list(dict.fromkeys(name for row in told for name in row))
+    caption = _with_part("Table of the study", part)
+    return joined(
+        tag("h3", caption), table([*head], [[row.get(name, "-") for name in head] for row in told], caption=caption)
+    )
+
+
+def _cells(entry: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in entry.items():
+        place = f"{name} {key}".strip()
+        if isinstance(value, Mapping) and {"mean", "low", "high"} <= set(value):
+            numbers = [value[each] for each in ("mean", "low", "high")]
+            known = all(isinstance(number, (int, float)) for number in numbers)
+            yield place, "{:.3f} [{:.3f}, {:.3f}]".format(*numbers) if known else "-"
+        elif isinstance(value, Mapping) and not name:
+            yield from _cells(value, place)
+        else:
+            yield place, _value_text(value)
 
 
 # ------------------------------------------------------------------------------------------------------------ cost
@@ -178,7 +205,8 @@ def _table(content: Any) -> Mapping[str, Any]:
 
 def _settings(part: RunPart) -> Markup | None:
     """Return all settings, versions and other entries, folded up."""
-    groups = {"Settings": part.result.settings, "Versions": part.result.versions, "Other entries": part.result.extra}
+    others = {name: value for name, value in part.result.extra.items() if name != "table"}
+    groups = {"Settings": part.result.settings, "Versions": part.result.versions, "Other entries": others}
     shown = []
     for title, content in groups.items():
         if not content:

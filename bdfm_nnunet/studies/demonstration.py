@@ -20,7 +20,8 @@ from bdfm_nnunet.data.demo import make_cohort
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import write_json
 from bdfm_nnunet.nnunet_folders import trainer_search_path
-from bdfm_nnunet.reports.demo_summary import DemoFiles, write_summary
+from bdfm_nnunet.reports.demo_summary import DemoFiles, write_demo_page, write_summary
+from bdfm_nnunet.reports.run_page import PAGE
 from bdfm_nnunet.studies.study_tasks import PREDICTIONS, SCORES
 from bdfm_nnunet.studies.subprocesses import Step, run_steps, write_script
 
@@ -134,7 +135,7 @@ def run_demo(*, out: Path, settings: DemoSettings | None = None, progress: bool 
     summary = write_summary(
         _files(out), settings=asdict(settings), seconds={"make the cohort": made, **seconds}, started=started
     )
-    logger.info("summary: %s", out / "summary.md")
+    logger.info("summary: %s; to look at in a browser: %s", out / "summary.md", write_demo_page(_files(out)))
     return summary
 
 
@@ -150,7 +151,7 @@ def _prepare(out: Path) -> Path:
         raise InputError(f"{out} holds something that is no earlier demonstration: name an empty or a new folder")
     for part in _PARTS:
         shutil.rmtree(out / part, ignore_errors=True)
-    for name in ("summary.md", "summary.json", "commands.sh"):
+    for name in ("summary.md", "summary.json", "commands.sh", PAGE):
         (out / name).unlink(missing_ok=True)
     write_json(marker, {"made_by": "bdfm demo"})
     return out

@@ -11,7 +11,7 @@ import pytest
 from bdfm_nnunet.data.demo import make_cohort
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation import evaluate_folders
-from bdfm_nnunet.reports.demo_summary import DemoFiles, differences, write_summary
+from bdfm_nnunet.reports.demo_summary import DemoFiles, differences, write_demo_page, write_summary
 from bdfm_nnunet.reports.figures import progress_figure, save_figure
 from bdfm_nnunet.results import RunResult, read_result, write_result
 
@@ -99,6 +99,14 @@ def test_every_picture_of_the_page_exists(files):
         assert (files.out / path).stat().st_size > 1000 and f"]({path})" in text
     last = files.pretraining / "reconstructions" / "epoch_0002.png"
     assert (files.out / summary["figures"]["Reconstruction"]).read_bytes() == last.read_bytes()
+
+
+def test_page_to_look_at_has_both_methods_and_the_pre_training(files):
+    write(files)
+    page = write_demo_page(files).read_text()
+    assert "fine-tuned minus from scratch, case by case" in page and "epoch_0002.png" in page
+    assert "all lesions are synthetic" in page
+    assert page.count('<img src="data:image/png') == 1 + 3 * 2
 
 
 def test_missing_pictures_of_the_trainer_are_left_out(files):

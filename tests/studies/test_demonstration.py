@@ -111,6 +111,7 @@ def test_earlier_demonstration_is_replaced_and_other_files_stay(tmp_path):
     out = demonstration._prepare(tmp_path / "out")
     (out / "work" / "old").mkdir(parents=True)
     (out / "summary.md").write_text("old")
+    (out / "report.html").write_text("old")
     (out / "notes.txt").write_text("mine")
     demonstration._prepare(tmp_path / "out")
     assert {path.name for path in out.iterdir()} == {".bdfm_demo", "notes.txt"}
@@ -140,6 +141,9 @@ def test_whole_demonstration(tmp_path):
     assert len(summary["figures"]) == 4 and all((out / path).is_file() for path in summary["figures"].values())
     page = (out / "summary.md").read_text()
     assert "synthetic" in page and not re.search(r"\bnan\b", page)
+    told = (out / "report.html").read_text()
+    assert "fine-tuned minus from scratch, case by case" in told and "all lesions are synthetic" in told
+    assert "Reconstruction" in told and told.count('<img src="data:image/png') == 1 + 3 * QUICK.test_cases
     assert len(list((out / "logs").iterdir())) == len(summary["seconds"]) - 1
     plans = sorted((out / "work" / "study").glob("tasks/*/trial_*/Dataset902_*/nnUNetTrainerBDFM__*/plans.json"))
     assert len(plans) == 2 and plans[0].read_bytes() == plans[1].read_bytes()
