@@ -4,6 +4,7 @@
 #   make test                     the tests; `make test-slow` the slow ones
 #   make check                    ruff and mypy
 #   make bench                    all benchmarks, then docs/benchmarks.md; `make bench-quick` a short run into build/
+#   make docs                     the documentation site, in build/site
 #   make notebook                 examples/quickstart.ipynb from examples/quickstart.py
 #   make clean                    removes what was built, not the environment
 #
@@ -19,12 +20,13 @@ TEST_PROCESSES ?= 2
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.installed-bench
+DOCS_INSTALLED := $(VENV)/.installed-docs
 ROOT_FOLDERS := trainers plans dataset_conversion
 TYPES := build/types/bdfm_nnunet
 # Whatever makes a result.
 BENCHMARKS = $(filter-out benchmarks/harness.py,$(shell grep -lw Result benchmarks/*.py))
 
-.PHONY: demo test test-slow check bench bench-quick notebook install clean
+.PHONY: demo test test-slow check bench bench-quick docs notebook install clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -58,6 +60,9 @@ bench bench-quick: $(BENCH_INSTALLED)
 	$(RUN) benchmarks/report.py $(BENCH_OPTIONS) || failed="$$failed benchmarks/report.py"; \
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
+docs: $(DOCS_INSTALLED)
+	$(RUN) -m docs.site.build
+
 install: $(INSTALLED)
 
 # torch and torchvision go into one command, so that pip chooses a pair that fits.
@@ -71,6 +76,10 @@ $(INSTALLED): setup.py pyproject.toml $(CONSTRAINTS)
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	$(RUN) -m pip install -c "$(CONSTRAINTS)" -e '.[bench]'
+	touch "$@"
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(RUN) -m pip install -c "$(CONSTRAINTS)" -e '.[docs]'
 	touch "$@"
 
 clean:

@@ -48,6 +48,7 @@ DICOM = ["pydicom>=3", "highdicom>=0.27"]  # bdfm convert dicom, bdfm predict --
 LOGGERS = {"tensorboard": ["tensorboard"], "wandb": ["wandb"], "mlflow": ["mlflow"]}  # training.loggers
 REPORT = ["ipyniivue>=2.4,<3"]  # NiiVue, the viewer in the pages of `bdfm report`
 MAMBA = {"mamba": ["mamba-ssm"]}  # on CUDA; plain PyTorch does without
+DOCUMENTATION = ["mkdocstrings[python]", "zensical"]  # make docs
 BENCHMARKS = ["monai"]  # SwinUNETR, to compare with
 BROWSER = ["selenium"]  # the slow tests of the pages, where Chromium and its driver are installed
 DEVELOPMENT = [
@@ -86,6 +87,7 @@ setup(
         "dicom": DICOM,
         "report": REPORT,
         "bench": BENCHMARKS,
+        "docs": DOCUMENTATION,
         "dev": DEVELOPMENT,
         **MAMBA,
         **LOGGERS,

@@ -322,7 +322,8 @@ def scored_target(
     if sum(value is not None for value in (release, dataset_id, dataset_json)) != 1:
         raise InputError(
             "whose labels and regions are meant is said once: with --release NAME, with -d ID, or with --dataset-json "
-            "FILE"
+            "FILE",
+            entry="whose-labels",
         )
     if release is None:
         return _target_of_dataset(dataset_json_of(dataset_id) if dataset_json is None else Path(dataset_json))

@@ -98,7 +98,8 @@ class Checksums:
             raise InputError(
                 f"{path} is not as it was preprocessed (its checksum differs: it is damaged, or was made anew by "
                 "another program): delete it and preprocess the data set again with `bdfm plan`, or delete "
-                f"{checksums_path(self.folder)} to use the data as it is"
+                f"{checksums_path(self.folder)} to use the data as it is",
+                entry="data-changed",
             )
         self._verified[place] = 1
 

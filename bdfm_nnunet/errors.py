@@ -9,7 +9,18 @@ class InputError(ValueError):
 
     The message is one sentence that names the file or setting, what was expected and the remedy. The command line
     prints it without a traceback and ends with a non-zero exit code.
+
+    Args:
+        message: the sentence.
+        entry: heading of docs/troubleshooting.md that says more; it follows the sentence in brackets.
+
+    Example:
+        >>> print(InputError("scan.nii is not a folder: name one", entry="no-source-folder"))
+        scan.nii is not a folder: name one [no-source-folder]
     """
+
+    def __init__(self, message: object = "", *, entry: str = "") -> None:
+        super().__init__(f"{message} [{entry}]" if entry else message)
 
 
 class Refusal(InputError):

@@ -81,9 +81,12 @@ def cannot_read(path: Path, error: Exception) -> InputError:
         if path.is_symlink():
             return InputError(
                 f"{path} is a link whose target {os.readlink(path)} is not there: fetch the content first (in a "
-                "DataLad or git-annex data set with `datalad get`), or remove the link"
+                "DataLad or git-annex data set with `datalad get`), or remove the link",
+                entry="link-without-content",
             )
-        return InputError(f"{path} does not exist: check the path, or run the step that writes it first")
+        return InputError(
+            f"{path} does not exist: check the path, or run the step that writes it first", entry="no-such-file"
+        )
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, IsADirectoryError):
         return InputError(f"{path} is a folder, expected a regular file: name another")

@@ -19,7 +19,10 @@ def nnunet_folder(variable: str) -> Path:
     """
     value = os.environ.get(variable, "").strip()
     if not value:
-        raise InputError(f"{variable} is not set: name the folder with `export {variable}=/path/to/{variable}` first")
+        raise InputError(
+            f"{variable} is not set: name the folder with `export {variable}=/path/to/{variable}` first",
+            entry="folder-not-set",
+        )
     return Path(value)
 
 
@@ -36,10 +39,14 @@ def dataset_name(dataset_id: int) -> str:
     names = sorted({path.name for folder in folders for path in folder.glob(pattern) if path.is_dir()})
     if not names:
         raise InputError(
-            f"no data set {pattern} in {folders[0]}: convert one with `bdfm convert RELEASE SOURCE -d {dataset_id}`"
+            f"no data set {pattern} in {folders[0]}: convert one with `bdfm convert RELEASE SOURCE -d {dataset_id}`",
+            entry="no-such-dataset",
         )
     if len(names) > 1:
-        raise InputError(f"data set number {dataset_id} is taken by {' and '.join(names)}: rename or remove one")
+        raise InputError(
+            f"data set number {dataset_id} is taken by {' and '.join(names)}: rename or remove one",
+            entry="number-taken-twice",
+        )
     return names[0]
 
 

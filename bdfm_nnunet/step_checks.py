@@ -40,7 +40,8 @@ def check_shares(batch_size: int, *, world: int, accumulate: int) -> None:
         raise InputError(
             f"the plans' batch of {batch_size} cannot be shared by {world} processes with training.accumulate="
             f"{accumulate}: start fewer, accumulate less, or plan a batch of {needed} or more "
-            f"(bdfm plan --variant NAME --set batch_size={needed})"
+            f"(bdfm plan --variant NAME --set batch_size={needed})",
+            entry="batch-too-small",
         )
 
 

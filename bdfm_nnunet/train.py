@@ -258,7 +258,8 @@ def _load(trainer: Any, options: argparse.Namespace) -> None:
     if options.val:
         if not (Path(trainer.output_folder) / _CHECKPOINTS[0]).is_file():
             raise InputError(
-                f"{trainer.output_folder} holds no {_CHECKPOINTS[0]}: the training is not finished, use --c"
+                f"{trainer.output_folder} holds no {_CHECKPOINTS[0]}: the training is not finished, use --c",
+                entry="not-finished",
             )
         maybe_load_checkpoint(trainer, False, True)
         return

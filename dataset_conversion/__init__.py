@@ -50,7 +50,9 @@ def find_release(name: str) -> Release:
     if name not in RELEASES:
         near = difflib.get_close_matches(name.lower(), RELEASES, n=1)
         hint = f"did you mean {near[0]}, or " if near else ""
-        raise InputError(f"release {name!r} is not known: {hint}see `bdfm releases` for the list")
+        raise InputError(
+            f"release {name!r} is not known: {hint}see `bdfm releases` for the list", entry="unknown-release"
+        )
     return RELEASES[name]
 
 

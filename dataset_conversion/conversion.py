@@ -100,7 +100,9 @@ def _release_to_convert(release: Release, channels: Sequence[str] | None, unlabe
     """Return the release with the channels that were asked for; missing labels are an error."""
     if not (release.has_labels or unlabelled):
         remedy = "name its label files with --label, or " if release.is_open else ""
-        raise InputError(f"{release.name} has no segmentations: {remedy}convert it with --unlabelled")
+        raise InputError(
+            f"{release.name} has no segmentations: {remedy}convert it with --unlabelled", entry="no-segmentations"
+        )
     return release.with_channels(channels) if channels is not None else release
 
 
@@ -215,10 +217,14 @@ def check_number_is_free(folder: Path) -> None:
         for other in sorted(root.glob(prefix + "*")) if root.is_dir() else ():
             if other.name != folder.name:
                 raise InputError(
-                    f"{other} has that number already: choose another with -d, or remove that folder first"
+                    f"{other} has that number already: choose another with -d, or remove that folder first",
+                    entry="number-taken",
                 )
     if (folder / "dataset.json").exists() and not (folder / "manifest.json").exists():
-        raise InputError(f"{folder} was not written by bdfm convert: choose another number with -d, or remove it first")
+        raise InputError(
+            f"{folder} was not written by bdfm convert: choose another number with -d, or remove it first",
+            entry="foreign-dataset",
+        )
 
 
 def _check_foreign(folder: Path, tasks: Sequence[Order]) -> None:

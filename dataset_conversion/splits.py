@@ -267,7 +267,8 @@ def _check_before_writing(path: Path, splits: Sequence[Split], overwrite: bool) 
     if there != [as_sets(split) for split in splits[: len(there)]]:
         raise InputError(
             f"{path} holds other splits, and networks trained on them would be validated on cases they know: keep it, "
-            "or replace it with --overwrite and train all folds anew"
+            "or replace it with --overwrite and train all folds anew",
+            entry="splits-exist",
         )
 
 

@@ -130,7 +130,8 @@ def _raise(faults: Sequence[str], predictions: Path | str) -> None:
     more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
     raise InputError(
         f"{predictions} cannot be handed in, {len(faults)} faults: {'; '.join(faults[:MOST_FAULTS])}{more}. Correct "
-        "them and run the command again: nothing was written"
+        "them and run the command again: nothing was written",
+        entry="submission-faults",
     )
 
 

@@ -62,7 +62,8 @@ def verify_dataset(raw: Path, dataset: Mapping[str, Any], cases: Mapping[str, An
     if not foreground:
         raise InputError(
             f"{raw / 'labelsTr'} holds labels without any foreground, of which nnU-Net can make no plans: for "
-            "pre-training convert with --unlabelled, which takes the brain as foreground"
+            "pre-training convert with --unlabelled, which takes the brain as foreground",
+            entry="no-foreground",
         )
 
 
@@ -80,7 +81,10 @@ def _check_description(path: Path, dataset: Mapping[str, Any], cases: int) -> se
     for value in dataset["labels"].values():
         values.update(value if isinstance(value, (list, tuple)) else [value])
     if values != set(range(len(values))):
-        raise InputError(f"{path} has the labels {sorted(values)}, nnU-Net expects 0, 1, 2, ... without gaps: map them")
+        raise InputError(
+            f"{path} has the labels {sorted(values)}, nnU-Net expects 0, 1, 2, ... without gaps: map them",
+            entry="labels-with-gaps",
+        )
     return values
 
 

@@ -43,7 +43,8 @@ class GrowingPatchPlanner(FixedDataPlanner):
         """Return the error for a memory target that even the cheapest network exceeds."""
         needed = math.ceil(memory_gb(costs, MIN_BATCH_SIZE) * 1000) / 1000
         return InputError(
-            f"--gpu-memory {self.UNet_vram_target_GB} is too little for any network: give at least {needed}"
+            f"--gpu-memory {self.UNet_vram_target_GB} is too little for any network: give at least {needed}",
+            entry="too-little-memory",
         )
 
     def largest(

@@ -79,7 +79,8 @@ def _plan(make: Callable[..., OurPlanner], name: str, gpu_memory: float, plans_n
     except AssertionError:
         raise InputError(
             f"splits_final.json of {name} in nnUNet_raw disagrees with the one in nnUNet_preprocessed: "
-            f"remove the one in nnUNet_preprocessed if the raw one is newer"
+            f"remove the one in nnUNet_preprocessed if the raw one is newer",
+            entry="splits-disagree",
         ) from None
     try:
         planner.plan_experiment()

@@ -179,5 +179,8 @@ def _largest(
         middle = (low + high) // 2
     if low < 0:
         needed = math.ceil(memory_gb(counted[0], MIN_BATCH_SIZE) * 1000) / 1000
-        raise InputError(f"--gpu-memory {gpu_memory} is too little for any network: give at least {needed}")
+        raise InputError(
+            f"--gpu-memory {gpu_memory} is too little for any network: give at least {needed}",
+            entry="too-little-memory",
+        )
     return low, counted[low]

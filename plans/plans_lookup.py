@@ -56,5 +56,7 @@ def read_plans(dataset_id: int, plans_name: str) -> dict[str, Any]:
     """
     path = plans_path(dataset_id, plans_name)
     if not path.is_file():
-        raise InputError(f"{path} does not exist: run `bdfm plan -d {dataset_id} -p {plans_name}` first")
+        raise InputError(
+            f"{path} does not exist: run `bdfm plan -d {dataset_id} -p {plans_name}` first", entry="no-such-plans"
+        )
     return read_plans_file(path)

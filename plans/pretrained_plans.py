@@ -68,7 +68,8 @@ def read_pretrained_plans(path: str | Path, network: str | None = None, **readin
     if checkpoint.plans is None or checkpoint.configuration is None:
         raise InputError(
             f"{path} holds no plans, so no plans can match it: run `bdfm plan` without --weights and name the file in "
-            f"the environment variable BDFM_WEIGHTS when you train"
+            f"the environment variable BDFM_WEIGHTS when you train",
+            entry="weights-without-plans",
         )
     configuration = _checked(checkpoint)
     class_name = configuration.get("architecture", {}).get("network_class_name", "none").rsplit(".", 1)[-1]

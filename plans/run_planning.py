@@ -166,7 +166,8 @@ def _copy_beside(raw: Path, folder: Path) -> None:
     if (folder / SPLITS).is_file() and read_splits(folder / SPLITS) != read_splits(raw / SPLITS):
         raise InputError(
             f"splits_final.json of {raw.name} in {nnunet_folder('nnUNet_raw')} disagrees with the one in "
-            f"{folder}: remove the latter if the raw one is newer"
+            f"{folder}: remove the latter if the raw one is newer",
+            entry="splits-disagree",
         )
     for name in (SPLITS, SPLITS_TABLE):
         if (raw / name).is_file():

@@ -116,7 +116,8 @@ class SwinUNetPlanner(FixedDataPlanner):
         if not self._fits(costs):
             needed = math.ceil(memory_gb(costs, MIN_BATCH_SIZE) * 1000) / 1000
             raise InputError(
-                f"--gpu-memory {self.UNet_vram_target_GB} is too little for any network: give at least {needed}"
+                f"--gpu-memory {self.UNet_vram_target_GB} is too little for any network: give at least {needed}",
+                entry="too-little-memory",
             )
         end = len(steps)
         for stride in (STRIDE, 1):

@@ -44,6 +44,8 @@ def _check_left_overs(raw: Path, ending: str) -> None:
         for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
             if is_leftover(name) and name.endswith(ending):
                 raise InputError(
-                    f"{folder / name} is a left-over of another system (a Mac writes such files beside others), which "
-                    f"nnU-Net would take for a case: delete it, `find {folder} -name '._*' -delete` removes all of them"
+                    f"{folder / name} is a left-over of another system (a Mac writes such files beside others), "
+                    f"which nnU-Net would take for a case: delete it, `find {folder} -name '._*' -delete` removes all "
+                    "of them",
+                    entry="left-over-file",
                 )

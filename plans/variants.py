@@ -57,7 +57,10 @@ def add_variant(
     plans = read_plans(dataset_id, plans_name)
     base = base or main_configuration(plans)
     if not variant or variant in DEFAULT_CONFIGURATIONS or variant == base:
-        raise InputError(f"--variant {variant!r} would change a planned configuration: give the variant another name")
+        raise InputError(
+            f"--variant {variant!r} would change a planned configuration: give the variant another name",
+            entry="variant-of-a-plan",
+        )
     derived = derive(plans, base, settings)
     lock, otherwise = path.with_name(f".{path.stem}.lock"), f"another process changes {path}: run the command again"
     with hold_lock(lock, otherwise=otherwise, wait=_WAIT):  # jobs of an array add theirs at the same time

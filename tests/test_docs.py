@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bdfm_nnunet import settings, trainers
+from docs.site.setting_pages import SECTIONS
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,13 +19,6 @@ def _shown(default: object) -> str:
     return default if isinstance(default, str) else json.dumps(default)
 
 
-SECTIONS: dict[str, type] = {
-    "`training`": settings.TrainingSettings,
-    "`pretraining`": settings.CropSettings,
-    **{f"`pretraining` of `{name}`": kind for name, kind in settings.OBJECTIVE_SETTINGS.items()},
-    "`finetuning`": settings.FinetuningSettings,
-    "`finetuning` of subject-level tasks": settings.SubjectSettings,
-}
 OUTSIDE = {"`pretraining`": {"legacy", "objectives"}}
 """Rows of a section that are no field of its class."""
 
@@ -89,6 +83,6 @@ def test_readme_names_every_trainer() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -41,7 +41,8 @@ def write_checkpoint(
         except RuntimeError as error:  # how torch.save reports a full disk
             reason = str(error).splitlines()[0]
             raise InputError(
-                f"cannot write {path}, the disk may be full ({reason}): free some space there and {again}"
+                f"cannot write {path}, the disk may be full ({reason}): free some space there and {again}",
+                entry="disk-full",
             ) from error
         if previous is not None:
             keep_before(path, previous)

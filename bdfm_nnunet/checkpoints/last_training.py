@@ -36,7 +36,8 @@ def _last(dataset_id: int) -> tuple[Path, tuple[str, ...]]:
     if not finished:
         raise InputError(
             f"last:{dataset_id} names nothing: no finished pre-training of data set {dataset_id} is in {results}; "
-            f"pre-train with `bdfm train {dataset_id} 3d_fullres all -tr nnUNetTrainerBDFMPretrain`, or name a file"
+            f"pre-train with `bdfm train {dataset_id} 3d_fullres all -tr nnUNetTrainerBDFMPretrain`, or name a file",
+            entry="no-last-training",
         )
     newest = max(finished, key=lambda path: (path.stat().st_mtime_ns, str(path)))
     count = f", the newest of {len(finished)} finished pre-trainings" if len(finished) > 1 else ""

@@ -75,7 +75,8 @@ def load_pretrained(
     if sha256 is not None and checkpoint.sha256 != sha256:
         raise InputError(
             f"{path} has the sha256 {checkpoint.sha256[:12]}..., expected {sha256[:12]}...: it is not the "
-            "file that was planned for; plan again with --weights"
+            "file that was planned for; plan again with --weights",
+            entry="other-weights",
         )
     target = Target(unwrap(network))
     transfer = plan_transfer(target, checkpoint, chosen, channels)
@@ -103,7 +104,8 @@ def _check_features(
         put_back(network, before)
         raise InputError(
             f"{checkpoint.path} gives other features in this network than in its own ({'; '.join(report.checked)}), "
-            "and nothing that was adapted explains it: please report this, or set finetuning.check to false"
+            "and nothing that was adapted explains it: please report this, or set finetuning.check to false",
+            entry="other-features",
         )
 
 

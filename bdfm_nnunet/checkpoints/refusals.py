@@ -242,7 +242,7 @@ def _by(checkpoint: Checkpoint) -> str:
 
 
 def _refused(checkpoint: Checkpoint, reason: str, remedy: str) -> InputError:
-    return InputError(f"{checkpoint.path}{_by(checkpoint)} {reason}: {remedy}")
+    return InputError(f"{checkpoint.path}{_by(checkpoint)} {reason}: {remedy}", entry="weights-do-not-fit")
 
 
 def _too_little(transfer: Transfer, settings: LoadingSettings) -> str:

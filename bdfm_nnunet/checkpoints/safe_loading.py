@@ -181,13 +181,18 @@ def _unpickled(path: Path, *, mapped: bool = False) -> Any:
             raise InputError(
                 f"{path} is no plain checkpoint (it is not a PyTorch file, or it holds {what}, which would run "
                 "code on loading): give a file with tensors only; if you trust this one, load it with "
-                "weights_only=False where the code that wrote it is installed, and torch.save its state_dict"
+                "weights_only=False where the code that wrote it is installed, and torch.save its state_dict",
+                entry="would-run-code",
             ) from None
-        raise InputError(f"{path} is not a checkpoint: give a file written by torch.save or safetensors") from None
+        raise InputError(
+            f"{path} is not a checkpoint: give a file written by torch.save or safetensors", entry="not-a-checkpoint"
+        ) from None
     except (RuntimeError, EOFError, OSError) as error:
         raise InputError(f"{path} cannot be read as a checkpoint ({_first_line(error)}): {_ANEW}") from None
     except Exception:  # bytes that are no checkpoint make the unpickler fail in any way, IndexError for instance
-        raise InputError(f"{path} is not a checkpoint: give a file written by torch.save or safetensors") from None
+        raise InputError(
+            f"{path} is not a checkpoint: give a file written by torch.save or safetensors", entry="not-a-checkpoint"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -192,7 +192,8 @@ def _too_little(what: str) -> InputError:
     free = _size(shutil.disk_usage(SHARED_MEMORY).free) if SHARED_MEMORY.is_dir() else "too little"
     return InputError(
         f"{what} but {SHARED_MEMORY} has {free} free: lower training.workers (0 needs none), or give the container "
-        "more (docker run --shm-size)"
+        "more (docker run --shm-size)",
+        entry="shared-memory",
     )
 
 

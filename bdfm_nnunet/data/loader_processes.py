@@ -67,7 +67,7 @@ class LoaderContext(context.BaseContext):
         """Raise InputError if the system has ended one of the processes."""
         for each in self.processes:
             if each.exitcode:
-                raise InputError(_obituary(each.exitcode))
+                raise InputError(_obituary(each.exitcode), entry="loader-ended")
 
     def _check_for_a_while(self, error: Exception) -> None:
         """Check, after an error that a death may be behind: a connection breaks before the system tells of the end."""

@@ -231,7 +231,9 @@ def choose(
         'MET'
     """
     if metrics not in METRICS:
-        raise InputError(f"metrics={metrics!r} is not known: choose one of {', '.join(METRICS)}")
+        raise InputError(
+            f"metrics={metrics!r} is not known: choose one of {', '.join(METRICS)}", entry="unknown-metrics"
+        )
     if small_mm3 is not None and metrics != SMALL_LESIONS:
         raise InputError(f"metrics={metrics!r} has no limit for small lesions: leave it out, or take {SMALL_LESIONS}")
     tasks = METRICS[metrics].tasks

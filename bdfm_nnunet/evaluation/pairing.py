@@ -94,7 +94,8 @@ def check_all_predicted(pairs: Pairs, prediction: Path) -> None:
         raise InputError(
             f"{prediction / (missing + '.nii.gz')} is missing ({len(pairs.unpredicted)} of {total} reference cases "
             "have no prediction): predict it, take its reference out of the folder, or score the cases that are there "
-            "with --only-predicted"
+            "with --only-predicted",
+            entry="predictions-missing",
         )
 
 
@@ -114,7 +115,8 @@ def check_all_known(pairs: Pairs, reference: Path) -> None:
     if extra is not None:
         raise InputError(
             f"{extra} has no reference in {reference} ({len(pairs.unknown)} predictions without one): "
-            "add the reference, or move the prediction away"
+            "add the reference, or move the prediction away",
+            entry="references-missing",
         )
 
 
@@ -163,12 +165,14 @@ def check_same_grid(reference: Segmentation, prediction: Segmentation, path: Pat
     if what == "shape":
         raise InputError(
             f"{path} has the shape {there.size} but its reference {here.size}: "
-            "predict on the images the reference was drawn on, or resample it to their grid"
+            "predict on the images the reference was drawn on, or resample it to their grid",
+            entry="shapes-differ",
         )
     if what and not _same_to_nibabel(reference.volume, prediction.volume):
         raise InputError(
             f"{path} lies up to {distance_mm(here, there):.3g} mm from its reference (another affine): "
-            "predict on the images the reference was drawn on, or resample it to their grid"
+            "predict on the images the reference was drawn on, or resample it to their grid",
+            entry="prediction-elsewhere",
         )
 
 

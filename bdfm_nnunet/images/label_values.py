@@ -35,7 +35,8 @@ def whole_numbers(volume: Volume) -> NDArray[Any]:
     if broken.size:
         raise Refusal(
             f"{volume.name} has {broken.size} voxels with values such as {as_text(broken[0])} where whole-number "
-            "labels were expected: take the original label file, not a resampled one"
+            "labels were expected: take the original label file, not a resampled one",
+            entry="labels-not-whole",
         )
     return whole
 

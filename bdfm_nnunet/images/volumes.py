@@ -179,7 +179,7 @@ def parse_header(content: bytes, name: str, by_nibabel: bool, flat: bool = False
     """
     two = content[:4] in NIFTI_2
     if two and not by_nibabel:
-        raise Refusal(f"{name} is NIfTI-2, which nnU-Net's reader does not know: export it as NIfTI-1")
+        raise Refusal(f"{name} is NIfTI-2, which nnU-Net's reader does not know: export it as NIfTI-1", entry="nifti-2")
     kind: Any = nib.Nifti2Header if two else nib.Nifti1Header
     try:
         header: Any = kind(content[: HEADER_2 if two else HEADER], check=False)  # a check would mend it in silence

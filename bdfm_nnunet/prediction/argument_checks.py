@@ -30,7 +30,9 @@ def check_model(folder: Path, folds: Sequence[int | str], checkpoint: str) -> No
         InputError: it is not, or has not.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} does not exist: train that model first, or check -d, -c, -tr and -p")
+        raise InputError(
+            f"{folder} does not exist: train that model first, or check -d, -c, -tr and -p", entry="no-such-model"
+        )
     for name in ("dataset.json", "plans.json"):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is no trained model, it has no {name}: name the folder above the folds")
@@ -38,4 +40,4 @@ def check_model(folder: Path, folds: Sequence[int | str], checkpoint: str) -> No
     if missing:
         found = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
         remedy = f"name those with -f {' '.join(found)}" if found else "finish a training, or name another with -chk"
-        raise InputError(f"{folder} has no {checkpoint} of fold {missing[0]}: {remedy}")
+        raise InputError(f"{folder} has no {checkpoint} of fold {missing[0]}: {remedy}", entry="fold-not-trained")

@@ -51,7 +51,8 @@ def _cases_in(folder: Path, ending: str) -> list[list[str]]:
         if parts is None:
             shown = os.fsencode(path).decode("utf-8", "backslashreplace")
             raise InputError(
-                f"{shown} is not named after a case and a channel: name it CASE_0000{ending}, or move it away"
+                f"{shown} is not named after a case and a channel: name it CASE_0000{ending}, or move it away",
+                entry="wrong-file-name",
             )
         cases.setdefault(check_name(parts[1], f"case id in {folder}:"), []).append(str(path))
     return [sorted(cases[case]) for case in sorted(cases)]
@@ -72,7 +73,8 @@ def _files_of_channels(files: Sequence[str], wanted: ImagesWanted) -> list[str]:
     case = files[0] if files else "a case"
     raise InputError(
         f"{case} is one of {len(files)} files, the model needs {count} ({', '.join(wanted.channels)}): "
-        f"name them CASE_0000{ending} to CASE_{count - 1:04d}{ending}"
+        f"name them CASE_0000{ending} to CASE_{count - 1:04d}{ending}",
+        entry="channels-missing",
     )
 
 

@@ -115,7 +115,8 @@ def _trainer_of(read: Sequence[Checkpoint]) -> str:
         if each.trainer in PRETRAINERS:
             raise InputError(
                 f"{each.path} is of a pre-training ({each.trainer}), which segments nothing: fine-tune from it first, "
-                "with BDFM_WEIGHTS or `bdfm weights`"
+                "with BDFM_WEIGHTS or `bdfm weights`",
+                entry="pretraining-predicts-nothing",
             )
         if each.trainer == REIDENTIFICATION_TRAINER:
             raise InputError(

@@ -42,7 +42,8 @@ def check_resampled_size(file: str, size: Sequence[int], spacing: Sequence[float
             f"{file} ({_product(before)} voxels of {_product(steps)} mm) would have {_product(after)} voxels at the "
             f"{_product(target)} mm of the model's plans, for which {needed / 2**30:,.0f} GiB are needed, more than "
             f"the {memory_bytes() / 2**30:,.0f} GiB of this machine: check the voxel size in its header and the "
-            "spacing in plans.json, or use a larger machine"
+            "spacing in plans.json, or use a larger machine",
+            entry="too-large-after-resampling",
         )
 
 

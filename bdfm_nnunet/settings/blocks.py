@@ -256,4 +256,4 @@ def _check_name(block: str, key: str, allowed: Mapping[str, Any]) -> None:
         return
     near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.4)
     hint = f"did you mean {block}.{near[0]}?" if near else f"the names are {', '.join(allowed)}"
-    raise InputError(f"{block}.{key} is not a setting: {hint}")
+    raise InputError(f"{block}.{key} is not a setting: {hint}", entry="unknown-setting")

@@ -13,7 +13,7 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     try:
         return _coerce(value, hint)
     except TypeError:
-        raise InputError(f"{name} is {value!r}, expected {_describe(hint)}") from None
+        raise InputError(f"{name} is {value!r}, expected {_describe(hint)}", entry="wrong-value") from None
 
 
 def _coerce(value: Any, hint: Any) -> Any:
@@ -59,7 +59,7 @@ def positive(settings: Any, *names: str) -> None:
         value = getattr(settings, name)
         numbers = value if isinstance(value, tuple) else () if value is None else (value,)
         if value == () or not all(0 < number < math.inf for number in numbers):
-            raise InputError(f"{name} is {value}, expected a number above 0")
+            raise InputError(f"{name} is {value}, expected a number above 0", entry="wrong-value")
 
 
 def at_least_zero(settings: Any, *names: str) -> None:
@@ -67,14 +67,16 @@ def at_least_zero(settings: Any, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         if value is not None and not 0 <= value < math.inf:
-            raise InputError(f"{name} is {value}, expected 0 or more")
+            raise InputError(f"{name} is {value}, expected 0 or more", entry="wrong-value")
 
 
 def share(settings: Any, *names: str) -> None:
     """Raise InputError unless the settings of these names are between 0 and 1."""
     for name in names:
         if not 0 <= getattr(settings, name) <= 1:
-            raise InputError(f"{name} is {getattr(settings, name)}, expected a share between 0 and 1")
+            raise InputError(
+                f"{name} is {getattr(settings, name)}, expected a share between 0 and 1", entry="wrong-value"
+            )
 
 
 def share_below_one(settings: Any, *names: str) -> None:
@@ -89,4 +91,4 @@ def ordered(settings: Any, name: str, *, largest: float = math.inf) -> None:
     value = getattr(settings, name)
     if len(value) != 2 or not 0 <= value[0] <= value[1] <= largest or value[1] == math.inf:
         limit = "" if largest == math.inf else f" and at most {largest:g}"
-        raise InputError(f"{name} is {list(value)}, expected [least, largest], at least 0{limit}")
+        raise InputError(f"{name} is {list(value)}, expected [least, largest], at least 0{limit}", entry="wrong-value")

@@ -134,7 +134,8 @@ def _raise_unmatched(table: TargetTable, column: str, ids: CaseIds) -> NoReturn:
     case = next(iter(ids.rows))
     raise InputError(
         f"{table.path} names no case or patient of the data set ({column} in row {row.number} is "
-        f"{row.cells[column]!r}, a case is called {case!r}): name the column of ids with --id, or write ids as there"
+        f"{row.cells[column]!r}, a case is called {case!r}): name the column of ids with --id, or write ids as there",
+        entry="table-of-other-cases",
     )
 
 

@@ -80,7 +80,8 @@ class Finetuning(Task):
             source = WEIGHTS_VARIABLE if named else "the plans' finetuning.weights"
             raise InputError(
                 f"weights have come in twice, {origin.started_from['name']} by -pretrained_weights and {path} by "
-                f"{source}: leave the option out, or set {WEIGHTS_VARIABLE}=none"
+                f"{source}: leave the option out, or set {WEIGHTS_VARIABLE}=none",
+                entry="weights-twice",
             )
         if origin.started_from:
             self.trainer.strategy.take(None)

@@ -48,7 +48,8 @@ def _check_installed(name: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise InputError(
             f"{package} is not installed, but training.loggers or {LOGGERS_VARIABLE} asks for it: "
-            f"pip install 'bdfm_nnunet[{name}]', or leave it out"
+            f"pip install 'bdfm_nnunet[{name}]', or leave it out",
+            entry="logger-missing",
         )
 
 

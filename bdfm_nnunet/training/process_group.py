@@ -35,7 +35,8 @@ def device_of_process(kind: str) -> torch.device:
     if index >= visible > 0:
         raise InputError(
             f"process {index} of this machine has no GPU of its own, {visible} are visible: start at most {visible} "
-            "here (--nproc-per-node) or show it more (CUDA_VISIBLE_DEVICES)"
+            "here (--nproc-per-node) or show it more (CUDA_VISIBLE_DEVICES)",
+            entry="too-few-gpus",
         )
     return torch.device("cuda", index)
 

@@ -30,7 +30,9 @@ def check_preprocessed(folder: Path) -> None:
     try:
         dataset_class_of(folder).get_identifiers(str(folder))
     except OSError:
-        raise InputError(f"{folder} does not exist: preprocess the data set with `bdfm plan`") from None
+        raise InputError(
+            f"{folder} does not exist: preprocess the data set with `bdfm plan`", entry="not-preprocessed"
+        ) from None
     except (AssertionError, KeyError, IndexError):
         raise InputError(
             f"{folder} must hold preprocessed cases alone (.b2nd and .pkl): remove other files from it, or preprocess "
@@ -81,7 +83,8 @@ def bring_splits(
         raise InputError(
             f"{own} does not exist and nnU-Net's random split by case would put scans of one patient on both sides "
             f"({_some([' and '.join(members) for members in torn])}): write patient-wise splits "
-            "with `bdfm splits`, or train fold `all`"
+            "with `bdfm splits`, or train fold `all`",
+            entry="patients-on-both-sides",
         )
     return None
 
@@ -91,7 +94,8 @@ def check_fold(fold: Any, splits: list[Split], cases: Any, *, path: Path, folder
     if fold >= len(splits):
         raise InputError(
             f"{path} has {len(splits)} folds, so there is no fold {fold}: train one of 0 to {len(splits) - 1} or "
-            "`all`, or add the fold to that file"
+            "`all`, or add the fold to that file",
+            entry="no-such-fold",
         )
     for part in ("train", "val"):
         if not splits[fold][part]:
@@ -100,7 +104,8 @@ def check_fold(fold: Any, splits: list[Split], cases: Any, *, path: Path, folder
     if missing:
         raise InputError(
             f"fold {fold} of {path} names {len(missing)} cases that are not in {folder} ({_some(missing)}): preprocess "
-            "the data set again with `bdfm plan`, or make the splits anew with `bdfm splits --overwrite`"
+            "the data set again with `bdfm plan`, or make the splits anew with `bdfm splits --overwrite`",
+            entry="fold-names-other-cases",
         )
 
 

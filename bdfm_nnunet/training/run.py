@@ -242,7 +242,8 @@ class Run:
         raise InputError(
             f"the loss or its gradient is not finite in step {found[0]['step']}, {path} names the cases: look at them, "
             "lower training.initial_lr or set training.precision=fp32, and continue with --c from the last checkpoint, "
-            "which is sound"
+            "which is sound",
+            entry="not-finite",
         )
 
     def _save_midway(self) -> None:

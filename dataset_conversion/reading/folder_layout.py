@@ -97,7 +97,10 @@ def expression_of(pattern: str) -> str:
         InputError: `{case}` is not in it.
     """
     if CASE not in pattern:
-        raise InputError(f"the pattern {pattern!r} does not tell the case: put {{case}} where its id stands")
+        raise InputError(
+            f"the pattern {pattern!r} does not tell the case: put {{case}} where its id stands",
+            entry="pattern-without-case",
+        )
     pattern = _ENDING.sub("", pattern.removeprefix("./"))
     meaning = {"**/": r"(?s:(?:.*/)?)", "**": "(?s:.*)", "*": "[^/]*", "?": "[^/]", CASE: CASE}
     pieces = re.split(r"(\*\*/|\*\*|\*|\?|\{case\})", pattern)

@@ -29,7 +29,8 @@ def check_geometry(volume: Volume, reference: Volume) -> None:
     if what:
         raise Refusal(
             f"{volume.name} has another affine (origin or direction) than {reference.name}, their grids lie "
-            f"{distance_mm(volume.grid, reference.grid):.3g} mm apart: register the files or leave the case out"
+            f"{distance_mm(volume.grid, reference.grid):.3g} mm apart: register the files or leave the case out",
+            entry="grids-differ",
         )
 
 

@@ -77,7 +77,10 @@ def scan(source: Path, release: Release, *, only: str | None = None, leave_out: 
         InputError: `source` is not a folder, holds nothing of the release, or no case that `only` asks for.
     """
     if not source.is_dir():
-        raise InputError(f"{source} is not a folder: name the folder of the unpacked {release.name} download")
+        raise InputError(
+            f"{source} is not a folder: name the folder of the unpacked {release.name} download",
+            entry="no-source-folder",
+        )
     sorter, walk = _Sorter(release, source.resolve().name), Walk(source, leave_out)
     for prefix, folders, names in walk.folders():
         for name in folders:
@@ -309,5 +312,6 @@ def _nothing_found(source: Path, release: Release, found: Scan) -> InputError:
         remedy = "check the folder and the options that tell the names of its files"
     more = "".join(f"; {note}" for note in found.notes)
     return InputError(
-        f"{source} holds no case of {release.name}: {expected} were expected, there is {there}{more}; {remedy}"
+        f"{source} holds no case of {release.name}: {expected} were expected, there is {there}{more}; {remedy}",
+        entry="no-cases-found",
     )

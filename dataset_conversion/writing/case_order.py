@@ -89,7 +89,8 @@ class CaseOrder:
                 more = "give --label more of its name" if self.release.by_entities and role == LABEL else ""
                 raise Refusal(
                     f"{self.case} has {len(paths)} files for {role}, {' and '.join(paths)}: keep the right one and "
-                    f"move the others out of the folder{more and f', or {more}'}"
+                    f"move the others out of the folder{more and f', or {more}'}",
+                    entry="two-files-for-one",
                 )
             if paths:
                 chosen[role] = paths[0]

@@ -45,7 +45,8 @@ def _check_known(release: Release, volume: Volume, labels: Mapping[int, int], ta
             whose, remedy = "--labels", "name every value, as in --labels 1=lesion,2=oedema, correct the file"
         raise Refusal(
             f"{volume.name} has label {', '.join(unknown[:5])} but {whose} knows {known}: {remedy} or leave the "
-            "case out"
+            "case out",
+            entry="unknown-label",
         )
 
 

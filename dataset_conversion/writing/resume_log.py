@@ -100,7 +100,8 @@ class ResumeLog:
             if key in header and header[key] != self.header[key]:
                 raise InputError(
                     f"{self.folder} was converted with {key} = {header[key]}, not {self.header[key]}: "
-                    "choose another number with -d, or remove the folder first"
+                    "choose another number with -d, or remove the folder first",
+                    entry="converted-otherwise",
                 )
         if header != self.header:
             return {}
