@@ -83,7 +83,9 @@ def share_below_one(settings: Any, *names: str) -> None:
     """Raise InputError unless the settings of these names are at least 0 and below 1."""
     for name in names:
         if not 0 <= getattr(settings, name) < 1:
-            raise InputError(f"{name} is {getattr(settings, name)}, expected a share of at least 0 and below 1")
+            raise InputError(
+                f"{name} is {getattr(settings, name)}, expected a share of at least 0 and below 1", entry="wrong-value"
+            )
 
 
 def ordered(settings: Any, name: str, *, largest: float = math.inf) -> None:
