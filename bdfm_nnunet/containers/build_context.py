@@ -13,7 +13,7 @@ from bdfm_nnunet import __version__
 from bdfm_nnunet.checkpoints import Checkpoint, read_checkpoint
 from bdfm_nnunet.checkpoints.adaptation_plan import ADAPTATION_PLAN, CITATIONS
 from bdfm_nnunet.checkpoints.checkpoint_writing import write_checkpoint
-from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE
+from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE, TASK
 from bdfm_nnunet.checkpoints.safe_loading import load_as_data
 from bdfm_nnunet.containers.challenge_forms import ChallengeForm
 from bdfm_nnunet.containers.container_settings import MODEL, RULES, ContainerSettings
@@ -41,7 +41,7 @@ PACKAGE, LOCAL_PYTHON = "package", "local_python"
 _ROOTS = ("", ".trainers", ".plans", ".dataset_conversion")
 _NEEDED = (
     "network_weights", "trainer_name", "current_epoch", "init_args", "inference_allowed_mirroring_axes",
-    ADAPTATION_PLAN, CITATIONS, EXPOSURE, "task",
+    ADAPTATION_PLAN, CITATIONS, EXPOSURE, TASK,
 )  # fmt: skip
 """Entries of a checkpoint that prediction and its licences need."""
 

@@ -10,6 +10,10 @@ import numpy as np
 import torch
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
+from bdfm_nnunet.checkpoints.readers.nnunet_reader import TASK
+from bdfm_nnunet.networks.subject_network import build_subject_network
+from bdfm_nnunet.targets import TargetColumn, TargetType
+from bdfm_nnunet.tasks.subject_outputs import TargetOutput
 from tests.prediction.test_whole_command import model
 
 BRATS = ("t1n", "t1c", "t2w", "t2f")
@@ -53,4 +57,37 @@ def make_case(folder: Path, name: str | None = None, *, values: Mapping[str, Any
         content = (values or {}).get(channel, noise(number))
         if content is not None:
             save(content, folder / f"{name or folder.name}-{channel}.nii.gz")
+    return folder
+
+
+def make_subject_model(root: Path, *columns: TargetColumn, channels: tuple[str, ...] = ("t1",)) -> Path:
+    """An untrained model of two folds for targets of subjects; it gives other numbers for other images."""
+    binary = columns[0].type is TargetType.BINARY
+    trainer = f"nnUNetTrainerBDFM{'Classification' if binary else 'Regression'}"
+    folder = make_model(root, channels, trainer=trainer, folds=2)
+    plans = json.loads((folder / "plans.json").read_text())
+    settings = plans["configurations"]["3d_fullres"]
+    outputs = [TargetOutput(column=column, known=1.0, mean=60.0, deviation=10.0) for column in columns]
+    for fold in (0, 1):
+        torch.manual_seed(fold)
+        network = build_subject_network(
+            settings, inputs=len(channels), outputs=len(outputs), pooling="mean", head="linear", name="made"
+        )
+        task = {"targets": [each.as_dict() for each in outputs], "crop": [16, 16, 16], "overlap": 0.0,
+                "pooling": "mean", "head": "linear"}  # fmt: skip
+        content = {"network_weights": network.state_dict(), "trainer_name": trainer, TASK: task, "optimizer_state": {},
+                   "init_args": {"configuration": "3d_fullres", "plans": plans}}  # fmt: skip
+        torch.save(content, folder / f"fold_{fold}" / "checkpoint_best.pth")
+    return folder
+
+
+def make_pretraining(root: Path, channels: tuple[str, ...] = ("image",)) -> Path:
+    """A checkpoint of a pre-training whose encoder was not trained."""
+    folder = make_model(root, channels, trainer="nnUNetTrainerSimCLR")
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    plans = json.loads((folder / "plans.json").read_text())
+    content = torch.load(path) | {"trainer_name": "nnUNetTrainerSimCLR", "optimizer_state": {"state": [1, 2, 3]}}
+    content["init_args"] = {"configuration": "3d_fullres", "plans": plans,
+                            "dataset_json": json.loads((folder / "dataset.json").read_text())}  # fmt: skip
+    torch.save(content, path)
     return folder
