@@ -116,13 +116,16 @@ def read_checkpoint(
     return replace(checkpoint, notes=(*told, *checkpoint.notes)) if told else checkpoint
 
 
-def checkpoint_of(path: Path, content: Mapping[str, Any], settings: ReadingSettings | None = None) -> Checkpoint:
+def checkpoint_of(
+    path: Path, content: Mapping[str, Any], settings: ReadingSettings | None = None, *, sound: bool = False
+) -> Checkpoint:
     """Return the checkpoint in a file that was loaded already.
 
     Args:
         path: the file.
         content: from `load_as_data`.
         settings: what the file cannot tell.
+        sound: whether its weights have been checked before, so that they are not looked at again.
 
     Raises:
         InputError: it holds no weights that a network could use.
@@ -136,7 +139,7 @@ def checkpoint_of(path: Path, content: Mapping[str, Any], settings: ReadingSetti
     try:
         content, chosen = _with_one_set(content, settings.weight_set)
         reader = reader_of(content).configured(content, settings)
-        weights = _checked(reader.tensors(content), path)
+        weights = _checked(reader.tensors(content), path, sound=sound)
         origin = reader.origin(content)
     except InputError as error:
         if str(error).startswith(str(path)):
@@ -162,11 +165,11 @@ def checkpoint_in_memory(content: Mapping[str, Any]) -> Checkpoint:
     return checkpoint_of(Path("the given state dict"), tensors)
 
 
-def _checked(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _checked(weights: Mapping[str, Tensor], path: Path, *, sound: bool) -> dict[str, Tensor]:
     """Return sound weights without the prefixes of wrappers."""
     if not weights:
         raise InputError(f"{path} holds no named tensors: give a checkpoint with the weights of a network")
-    if fault := fault_of_weights(weights):
+    if not sound and (fault := fault_of_weights(weights)):
         raise InputError(f"{path} cannot be used as weights: {fault}; give another checkpoint, or save it anew")
     unwrapped = {without_wrappers(name): value.detach() for name, value in weights.items()}
     if len(unwrapped) < len(weights):

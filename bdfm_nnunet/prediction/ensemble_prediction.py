@@ -107,6 +107,7 @@ class Ensemble:
         self.predictors: list[Predictor] = []
         for folder in folders:
             predictor = make()
+            predictor.only_threads = True  # processes would start anew for each member and group
             predictor.initialize_from_trained_model_folder(str(folder), folds, checkpoint)
             if len(folders) > 1:
                 predictor.put_away()

@@ -52,7 +52,7 @@ class FoldWeights(Sequence[Weights]):
         file = self.files[index]
         if _state(file) != self._states[index]:
             raise InputError(f"{file} was changed while it was in use: predict again when its training is finished")
-        weights = checkpoint_of(file, map_as_data(file)).weights
+        weights = checkpoint_of(file, map_as_data(file), sound=True).weights
         if len(self.files) == 1:
             self._only = weights
         return weights

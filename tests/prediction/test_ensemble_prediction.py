@@ -14,7 +14,7 @@ import torch
 from nnunetv2.ensembling.ensemble import ensemble_folders
 
 from bdfm_nnunet import cli
-from bdfm_nnunet.prediction import ensemble_prediction, model_folder
+from bdfm_nnunet.prediction import case_workers, ensemble_prediction, model_folder
 from bdfm_nnunet.table_files import read_table
 from tests.conftest import threads_for_spawn
 from tests.prediction.ensemble_models import CLASSES, REGIONS, model_of_folds, write_images
@@ -226,3 +226,19 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path, images: Path, capsys: pytest.
         code = predict(images, tmp_path / "out", "--model", folder, "-f", 0)
     assert code == 2 and "cannot write" in capsys.readouterr().err
     assert not list(tmp_path.glob("out/*.nii.gz")) and not list(tmp_path.glob("out/.*.partial.*"))
+
+
+@pytest.mark.slow
+def test_processes_add_as_threads_do(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ProcessPoolExecutor
+
+    monkeypatch.undo()
+    folder = model_of_folds(tmp_path / "A", seed=0)
+    words = ["--model", folder, "-f", 0, 1, "--volumes"]
+    assert predict(images, tmp_path / "threads", *words) == 0
+    spawn = multiprocessing.get_context("spawn")
+    monkeypatch.setattr(case_workers, "workers", lambda count, *_, **__: ProcessPoolExecutor(1, mp_context=spawn))
+    assert predict(images, tmp_path / "processes", *words) == 0
+    for case in ("case0", "case1"):
+        np.testing.assert_array_equal(labels_in(tmp_path / "threads", case), labels_in(tmp_path / "processes", case))
+    assert (tmp_path / "threads" / "volumes.csv").read_text() == (tmp_path / "processes" / "volumes.csv").read_text()
