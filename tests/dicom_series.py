@@ -1,5 +1,6 @@
 """DICOM series as scanners write them, small and made up, with patients who have names."""
 
+import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -123,8 +124,13 @@ class Series:
         self._set_pixels(dataset, self.values[:, :, k].T)
         return dataset
 
-    def write_enhanced(self, path: Path, change: Callable[[Dataset], None] | None = None) -> Path:
-        """Writes all slices as one multi-frame image, the frames in another order than that of space."""
+    def write_enhanced(
+        self, path: Path, change: Callable[[Dataset], None] | None = None, *, per_frame: bool = False
+    ) -> Path:
+        """Writes all slices as one multi-frame image, the frames in another order than that of space.
+
+        `per_frame` puts into each frame what is the same for all of them, as Philips does.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         dataset = self._dataset(ENHANCED_MR)
         order = sorted(range(self.shape[2]), key=lambda k: (k * 7) % 11)
@@ -141,11 +147,15 @@ class Series:
         dataset.SharedFunctionalGroupsSequence = Items([shared])
         frames = []
         for n, k in enumerate(order):
-            frame = Dataset()
+            frame = copy.deepcopy(shared) if per_frame else Dataset()
             frame.PlanePositionSequence = _item(ImagePositionPatient=self.position(k))
             frame.FrameContentSequence = _item(FrameAcquisitionNumber=1, StackID="1", InStackPositionNumber=n + 1)
             frames.append(frame)
         dataset.PerFrameFunctionalGroupsSequence = Items(frames)
+        if per_frame:
+            dataset.SharedFunctionalGroupsSequence = _item(
+                MRTimingAndRelatedParametersSequence=shared.MRTimingAndRelatedParametersSequence
+            )
         self._set_pixels(dataset, np.stack([self.values[:, :, k].T for k in order]))
         if change is not None:
             change(dataset)

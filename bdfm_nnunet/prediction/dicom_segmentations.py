@@ -244,12 +244,20 @@ def _segmentation(series: SourceSeries, planes: NDArray[np.bool_], names: Sequen
 
 
 def _completed(source: Any, stack: Stack) -> Any:
-    """Return an image with the attributes that every image should have, and that anonymisers remove."""
+    """Return an image as highdicom expects it: with the attributes that every image should have and anonymisers remove.
+
+    What is the same for all frames of a multi-frame image, as the stack knows, stands in the shared groups.
+    """
     for name in _EXPECTED:
         if name not in source:
             setattr(source, name, "")
     if not source.get("SliceThickness"):
         source.SliceThickness = f"{stack.spacing[2]:.6g}"
+    if frames := source.get("PerFrameFunctionalGroupsSequence"):
+        (shared,) = source.SharedFunctionalGroupsSequence
+        for name in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+            if name not in shared and name in frames[0]:
+                setattr(shared, name, frames[0][name].value)
     return source
 
 

@@ -64,7 +64,9 @@ class FoundSeries:
     @property
     def mark(self) -> str:
         """A short text that tells the series from all others; no program takes it for a number."""
-        return f"m{hashlib.sha256(self.facts.identity.series.encode()).hexdigest()[:12]}"
+        who = self.facts.identity
+        text = "\n".join((who.series, who.study, *who.patient))  # some anonymisers give one UID to many
+        return f"m{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     @property
     def files(self) -> list[Path]:
@@ -98,6 +100,8 @@ class FoundSeries:
             raise Refusal(f"{self.told} {self.damaged}")
         if self.facts.colours:
             raise Refusal(f"{self.told} holds colours, expected grey values: leave it out")
+        if "MOSAIC" in self.facts.image_type:
+            raise Refusal(f"{self.told} holds mosaics, all slices in one image: export it as multi-frame images")
         if self.facts.burned_in:
             raise Refusal(
                 f"{self.told} says that annotations which tell the patient are burnt into its pixels: leave it out"

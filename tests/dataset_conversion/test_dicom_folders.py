@@ -244,6 +244,19 @@ def test_labels_drawn_on_the_images_make_a_data_set_with_them(pacs: Path, raw: P
     assert len(cases.rows) == 3 and len(set(groups(cases.rows, cases.scope).values())) == 2
 
 
+def test_patients_to_whom_an_anonymiser_gave_the_same_uids_stay_apart(pacs: Path, raw: Path, tmp_path: Path) -> None:
+    one = Series(Study(Patient("Anon", "1")))
+    other = replace(one, study=replace(one.study, patient=Patient("Anon", "2")), seed=1)
+    for n, each in enumerate((one, other)):
+        each.write(pacs / str(n))
+    table = tmp_path / "series.csv"
+    assert convert(pacs, "--dry-run", "--series", table, "--manifest", tmp_path / "m.json") == 0
+    assert convert(pacs, "--channels", "T1", "--series", table) == 0
+    found = [np.asarray(image(raw, f"sub-000{n}_ses-01").dataobj) for n in (1, 2)]
+    for each in (one, other):
+        assert sum(np.array_equal(values, each.values) for values in found) == 1
+
+
 def test_orders_reach_other_processes(pacs: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dicom_folders, "convert_case", lambda order: convert_case(pickle.loads(pickle.dumps(order))))
     series = Series(Study())

@@ -32,7 +32,7 @@ class Converted:
 
     def __init__(self, root: Path) -> None:
         OBLIQUE.write(root / "pacs" / "a")
-        FRAMES.write_enhanced(root / "pacs" / "b")
+        FRAMES.write_enhanced(root / "pacs" / "b", per_frame=True)
         self.key, self.root = root / "key.json", root
         report = convert_dicom(root / "pacs", dataset_id=71, channels=["T1"], key=self.key)
         self.images = report.folder / "imagesTs"
