@@ -4,7 +4,7 @@ import contextlib
 import errno
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from bdfm_nnunet.files import (
     unfinished,
     write_json,
 )
+from bdfm_nnunet.inputs.input_fingerprint import FEWEST_CASES, INPUT_FINGERPRINT, write_fingerprint
 from bdfm_nnunet.nnunet_files import read_dataset_json, resolve_configuration
 from bdfm_nnunet.nnunet_folders import nnunet_folder
 from bdfm_nnunet.plans.case_verification import NIFTI, verify_dataset
@@ -68,10 +69,12 @@ def prepare_fingerprint(dataset_id: int, *, workers: int) -> None:
     sweep(folder)
     state = _raw_state(raw)
     record = read_record(folder)
+    dataset = read_dataset_json(raw / "dataset.json")
     if record.get("raw") == state and is_fingerprint(folder / FINGERPRINT_FILE):
         logger.info("the fingerprint of %s is up to date", raw.name)
+        if not (folder / INPUT_FINGERPRINT).is_file():
+            _look_at_inputs(raw, dataset, folder, workers=workers)
         return
-    dataset = read_dataset_json(raw / "dataset.json")
     ours = dataset.get("file_ending") in NIFTI  # other formats are left to nnU-Net's own check
     if ours:
         verify_dataset(raw, dataset, find_training_files(raw), workers=workers)
@@ -81,7 +84,17 @@ def prepare_fingerprint(dataset_id: int, *, workers: int) -> None:
         extract_fingerprint_dataset(
             dataset_id, FrugalExtractor, num_processes=workers, check_dataset_integrity=not ours, verbose=False
         )
+    _look_at_inputs(raw, dataset, folder, workers=workers)
     write_json(folder / RECORD_FILE, {"raw": state, "data": {}})
+
+
+def _look_at_inputs(raw: Path, dataset: Mapping[str, Any], folder: Path, *, workers: int) -> None:
+    """Write the fingerprint by which predictions will know wrong images, where it can be made."""
+    cases = [entry["images"] for entry in find_training_files(raw).values()]
+    if dataset["file_ending"] in NIFTI and len(cases) >= FEWEST_CASES:
+        write_fingerprint(cases, dataset, folder / INPUT_FINGERPRINT, workers=workers)
+    else:
+        (folder / INPUT_FINGERPRINT).unlink(missing_ok=True)
 
 
 def prepare_data(dataset_id: int, plans_name: str, configuration: str, *, workers: int) -> None:

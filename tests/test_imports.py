@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "channel_dropout": set(),
     "hashed_noise": set(),
     "images": {"images"},
+    "inputs": {"inputs", "images"},
     "intensity_changes": {"hashed_noise"},
     "masking": set(),
     "number_types": set(),
@@ -50,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "targets": {"targets", "patients"},
     "training": {
         "training", "networks", "checkpoints", "data", "exposure", "patients", "number_types", "cost_records",
-        "training_costs", "tasks", "prediction", "targets",
+        "training_costs", "tasks", "prediction", "targets", "images", "inputs",
     },
     "checkpoints": {"checkpoints", "networks", "objectives"},
     "exposure": {"exposure", "patients", "checkpoints", "source_names", "weight_rules"},
@@ -59,7 +60,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"evaluation", "images", "results", "targets"},
     "reports": {"reports", "evaluation", "images", "results", "targets"},
     "sharing": {"sharing", "checkpoints", "networks", "exposure", "results", "training_costs", "__version__"},
-    "plans": {"plans", "networks", "checkpoints", "exposure", "patients", "images", "cost_records", "targets"},
+    "plans": {
+        "plans", "networks", "checkpoints", "exposure", "patients", "images", "cost_records", "targets",
+        "inputs",
+    },
     "tasks": {
         "tasks", "objectives", "networks", "checkpoints", "data", "exposure", "reports", "results", "evaluation",
         "embedding_measures", "losses", "targets", "channel_dropout", "patients", "used_devices",
@@ -69,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nnunet_plugin": {"trainers", "checkpoints"},
     "prediction": {
         "prediction", "images", "checkpoints", "number_types", "networks", "training_costs", "evaluation", "targets",
-        "data", "tasks", "results", "exposure", "used_devices", "__version__",
+        "data", "tasks", "inputs", "results", "exposure", "used_devices", "__version__",
     },
 }  # fmt: skip
 """Part of the library to the parts it may import, `FOR_EVERYONE` aside."""
@@ -112,6 +116,7 @@ MAY_IMPORT_NNUNET = {
 WITHOUT_TORCH = {
     *FOR_EVERYONE,
     "images",
+    "inputs",
     "patients",
     "source_names",
     "weight_rules",

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdfm_nnunet.commands.arguments import count, fold, share, take_each_once, whole
+from bdfm_nnunet.commands.arguments import command, count, fold, share, take_each_once, whole
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.nnunet_folders import nnunet_folder, trainer_search_path
 
@@ -27,6 +27,30 @@ _SWITCHES = (
 def add_commands(commands: Any) -> None:
     """Add the parser; what it shows under `--help` is made by `predict`."""
     commands.add_parser("predict", help=PURPOSE, description=PURPOSE, add_help=False)
+    add = command(
+        commands, "fingerprint", fingerprint, "let a model that has been trained without it know wrong images: look at "
+        "its training images, and keep what they are like in its folder",
+    )  # fmt: skip
+    add("-m", dest="model", type=Path, required=True, metavar="FOLDER", help="the model, above its folds")
+    add("-i", dest="images", type=Path, required=True, metavar="IMAGES", help="its training images, as in imagesTr")
+    add("--workers", type=count, default=2, metavar="N", help="images that are read at once (default: %(default)s)")
+
+
+def fingerprint(settings: argparse.Namespace) -> int:
+    """Write the fingerprint of a model's inputs into its folder."""
+    from bdfm_nnunet.inputs.input_fingerprint import FEWEST_CASES, INPUT_FINGERPRINT, cases_in, write_fingerprint
+    from bdfm_nnunet.nnunet_files import read_dataset_json
+
+    dataset = read_dataset_json(settings.model / "dataset.json")
+    cases = cases_in(settings.images, dataset)
+    path = settings.model / INPUT_FINGERPRINT
+    if len(cases) < FEWEST_CASES or write_fingerprint(cases, dataset, path, workers=settings.workers) is None:
+        raise InputError(
+            f"{settings.images} has {len(cases)} whole cases; {len(cases)} cases are too few for a fingerprint where "
+            f"{FEWEST_CASES} must be readable: name the folder of the model's training images"
+        )
+    print(path)
+    return 0
 
 
 def our_parser() -> argparse.ArgumentParser:
@@ -59,6 +83,8 @@ def our_parser() -> argparse.ArgumentParser:
     seg = "folder for DICOM SEG objects of the segmentations, on the frames of the series that --key knows"
     add("--dicom-seg", type=Path, metavar="FOLDER", help=seg)
     add("--key", type=Path, metavar="KEY.json", help="for --dicom-seg: the key that `bdfm convert dicom` wrote")
+    strict = "refuse all cases where one does not look like the training cases, instead of a warning"
+    add("--strict-input", action="store_true", help=strict)
     return parser
 
 
@@ -186,7 +212,10 @@ def _options(ours: argparse.Namespace) -> Any:
     rules = read_rules(ours.postprocess) if ours.postprocess is not None else None  # before hours of prediction
     from bdfm_nnunet.prediction.stock_commands import Options
 
-    return Options(precision=ours.precision, windows=ours.windows, compile=ours.compile, rules=rules)
+    return Options(
+        precision=ours.precision, windows=ours.windows, compile=ours.compile, rules=rules,
+        strict_input=ours.strict_input,
+    )  # fmt: skip
 
 
 def _given(arguments: Sequence[str]) -> argparse.Namespace:

@@ -1,6 +1,6 @@
 """The images of one case: all whole, with usable values, on one grid."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bdfm_nnunet.errors import InputError
@@ -13,7 +13,7 @@ from bdfm_nnunet.images.volumes import Volume, read_volume
 def read_channels(
     paths: Sequence[Path], *, by_nibabel: bool, flat: bool = False, again: str = "convert it again"
 ) -> Volume:
-    """Read all images of a case and return the first.
+    """Read all images of a case, one after the other, and return the first.
 
     Args:
         paths: NIfTI files; at least one.
@@ -25,6 +25,17 @@ def read_channels(
         InputError: an image is damaged, is not 3-D, has values that are not numbers or no contrast, or has another
             grid than the first.
     """
+    images = each_channel(paths, by_nibabel=by_nibabel, flat=flat, again=again)
+    first = next(images)
+    for _ in images:
+        pass
+    return first
+
+
+def each_channel(
+    paths: Sequence[Path], *, by_nibabel: bool, flat: bool = False, again: str = "convert it again"
+) -> Iterator[Volume]:
+    """Yield the images of a case; arguments and errors are those of `read_channels`."""
     first: Volume | None = None
     for path in paths:
         image = read_whole(path, by_nibabel=by_nibabel, flat=flat, again=again)
@@ -33,8 +44,7 @@ def read_channels(
             raise InputError(f"{path} {fault}: {remedy} or remove the case")
         first = first or image
         check_grid(image, first)
-    assert first is not None
-    return first
+        yield image
 
 
 def read_whole(path: Path, *, by_nibabel: bool, flat: bool = False, again: str = "convert it again") -> Volume:

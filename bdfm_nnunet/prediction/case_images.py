@@ -11,11 +11,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.images.case_channels import check_grid, read_channels, read_whole
+from bdfm_nnunet.images.case_channels import check_grid, each_channel, read_whole
 from bdfm_nnunet.images.case_folders import NIFTI, list_cases
 from bdfm_nnunet.images.foreign_headers import AGAIN
+from bdfm_nnunet.images.volumes import Volume
+from bdfm_nnunet.inputs.input_faults import InputFault, find_faults
+from bdfm_nnunet.inputs.input_fingerprint import InputFingerprint
 from bdfm_nnunet.prediction.images_wanted import ImagesWanted
-from bdfm_nnunet.prediction.missing_channels import present, with_stand_ins
+from bdfm_nnunet.prediction.missing_channels import missing_channels, present, with_stand_ins
 from bdfm_nnunet.prediction.other_formats import check_by_reader
 from bdfm_nnunet.prediction.resampled_sizes import check_resampled_size
 from bdfm_nnunet.safe_names import check_name
@@ -82,8 +85,13 @@ def _files_of_channels(files: Sequence[str], wanted: ImagesWanted) -> list[str]:
 
 
 def check_cases(
-    cases: Sequence[Sequence[str]], previous: Sequence[str | None], wanted: ImagesWanted, *, workers: int
-) -> None:
+    cases: Sequence[Sequence[str]],
+    previous: Sequence[str | None],
+    wanted: ImagesWanted,
+    *,
+    workers: int,
+    fingerprint: InputFingerprint | None = None,
+) -> list[list[InputFault]]:
     """Read all images and refuse all cases if one cannot be used, as `bdfm convert` and `bdfm plan` do.
 
     Args:
@@ -91,39 +99,48 @@ def check_cases(
         previous: segmentation of a cascade's stage before, for each.
         wanted: by the model.
         workers: cases that are read at once.
+        fingerprint: of the model's training cases; None where it has none, or is not for this format.
+
+    Returns:
+        Per case where it departs from the training cases.
 
     Raises:
         InputError: the first fault; those of other cases are logged.
     """
-    check = partial(_fault_of, wanted=wanted)
+    check = partial(_checked, wanted=wanted, fingerprint=fingerprint)
     with ThreadPoolExecutor(max(1, workers)) as pool:  # mostly decompression, which runs beside other threads
-        found = pool.map(check, cases, previous)
-        faults = [f for f in tqdm(found, total=len(cases), desc="checking images", unit="case", disable=None) if f]
+        looked = pool.map(check, cases, previous)
+        found = list(tqdm(looked, total=len(cases), desc="checking images", unit="case", disable=None))
+    faults = [each for each in found if isinstance(each, InputError)]
     for fault in faults[1 : MOST_FAULTS + 1]:
         logger.error("%s", fault)
     if faults:
         others = f" ({len(faults) - 1} other cases have faults too)" if len(faults) > 1 else ""
         raise InputError(f"{faults[0]}{others}; nothing was predicted")
+    return [each for each in found if not isinstance(each, InputError)]
 
 
-def _fault_of(files: Sequence[str], previous: str | None, *, wanted: ImagesWanted) -> InputError | None:
+def _checked(
+    files: Sequence[str], previous: str | None, *, wanted: ImagesWanted, fingerprint: InputFingerprint | None
+) -> list[InputFault] | InputError:
+    missing = missing_channels(files, wanted.ending)
+    channels = [channel for channel in range(len(wanted.channels)) if channel not in missing]
     files = present(files)
     try:
-        if wanted.ending in NIFTI:
-            size, spacing = _check_nifti([Path(file) for file in files], previous, wanted)
-        else:
+        if wanted.ending not in NIFTI:
             size, spacing = check_by_reader(files, previous, wanted)
-        check_resampled_size(files[0], size, spacing, wanted)
+            check_resampled_size(files[0], size, spacing, wanted)
+            return []
+        images = _check_nifti([Path(file) for file in files], previous, wanted)
+        return find_faults(fingerprint.of_channels(channels), images) if fingerprint is not None else []
     except InputError as fault:
         return fault
-    return None
 
 
-def _check_nifti(
-    files: Sequence[Path], previous: str | None, wanted: ImagesWanted
-) -> tuple[Sequence[int], Sequence[float]]:
-    """Check a NIfTI file, and return its voxels and millimetres along z, y, x."""
-    first = read_channels(files, by_nibabel=wanted.by_nibabel, flat=wanted.flat, again=AGAIN)
+def _check_nifti(files: Sequence[Path], previous: str | None, wanted: ImagesWanted) -> list[Volume]:
+    images = list(each_channel(files, by_nibabel=wanted.by_nibabel, flat=wanted.flat, again=AGAIN))
+    grid = images[0].grid
     if previous is not None:
-        check_grid(read_whole(Path(previous), by_nibabel=wanted.by_nibabel, again="predict it again"), first)
-    return first.grid.size[::-1], first.grid.spacing[::-1]
+        check_grid(read_whole(Path(previous), by_nibabel=wanted.by_nibabel, again="predict it again"), images[0])
+    check_resampled_size(str(files[0]), grid.size[::-1], grid.spacing[::-1], wanted)
+    return images

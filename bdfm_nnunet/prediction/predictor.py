@@ -35,6 +35,7 @@ from bdfm_nnunet.prediction.argument_checks import check_model
 from bdfm_nnunet.prediction.case_images import check_cases, find_cases
 from bdfm_nnunet.prediction.images_wanted import ImagesWanted
 from bdfm_nnunet.prediction.inference_precision import autocast_type, keep_logits_exact, to_channels_last
+from bdfm_nnunet.prediction.known_inputs import KnownInputs
 from bdfm_nnunet.prediction.missing_channels import tell_missing
 from bdfm_nnunet.prediction.model_folder import read_model
 from bdfm_nnunet.prediction.sliding_windows import (
@@ -64,12 +65,14 @@ class Options:
             as many as fit, up to `MOST_WINDOWS`.
         compile: compile the network first, and go on without where that fails.
         rules: are applied to each segmentation before it takes its name; probabilities stay what they are.
+        strict_input: refuse all cases where one departs from the training cases, or where those are not known.
     """
 
     precision: str = "auto"
     windows: int | None = None
     compile: bool = False
     rules: RuleSet | None = None
+    strict_input: bool = False
 
 
 class Predictor(nnunet.nnUNetPredictor):
@@ -86,6 +89,7 @@ class Predictor(nnunet.nnUNetPredictor):
         self.windows_seen = self.windows_computed = 0
         self.only_threads = self.some_suffice = False
         self.export: Callable[..., Any] = case_workers.export_case
+        self.inputs = KnownInputs(strict=self.options.strict_input)
         self.checking_workers = min(8, nnunet.default_num_processes)
         self.threads = named_threads() or torch.get_num_threads()
         if self.device.type == "cpu":
@@ -113,6 +117,7 @@ class Predictor(nnunet.nnUNetPredictor):
         self._check_rules(folder, model.dataset)
         self.build = model.build
         self.some_suffice = model.some_suffice
+        self.inputs.read(folder, model.dataset)
         self.manual_initialization(
             model.network, model.plans, model.configuration, model.weights, model.dataset, model.trainer,
             model.mirroring,
@@ -306,7 +311,9 @@ class Predictor(nnunet.nnUNetPredictor):
             sweep(Path(output).parent)
             break
         tell_missing(files, wanted)
-        check_cases(files, previous or [None] * len(files), wanted, workers=self.checking_workers)
+        fingerprint, before = self.inputs.fingerprint, previous or [None] * len(files)
+        found = check_cases(files, before, wanted, workers=self.checking_workers, fingerprint=fingerprint)
+        self.inputs.tell(dict(zip(map(os.path.basename, outputs or ()), found)))
         return chosen
 
     def _internal_get_data_iterator_from_lists_of_filenames(

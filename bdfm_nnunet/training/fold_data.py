@@ -12,6 +12,8 @@ from bdfm_nnunet.data.batch_streams import Batch, batches
 from bdfm_nnunet.data.case_classes import dataset_class_of
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, describe_run
+from bdfm_nnunet.images.case_folders import NIFTI
+from bdfm_nnunet.inputs.input_fingerprint import INPUT_FINGERPRINT, InputFingerprint, cases_in, write_fingerprint
 from bdfm_nnunet.patients import CaseList, groups, read_cases
 from bdfm_nnunet.split_files import SPLITS, read_kept_out
 from bdfm_nnunet.training.raw_dataset import bring_manifest, bring_splits, check_fold, raw_folder_of, replaced_labels
@@ -116,6 +118,26 @@ class FoldData:
         half = (workers + 1) // 2
         val = batches(validation, settings.seed, _VALIDATION, rank, numbers=seen, workers=half, pin_memory=pin)
         return train, val
+
+    def begin(self) -> None:
+        """Look at the raw data set once, before the first epoch."""
+        self.look_for_changed_labels()
+        self.leave_input_fingerprint()
+
+    def leave_input_fingerprint(self) -> None:
+        """Put what the images look like into the model's folder, so that predictions know wrong ones."""
+        trainer, raw = self._trainer, self.raw_folder
+        own = self._preprocessed / INPUT_FINGERPRINT
+        dataset = trainer.dataset_json
+        if len(trainer.configuration_manager.patch_size) == 4 or dataset["file_ending"] not in NIFTI:
+            return
+        try:
+            if not own.is_file() and raw is not None and (raw / "imagesTr").is_dir():  # preprocessed by nnU-Net
+                write_fingerprint(cases_in(raw / "imagesTr", dataset), dataset, own, workers=get_allowed_n_proc_DA())
+            if own.is_file():
+                InputFingerprint.read(own).write(Path(trainer.output_folder_base) / INPUT_FINGERPRINT)
+        except InputError as error:  # no reason to lose a training
+            trainer.print_to_log_file(f"WARNING: the model will not know wrong images: {error}")
 
     def look_for_changed_labels(self) -> None:
         """Tell the task of labels that have changed since the data was preprocessed."""

@@ -255,7 +255,7 @@ class Trainer(nnUNetTrainer):
             self.task.load_weights()
             self.strategy.start()
         if self.local_rank == 0:
-            self.data.look_for_changed_labels()
+            self.data.begin()
             super().on_train_start()
             return
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()

@@ -30,8 +30,9 @@ def test_prediction_gets_every_argument_and_our_options(predicted: Calls) -> Non
     assert os.environ["nnUNet_extTrainer"] == f"{PLUGIN}{os.pathsep}/mine"
     assert cli.main(["predict", "--windows", "3", *stock, "--precision", "bf16", "--compile"]) == 0
     defaults, given = predicted
-    assert defaults[0] == (stock, {"precision": "auto", "windows": None, "compile": False, "rules": None})
-    assert given[0] == (stock, {"precision": "bf16", "windows": 3, "compile": True, "rules": None})
+    quiet = {"strict_input": False}
+    assert defaults[0] == (stock, {"precision": "auto", "windows": None, "compile": False, "rules": None} | quiet)
+    assert given[0] == (stock, {"precision": "bf16", "windows": 3, "compile": True, "rules": None} | quiet)
 
 
 def test_help_of_prediction_has_our_options_and_goes_on_to_those_of_nnunet(
@@ -39,7 +40,9 @@ def test_help_of_prediction_has_our_options_and_goes_on_to_those_of_nnunet(
 ) -> None:
     assert cli.main(["predict", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(option in shown for option in ("--precision", "--windows", "--compile", "--postprocess", "--model"))
+    assert all(
+        option in shown for option in ("--precision", "--windows", "--compile", "--postprocess", "--model", "--strict")
+    )
     assert predicted[0][0][0] == ["--help"]
 
 

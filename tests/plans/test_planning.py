@@ -14,6 +14,7 @@ import pytest
 
 from bdfm_nnunet.checksums import Checksums, checksums_path
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.inputs.input_fingerprint import INPUT_FINGERPRINT, InputFingerprint
 from bdfm_nnunet.plans import add_variant, describe_plans, image_planning, plan_dataset, preprocessing
 from bdfm_nnunet.plans.variants import DEFAULT_CONFIGURATIONS
 from tests.limits import largest_file
@@ -57,6 +58,8 @@ def test_data_is_preprocessed_once_for_all_networks(own_copy: tuple[Path, Path])
     assert len(list(data.glob("*_seg.b2nd"))) == cases
     plan_dataset(502, network="swin", gpu_memory=0.25, workers=1)
     times = {path: path.stat().st_mtime_ns for path in data.iterdir()}
+    known = InputFingerprint.read(preprocessed / INPUT_FINGERPRINT)
+    assert (known.cases, known.channels, known.orientations) == (6, ("t1n", "t1c", "t2w", "t2f"), ("LPS",))
     path = plan_dataset(502, network="resenc", gpu_memory=0.5, plans_name="Residual", workers=1)
     assert configuration_of(path)["architecture"]["network_class_name"].endswith("ResidualEncoderUNet")
     assert {path: path.stat().st_mtime_ns for path in data.iterdir()} == times
