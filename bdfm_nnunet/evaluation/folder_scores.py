@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from bdfm_nnunet.evaluation.pairing import (
     pair_cases,
     read_segmentation,
 )
+from bdfm_nnunet.evaluation.score_provenance import ScoreProvenance
 from bdfm_nnunet.evaluation.score_summary import INTERVAL, none_for_nan, summaries_of
 from bdfm_nnunet.evaluation.score_tables import table_paths, write_tables
 from bdfm_nnunet.evaluation.voxelwise import BRATS_MISSING_DISTANCE
@@ -207,8 +208,9 @@ def evaluate_folders(
         >>> round(result["summary"]["enhancing_tumor"]["dice"]["mean"], 3)
         0.933
     """
+    origin = None
     if out is not None:
-        table_paths(Path(out))
+        origin = ScoreProvenance(Path(reference), Path(prediction), table_paths(Path(out))[0].parent)
     wanted = {name: tuple(int(value) for value in values) for name, values in regions.items()}
     chosen = choose(
         metrics, release=release, regions=wanted, missing_distance=missing_distance, task=task, small_mm3=small_mm3
@@ -233,10 +235,11 @@ def evaluate_folders(
         "allow_missing": allow_missing,
         "only_predicted": only_predicted,
     }
-    # without its duration, so that the same folders give the same file
     result = RunResult(kind="evaluation", settings=settings, scores=scores, versions=versions_of("numpy", "scipy"))
-    if out is not None:
-        write_tables(Path(out), result)
+    if out is not None and origin is not None:
+        read = [job.reference for job in jobs], [job.prediction for job in jobs if job.prediction is not None]
+        provenance, exposure = origin.of(*read, seed=seed)
+        result = write_tables(Path(out), replace(result, provenance=provenance, exposure=exposure))
     return result.as_dict()
 
 

@@ -1,11 +1,13 @@
 """Scores as files and as text: JSON, CSV and Markdown."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.results import RunResult, write_result
+from bdfm_nnunet.results.hashed_files import hashed_file
 from bdfm_nnunet.table_files import write_table
 
 
@@ -24,18 +26,23 @@ def table_paths(path: Path) -> tuple[Path, Path]:
     return path, path.with_suffix(".csv")
 
 
-def write_tables(path: Path, result: RunResult) -> None:
+def write_tables(path: Path, result: RunResult) -> RunResult:
     """Write an evaluation as JSON, and its scores as CSV under the same name with the ending .csv.
+
+    Returns:
+        The result; if it has a provenance, with the hash of the CSV file.
+
+    Raises:
+        InputError: a file cannot be written, and then none is.
 
     Example:
         >>> cases = [{"case": "BraTS-GLI-00001-000", "regions": {"WT": {"dice": 1.0}}}]
         >>> scores = {"release": "brats2023-gli", "metrics": "whole", "cases": cases}
-        >>> write_tables(Path("scores.json"), RunResult(kind="evaluation", scores=scores))
+        >>> _ = write_tables(Path("scores.json"), RunResult(kind="evaluation", scores=scores))
         >>> print(Path("scores.csv").read_text().splitlines()[1])
         brats2023-gli,whole,BraTS-GLI-00001-000,WT,1.0
     """
     json_path, csv_path = table_paths(path)
-    write_result(json_path, result)
     assert result.scores is not None
     found = result.scores
     measures = list(next(iter(found["cases"][0]["regions"].values())))
@@ -45,6 +52,15 @@ def write_tables(path: Path, result: RunResult) -> None:
             values = [scores[measure] for measure in measures]
             rows.append([found["release"], found["metrics"], row["case"], region, *values])
     write_table(csv_path, rows)
+    if result.provenance is not None:
+        outputs = [hashed_file("scores", csv_path, beside=csv_path.parent)]
+        result = replace(result, provenance=replace(result.provenance, outputs=outputs))
+    try:
+        write_result(json_path, result)
+    except InputError:
+        csv_path.unlink(missing_ok=True)
+        raise
+    return result
 
 
 def interval_text(summary: Mapping[str, float | None], digits: int = 3) -> str:

@@ -66,6 +66,23 @@ class Provenance:
         return cls(**parts, **rest, **told)
 
 
+def combined(*parts: Provenance | None) -> Provenance:
+    """Return sessions, licences and citations of the parts of a run as one; each part has files and seeds of its own.
+
+    Example:
+        >>> parts = [Provenance(sessions=[{"hours": 1.0}], citations=[text]) for text in ("a", "b")]
+        >>> found = combined(*parts, None)
+        >>> found.sessions, found.citations
+        (({'hours': 2.0, 'count': 2},), ('a', 'b'))
+    """
+    known = [part for part in parts if part is not None]
+    return Provenance(
+        sessions=tuple(sessions.merged(each for part in known for each in part.sessions)),
+        licences={source: licence for part in known for source, licence in part.licences.items()},
+        citations=cited_once(*(part.citations for part in known)),
+    )
+
+
 def licences_of(exposure: Mapping[str, Any] | None) -> dict[str, str | None]:
     """Return the licences of the data behind weights, by release, from a record of what they have seen.
 

@@ -123,8 +123,8 @@ class RunResult:
         assert not taken & set(self.extra), f"{sorted(taken & set(self.extra))} have a place in the schema"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the content of the file, in plain JSON types."""
-        return {
+        """Return the content of the file, in plain JSON types; with a provenance it is sealed by the hash of it."""
+        content: dict[str, Any] = {
             "schema": self.schema,
             "kind": self.kind,
             "trainer": self.trainer,
@@ -137,6 +137,9 @@ class RunResult:
             "versions": self.versions,
             "provenance": None if self.provenance is None else self.provenance.as_dict(),
         }
+        if self.provenance is not None:
+            content["provenance"]["seal"] = _seal(content)
+        return content
 
 
 def versions_of(*packages: str) -> dict[str, str | None]:
@@ -155,10 +158,13 @@ def versions_of(*packages: str) -> dict[str, str | None]:
     return found
 
 
-def write_result(path: Path, result: RunResult) -> None:
+def write_result(path: Path, result: RunResult, *, page: bool = True) -> None:
     """Write a result as JSON, whole or not at all; numbers that JSON does not know (NaN) become null.
 
-    One with a provenance is sealed by the hash of its content, and gets a page to read beside it (.md).
+    Args:
+        path: the file.
+        result: of a run.
+        page: whether a result with a provenance gets a page to read beside it (.md).
 
     Raises:
         InputError: it cannot be written.
@@ -170,11 +176,8 @@ def write_result(path: Path, result: RunResult) -> None:
           "schema": 1,
           "kind": "segmentation",
     """
-    content = result.as_dict()
-    if result.provenance is not None:
-        content["provenance"]["seal"] = _seal(content)
-    write_json(path, content)
-    if result.provenance is not None:
+    write_json(path, result.as_dict())
+    if page and result.provenance is not None:
         from bdfm_nnunet.results.run_sheet import page_of
 
         with write_atomically(path.with_suffix(".md")) as temporary:

@@ -127,13 +127,16 @@ def _cost(result: RunResult, provenance: Provenance) -> list[str]:
         **({"GPUs (Wh)": total_energy(sessions, "gpus_wh")} if _with_gpus(sessions) else {}),
         **({"epochs": cost.epochs, "steps": cost.steps} if cost and cost.steps else {}),
     }
-    rows = [(each.get("began") or "unknown", _number(each["hours"]), _device(each)) for each in sessions]
+    rows = [
+        (each.get("began") or "unknown", _number(each["hours"]), each.get("count") or 1, _device(each))
+        for each in sessions
+    ]
     reasons = dict.fromkeys(why for each in sessions for why in (each.get("energy") or {}).get("unknown", ()))
     return [
         *_items(sums.items()),
         *(f"- energy of {_text(why)}" for why in reasons),
         "",
-        *_table(("began (UTC)", "hours", "device"), rows),
+        *_table(("began (UTC)", "hours", "sessions", "device"), rows),
     ]
 
 

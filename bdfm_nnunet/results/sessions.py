@@ -1,9 +1,10 @@
 """The stretches of work of which a run consists: one, or several where it was interrupted and taken up."""
 
+import json
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -22,11 +23,13 @@ SHAPE = {
     "devices?": (int, None),
     "processor?": (str, None),
     "cores?": (int, None),
+    "count?": (int, None),
     "system?": (str, None),
     "versions?": ({str: (str, None)}, None),
     "code?": ({"sha256?": (str, None), "commit?": (str, None)}, None),
     "energy?": ({"processors_wh?": _NUMBER, "gpus_wh?": _NUMBER, "unknown?": [str]}, None),
 }
+_ENERGY = ("processors_wh", "gpus_wh")
 UNKNOWN: Mapping[str, Any] = {"began": None, "hours": None, "device": None, "versions": None, "energy": None}
 """Work before the first session that is known."""
 
@@ -113,6 +116,36 @@ def _cores() -> int:
 
 
 # ------------------------------------------------------------------------------------------------------ their sums
+
+
+def merged(sessions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return sessions of which those of one device and software are one, with their sums and their "count".
+
+    Example:
+        >>> first, second = ({"hours": hours, "device": "cpu", "versions": {}} for hours in (1.0, 0.5))
+        >>> [(each["hours"], each["count"]) for each in merged([first, second, {"hours": 2.0, "device": "H100"}])]
+        [(1.5, 2), (2.0, 1)]
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for each in sessions:
+        groups.setdefault(_kind_of(each), []).append(each)
+    return [_sum_of(group) for group in groups.values()]
+
+
+def _kind_of(session: Mapping[str, Any]) -> str:
+    """Return what is the same in sessions that are added up: everything but their amounts."""
+    energy = session.get("energy") or {}
+    amounts = {name: energy.get(name) is None for name in _ENERGY} | {"hours": session["hours"] is None}
+    rest = {k: v for k, v in session.items() if k not in ("began", "hours", "energy", "count")}
+    return json.dumps([rest, amounts, energy.get("unknown")], sort_keys=True)
+
+
+def _sum_of(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    first = dict(min(group, key=lambda each: each.get("began") or ""))
+    found = first | {"hours": total_hours(group).value, "count": sum(each.get("count") or 1 for each in group)}
+    if first.get("energy"):
+        found["energy"] = first["energy"] | {name: total_energy(group, name).value for name in _ENERGY}
+    return found
 
 
 @dataclass(frozen=True)

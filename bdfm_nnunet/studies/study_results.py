@@ -12,6 +12,7 @@ from bdfm_nnunet.reports.study_measures import DICE, StudyMeasure, measures_of_t
 from bdfm_nnunet.reports.study_report import write_report
 from bdfm_nnunet.results import Cost, RunResult, versions_of, write_result
 from bdfm_nnunet.studies.study_folder import StudyFolder
+from bdfm_nnunet.studies.study_provenance import REPORT, ROWS, study_provenance
 from bdfm_nnunet.studies.study_settings import RATE, StudySettings
 from bdfm_nnunet.studies.study_tasks import Task, TaskList
 
@@ -34,7 +35,7 @@ def write_study(tasks: TaskList) -> Path | None:
         rows = [row for task, found in cells for row in rows_of(task, found)]
         order = {arm.name: number for number, arm in enumerate(study.settings.arms)}
         rows.sort(key=lambda row: (study.settings.fractions.index(row["fraction"]), order[row["arm"]], row["seed"]))
-        write_json(study.path / "study.json", rows)
+        write_json(study.path / ROWS, rows)
         facts = _facts(tasks, finished)
         table = write_report(study.path, rows, facts, _measures(study))
         seconds = sum((found.cost and found.cost.seconds) or 0.0 for _, found in finished.values())
@@ -44,15 +45,16 @@ def write_study(tasks: TaskList) -> Path | None:
             settings=study.settings.as_dict(),
             cost=Cost(seconds=seconds, steps=steps),
             versions=versions_of("nnunetv2", "torch", "numpy", "scipy"),
+            provenance=study_provenance(study, [found for _, found in finished.values()]),
             extra={
                 "table": [entry.as_dict() for entry in table],
                 "warnings": list(facts.warnings),
                 "missing_tasks": facts.missing,
-                "rows": "study.json",
+                "rows": ROWS,
             },
         )
         write_result(study.path / "result.json", result)
-    return study.path / "study.md"
+    return study.path / REPORT
 
 
 def rows_of(task: Task, result: RunResult) -> Iterator[dict[str, Any]]:

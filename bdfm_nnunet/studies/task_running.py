@@ -13,7 +13,17 @@ import torch
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json, write_json
 from bdfm_nnunet.plans.variants import derive
-from bdfm_nnunet.results import Cost, RunResult, read_result, versions_of, write_result
+from bdfm_nnunet.results import (
+    Cost,
+    Provenance,
+    RunResult,
+    Session,
+    combined,
+    read_result,
+    versions_of,
+    write_result,
+)
+from bdfm_nnunet.results.run_result import SOFTWARE
 from bdfm_nnunet.studies.arm_training import FINAL, DivergedError, Training, train
 from bdfm_nnunet.studies.measured_cases import MeasuredCases
 from bdfm_nnunet.studies.predicted_subjects import PredictedSubjects
@@ -22,6 +32,7 @@ from bdfm_nnunet.studies.segmented_cases import SegmentedCases
 from bdfm_nnunet.studies.settings_search import Outcome, Trial, search
 from bdfm_nnunet.studies.study_settings import Arm, lengths
 from bdfm_nnunet.studies.study_tasks import KIND, PREDICTIONS, RESULT, Task, TaskList
+from bdfm_nnunet.used_devices import used_device
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +54,7 @@ class TaskRunner:
     def __init__(self, tasks: TaskList, device: torch.device, *, keep_models: bool = False) -> None:
         self.tasks, self.study = tasks, tasks.study
         self.device, self.keep_models = device, keep_models
+        self._device = used_device(device)
         kind = PredictedSubjects if self.study.settings.subject_trainer else SegmentedCases
         self.measured: MeasuredCases = kind(self.study, device)
 
@@ -55,7 +67,7 @@ class TaskRunner:
         folder = self.tasks.folder(task)
         _check_identity(folder, task)
         result = self._pretrain(task) if task.kind == "pretraining" else self._cell(task)
-        write_result(folder / RESULT, result)
+        write_result(folder / RESULT, result, page=False)
         self._clean(task)
 
     def _clean(self, task: Task) -> None:
@@ -98,9 +110,9 @@ class TaskRunner:
             "checkpoint": str((fold / FINAL).relative_to(self.study.path)),
             "monitors": dict(summary.extra),
             "wall_seconds": time.monotonic() - began,
-            "device": _device_name(self.device),
+            "device": self._device.name,
         }
-        return _result(task, curves=summary.curves, cost=summary.cost, extra=about)
+        return _result(task, curves=summary.curves, cost=summary.cost, provenance=summary.provenance, extra=about)
 
     def _weights(self, task: Task) -> str:
         arm = task.arm
@@ -130,10 +142,9 @@ class TaskRunner:
         return dict(found.extra["chosen"]["settings"])
 
     def _trial(self, task: Task, trial: Trial) -> Outcome:
-        place = self.tasks.folder(task) / f"trial_{trial.number}_{trial.steps}"
-        path = place.with_suffix(".json")
+        path = _trial_file(self.tasks.folder(task), trial)
         if not path.is_file():
-            self._do_trial(task, trial, place)
+            self._do_trial(task, trial, path.with_suffix(""))
         found = read_result(path, kind=TRIAL)
         assert found.cost is not None
         told = {name: found.extra[name] for name in ("score", "note", "wall_seconds")}
@@ -141,11 +152,12 @@ class TaskRunner:
 
     def _do_trial(self, task: Task, trial: Trial, place: Path) -> None:
         logger.info("%s: %s, %d steps", task.name, _told(trial.settings), trial.steps)
-        began, note, found, cost = time.monotonic(), "", None, None
+        began, note, found, cost, provenance = time.monotonic(), "", None, None, None
         training = self._finetuning(task, trial, place)
         try:
             fold = train(training)
-            cost = read_result(fold / "training_summary.json").cost
+            summary = read_result(fold / "training_summary.json")
+            cost, provenance = summary.cost, combined(summary.provenance)
             cases = validation_set(self.study, task.arm, task.seed)
             if cases.cases:
                 found = self.measured.validated(fold, cases, place / "validation")
@@ -155,7 +167,8 @@ class TaskRunner:
         about = {"score": found and found.choice, "note": note, "wall_seconds": wall, **(found.extra if found else {})}
         what: dict[str, Any] = {"trainer": task.arm.trainer, "settings": {"task": task.name, **asdict(trial)}}
         what |= {"scores": found and found.scores, "cost": cost or Cost(seconds=wall, steps=trial.steps)}
-        write_result(place.with_suffix(".json"), RunResult(kind=TRIAL, extra=about, **what))
+        what |= {"provenance": provenance or Provenance(sessions=[{"hours": wall / 3600, "device": self._device.name}])}
+        write_result(place.with_suffix(".json"), RunResult(kind=TRIAL, extra=about, **what), page=False)
 
     def _finetuning(self, task: Task, trial: Trial, place: Path) -> Training:
         return self._training(
@@ -170,10 +183,10 @@ class TaskRunner:
 
     def _test(self, task: Task, best: Outcome, told: list[Outcome]) -> RunResult:
         """Predict and score the test cases with the model of the best trial, which is on the disk."""
-        place = self.tasks.folder(task) / f"trial_{best.trial.number}_{best.trial.steps}"
+        place = _trial_file(self.tasks.folder(task), best.trial).with_suffix("")
         fold = train(self._finetuning(task, best.trial, place))  # finds it finished
         cases = held_out_set(self.study, task.arm, task.seed)
-        began = time.monotonic()
+        began, session = time.monotonic(), Session([self._device], versions=versions_of(*SOFTWARE))
         found = self.measured.tested(fold, cases, self.tasks.folder(task))
         about = {
             "chosen": best.as_dict(),
@@ -182,12 +195,19 @@ class TaskRunner:
             "train_cases": len(self.study.parts.subsets[task.seed][self.study.settings.fractions.index(task.fraction)]),
             "seen": cases_seen(self.study, fold / FINAL, cases),
             "wall_seconds": time.monotonic() - began + sum(outcome.wall_seconds for outcome in told),
-            "device": _device_name(self.device),
+            "device": self._device.name,
             **found.extra,
         }
         steps = sum(outcome.trial.steps for outcome in told)
         cost = Cost(seconds=sum(outcome.seconds for outcome in told), steps=steps)
-        return _result(task, scores=found.scores, cost=cost, extra=about)
+        trials = [_trial_file(self.tasks.folder(task), outcome.trial) for outcome in told]
+        parts = [read_result(path, kind=TRIAL).provenance for path in trials]
+        provenance = combined(*parts, Provenance(sessions=[session.as_dict()]))
+        return _result(task, scores=found.scores, cost=cost, provenance=provenance, extra=about)
+
+
+def _trial_file(folder: Path, trial: Trial) -> Path:
+    return folder / f"trial_{trial.number}_{trial.steps}.json"
 
 
 def pretraining_settings(task: Task) -> dict[str, Any]:
@@ -228,7 +248,3 @@ def _check_identity(folder: Path, task: Task) -> None:
 
 def _told(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings.items())
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

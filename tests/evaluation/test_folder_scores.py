@@ -14,6 +14,7 @@ from bdfm_nnunet.cli import main
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation import METRICS, evaluate_folders, score_case
 from bdfm_nnunet.evaluation.score_tables import comparison_table
+from bdfm_nnunet.results import Provenance, RunResult, read_result, write_result
 from tests.limits import largest_file
 
 REGIONS = {"whole_tumor": (1, 2, 3), "tumor_core": (1, 3), "enhancing_tumor": (3,)}
@@ -80,7 +81,32 @@ def test_files_name_release_metric_version_and_definition(folders, tmp_path):
     assert len(rows) == 9
     assert rows[3]["case"] == "case_1" and rows[3]["region"] == "whole_tumor" and rows[3]["metrics"] == "whole"
     assert float(rows[3]["dice"]) == pytest.approx(7 / 8)
-    assert {path.name for path in out.parent.iterdir()} == {"scores.json", "scores.csv"}
+    assert {path.name for path in out.parent.iterdir()} == {"scores.json", "scores.csv", "scores.md"}
+
+
+def test_files_name_what_was_scored(folders, tmp_path):
+    prediction = folders[1] / "prediction_summary.json"
+    exposure = {"runs": [{"dataset": "Dataset501_A", "train": 3, "val": 1}], "note": None}
+    made_by = Provenance(licences={"ixi": "CC BY-SA 3.0"}, citations=["Us (2026)"])
+    write_result(prediction, RunResult(kind="prediction", exposure=exposure, provenance=made_by))
+    out = tmp_path / "scores.json"
+    evaluate(folders, out=out, seed=4)
+    result = read_result(out, kind="evaluation")
+    found = result.provenance
+    assert found is not None and (result.exposure, found.licences, found.citations) == (
+        exposure, {"ixi": "CC BY-SA 3.0"}, ("Us (2026)",)
+    )  # fmt: skip
+    assert [(each.role, each.count) for each in found.inputs] == [
+        ("references", 3), ("predictions", 3), ("run sheet of the predictions", 1)
+    ]  # fmt: skip
+    assert found.seeds == {"intervals": 4} and len(found.sessions) == 1
+    assert "Metric version whole" in out.with_suffix(".md").read_text()
+    assert main(["verify", str(out)]) == 0
+    out.with_suffix(".csv").write_text(out.with_suffix(".csv").read_text().replace("case_1", "case_9"))
+    assert main(["verify", str(out)]) == 3
+    prediction.write_text("{")  # of no use, which is no reason to score nothing
+    evaluate(folders, out=out)
+    assert read_result(out).exposure is None
 
 
 @pytest.mark.parametrize("metrics", METRICS)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bdfm_nnunet.results import read_result
+from bdfm_nnunet.results.verification import verify_result
 from bdfm_nnunet.studies import study_running
 from bdfm_nnunet.studies.study_folder import StudyFolder, prepare
 from bdfm_nnunet.studies.study_results import write_study
@@ -92,6 +93,19 @@ def test_rows_name_everything(study: StudyFolder, made_up: Path) -> None:
     assert result.extra["table"][1]["difference"]["mean"] == pytest.approx(0.02)
     assert result.extra["table"][1]["pretraining_hours"] == pytest.approx(18 / 3600)
     assert result.extra["missing_tasks"] == 0 and (study.path / "figures" / "dice.png").is_file()
+
+
+def test_a_study_names_its_files(study: StudyFolder, made_up: Path) -> None:
+    run_study(study)
+    write_study(TaskList(study))
+    found = read_result(study.path / "result.json").provenance
+    assert found is not None
+    assert {each.role for each in found.inputs} >= {"settings of the study", "plans", "splits", "dataset.json"}
+    assert [each.place for each in found.outputs] == ["study.json", "study.md", "figures"]
+    faults = verify_result(study.path / "result.json").faults  # no checksums lie beside the made-up data
+    assert not faults.changed and not faults.missing
+    (study.path / "study.json").write_text("[]")
+    assert verify_result(study.path / "result.json").faults.changed == ("study.json",)
 
 
 def test_one_task_does_first_what_it_needs(study: StudyFolder, made_up: Path) -> None:

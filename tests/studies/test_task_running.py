@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.results import Cost, RunResult, read_result, write_result
+from bdfm_nnunet.results import Cost, Provenance, RunResult, read_result, write_result
 from bdfm_nnunet.studies import segmented_cases, task_running
 from bdfm_nnunet.studies.arm_training import DivergedError, Training
 from bdfm_nnunet.studies.scored_cases import CaseSet
@@ -45,7 +45,9 @@ class Trainings:
         kind = "pretraining" if "Pretrain" in training.trainer else "segmentation"
         names = {"pretraining": "pretraining_summary.json", "segmentation": "training_summary.json"}
         extra = {"psnr": 20.0} if kind == "pretraining" else {"rate": chosen["initial_lr"]}
-        write_result(fold / names[kind], RunResult(kind=kind, cost=Cost(seconds=5.0, steps=10), extra=extra))
+        about = Provenance(sessions=[{"hours": 0.5, "device": "cpu"}], licences={"ixi": "CC BY-SA 3.0"})
+        result = RunResult(kind=kind, cost=Cost(seconds=5.0, steps=10), provenance=about, extra=extra)
+        write_result(fold / names[kind], result)
         (fold / "checkpoint_final.pth").touch()
         return fold
 
@@ -111,6 +113,17 @@ def test_arms_may_pretrain_on_other_data(made: Path, trainings: Trainings) -> No
     for arm in ("bdfm", "other"):
         run(found, f"pretraining_{arm}_seed0")
     assert [training.dataset for training in trainings.done] == [NAME, "Dataset010_Other"]
+
+
+def test_sessions_of_all_trials_are_those_of_a_cell(made: Path, trainings: Trainings) -> None:
+    found, name = runner(made), "scratch_20percent_seed1"
+    trainings.diverges = {1e-2}
+    provenance = run(found, name).provenance
+    assert provenance is not None and provenance.licences == {"ixi": "CC BY-SA 3.0"}
+    hours = {each["count"]: each["hours"] for each in provenance.sessions if "processor" not in each}
+    assert hours == {3: pytest.approx(1.0, abs=1e-3)}  # two of half an hour, and what it took to diverge
+    assert len([each for each in provenance.sessions if "processor" in each]) == 1  # the test
+    assert not list(found.tasks.folder(found.tasks.named(name)).glob("*.md"))
 
 
 def test_validation_cases_choose_and_test_cases_only_test(made: Path, trainings: Trainings) -> None:
