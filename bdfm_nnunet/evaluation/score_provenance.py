@@ -65,7 +65,7 @@ class ScoreProvenance:
             licences=known.licences,
             citations=known.citations,
         )
-        return provenance, behind and behind.exposure
+        return provenance, None if behind is None else behind.exposure
 
     def _behind(self) -> RunResult | None:
         """Return the run sheet of the predictions; None if there is none of use."""

@@ -140,8 +140,12 @@ def _kind_of(session: Mapping[str, Any]) -> str:
     return json.dumps([rest, amounts, energy.get("unknown")], sort_keys=True)
 
 
+def _beginning(session: Mapping[str, Any]) -> str:
+    return str(session.get("began") or "")
+
+
 def _sum_of(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    first = dict(min(group, key=lambda each: each.get("began") or ""))
+    first: dict[str, Any] = dict(sorted(group, key=_beginning)[0])
     found = first | {"hours": total_hours(group).value, "count": sum(each.get("count") or 1 for each in group)}
     if first.get("energy"):
         found["energy"] = first["energy"] | {name: total_energy(group, name).value for name in _ENERGY}
