@@ -29,6 +29,10 @@ EXIT_NOTHING = 2
 _MOUNTED = ("/input", "/output")
 
 
+class Unusable(Exception):
+    """The model cannot be loaded: no case can be predicted."""
+
+
 def main(folder: str | Path, arguments: Sequence[str]) -> int:
     """Run the container in a folder, and return its exit code.
 
@@ -41,7 +45,7 @@ def main(folder: str | Path, arguments: Sequence[str]) -> int:
     try:
         settings = ContainerSettings.read(Path(folder))
         return _run(Path(folder), settings, list(arguments))
-    except InputError as error:
+    except (InputError, Unusable) as error:
         logger.error("error: %s", printable(str(error)))
         return EXIT_NOTHING
 
@@ -177,17 +181,26 @@ class _Run:
             _place(content, output)
         except InputError as error:
             return str(error)
+        except Unusable:
+            raise
         except (Exception, MemoryError) as error:  # whatever a library does with one case, the others go on
             return " ".join(f"{type(error).__name__}: {error}".split())[:300]
         logger.info("%s in %.1f s", printable(case.name), time.monotonic() - before)
         return ""
 
     def _loaded(self) -> Any:
-        """Return the model; its module imports PyTorch, which takes seconds."""
-        if self.model is None:
-            from bdfm_nnunet.containers.model_runs import load_model
+        """Return the model; its module imports PyTorch, which takes seconds.
 
-            self.model = load_model(self.folder, self.settings)
+        Raises:
+            Unusable: it cannot be loaded.
+        """
+        if self.model is None:
+            from bdfm_nnunet.containers import model_runs
+
+            try:
+                self.model = model_runs.load_model(self.folder, self.settings)
+            except Exception as error:
+                raise Unusable(" ".join(f"{error}".split()) or type(error).__name__) from error
         return self.model
 
 

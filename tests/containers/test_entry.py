@@ -132,6 +132,18 @@ def test_a_model_that_has_learnt_to_do_without_channels(nnunet_dirs: Path, tmp_p
     assert np.array_equal(found, expected) and len(np.unique(found)) > 1
 
 
+def test_weights_that_are_damaged_end_the_run_at_once(
+    made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(made / "plain", tmp_path / "c", ignore=shutil.ignore_patterns("package"))
+    (tmp_path / "c" / MODEL / "fold_1" / "checkpoint_final.pth").write_bytes(b"none")
+    for name in ("A", "B"):
+        make_case(tmp_path / "in" / name)
+    assert entry.main(tmp_path / "c", [str(tmp_path / "in"), str(tmp_path / "out")]) == 2
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 1 and "fold_1/checkpoint_final.pth" in errors[0]
+
+
 def test_what_is_no_container(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert entry.main(tmp_path, ["a", "b"]) == 2
     assert "it has no container.json" in caplog.text
