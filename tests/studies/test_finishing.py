@@ -118,7 +118,17 @@ def test_predictions_are_packed(folders: Path, monkeypatch: pytest.MonkeyPatch) 
                    submission_name="{case}-seg.nii.gz", scored_regions={"all": (1, 2), "b": (2,)})  # fmt: skip
     monkeypatch.setattr("bdfm_nnunet.dataset_conversion.find_release", lambda name: form)
     images = write_images(folders / "new", cases=2, seed=9)
-    more = ["-i", images, "--release", "small", "--submission", folders / "out.zip", "--postprocess", "none"]
+    more = [
+        "-i",
+        images,
+        "--release",
+        "small",
+        "--submission",
+        folders / "out.zip",
+        "--postprocess",
+        "none",
+        "--uncertainty",
+    ]
     assert run(*words_of(folders, *ONE, *more, "--disable_tta")) == 0
     with zipfile.ZipFile(folders / "out.zip") as archive:
         assert archive.namelist() == ["case0-seg.nii.gz", "case1-seg.nii.gz"]
