@@ -23,7 +23,7 @@ from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.ensemble_calibration import read_calibration
 from bdfm_nnunet.evaluation.postprocessing import RuleSet, read_rules
 from bdfm_nnunet.evaluation.tuning import tune
-from bdfm_nnunet.files import read_json, read_regular, write_atomically, write_json
+from bdfm_nnunet.files import read_json, read_regular, sweep, write_atomically, write_json
 from bdfm_nnunet.json_shapes import Anything
 from bdfm_nnunet.nnunet_folders import nnunet_folder
 from bdfm_nnunet.prediction.ensemble_outputs import EnsembleOutputs, predict_cases
@@ -183,6 +183,7 @@ def _choose(order: FinishOrder, done: Finished) -> None:
 def _copy_references(order: FinishOrder, folder: Path) -> None:
     """Copy the label maps of the cases that were held out: nnU-Net compares folders."""
     cases = [case for own in cases_of_folds(order.dataset, order.trial.folds).values() for case in own]
+    sweep(folder)
     for path in references_of_dataset(nnunet_folder("nnUNet_raw") / order.dataset, cases).values():
         if not (folder / path.name).is_file():
             with write_atomically(folder / path.name) as temporary:
@@ -192,6 +193,7 @@ def _copy_references(order: FinishOrder, folder: Path) -> None:
 def _write_scores(folder: Path, references: Path, ensemble: Ensemble, workers: int) -> None:
     """Write nnU-Net's scores of a folder of predictions, and what its post-processing looks for beside them."""
     model, labels = ensemble.first, ensemble.first.label_manager
+    sweep(folder)  # nnU-Net takes every file
     write_json(folder / "dataset.json", model.dataset_json)
     write_json(folder / "plans.json", model.plans_manager.plans)
     regions = labels.foreground_regions if labels.has_regions else labels.foreground_labels
@@ -232,6 +234,7 @@ def _postprocess(order: FinishOrder, done: Finished) -> None:
 
 def _segmentations_alone(folder: Path, alone: Path) -> Path:
     """Copy segmentations to a folder without the tables that lie beside them."""
+    sweep(alone)
     ending = read_json(folder / "dataset.json", {"file_ending": str})["file_ending"]
     for path in sorted(folder.glob(f"*{ending}")):
         if not path.name.startswith(".") and not (alone / path.name).is_file():

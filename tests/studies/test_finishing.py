@@ -87,6 +87,9 @@ def test_one_command_from_folds_to_predictions_goes_on(
     first = out / "predictions" / "case0.nii.gz"
     times = first.stat().st_mtime_ns, (out / "rules.json").stat().st_mtime_ns
     assert not (out / "predictions" / "case1.nii.gz").exists()
+    (out / "crossval" / "candidate_0" / "summary.json").unlink()
+    for folder in ("candidate_0", "references", "tuned"):  # of a run that was killed
+        (out / "crossval" / folder / ".4194303.partial.case9.nii.gz").write_bytes(b"half")
     assert run(*words) == 0 and len(calls) == 3
     assert (first.stat().st_mtime_ns, (out / "rules.json").stat().st_mtime_ns) == times
     shown = capsys.readouterr().out
