@@ -14,7 +14,7 @@ from bdfm_nnunet.containers.container_settings import MODEL, ContainerSettings
 from bdfm_nnunet.containers.folder_permissions import listing, only_readable, open_again, open_to_all
 from bdfm_nnunet.containers.hostile_inputs import REFERENCE, HostileInput, hostile_inputs
 from bdfm_nnunet.containers.made_images import Drawing
-from bdfm_nnunet.containers.result_checks import fault_of_result, same_result
+from bdfm_nnunet.containers.result_checks import fault_of_result, same_result, told_result
 from bdfm_nnunet.containers.sandboxes import IN, OUT, RunReport, Sandbox
 from bdfm_nnunet.nnunet_files import read_plans_file, resolve_configuration
 from bdfm_nnunet.safe_names import printable
@@ -96,7 +96,7 @@ class Checker:
             told = _told(run.log, each.cases)
             if each.right in ("same", "own grid"):
                 fault = self._fault(each, source, results, there, reference)
-                did = f"{fault}; {told}" if fault and told else fault or _predicted(each, told)
+                did = f"{fault}; {told}" if fault and told else fault or _predicted(each, results[0])
                 report.add(each.what, _RIGHT[each.right], did, not fault)
             elif each.right == "named":
                 report.add(each.what, _RIGHT[each.right], told or "not a word", bool(told) and not there)
@@ -308,8 +308,10 @@ def _told(log: str, cases: Sequence[str]) -> str:
     return ""
 
 
-def _predicted(each: HostileInput, told: str) -> str:
-    return told or ("predicted, the same" if each.right == "same" else "predicted on its own grid")
+def _predicted(each: HostileInput, result: Path) -> str:
+    if each.cases == (REFERENCE,):
+        return f"predicted: {told_result(result)}"
+    return "predicted, the same" if each.right == "same" else "predicted on its own grid"
 
 
 def _ended(run: RunReport) -> str:

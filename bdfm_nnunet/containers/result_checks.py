@@ -69,6 +69,16 @@ def _fault_of_vector(vector: np.ndarray) -> str:
     return "" if np.isfinite(vector).all() else "the result has numbers that are not finite"
 
 
+def told_result(path: Path) -> str:
+    """Return a result in words: how much is labelled, the number, or how long the vector is."""
+    if path.suffix == ".npy":
+        return f"{np.load(path).size} numbers"
+    if path.suffix == ".txt":
+        return path.read_text(encoding="ascii").strip()
+    label: Any = nib.load(path)
+    return f"{np.count_nonzero(np.asanyarray(label.dataobj)):,} of {int(np.prod(label.shape)):,} voxels labelled"
+
+
 def same_result(path: Path, other: Path, *, turned: Path | None = None) -> bool:
     """Return whether two results agree; segmentations in the world, if one lies otherwise.
 

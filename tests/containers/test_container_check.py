@@ -102,6 +102,8 @@ def test_nothing_is_wrong_with_the_entry_point(challenge: str, tmp_path: Path) -
     assert written["failed"] == 0 and len(written["rows"]) == len(report.rows)
     table = (folder / "check" / "here.md").read_text()
     assert "| a file that was cut off | named with a reason, not predicted | named: cut file-" in table
+    told = {"brats2026-met": "voxels labelled", "fomo26-task5": "predicted: 0.0", "fomo26-task6": "3 numbers"}
+    assert told.get(challenge, "") in report.rows[0].did
     minutes = {"brats2026-met": 303}.get(challenge)
     assert report.minutes == (None if minutes is None else pytest.approx(report.seconds_per_case * minutes / 60))
 
