@@ -52,6 +52,8 @@ def _of_children() -> float:
         "evaluate",
         "postprocess tune",
         "postprocess apply",
+        "container",
+        "container check",
         "demo",
         "env",
     ],

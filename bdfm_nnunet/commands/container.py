@@ -1,6 +1,7 @@
 """`bdfm container`."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ def container(settings: argparse.Namespace) -> int:
 
 def check(settings: argparse.Namespace) -> int:
     """Check a container wherever that is possible here, and print the tables."""
+    if not hasattr(os, "wait4"):
+        raise InputError("containers run on Linux: check them there, or in the Linux subsystem of Windows")
     from bdfm_nnunet.containers.container_check import check_container
     from bdfm_nnunet.containers.container_settings import ContainerSettings
     from bdfm_nnunet.containers.sandboxes import built_sandbox, engines, local_sandbox

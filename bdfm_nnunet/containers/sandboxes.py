@@ -1,7 +1,6 @@
 """Where a container is run for a check: here without privileges and network, or in an image of it."""
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -101,6 +100,8 @@ class Sandbox:
         return RunReport(code, text, time.monotonic() - before, peak if self.name == "here" else None)
 
     def _limit(self) -> None:
+        import resource  # not on Windows
+
         if self.memory_gib and not os.path.exists("/dev/nvidia0"):  # drivers reserve more addresses than memory
             size = int(self.memory_gib * 2**30)
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
