@@ -95,6 +95,7 @@ setup(
     entry_points={"console_scripts": ["bdfm=bdfm_nnunet.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
         "Intended Audience :: Science/Research",
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
     ],

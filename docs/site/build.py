@@ -17,7 +17,7 @@ from docs.site import command_pages, interface_pages, page_links, setting_pages
 ROOT = Path(__file__).parents[2]
 PAGES, TYPES, SITE = ROOT / "build/docs", ROOT / "build/docs_types/bdfm_nnunet", ROOT / "build/site"
 ROOT_FOLDERS = ("trainers", "plans", "dataset_conversion")
-TOP_PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")
+TOP_PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 SHIM = re.compile(r'<script src="https://unpkg\.com/iframe-worker/shim"[^>]*></script>')
 """What the theme loads from elsewhere so that pages opened as files can be searched."""
 
@@ -50,6 +50,8 @@ def lay_out_pages() -> None:
     shutil.copy(ROOT / "docs/site/site.css", PAGES)
     for name in TOP_PAGES:
         text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+        for other in TOP_PAGES:
+            text = text.replace(f"]({other}", f"]({other.lower()}")
         (PAGES / name.lower()).write_text(text, encoding="utf-8")
     settings = PAGES / "settings.md"
     settings.write_text(setting_pages.with_ranges_and_advice(settings.read_text(encoding="utf-8")), encoding="utf-8")
