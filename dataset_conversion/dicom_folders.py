@@ -165,7 +165,10 @@ def _with_channels(
     """Return the release with the channels that were asked for."""
     chosen = list(counts) if channels is None else list(channels)
     if channels is None and not dry_run:
-        raise InputError(f"no channels were named: name them with --channels; the cases have {_told(counts)}")
+        raise InputError(
+            f"no channels were named: name them with --channels; the cases have {_told(counts)}",
+            entry="channels-not-named",
+        )
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(counts):
         raise InputError(
             f"channels {', '.join(chosen) or '(none)'}: name one or more of those that the cases have, each once: "
@@ -228,5 +231,6 @@ def _check_same_patients(folder: Path, tree: DicomTree, key: object) -> None:
         reason = "with another key" if key is not None else "from other studies, and without a key numbers may change"
         raise InputError(
             f"{folder} was converted {reason}: choose another number with -d, remove that folder, or pass the key that "
-            "was written then (--key)"
+            "was written then (--key)",
+            entry="patients-renumbered",
         )

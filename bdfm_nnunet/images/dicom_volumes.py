@@ -151,7 +151,8 @@ def _step(places: NDArray[np.float64], ordered: Sequence[Frame], name: str) -> f
         missing = int(np.round(steps[wide] / usual - 1).sum())
         raise Refusal(
             f"{name} has a gap: after slice {wide[0] + 1} of {len(places)} the next lies {steps[wide[0]]:.4g} mm on, "
-            f"where the others lie {usual:.4g} mm apart ({missing} slices seem to be missing): export the series again"
+            f"where the others lie {usual:.4g} mm apart ({missing} slices seem to be missing): export the series again",
+            entry="series-with-a-gap",
         )
     step = float(places[-1] - places[0]) / (len(places) - 1)
     uneven = float(np.abs(places - places[0] - step * np.arange(len(places))).max())
@@ -169,11 +170,13 @@ def _several(ordered: Sequence[Frame], count: int, name: str) -> Refusal:
     if differing and places and len(ordered) % places == 0:
         return Refusal(
             f"{name} mixes {len(ordered) // places} volumes of {places} slices that differ in "
-            f"{' and '.join(differing)}: {_LEAVE_OUT}"
+            f"{' and '.join(differing)}: {_LEAVE_OUT}",
+            entry="series-of-several-volumes",
         )
     return Refusal(
         f"{name} has duplicate slices: {len(ordered)} images at {places} places"
-        f"{' that differ in ' + ' and '.join(differing) if differing else ''}: remove the wrong ones, or {_LEAVE_OUT}"
+        f"{' that differ in ' + ' and '.join(differing) if differing else ''}: remove the wrong ones, or {_LEAVE_OUT}",
+        entry="series-of-several-volumes",
     )
 
 
@@ -304,7 +307,8 @@ def _by_simpleitk(dataset: Any, syntax: Any, name: str) -> NDArray[Any]:
     if syntax not in _BY_SIMPLEITK:
         raise Refusal(
             f"{name} is compressed as {syntax.name} ({syntax}), for which no decoder is installed: install one that "
-            "pydicom finds (pylibjpeg with its plug-ins), or export the series uncompressed"
+            "pydicom finds (pylibjpeg with its plug-ins), or export the series uncompressed",
+            entry="no-decoder",
         )
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")

@@ -160,7 +160,8 @@ def read_source(series: KeySeries, name: str) -> Stack:
             if isinstance(header, str) or header[0].identity.series != series.series:
                 raise InputError(
                     f"{name} is not where it was ({file}): bring its files back, or convert the folder again with "
-                    "the same key"
+                    "the same key",
+                    entry="series-moved",
                 )
             if not header[0].reference:
                 raise InputError(f"{name} has no frame of reference, which DICOM SEG refers to: leave the case out")

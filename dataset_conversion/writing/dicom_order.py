@@ -39,7 +39,8 @@ class DicomOrder(CaseOrder):
         if missing:
             raise Refusal(
                 f"{self.case} has no series for {' and '.join(missing)}: write {missing[0]} into the row of one in the "
-                "table (--series), or leave the channel out"
+                "table (--series), or leave the channel out",
+                entry="no-series-for-channel",
             )
         for channel, found in self.series.items():
             if len(found) > 1:
@@ -71,7 +72,8 @@ class DicomOrder(CaseOrder):
             if self.onto is None:
                 raise Refusal(
                     f"{volume.name} has another grid than {found[reference].name} ({_grid(volume)} and "
-                    f"{_grid(found[reference])}): resample all onto one channel, as with --resample {reference}"
+                    f"{_grid(found[reference])}): resample all onto one channel, as with --resample {reference}",
+                    entry="series-on-other-grids",
                 )
             _check_reference(chosen[channel], chosen[reference])
             found[channel] = resampled(volume, found[reference])
