@@ -12,7 +12,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from bdfm_nnunet.networks.network_building import build_network
 from tests.prediction.test_whole_command import CHECKPOINT, model
 
-SIZE = (15, 11, 9)
+SIZE = (15, 10, 8)
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
 CLASSES: dict[str, Any] = {"labels": {"background": 0, "a": 1, "b": 2}}
 REGIONS: dict[str, Any] = {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]}

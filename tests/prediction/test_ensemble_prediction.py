@@ -222,7 +222,7 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path, images: Path, capsys: pytest.
     from tests.limits import largest_file
 
     folder = model_of_folds(tmp_path / "A", seed=0)
-    with largest_file(20_000):
+    with largest_file(10_000):
         code = predict(images, tmp_path / "out", "--model", folder, "-f", 0)
     assert code == 2 and "cannot write" in capsys.readouterr().err
     assert not list(tmp_path.glob("out/*.nii.gz")) and not list(tmp_path.glob("out/.*.partial.*"))
