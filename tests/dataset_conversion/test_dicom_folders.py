@@ -101,7 +101,7 @@ def test_every_frame_has_its_own_slope(change: Any, pacs: Path, raw: Path) -> No
 
 def test_visits_patients_and_channels(pacs: Path, raw: Path) -> None:
     """Several studies of several patients in one folder of files without endings, with a DICOMDIR and others beside."""
-    jane, juergen = Patient(), Patient("Müller^Jürgen^^Dr", "77123", "19500101")
+    jane, juergen = Patient(), Patient("Müller^Jürgen^^Dr", "KH77123", "19500101")
     visits = [Study(jane, date="20190214"), Study(jane, date="20170101"), Study(juergen, date="20200202")]
     t1 = [Series(visit, seed=n) for n, visit in enumerate(visits)]
     flair = [
@@ -138,12 +138,12 @@ def _directory() -> bytes:
 
 def test_no_output_tells_who_it_is(pacs: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Names, numbers, dates and UIDs are in no file, in no name of a file and in nothing that is printed."""
-    first, other = Study(), Study(Patient("Müller^Jürgen", "77123", "19500101"), date="20200202", accession="A-99/17")
+    first, other = Study(), Study(Patient("Müller^Jürgen", "KH77123", "19500101"), date="20200202", accession="A-99/17")
     series = [
         Series(first, description="t1 Doe Jane 14.02.2019 ACC7781 PID00042 House"),
         Series(other, description="T1_mueller^JUERGEN_20200202_A-99/17", direction=turned(5)),
     ]
-    broken = Series(Study(Patient("Smith^Winston", "6079", "19440404")), description="T1 winston smith 6079")
+    broken = Series(Study(Patient("Smith^Winston", "WS6079X", "19440404")), description="T1 winston smith WS6079X")
     for n, each in enumerate(series):
         each.write(
             pacs / f"{each.study.patient.name} {each.study.date}" / each.uid, name=f"{n}_{each.study.accession[:3]}{{}}"
