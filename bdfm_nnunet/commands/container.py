@@ -32,7 +32,8 @@ def add_commands(commands: Any) -> None:
     add("--target", metavar="NAME", help="the target of a model of subjects (default: the only one that fits)")
     add("--postprocess", type=Path, metavar="RULES.json", help="rules of `bdfm postprocess tune` for each segmentation")
     add("--disable_tta", action="store_true", help="predict no mirrored copies, as in nnU-Net")
-    add("--despite-rules", action="store_true", help="write it even where the rules on weights forbid them")
+    add("--strict-rules", action="store_true",
+        help="write nothing where the rules on weights forbid them, and end with exit code 3")  # fmt: skip
     actions = parser.add_subparsers(title="attack one that is written", metavar="check")
     purpose = "run a container on hostile inputs, and judge what it does with each; exit code 3 if anything was wrong"
     of_check = take_each_once(actions.add_parser("check", help=purpose, description=purpose))
@@ -71,11 +72,14 @@ def container(settings: argparse.Namespace) -> int:
     verdicts = judge_weights(order)
     for each in verdicts[:1]:
         print(each.summary(run))
-    if any(each.answer == "forbidden" for each in verdicts) and not settings.despite_rules:
-        print(f"nothing was written: {order.form.rules} forbids these weights (--despite-rules writes it all the same)")
+    forbidden = any(each.answer == "forbidden" for each in verdicts)
+    if forbidden and settings.strict_rules:
+        print(f"nothing was written: {order.form.rules} forbids these weights")
         return EXIT_REFUSED
     write_container(order, settings.out, verdicts=verdicts)
     print(f"{settings.out} holds a container for {order.form.title}: `bdfm container check {settings.out}` attacks it")
+    if forbidden:
+        print(f"WARNING: {order.form.rules} forbids these weights, so it is for rehearsal alone: do not submit it")
     return 0
 
 

@@ -178,15 +178,16 @@ def test_models_that_do_not_suit_a_challenge(
     assert not (nnunet_dirs / "out").exists()
 
 
-def test_forbidden_weights_are_not_written(nnunet_dirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_forbidden_weights_are_for_rehearsal_alone(nnunet_dirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_model(nnunet_dirs)
     path = folder / "fold_0" / "checkpoint_final.pth"
     run = {"dataset": "Dataset501_Made", "releases": {"brats2021": {"licence": "", "overlaps": []}}}
     torch.save(torch.load(path) | {EXPOSURE: Exposure((run,)).as_dict()}, path)
     arguments = [*WRITE, "brats2026-goat", "-f", "0", "-o", str(nnunet_dirs / "out")]
-    assert cli.main(arguments) == 3 and not (nnunet_dirs / "out").exists()
-    assert "forbids these weights" in capsys.readouterr().out
-    assert cli.main([*arguments, "--despite-rules"]) == 0
+    assert cli.main([*arguments, "--strict-rules"]) == 3 and not (nnunet_dirs / "out").exists()
+    assert "nothing was written: brats2026-goat forbids these weights" in capsys.readouterr().out
+    assert cli.main(arguments) == 0
+    assert "WARNING: brats2026-goat forbids these weights" in capsys.readouterr().out
     assert "brats2026-goat: forbidden" in (nnunet_dirs / "out" / "README.md").read_text()
 
 
