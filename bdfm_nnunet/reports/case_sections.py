@@ -157,7 +157,7 @@ def _row(found: Comparison, shown: ShownCases, case: str, place: int | None) -> 
 
 def _pictures(case: str, pictures: Sequence[Picture] | str) -> Markup:
     if isinstance(pictures, str):
-        return tag("span", pictures)
+        return tag("span", f"No picture: {pictures}" if pictures else "")
     return joined(*(tag("img", src=src, alt=f"{case}, {told}", title=told, loading="lazy") for src, told in pictures))
 
 

@@ -127,7 +127,7 @@ def _embedded(found: Comparison, runs: Sequence[ReportedRun], settings: PageSett
         try:
             images = read_case(case, with_scores, channel=settings.channel)
         except InputError as error:
-            pictures[case] = f"No picture: {error}"
+            pictures[case] = str(error)
             continue
         pictures[case] = pictures_of(images, found)
         if case in viewed:
@@ -136,7 +136,7 @@ def _embedded(found: Comparison, runs: Sequence[ReportedRun], settings: PageSett
     if unread:
         logger.warning("%d of %d cases have no picture: %s", len(unread), len(pictures), unread[0])
     if len(unread) == len(pictures):  # one sentence in the place of a column
-        notes = [*_notes(found, settings, 0), f"There are no pictures. {unread[0]}. {HOW_TO_NAME}."]
+        notes = [*_notes(found, settings, 0), f"There are no pictures: {unread[0]}. {HOW_TO_NAME}."]
         return ShownCases(worst_and_best(found.cases, settings.rows), notes=notes)
     entries, left = _volumes(found, volumes, settings.megabytes)
     notes = [*_notes(found, settings, len(pictures)), *_viewer_notes(found, entries, left, settings)]

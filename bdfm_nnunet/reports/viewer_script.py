@@ -5,6 +5,7 @@ https://github.com/niivue/niivue, BSD 2-Clause licence. The package `ipyniivue` 
 `@niivue/niivue` does as well.
 """
 
+import logging
 import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -13,8 +14,11 @@ from pathlib import Path
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_regular
 
+logger = logging.getLogger(__name__)
+
 PACKAGE = "ipyniivue"
 HOW = "pip install 'bdfm-nnunet[report]'"
+KNOWN = f"pip install {PACKAGE}==2.4.4, or name NiiVue's index.js with --viewer"
 _SCRIPT = "ipyniivue/static/widget.js"
 _CREATED = re.compile(r"Creating new Niivue instance.{1,200}?=new ([A-Za-z_$][\w$]*)\(", re.DOTALL)
 _EXPORTED = re.compile(r"export\s*\{[^}]*\bNiivue\b[^}]*\}")
@@ -54,6 +58,7 @@ def installed_viewer() -> ViewerScript | None:
     licence = Path(str(licences[0].locate())).read_text(encoding="utf-8", errors="replace") if licences else ""
     found = _CREATED.search(source)
     if found is None:
+        logger.warning("%s %s is built in a way that this version does not know: %s", PACKAGE, package.version, KNOWN)
         return None
     return ViewerScript(f"{source}\n{_ALIAS % found[1]}\n", f"NiiVue of {PACKAGE} {package.version}", licence)
 
