@@ -1,16 +1,19 @@
 """`bdfm ensemble`: an ensemble tried on cases that its members did not learn from, in one table."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bdfm_nnunet.checkpoints import read_checkpoint
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.ensemble_calibration import EnsembleCalibration, calibrate
 from bdfm_nnunet.evaluation.score_summary import summarise, summarise_change
 from bdfm_nnunet.evaluation.scored_regions import Target
 from bdfm_nnunet.evaluation.tuning import objective
+from bdfm_nnunet.exposure import Exposure
 from bdfm_nnunet.files import read_json, write_json
 from bdfm_nnunet.images.case_folders import list_cases
 from bdfm_nnunet.nnunet_files import read_dataset_json
@@ -21,6 +24,8 @@ from bdfm_nnunet.prediction.predictor import Predictor
 from bdfm_nnunet.prediction.subject_images import files_of_dataset
 from bdfm_nnunet.split_files import SPLITS, read_splits
 from bdfm_nnunet.table_files import write_table
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("part", "cases", "score", "low", "high", "all_less_this", "change_low", "change_high")
 CASES, TABLE, REPORT, CALIBRATION, SETTINGS = "cases", "parts.csv", "parts.json", "calibration.json", "settings.json"
@@ -140,6 +145,11 @@ def try_on_images(order: TrialOrder, images: Path, references: Path) -> TrialRep
     missing = [case.name for case in cases if case.name not in found]
     if missing:
         raise InputError(f"{references} has no {missing[0]}{ending} ({len(missing)} of {len(cases)} images have none)")
+    for member, seen in learned_from(order, order.folds, [case.name for case in cases]).items():
+        logger.warning(
+            "%d of %d cases are among the training cases of %s (%s): scores on them are too good",
+            len(seen), len(cases), member, seen[0],
+        )  # fmt: skip
     order.hold_settings({"images": str(images.resolve()), "references": str(references.resolve())})
     order.run(ensemble, cases, {case.name: Path(found[case.name]) for case in cases})
     return _report(order, [case.name for case in cases])
@@ -160,11 +170,32 @@ def try_on_folds(order: TrialOrder, dataset: str) -> TrialReport:
     order.hold_settings({"dataset": dataset, "held_out": {f"fold_{fold}": own for fold, own in held_out.items()}})
     done: list[str] = []
     for fold, names in held_out.items():
+        for member, seen in learned_from(order, [fold], names).items():
+            raise InputError(
+                f"{seen[0]} is held out in fold {fold} of {SPLITS}, and {member} was trained on it: restore the splits "
+                "of the training"
+            )
         ensemble = order.ensemble([fold])
         cases = ensemble.cases(list(files_of_dataset(raw, names).values()), order.out)
         order.run(ensemble, cases, references_of_dataset(raw, names), fold=f"fold_{fold}")
         done += names
     return _report(order, done)
+
+
+def learned_from(order: TrialOrder, folds: Sequence[int | str], cases: Sequence[str]) -> dict[str, list[str]]:
+    """Return by file of weights the cases that it was trained on, by the record that our trainers write.
+
+    What pre-training has seen does not count, as it has seen no references.
+    """
+    found = {}
+    for folder in order.models:
+        for fold in folds:
+            path = folder / f"fold_{fold}" / order.checkpoint
+            runs = Exposure.of_checkpoint(read_checkpoint(path)).runs
+            trained = set(runs[-1].get("train", {}).get("case", ())) if runs else set()
+            if seen := sorted(trained & {*cases}):
+                found[str(path)] = seen
+    return found
 
 
 def cases_of_folds(dataset: str, folds: Sequence[int | str]) -> dict[int, list[str]]:

@@ -10,14 +10,19 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from bdfm_nnunet import cli
+from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE
 from bdfm_nnunet.evaluation.ensemble_calibration import read_calibration
 from bdfm_nnunet.evaluation.voxelwise import dice
+from bdfm_nnunet.exposure import Exposure, describe_run
+from bdfm_nnunet.patients import CaseList
 from bdfm_nnunet.prediction import ensemble_parts
 from bdfm_nnunet.table_files import read_table
 from tests.conftest import point_to, threads_for_spawn
 from tests.prediction.ensemble_models import AFFINE, model_of_folds, write_images
+from tests.prediction.test_whole_command import CHECKPOINT
 
 FAST = ["-device", "cpu", "-npp", "1", "-nps", "1", "--precision", "fp32"]
 NAME, RUN = "Dataset077_Small", "nnUNetTrainer__Plans__3d_fullres"
@@ -197,3 +202,18 @@ def test_a_reference_with_a_label_of_its_own(folders: Path, capsys: pytest.Captu
     (raw / "labelsTr" / "case1.nii.gz").unlink()
     assert run(*where, "-o", folders / "new") == 2
     assert "has no case1.nii.gz (1 of 2 images have none)" in capsys.readouterr().err
+
+
+def test_cases_that_a_member_was_trained_on_are_named(
+    folders: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, raw = dataset(folders, cases=2), folders / "nnUNet_raw" / NAME
+    path = model / "fold_1" / CHECKPOINT
+    cases = CaseList(NAME, "own", [{"case": "case1", "patient": "p", "part": "train"}])
+    content = torch.load(path) | {EXPOSURE: Exposure((describe_run(cases, train=["case1"], val=[]),)).as_dict()}
+    torch.save(content, path)
+    where = ["--model", model, "-f", 0, 1, "-i", raw / "imagesTr", "--references", raw / "labelsTr", "--disable_tta"]
+    assert run(*where, "-o", folders / "out") == 0
+    assert f"1 of 2 cases are among the training cases of {path} (case1)" in caplog.text
+    assert run("-d", 77, "--model", model, "-f", 0, 1, "--disable_tta", "-o", folders / "new") == 2
+    assert f"case1 is held out in fold 1 of splits_final.json, and {path} was trained on it" in capsys.readouterr().err
