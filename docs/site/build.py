@@ -18,8 +18,9 @@ ROOT = Path(__file__).parents[2]
 PAGES, TYPES, SITE = ROOT / "build/docs", ROOT / "build/docs_types/bdfm_nnunet", ROOT / "build/site"
 ROOT_FOLDERS = ("trainers", "plans", "dataset_conversion")
 TOP_PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+ASSETS = ("site.css", "file_search.js")
 SHIM = re.compile(r'<script src="https://unpkg\.com/iframe-worker/shim"[^>]*></script>')
-"""What the theme loads from elsewhere so that pages opened as files can be searched."""
+"""What the theme loads from elsewhere so that pages opened as files can be searched: file_search.js does it here."""
 
 log = logging.getLogger("docs.site")
 
@@ -47,7 +48,8 @@ def lay_out_pages() -> None:
     """Write all pages, generated ones included, into build/docs."""
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.copytree(ROOT / "docs", PAGES, ignore=shutil.ignore_patterns("site", "__pycache__"))
-    shutil.copy(ROOT / "docs/site/site.css", PAGES)
+    for name in ASSETS:
+        shutil.copy(ROOT / "docs/site" / name, PAGES)
     for name in TOP_PAGES:
         text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
         for other in TOP_PAGES:
