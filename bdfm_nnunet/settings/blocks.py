@@ -68,7 +68,7 @@ def read_block(configuration: Mapping[str, Any], name: BlockName, *, kind: type 
         100
         >>> read_block({"training": {"epoch": 100}}, "training")
         Traceback (most recent call last):
-        bdfm_nnunet.errors.InputError: training.epoch is not a setting: did you mean training.epochs?
+        bdfm_nnunet.errors.InputError: training.epoch is not a setting: did you mean training.epochs? [unknown-setting]
     """
     return _read(dict(configuration.get(name) or {}), name, kind or BLOCKS[name], defaults)
 
