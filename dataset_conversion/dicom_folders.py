@@ -97,7 +97,7 @@ def convert_dicom(
     named = replace(DICOM, dataset_name=dataset_name(name))
     folder = folder_of(named, dataset_id, unlabelled=unlabelled, dry_run=dry_run)
     book = _read_key(key)
-    tree = read_tree(source, book, leave_out=folder)
+    tree = read_tree(source, book, leave_out=folder, workers=workers)
     channel_of, notes = _sorted(tree, series)
     release = _with_channels(named, _counts(tree, channel_of), channels, resample, dry_run)
     cases = chosen_cases(sorted({each.case for each in tree.series}), only)

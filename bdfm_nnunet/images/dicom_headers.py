@@ -12,6 +12,7 @@ from typing import Any
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import open_regular
+from bdfm_nnunet.images.dicom_values import number_of, numbers_of, text_of
 
 _PREFIX, _MAGIC = 128, b"DICM"
 _OLD_STARTS = (b"\x08\x00", b"\x00\x08", b"\x02\x00")
@@ -185,6 +186,8 @@ def quietly() -> Iterator[None]:
         log.setLevel(before)
 
 
+Header = tuple[SeriesFacts, list[Frame]] | str
+"""What an image tells of its series, and its planes; or a word for anything else, see `read_header`."""
 KnownFacts = dict[tuple[str, ...], SeriesFacts]
 """Values of `_KEYS` to what an image tells."""
 _KEYS = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientName", "BurnedInAnnotation",
@@ -210,7 +213,7 @@ def is_dicom(path: Path) -> bool:
     return start[_PREFIX:] == _MAGIC or start[:2] in _OLD_STARTS
 
 
-def read_header(path: Path, known: KnownFacts | None = None) -> tuple[SeriesFacts, list[Frame]] | str:
+def read_header(path: Path, known: KnownFacts | None = None) -> Header:
     """Read the header of an image file, to be called inside `quietly`.
 
     Args:
@@ -230,12 +233,12 @@ def read_header(path: Path, known: KnownFacts | None = None) -> tuple[SeriesFact
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_tags())
         if dataset.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY:
             return "DICOMDIR"
-        if not _text(dataset, "SOPClassUID") or not _text(dataset, "SeriesInstanceUID"):
+        if not text_of(dataset, "SOPClassUID") or not text_of(dataset, "SeriesInstanceUID"):
             return ""
-        if not (dataset.get("Rows") and dataset.get("Columns")) or _text(dataset, "Modality") in _NO_IMAGES:
-            return _text(dataset, "Modality") or "no images"
+        if not (dataset.get("Rows") and dataset.get("Columns")) or text_of(dataset, "Modality") in _NO_IMAGES:
+            return text_of(dataset, "Modality") or "no images"
         frames, known = _frames(dataset, path), {} if known is None else known
-        key = tuple(_text(dataset, name) for name in _KEYS)
+        key = tuple(text_of(dataset, name) for name in _KEYS)
         if key not in known:
             known[key] = _facts(dataset, frames[0])
         return known[key], frames
@@ -247,51 +250,22 @@ _DIRECTORY = "1.2.840.10008.1.3.10"
 _NO_IMAGES = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO", "REG", "FID"}
 
 
-# -------------------------------------------------------------------------------------------------------- values
-
-
-def _text(dataset: Any, name: str) -> str:
-    value = dataset.get(name)
-    if value is None:
-        return ""
-    parts = value if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue" else [value]
-    return "\\".join(str(part) for part in parts).strip(" \0")
-
-
-def _number(dataset: Any, name: str) -> float | None:
-    text = _text(dataset, name).partition("\\")[0]
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if abs(value) < float("inf") else None
-
-
-def _numbers(dataset: Any, name: str, count: int) -> tuple[float, ...]:
-    """Return so many finite numbers, or none at all."""
-    try:
-        values = tuple(float(part) for part in _text(dataset, name).split("\\"))
-    except ValueError:
-        return ()
-    return values if len(values) == count and all(abs(value) < float("inf") for value in values) else ()
-
-
 # -------------------------------------------------------------------------------------------------------- frames
 
 
 def _frames(dataset: Any, path: Path) -> list[Frame]:
     """Return the planes of a file; a multi-frame image tells in its functional groups where they lie."""
-    count = int(_number(dataset, "NumberOfFrames") or 1)
+    count = int(number_of(dataset, "NumberOfFrames") or 1)
     each = dataset.get("PerFrameFunctionalGroupsSequence")
     if not each:
-        marks = tuple(_text(dataset, name) for name in _MARKS)
+        marks = tuple(text_of(dataset, name) for name in _MARKS)
         return [_frame(dataset, dict.fromkeys(_PLACES, dataset), marks, path, n) for n in range(count)]
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
     found = []
     for n, own in enumerate(each[:count]):
         groups = {name: _group((own, shared), name) or dataset for name in _PLACES}
         marks = tuple(
-            _text(group, attribute) if (group := _group((own, shared), name)) else _text(dataset, mark)
+            text_of(group, attribute) if (group := _group((own, shared), name)) else text_of(dataset, mark)
             for mark, (name, attribute) in _MARKS.items()
         )
         found.append(_frame(dataset, groups, marks, path, n))
@@ -311,17 +285,17 @@ def _group(groups: Sequence[Any], name: str) -> Any:
 def _frame(dataset: Any, groups: Mapping[str, Any], marks: tuple[str, ...], path: Path, number: int) -> Frame:
     """Return a plane of an image whose attributes stand in functional groups, or in the image itself."""
     position, orientation, measures, values = (groups[name] for name in _PLACES)
-    slope, intercept = _number(values, "RescaleSlope"), _number(values, "RescaleIntercept")
+    slope, intercept = number_of(values, "RescaleSlope"), number_of(values, "RescaleIntercept")
     return Frame(
         path=path,
         number=number,
-        instance=_text(dataset, "SOPInstanceUID"),
-        position=_numbers(position, "ImagePositionPatient", 3),
-        direction=_numbers(orientation, "ImageOrientationPatient", 6),
-        spacing=_numbers(measures, "PixelSpacing", 2),
+        instance=text_of(dataset, "SOPInstanceUID"),
+        position=numbers_of(position, "ImagePositionPatient", 3),
+        direction=numbers_of(orientation, "ImageOrientationPatient", 6),
+        spacing=numbers_of(measures, "PixelSpacing", 2),
         size=(int(dataset.Rows), int(dataset.Columns)),
         rescale=(1.0 if slope is None else slope, intercept or 0.0),
-        thickness=_number(measures, "SliceThickness") or 0.0,
+        thickness=number_of(measures, "SliceThickness") or 0.0,
         marks=marks,
     )
 
@@ -333,29 +307,29 @@ def _facts(dataset: Any, frame: Frame) -> SeriesFacts:
     timing = _of_first_frame(dataset, "MRTimingAndRelatedParametersSequence") or dataset
     agent = dataset.get("ContrastBolusAgent") or dataset.get("ContrastBolusAgentSequence")
     description = " ".join(
-        dict.fromkeys(filter(None, (_text(dataset, "SeriesDescription"), _text(dataset, "ProtocolName"))))
+        dict.fromkeys(filter(None, (text_of(dataset, "SeriesDescription"), text_of(dataset, "ProtocolName"))))
     )
     values = {name: _first_number(frame.mark(name)) for name in ("EchoTime", "InversionTime", "DiffusionBValue")}
-    number = _number(dataset, "SeriesNumber")
+    number = number_of(dataset, "SeriesNumber")
     return SeriesFacts(
         identity=_identity(dataset),
         number=None if number is None or not 0 <= number < _MOST_SERIES else int(number),
         description=description,
-        sequence=_text(dataset, "SequenceName") or _text(dataset, "PulseSequenceName"),
-        modality=_text(dataset, "Modality"),
-        kind=_text(dataset, "ScanningSequence"),
-        three_d="3D" in _text(dataset, "MRAcquisitionType"),
+        sequence=text_of(dataset, "SequenceName") or text_of(dataset, "PulseSequenceName"),
+        modality=text_of(dataset, "Modality"),
+        kind=text_of(dataset, "ScanningSequence"),
+        three_d="3D" in text_of(dataset, "MRAcquisitionType"),
         image_type=tuple(frame.mark("ImageType").split("\\")),
-        repetition_time=_number(timing, "RepetitionTime"),
+        repetition_time=number_of(timing, "RepetitionTime"),
         echo_time=values["EchoTime"],
         inversion_time=values["InversionTime"],
-        flip_angle=_number(timing, "FlipAngle"),
+        flip_angle=number_of(timing, "FlipAngle"),
         b_value=values["DiffusionBValue"],
         contrast=bool(agent) and str(agent).strip().casefold() not in _NO_AGENT,
-        reference=_text(dataset, "FrameOfReferenceUID"),
-        colours=not _text(dataset, "PhotometricInterpretation").startswith("MONOCHROME"),
-        burned_in=_text(dataset, "BurnedInAnnotation") == "YES",
-        lossy=_text(dataset, "LossyImageCompression") == "01",
+        reference=text_of(dataset, "FrameOfReferenceUID"),
+        colours=not text_of(dataset, "PhotometricInterpretation").startswith("MONOCHROME"),
+        burned_in=text_of(dataset, "BurnedInAnnotation") == "YES",
+        lossy=text_of(dataset, "LossyImageCompression") == "01",
     )  # fmt: skip
 
 
@@ -370,7 +344,7 @@ def _of_first_frame(dataset: Any, name: str) -> Any:
 
 
 def _first_number(text: str) -> float | None:
-    return _number({"value": text}, "value") if text else None
+    return number_of({"value": text}, "value") if text else None
 
 
 def _short(date: str) -> set[str]:
@@ -381,19 +355,19 @@ def _short(date: str) -> set[str]:
 
 
 def _identity(dataset: Any) -> Identity:
-    number, issuer = _text(dataset, "PatientID"), _text(dataset, "IssuerOfPatientID")
-    name, birth = _text(dataset, "PatientName"), _text(dataset, "PatientBirthDate")
-    people = [_text(dataset, person) for person in _PEOPLE]
-    numbers = [_text(dataset, each) for each in _NUMBERS_OF_PATIENTS]
-    study = _text(dataset, "StudyInstanceUID")
+    number, issuer = text_of(dataset, "PatientID"), text_of(dataset, "IssuerOfPatientID")
+    name, birth = text_of(dataset, "PatientName"), text_of(dataset, "PatientBirthDate")
+    people = [text_of(dataset, person) for person in _PEOPLE]
+    numbers = [text_of(dataset, each) for each in _NUMBERS_OF_PATIENTS]
+    study = text_of(dataset, "StudyInstanceUID")
     words = {word for text in people for word in text.replace("=", "^").replace("\\", "^").replace(" ", "^").split("^")}
     return Identity(
         patient=(number, issuer) if number else (f"{name}\n{birth}" if name else study, "no id"),
         name=name,
         birth=birth,
         study=study,
-        date=_text(dataset, "StudyDate") + _text(dataset, "StudyTime"),
-        accession=_text(dataset, "AccessionNumber"),
-        series=_text(dataset, "SeriesInstanceUID"),
-        words=frozenset(filter(None, (*words, *numbers, *_short(birth), *_short(_text(dataset, "StudyDate"))))),
+        date=text_of(dataset, "StudyDate") + text_of(dataset, "StudyTime"),
+        accession=text_of(dataset, "AccessionNumber"),
+        series=text_of(dataset, "SeriesInstanceUID"),
+        words=frozenset(filter(None, (*words, *numbers, *_short(birth), *_short(text_of(dataset, "StudyDate"))))),
     )

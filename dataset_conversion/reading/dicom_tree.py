@@ -4,7 +4,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +12,18 @@ from tqdm import tqdm
 
 from bdfm_nnunet.dataset_conversion.reading.folder_walk import Walk
 from bdfm_nnunet.errors import InputError, Refusal
-from bdfm_nnunet.images.dicom_headers import Frame, KnownFacts, SeriesFacts, pydicom_package, quietly, read_header
+from bdfm_nnunet.images.dicom_headers import (
+    Frame,
+    Header,
+    KnownFacts,
+    SeriesFacts,
+    pydicom_package,
+    quietly,
+    read_header,
+)
 from bdfm_nnunet.images.dicom_key import DicomKey, KeyPatient
 from bdfm_nnunet.images.dicom_volumes import Stack, stack_of
+from bdfm_nnunet.worker_pools import run_in_processes
 
 _UIDS = re.compile(r"\d+(?:\.\d+){4,}")
 _MONTH = r"(?:jan|feb|m[aä]r|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])[a-zé]*"
@@ -24,6 +33,8 @@ _DATES = re.compile(
     re.IGNORECASE,
 )
 """Dates as people write them."""
+FEWEST_FILES, FILES_AT_ONCE = 5000, 500
+"""Files for which further processes pay, and how many of them make a task."""
 FEWEST_LETTERS = 3
 """Letters of the shortest part of a name that is taken out of texts: `T2` may be somebody's initials."""
 
@@ -124,7 +135,9 @@ class DicomTree:
     notes: list[str]
 
 
-def read_tree(source: Path, key: DicomKey | None = None, *, leave_out: Path | None = None) -> DicomTree:
+def read_tree(
+    source: Path, key: DicomKey | None = None, *, leave_out: Path | None = None, workers: int = 1
+) -> DicomTree:
     """Read the headers of all files below a folder, with any ending or none, and give everything a pseudonym.
 
     Patients become `sub-0001`, ..., their studies sessions in the order of time. The numbers of patients follow no
@@ -134,6 +147,7 @@ def read_tree(source: Path, key: DicomKey | None = None, *, leave_out: Path | No
         source: the folder.
         key: of an earlier conversion, or an empty one.
         leave_out: a folder that is not looked into.
+        workers: processes that read headers, where there are many.
 
     Raises:
         InputError: it is no folder or holds no series of images, or pydicom is not installed.
@@ -143,18 +157,14 @@ def read_tree(source: Path, key: DicomKey | None = None, *, leave_out: Path | No
         raise InputError(f"{source} is not a folder: name the folder of the DICOM files")
     walk, others = Walk(source, leave_out), Counter[str]()
     found: dict[object, FoundSeries] = {}
-    known: KnownFacts = {}
-    with quietly(), tqdm(unit="file", desc="headers", disable=None) as bar:
-        for prefix, _, names in walk.folders():
-            for name in names:
-                bar.update()
-                header = read_header(source / prefix / name, known)
-                if isinstance(header, str):
-                    others[header] += 1
-                    continue
-                facts, frames = header
-                whose = (facts.identity.patient, facts.identity.study, facts.identity.series)
-                found.setdefault(whose, FoundSeries(facts)).add(facts, frames)
+    paths = [source / prefix / name for prefix, _, names in walk.folders() for name in names]
+    for header in _headers(paths, workers):
+        if isinstance(header, str):
+            others[header] += 1
+            continue
+        facts, frames = header
+        whose = (facts.identity.patient, facts.identity.study, facts.identity.series)
+        found.setdefault(whose, FoundSeries(facts)).add(facts, frames)
     notes = [*_notes_of_walk(walk), *_notes_of_others(others)]
     if not found:
         more = "".join(f"; {note}" for note in notes)
@@ -169,6 +179,23 @@ def read_tree(source: Path, key: DicomKey | None = None, *, leave_out: Path | No
     studies = sorted({each.facts.identity.study for each in series})
     scope = key.scope if key is not None else hashlib.sha256("\n".join(studies).encode()).hexdigest()[:16]
     return DicomTree(series, f"dicom-{scope}", notes)
+
+
+def _headers(paths: Sequence[Path], workers: int) -> Iterator[Header]:
+    """Yield what `read_header` tells of each file, in their order; few files are not worth further processes."""
+    chunks = [paths[start : start + FILES_AT_ONCE] for start in range(0, len(paths), FILES_AT_ONCE)]
+    workers = workers if len(paths) >= FEWEST_FILES else 1
+    with tqdm(total=len(paths), unit="file", desc="headers", disable=None) as bar:
+        for headers in run_in_processes(chunks, read_headers, workers=workers, ordered=True):
+            bar.update(len(headers))
+            yield from headers
+
+
+def read_headers(paths: Sequence[Path]) -> list[Header]:
+    """Return what `read_header` tells of each file."""
+    known: KnownFacts = {}
+    with quietly():
+        return [read_header(path, known) for path in paths]
 
 
 def _notes_of_walk(walk: Walk) -> list[str]:

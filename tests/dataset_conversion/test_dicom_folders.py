@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 
 from bdfm_nnunet.cli import main
 from bdfm_nnunet.dataset_conversion import dicom_folders
+from bdfm_nnunet.dataset_conversion.reading import dicom_tree
 from bdfm_nnunet.dataset_conversion.writing.case_conversion import convert_case
 from bdfm_nnunet.files import read_json
 from bdfm_nnunet.images.dicom_key import DicomKey
@@ -99,7 +100,7 @@ def test_every_frame_has_its_own_slope(change: Any, pacs: Path, raw: Path) -> No
     assert np.array_equal(values, (series.values * (1 + 0.25 * k) - k).astype(np.float32))
 
 
-def test_visits_patients_and_channels(pacs: Path, raw: Path) -> None:
+def test_visits_patients_and_channels(pacs: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several studies of several patients in one folder of files without endings, with a DICOMDIR and others beside."""
     jane, juergen = Patient(), Patient("Müller^Jürgen^^Dr", "KH77123", "19500101")
     visits = [Study(jane, date="20190214"), Study(jane, date="20170101"), Study(juergen, date="20200202")]
@@ -112,6 +113,7 @@ def test_visits_patients_and_channels(pacs: Path, raw: Path) -> None:
     ]
     for n, series in enumerate((*t1, *flair)):
         series.write(pacs / series.study.patient.name.replace("^", " ") / "DICOM" / f"{n}", name="I{:d}")
+    monkeypatch.setattr(dicom_tree, "FILES_AT_ONCE", 7)
     localizer = t1[0].like(number=1, description="localizer")
     localizer.write(pacs, name="L{:d}")
     (pacs / "DICOMDIR").write_bytes(_directory())
