@@ -12,6 +12,9 @@ from bdfm_nnunet.reports.case_pictures import DISAGREEMENT, DISAGREEMENT_COLOURS
 from bdfm_nnunet.reports.markup import Markup, joined, scrolling, table, tag
 from bdfm_nnunet.reports.page_charts import difference_chart
 
+_MOST_DIGITS = 8
+_FEWEST = 6
+"""Of 5 pairs without a difference, all have one sign in 1 of 16 draws, which is above 5 %."""
 Picture = tuple[str, str]
 """Address and description."""
 
@@ -102,11 +105,15 @@ def _difference(found: Comparison, run: str) -> Markup:
 def _signed(change: Any, measure: str) -> str:
     if not math.isfinite(change.mean):
         return "not defined"
-    digits = _digits(measure)
+    digits, largest = _digits(measure), max(abs(change.low), abs(change.high))
+    while largest and digits < _MOST_DIGITS and not round(largest, digits):
+        digits += 1
     return f"{change.mean:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
 
 
 def _verdict(change: Any, sign: int) -> str:
+    if math.isfinite(change.mean) and change.cases - change.undefined < _FEWEST:
+        return f"too few cases to tell: of fewer than {_FEWEST}, even the same sign in all is no rare chance"
     if not math.isfinite(change.low) or change.low <= 0 <= change.high:
         return "no difference shown: the interval holds 0"
     return "better" if sign * change.mean > 0 else "worse"

@@ -56,7 +56,7 @@
     const { Niivue } = await import(address);
     URL.revokeObjectURL(address);
     const made = new Niivue({ backColor: [0, 0, 0, 1], show3Dcrosshair: true, dragAndDropEnabled: false, logLevel: "error",
-      loadingText: "", crosshairColor: [0.4, 0.8, 1, 0.7], crosshairWidth: 0.5, multiplanarForceRender: true,
+      loadingText: "", crosshairColor: [0.4, 0.8, 1, 0.7], crosshairWidth: 1, crosshairWidthUnit: "mm", multiplanarForceRender: true,
       multiplanarLayout: 2, isRadiologicalConvention: true });
     await made.attachToCanvas(canvas);
     return made;

@@ -24,6 +24,12 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(number * step, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def _texts(ticks: Sequence[float]) -> list[str]:
+    """Return ticks as text, with as many digits as tell them apart."""
+    digits = next((n for n in range(4, 12) if len({f"{tick:.{n}g}" for tick in ticks}) == len(ticks)), 12)
+    return [f"{tick:.{digits}g}" for tick in ticks]
+
+
 def _range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = 0.05 * (high - low) or abs(low) * 0.1 or 1.0
@@ -59,9 +65,9 @@ def line_chart(series: Mapping[str, Numbers], *, title: str) -> Markup:
     across = _scale(0, max(last, 1), _LEFT, _WIDTH - 10)
     up = _scale(low, high, _HEIGHT - _BOTTOM, _TOP)
     drawn = [_curve(known, number, across, up) for number, known in enumerate(curves.values())]
-    ticks = sorted({round(tick) for tick in _ticks(0, max(last, 1))})
+    heights, ticks = _ticks(low, high), sorted({round(tick) for tick in _ticks(0, max(last, 1))})
     axes = joined(
-        *(_horizontal(up(tick), f"{tick:.4g}") for tick in _ticks(low, high)),
+        *(_horizontal(up(tick), text) for tick, text in zip(heights, _texts(heights))),
         *(tag("text", tick, x=across(tick), y=_HEIGHT - 12, class_="x") for tick in ticks if tick <= last),
         tag("text", "epoch", x=_WIDTH - 10, y=_HEIGHT - 1, class_="end"),
     )
@@ -112,7 +118,8 @@ def difference_chart(rows: Mapping[str, tuple[Numbers, float, float, float]], *,
     low, high = _range([0.0, *(v for values, *rest in known.values() for v in (*values, *rest))])
     left, height = 150, 34 * len(known) + _BOTTOM
     across = _scale(low, high, left, _WIDTH - 14)
-    ticks = [tag("text", f"{tick:.3g}", x=across(tick), y=height - 12, class_="x") for tick in _ticks(low, high)]
+    places = _ticks(low, high)
+    ticks = [tag("text", t, x=across(at), y=height - 12, class_="x") for at, t in zip(places, _texts(places))]
     zero = tag("line", x1=across(0), y1=2, x2=across(0), y2=height - _BOTTOM, class_="zero")
     lines = [_difference(name, row, 17 + 34 * number, left, across) for number, (name, row) in enumerate(known.items())]
     told = "; ".join(f"{name} {m:+.3f}, interval {a:+.3f} to {b:+.3f}" for name, (_, m, a, b) in known.items())

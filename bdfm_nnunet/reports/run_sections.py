@@ -72,7 +72,9 @@ def _group_of(name: str) -> str:
     words = name.lower().split("_")
     if "loss" in words or "losses" in words:
         return "Losses"
-    return "Dice of validation crops" if "dice" in words else name
+    if "dice" in words:
+        return "Dice of validation crops"
+    return name.removesuffix("_mean_fill").removeprefix("train_").removeprefix("val_")
 
 
 def _picture(part: RunPart) -> Markup | None:

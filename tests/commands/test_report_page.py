@@ -79,7 +79,7 @@ def cases_of(page):
 def test_page_compares_runs_case_by_case(runs, tmp_path, viewer):
     page = page_of(tmp_path, f"from scratch={runs['scratch']}", runs["tuned"], runs["pretraining"], *viewer)
     assert "tuned minus from scratch, case by case" in page.text and "4 cases that all runs have" in page.text
-    assert "4 better, 0 worse, 0 equal" in page.text and "better" in page.text
+    assert "4 better, 0 worse, 0 equal" in page.text and "too few cases to tell" in page.text
     summary = json.loads(runs["tuned"].read_text())["summary"]["whole"]["dice"]
     assert f"{summary['mean']:.3f} [{summary['low']:.3f}, {summary['high']:.3f}]" in page.text
     assert f"{summary['mean']:+.3f} [" in page.text  # the first run has a Dice of 0 everywhere
@@ -252,3 +252,16 @@ def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path, capsys):
     for name, message in (("lesions", "scored by different versions"), ("others", "have no case, region and score in")):
         assert main(["report", str(runs["tuned"]), str(tmp_path / f"{name}.json"), "-o", str(tmp_path / "page")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_serve_names_its_address_until_it_is_ended(runs, monkeypatch, capsys):
+    def interrupted(server):
+        assert server.page.answer("/")[0] == 200
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bdfm_nnunet.reports.page_server.PageServer.serve_forever", interrupted)
+    assert main(["report", str(runs["tuned"]), "--serve"]) == 0
+    assert re.fullmatch(
+        r"http://127\.0\.0\.1:\d+/ shows the page, to this machine only; Ctrl-C ends it\nended\n",
+        capsys.readouterr().out,
+    )

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.reports.case_comparison import compare_cases, worst_and_best
 from bdfm_nnunet.reports.case_pictures import AGREED, EXTRA, MISSED, OTHER, CaseImages
+from bdfm_nnunet.reports.case_sections import score_section
 from bdfm_nnunet.reports.markup import Markup, joined, tag
 from bdfm_nnunet.reports.page_charts import difference_chart, line_chart
 from bdfm_nnunet.reports.reported_runs import RunPart, read_runs
@@ -45,6 +47,25 @@ def test_long_curves_are_thinned_out_and_end_where_they_end():
     values = [float(n) for n in range(10_001)]
     chart = line_chart({"a": values}, title="A")
     assert len(chart) < 20_000 and "a from 0 to 1e+04" in chart
+
+
+def test_ticks_can_be_told_apart():
+    chart = line_chart({"a": [11.41001, 11.41009]}, title="A")
+    ticks = re.findall(r'class="end">([^<]+)</text>', chart)[:-1]
+    assert len(ticks) > 2 and len(set(ticks)) == len(ticks)
+
+
+@pytest.mark.parametrize(
+    ("count", "step", "told"), [(5, 0.1, "too few"), (6, 0.1, "better"), (6, -0.0002, "worse"), (6, 0, "no")]
+)
+def test_difference_in_words(count, step, told):
+    cases = {f"case_{n}": (0.1 * n, 1.0) for n in range(count)}
+    results = {"one": scores(**cases), "two": scores(**{case: (a + step, b) for case, (a, b) in cases.items()})}
+    shown = score_section(compare_cases(results), results)
+    cells = re.findall(r"<td>([^<]*)</td>", shown.partition("two minus one")[2])
+    assert cells[2].startswith(told) and cells[0] == {
+        0.1: "+0.100 [+0.100, +0.100]", -0.0002: "-0.0002 [-0.0002, -0.0002]", 0: "+0.000 [+0.000, +0.000]",
+    }[step]  # fmt: skip
 
 
 def test_difference_chart_has_a_dot_for_each_case():
