@@ -117,7 +117,7 @@ def loader_context() -> LoaderContext | None:
 
 @contextmanager
 def _handling_sigchld(handler: Any) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):  # Windows
         yield
         return
     before = signal.signal(signal.SIGCHLD, handler)

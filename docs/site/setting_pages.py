@@ -25,6 +25,7 @@ ADVICE: dict[str, dict[str, str]] = json.loads(
 )
 """Heading -> setting -> when to change it, and to what."""
 
+NOTE = "*Advice* says where to begin. It is experience and literature, no measurement, unless a page says so."
 ROW = re.compile(r"\| `(\w+)` \| ([^|]+?) \| (.+) \|")
 _IMPOSSIBLE = (-1, (-1.0, -1.0), (-1, -1, -1, -1), 2, "")
 
@@ -35,6 +36,7 @@ def with_ranges_and_advice(page: str) -> str:
     lines = []
     for line in page.splitlines():
         if line.startswith("## "):
+            lines += [] if section else [NOTE, ""]
             section = line[3:]
         row = ROW.fullmatch(line)
         if section in SECTIONS and row is not None:

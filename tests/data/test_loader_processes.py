@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bdfm_nnunet.data.batch_streams import batches
+from bdfm_nnunet.data.loader_processes import own_sigchld
 from bdfm_nnunet.errors import InputError
 from tests.limits import largest_file
 
@@ -158,3 +159,9 @@ def test_loaders_end_with_their_parent() -> None:
         assert len(pids) == 4
         process.kill()
     assert _until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+
+
+def test_a_system_without_sigchld_has_nothing_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGCHLD")  # Windows
+    with own_sigchld():
+        assert not hasattr(signal, "SIGCHLD")
