@@ -74,14 +74,17 @@ class DicomSources:
         known = DicomKey.read(key)
         self.out = out
         names = list_cases(images, what="images").files
-        cases = sorted({match[1] for name in names if (match := re.fullmatch(r"(.+)_\d{4}", name, re.DOTALL))})
+        cases: dict[str, str] = {}
+        for name in sorted(names):
+            if match := re.fullmatch(r"(.+)_\d{4}", name, re.DOTALL):
+                cases.setdefault(match[1], name)
         unknown = [case for case in cases if case not in known.cases]
         if unknown:
             raise InputError(
                 f"{key} does not know {unknown[0]} of {images} ({len(unknown)} of {len(cases)} cases): pass the key "
                 "that bdfm convert dicom wrote with these images"
             )
-        self.series = {case: _source(case, known.cases[case], _grid(names[f"{case}_0000"]), key) for case in cases}
+        self.series = {case: _source(case, known.cases[case], _grid(names[name]), key) for case, name in cases.items()}
         check_writable(out / "folder_is_writable.dcm")
 
     def write(self, predictions: Path, *, model: str = "") -> list[Path]:
