@@ -48,7 +48,9 @@ def predict_subjects(settings: argparse.Namespace) -> int:
     from bdfm_nnunet.exposure import Exposure
     from bdfm_nnunet.exposure.subject_exposure import write_record
     from bdfm_nnunet.prediction.subject_predictor import SubjectModel
+    from bdfm_nnunet.prediction.subject_record import begin_session, write_subject_record
 
+    session = begin_session(settings.device)
     kept_out = None if settings.external is None else _kept_out(settings)
     model = SubjectModel.read(nnunet_folder("nnUNet_results") / name / run, settings.folds, settings.checkpoint)
     _check_meaning(model, settings.dataset)
@@ -66,6 +68,15 @@ def predict_subjects(settings: argparse.Namespace) -> int:
     print(f"{len(predictions.cases)} cases of {len(set(predictions.patients))} patients in {settings.out}")
     if settings.per_patient is not None:
         write_predictions(settings.per_patient, subjects)
+    write_subject_record(
+        [table for table in (settings.out, settings.per_patient) if table is not None],
+        [each.checkpoint for each in model.folds],
+        images=settings.images,
+        cases=predictions.cases,
+        settings={"dataset": name, "model": run, "folds": settings.folds, "checkpoint": settings.checkpoint,
+                  "external": settings.external, "device": settings.device},
+        session=session,
+    )  # fmt: skip
     return 0
 
 

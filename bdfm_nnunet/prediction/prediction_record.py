@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bdfm_nnunet.checkpoints import Checkpoint, read_checkpoint
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure
@@ -24,7 +22,6 @@ from bdfm_nnunet.results import (
     Provenance,
     RunResult,
     Session,
-    UsedDevice,
     citations_of_data,
     cited_once,
     licences_of,
@@ -37,7 +34,7 @@ from bdfm_nnunet.results.hashed_files import joined as joined_files
 from bdfm_nnunet.results.places import place_of
 from bdfm_nnunet.results.run_result import SOFTWARE
 from bdfm_nnunet.results.sessions import total_hours
-from bdfm_nnunet.used_devices import used_device
+from bdfm_nnunet.used_devices import device_of_prediction
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +88,7 @@ def recorded(run: PredictionRun) -> Iterator[None]:
     Args:
         run: what it is made with.
     """
-    before, session = _states(run.out), Session([_device(run.device)], versions=versions_of(*SOFTWARE))
+    before, session = _states(run.out), Session([device_of_prediction(run.device)], versions=versions_of(*SOFTWARE))
     try:
         yield
     finally:
@@ -108,11 +105,6 @@ def _alone(run: PredictionRun) -> AbstractContextManager[None]:
     if run.parts == 1:
         return nullcontext()
     return hold_lock(run.out / _LOCK, otherwise=f"another process writes {SUMMARY}", wait=_LOCK_SECONDS)
-
-
-def _device(kind: str) -> UsedDevice:
-    there = kind != "cuda" or torch.cuda.is_available()  # else the prediction will say so
-    return used_device(torch.device(kind)) if there else UsedDevice(name=kind)
 
 
 def _states(folder: Path) -> dict[str, _State]:

@@ -18,18 +18,14 @@ from bdfm_nnunet.evaluation.subject_scores import RESAMPLES, compare_units, scor
 from bdfm_nnunet.evaluation.subject_tables import Predictions, read_predictions, write_predictions
 from bdfm_nnunet.evaluation.subject_units import Aggregation, ScoredUnits, units_of
 from bdfm_nnunet.evaluation.threshold_choice import chosen_threshold
-from bdfm_nnunet.exposure.subject_exposure import (
-    SubjectsSeen,
-    beside,
-    exposure_of_weights,
-    subjects_seen,
-)
+from bdfm_nnunet.exposure.subject_exposure import SubjectsSeen, beside, exposure_of_weights, subjects_seen
 from bdfm_nnunet.files import write_atomically
 from bdfm_nnunet.nnunet_folders import dataset_folders
 from bdfm_nnunet.patients import CaseList, read_cases
-from bdfm_nnunet.results import RunResult, versions_of, write_result
+from bdfm_nnunet.results import Provenance, RunResult, Session, versions_of, write_result
 from bdfm_nnunet.safe_names import file_name_of
 from bdfm_nnunet.split_files import DRAWN, read_kept_out
+from bdfm_nnunet.studies.subject_provenance import subject_provenance
 from bdfm_nnunet.table_files import write_table
 from bdfm_nnunet.targets import Targets, TargetType, read_targets
 from bdfm_nnunet.targets.column_requests import CLIPS, SPREAD
@@ -91,7 +87,7 @@ def evaluate_subjects(settings: SubjectEvaluation, *, out: Path | None = None) -
     Raises:
         InputError: tables and targets do not fit each other, or one cannot be read.
     """
-    evaluation = Evaluation(settings)
+    evaluation, session = Evaluation(settings), Session(versions=versions_of("numpy", "scipy"))
     evaluation.check_any()
     found = {name: evaluation.result_of(name) for name in evaluation.names}
     result = RunResult(
@@ -102,6 +98,8 @@ def evaluate_subjects(settings: SubjectEvaluation, *, out: Path | None = None) -
     )
     if out is not None:
         evaluation.write(result, out)
+        result = replace(result, provenance=evaluation.provenance(out, session))
+        write_result(out / RESULT, result)
     return result
 
 
@@ -368,6 +366,13 @@ class Evaluation:
 
     # --- files --------------------------------------------------------------------------------------------------
 
+    def provenance(self, out: Path, session: Session) -> Provenance:
+        """Return where the scores come from, once their files are written."""
+        tables = [*self.settings.tables, *self.settings.compare]
+        exposures = [exposure for exposure, _ in self._records.values()]
+        about: Any = {"exposures": exposures, "session": session, "seed": self.settings.seed}
+        return subject_provenance(out, tables=tables, dataset=dataset_folders(self.settings.dataset_id), **about)
+
     def write(self, result: RunResult, out: Path) -> None:
         """Write the result, its tables and figures into a folder."""
         from bdfm_nnunet.reports.figures import save_figure
@@ -377,7 +382,6 @@ class Evaluation:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{out} cannot be made ({error.strerror}): name another folder with -o") from None
-        write_result(out / RESULT, result)
         found = result.extra["targets"]
         write_table(out / SCORES, [COLUMNS, *(row for name, each in found.items() for row in score_rows(name, each))])
         with write_atomically(out / REPORT) as temporary:

@@ -19,6 +19,7 @@ from bdfm_nnunet.exposure import Exposure, describe_run
 from bdfm_nnunet.exposure.subject_exposure import write_record
 from bdfm_nnunet.patients import CaseList
 from bdfm_nnunet.results import read_result
+from bdfm_nnunet.results.verification import verify_result
 from bdfm_nnunet.split_files import SPLITS_TABLE
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType, read_targets, write_targets
 
@@ -81,7 +82,7 @@ def test_folds_are_scored_together_and_everything_is_written(ward, tmp_path, cap
     assert "## has_lesion (binary; 24 scored; threshold 0.5)" in shown and "## volume (continuous; 23 scored)" in shown
     assert "By sex:" in shown and "By scanner" not in shown and "unknown for all 48" in shown
     assert {path.name for path in out.iterdir()} == {
-        "result.json", "scores.csv", "scores.md", "subjects.csv", "has_lesion_roc.png",
+        "result.json", "result.md", "scores.csv", "scores.md", "subjects.csv", "has_lesion_roc.png",
         "has_lesion_precision_recall.png", "has_lesion_calibration.png", "volume_predicted.png",
     }  # fmt: skip
     joined = read_predictions(out / "subjects.csv")
@@ -92,6 +93,8 @@ def test_folds_are_scored_together_and_everything_is_written(ward, tmp_path, cap
     assert found["comparison"]["auc"]["value"] < 0 and found["comparison"]["auc"]["note"] == "DeLong"
     assert sum(each["n"] for each in found["calibration"]["yes"]) == 24
     assert result.settings["tables"] == tables(ward) and result.versions["numpy"] == np.__version__
+    assert {each.role for each in result.provenance.inputs} == {"predictions", "targets"}
+    assert verify_result(out / "result.json").answer == "unchanged" and result.provenance.seeds == {"intervals": 0}
     rows = list(csv.DictReader((out / "scores.csv").read_text().splitlines()))
     assert all("unknown for all" in row["seen_in_pretraining"] for row in rows) and len(rows) > 40
     assert "cases left out (no true value)" in (out / "scores.md").read_text()
