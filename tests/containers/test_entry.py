@@ -132,6 +132,22 @@ def test_a_model_that_has_learnt_to_do_without_channels(nnunet_dirs: Path, tmp_p
     assert np.array_equal(found, expected) and len(np.unique(found)) > 1
 
 
+def test_a_system_without_a_place_for_temporary_files(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = entry.tempfile.TemporaryDirectory
+
+    def only_there(**settings: Any) -> Any:
+        if settings.get("dir") is None:
+            raise FileNotFoundError("No usable temporary directory found")
+        return real(**settings)
+
+    monkeypatch.setattr(entry.tempfile, "TemporaryDirectory", only_there)
+    make_case(tmp_path / "in" / "A")
+    assert entry.main(made / "plain", [str(tmp_path / "in"), str(tmp_path / "out")]) == 0
+    assert os.listdir(tmp_path / "out") == ["A.nii.gz"]
+
+
 def test_weights_that_are_damaged_end_the_run_at_once(
     made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
