@@ -247,7 +247,8 @@ def _give_names(series: Sequence[FoundSeries], key: DicomKey | None) -> list[str
 
 def _shuffled(series: Iterable[FoundSeries]) -> str:
     """Return what patients are ordered by: it follows neither names nor time, and is the same each time."""
-    return min(hashlib.sha256(each.facts.identity.study.encode()).hexdigest() for each in series)
+    texts = {"\n".join((each.facts.identity.study, *each.facts.identity.patient)) for each in series}
+    return min(hashlib.sha256(text.encode()).hexdigest() for text in texts)
 
 
 def _name_sessions(patient: str, series: Sequence[FoundSeries], entry: KeyPatient) -> None:
@@ -255,7 +256,7 @@ def _name_sessions(patient: str, series: Sequence[FoundSeries], entry: KeyPatien
     known = {study: session for session, study in entry.studies.items()}
     for study in sorted(dates, key=lambda each: (dates[each], each)):
         if study not in known:
-            session = f"{len(known) + 1:02d}"
+            session = f"{max(map(int, entry.studies), default=0) + 1:02d}"
             known[study] = session
             entry.studies[session] = study
     words = frozenset().union(*(each.facts.identity.words for each in series))

@@ -295,6 +295,11 @@ def test_key_keeps_numbers_when_patients_are_added(
     Series(earlier).write(pacs / "earlier")
     assert convert(pacs, "--channels", "T1", "--key", key) == 0
     assert DicomKey.read(key).patients[known["N0"]].studies["02"] == earlier.uid
+    shortened = DicomKey.read(key)
+    del shortened.patients[known["N0"]].studies["01"]
+    shortened.write(key)
+    assert convert(pacs, "--dry-run", "--key", key, "--manifest", tmp_path / "m.json") == 0
+    assert set(DicomKey.read(key).patients[known["N0"]].studies) == {"02", "03"}
     assert convert(pacs, "--channels", "T1") == 2
     assert "without a key numbers may change" in capsys.readouterr().err
 
