@@ -3,12 +3,16 @@
 import argparse
 import contextlib
 import io
+import json
 import re
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from bdfm_nnunet import settings
+from bdfm_nnunet.cli import main
 from bdfm_nnunet.commands import predict
 from docs.site import build, code_blocks, command_pages, method_figure, page_links, setting_pages
 
@@ -175,3 +179,30 @@ def test_figure_of_the_method_is_that_of_its_script() -> None:
 def test_glossary_is_sorted() -> None:
     terms = re.findall(r"^\*\*(.+)\*\*$", (ROOT / "docs/glossary.md").read_text(encoding="utf-8"), re.M)
     assert terms == sorted(terms, key=str.lower)
+
+
+def _scan(path: Path, voxels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)
+
+
+def test_first_steps_of_the_first_tutorial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Conversion and splits as the page has them, on six made-up visits of three patients."""
+    labels = np.zeros((8, 8, 8), dtype=np.uint8)
+    labels[2:4, 2:4, 2:4], labels[4:6, 4:6, 4:6] = 1, 2
+    for number in range(6):
+        case = f"p{number // 2:03d}_{number % 2 + 1}"
+        for name in ("T1", "FLAIR"):
+            image = np.random.default_rng(number).normal(5.0, 1.0, (8, 8, 8)).astype(np.float32)
+            _scan(tmp_path / "ours" / case / f"{case}_{name}.nii.gz", image)
+        _scan(tmp_path / "ours" / case / f"{case}_mask.nii.gz", labels)
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        (tmp_path / name).mkdir()
+    page = (ROOT / "docs/tutorials/own_scans.md").read_text(encoding="utf-8").replace("/data/ours", f"{tmp_path}/ours")
+    first, second = [words for words in code_blocks.commands(page) if words[0] in ("convert", "splits")]
+    assert main(first) == main([word for word in first if word != "--dry-run"]) == main(second) == 0
+    manifest = json.loads((tmp_path / "nnUNet_raw/Dataset060_Ours/manifest.json").read_text(encoding="utf-8"))
+    assert {row["case"]: row["patient"] for row in manifest["cases"]}["p001_2"] == "p001"

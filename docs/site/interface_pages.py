@@ -34,7 +34,7 @@ def page() -> str:
     way = [name for name in getattr(bdfm_nnunet, "__all__", ()) if not name.startswith("_")]
     parts = [HEAD]
     if way:
-        parts += ["## From scans to scores", "", *(f"::: bdfm_nnunet.api.{name}\n" for name in way)]
+        parts += ["## From scans to scores", "", *(f"::: bdfm_nnunet.{name}\n" for name in way)]
     for heading, modules in GROUPS.items():
         parts += [f"## {heading}", "", *(f"::: bdfm_nnunet.{name}\n" for name in modules)]
     return "\n".join(parts)
