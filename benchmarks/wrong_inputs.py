@@ -28,15 +28,25 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from bdfm_nnunet.data.demo import make_cohort
 from bdfm_nnunet.images.volumes import Volume, read_volume
-from bdfm_nnunet.inputs.case_features import features_of
+from bdfm_nnunet.inputs.case_features import CaseFeatures, features_of
 from bdfm_nnunet.inputs.coarse_images import BACKGROUNDS, background_of
-from bdfm_nnunet.inputs.input_faults import CONTRAST, EXCHANGED, ORIENTATION, SIZE, SKULL, find_faults
-from bdfm_nnunet.inputs.input_fingerprint import fingerprint_of
+from bdfm_nnunet.inputs.input_faults import (
+    CONTRAST,
+    EXCHANGED,
+    ORIENTATION,
+    SIZE,
+    SKULL,
+    InputFault,
+    faults_of,
+    find_faults,
+)
+from bdfm_nnunet.inputs.input_fingerprint import InputFingerprint, fingerprint_of
 from bdfm_nnunet.nnunet_files import channels_of, read_dataset_json
 from harness import Result, Table, options, parse, prose
 
 GOAL_FOUND, GOAL_ALARMS = 0.95, 0.02
-Planted = Iterator[tuple[str, str, list[Volume]]]
+Planted = Iterator[tuple[str, str, list[Volume] | list[int]]]
+"""Kind, description, and the volumes with the fault, or the files in the place of each channel."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +105,9 @@ def faults(volumes: list[Volume], cohort: Cohort, skull: list[Volume] | None, rn
 
 def _exchanged(volumes: list[Volume], channels: Sequence[str]) -> Planted:
     for a, b in combinations(range(len(volumes)), 2):
-        changed = list(volumes)
-        changed[a], changed[b] = volumes[b], volumes[a]
-        yield EXCHANGED, f"{channels[a]} and {channels[b]} swapped", changed
+        files = list(range(len(volumes)))
+        files[a], files[b] = b, a
+        yield EXCHANGED, f"{channels[a]} and {channels[b]} swapped", files
 
 
 def _other_contrasts(volumes: list[Volume], channels: Sequence[str]) -> Planted:
@@ -200,11 +210,20 @@ def measure(cohort: Cohort, *, parts: int, fit: int, seed: int, tell: Callable[[
                 tell(f"{cohort.name}: false alarm: {fault.sentence}")
             twin = load(cohort.skulls[case]) if case in cohort.skulls else None
             for kind, what, changed in faults(volumes, cohort, twin, rng):
-                told = find_faults(print_of, changed)
+                told = found_in(print_of, changed, features[case], [volume.name for volume in volumes])
                 counted.planted[kind, what] += 1
                 counted.found[kind, what] += bool(told)
                 counted.named[kind, what] += any(fault.kind == kind for fault in told)
     return counted
+
+
+def found_in(
+    fingerprint: InputFingerprint, changed: Sequence[Any], case: CaseFeatures, names: Sequence[str]
+) -> list[InputFault]:
+    """Return what is found of volumes, or of the files of a case in another order."""
+    if isinstance(changed[0], Volume):
+        return find_faults(fingerprint, changed)
+    return faults_of(fingerprint, case.of_files(changed), names)
 
 
 def interval(count: int, of: int) -> str:

@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 
 NIFTI = (".nii.gz", ".nii")
 _VOLUMES = (*NOT_READ, ".img", ".hdr", ".tif", ".tiff")
-_COMPANIONS = (".json", ".csv", ".npz", ".pkl", ".txt", ".md", ".log", ".png", ".pdf", ".yaml", ".yml")
+_COMPANIONS = (".json", ".csv", ".npz", ".pkl", ".txt", ".md", ".log", ".png", ".pdf", ".yaml", ".yml",
+               ".lock")  # fmt: skip
 """Endings of what nnU-Net and our commands write beside segmentations, and of notes to read."""
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
           stat.S_IFSOCK: "a socket"}  # fmt: skip

@@ -115,7 +115,7 @@ class Reference:
         order = self._order(case)
         count = len(contrast)
         return Scores(
-            contrast=np.sqrt([contrast[channel, channel].mean() for channel in range(count)]),
+            contrast=np.sqrt([_halves(contrast[channel, channel]) for channel in range(count)]),
             order=np.array([_of_channel(order, channel) for channel in range(count)] if count > 1 else []),
             size=float(np.abs(self._scaled("geometry", case.geometry)).max()),
             surroundings=float(np.abs(self._scaled("surroundings", case.surroundings)).max()),
@@ -156,6 +156,11 @@ def _standardised(values: Floats) -> Floats:
     centred = values - values.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
     return np.asarray(centred / np.maximum(lengths, _TINY), dtype=np.float32)
+
+
+def _halves(contrast: Numbers) -> float:
+    """Return the mean squared departure, of which the place of dark and bright (the last) is one half."""
+    return float(contrast[:-1].mean() + contrast[-1]) / 2
 
 
 def _of_channel(order: Numbers, channel: int) -> float:

@@ -33,6 +33,7 @@ from bdfm_nnunet.nnunet_files import labels_of
 from bdfm_nnunet.prediction import case_workers
 from bdfm_nnunet.prediction.argument_checks import check_model
 from bdfm_nnunet.prediction.case_images import check_cases, find_cases
+from bdfm_nnunet.prediction.case_quality import QualityJudge, read_scale
 from bdfm_nnunet.prediction.images_wanted import ImagesWanted
 from bdfm_nnunet.prediction.inference_precision import autocast_type, keep_logits_exact, to_channels_last
 from bdfm_nnunet.prediction.known_inputs import KnownInputs
@@ -89,7 +90,7 @@ class Predictor(nnunet.nnUNetPredictor):
         self.windows_seen = self.windows_computed = 0
         self.only_threads = self.some_suffice = False
         self.export: Callable[..., Any] = case_workers.export_case
-        self.inputs = KnownInputs(strict=self.options.strict_input)
+        self.inputs, self.quality = KnownInputs(strict=self.options.strict_input), QualityJudge()
         self.checking_workers = min(8, nnunet.default_num_processes)
         self.threads = named_threads() or torch.get_num_threads()
         if self.device.type == "cpu":
@@ -118,6 +119,7 @@ class Predictor(nnunet.nnUNetPredictor):
         self.build = model.build
         self.some_suffice = model.some_suffice
         self.inputs.read(folder, model.dataset)
+        self.quality = QualityJudge(read_scale(folder))
         self.manual_initialization(
             model.network, model.plans, model.configuration, model.weights, model.dataset, model.trainer,
             model.mirroring,
@@ -198,6 +200,8 @@ class Predictor(nnunet.nnUNetPredictor):
                     progress=bar,
                 )
             self.limit = batches.limit
+            if len(self.list_of_parameters) > 1:  # folds, one after the other
+                self.quality.add_member(logits, regions=self.label_manager.has_regions)
             return logits
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -357,6 +361,9 @@ class Predictor(nnunet.nnUNetPredictor):
                 logger.info("predicting %s", name)
                 data = _loaded(item["data"])
                 logits = self.predict_logits_from_preprocessed_data(data).cpu().numpy()
+                if item["ofile"] and self.export is case_workers.export_case:
+                    known = self.inputs.status(os.path.basename(item["ofile"]))
+                    self.quality.judge(item["ofile"], logits, regions=self.label_manager.has_regions, inputs=known)
                 case = (logits, item["data_properties"], *model, item["ofile"], save_probabilities, self.options.rules)
                 waiting.append(pool.submit(self.export, *case))
                 if len(waiting) > num_processes_segmentation_export + _QUEUED_EXPORTS:  # logits fill the memory

@@ -5,15 +5,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write, is_full, is_unfinished
+from bdfm_nnunet.prediction.case_quality import collect_signs, write_sign
 from bdfm_nnunet.worker_pools import SteadyContext, ended_by_system, start_worker
 
 AGAIN = "validate again with --val, the training is finished"
@@ -102,6 +103,22 @@ def clear_validation(folder: Path) -> None:
             path.unlink()
 
 
+def export_with_sign(
+    logits: Any,
+    properties: dict[str, Any],
+    configuration: Any,
+    plans: Any,
+    dataset: dict[str, Any],
+    output: str,
+    *more: Any,
+) -> None:
+    """Export a validated case, and keep what its probabilities expect of it; the arguments are nnU-Net's."""
+    from bdfm_nnunet.prediction.case_workers import export_case  # nnU-Net, which runs of other trainers do without
+
+    export_case(logits, properties, configuration, plans, dataset, output, *more, again=AGAIN)
+    write_sign(output, np.asarray(logits), regions=plans.get_label_manager(dataset).has_regions)
+
+
 @contextmanager
 def careful_validation(folder: Path) -> Iterator[None]:
     """Let nnU-Net's validation inside this block use `ValidationPool`, and write each prediction whole or not at all.
@@ -112,16 +129,15 @@ def careful_validation(folder: Path) -> Iterator[None]:
     Raises:
         InputError: the system has ended a worker, or the disk is full.
     """
-    from bdfm_nnunet.prediction.case_workers import export_case  # nnU-Net, which runs of other trainers do without
-
     pools = SimpleNamespace(get_context=lambda method=None: SimpleNamespace(Pool=ValidationPool))
-    export = partial(export_case, again=AGAIN)
     with (
-        _replaced(_TRAINER, multiprocessing=pools, export_prediction_from_logits=export),
+        _replaced(_TRAINER, multiprocessing=pools, export_prediction_from_logits=export_with_sign),
         _replaced(_EVALUATION, multiprocessing=pools),
     ):
         try:
             yield
+            if (folder / "summary.json").is_file():
+                collect_signs(folder)
         except OSError as error:
             if not is_full(error):
                 raise

@@ -11,6 +11,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from bdfm_nnunet import cli
 from bdfm_nnunet.inputs.input_fingerprint import INPUT_FINGERPRINT
+from bdfm_nnunet.prediction.case_quality import QUALITY_TABLE
+from bdfm_nnunet.table_files import read_table
 from tests.inputs.heads import SPACING, head, save
 from tests.prediction.test_whole_command import arguments, model
 
@@ -83,6 +85,11 @@ def test_planted_faults_are_named_and_predicted_all_the_same(known: Path, tmp_pa
         assert any(str(images / file) in line and words in line and ":" in line for line in lines), (case, lines)
     assert not [line for line in told.splitlines() if str(images / "good_") in line]
     assert f"{len(faults)} of {len(faults) + len(good)} cases depart" in told
+    listed = {row[0]: row for row in read_table(out / QUALITY_TABLE)[1:]}
+    assert {case: row[-1] == "good" for case, row in listed.items()} == {
+        **dict.fromkeys(faults, False), **dict.fromkeys(good, True)
+    }  # fmt: skip
+    assert listed["swapped"][-1] == "swapped channels" and listed["header"][-1] == "another orientation"
 
 
 def test_strict_input_refuses(known: Path, tmp_path: Path, command: Command) -> None:
@@ -103,6 +110,7 @@ def test_without_a_fingerprint_nothing_is_called_good(trained: Path, tmp_path: P
         save(tmp_path / "images", "swapped", list(head(21).values())[::-1])
         code, told = command(*arguments(path.parent, tmp_path / "images", tmp_path / "out"))
         assert code == 0 and "unknown: no fingerprint" in told and "bdfm fingerprint -m" in told
+        assert read_table(tmp_path / "out" / QUALITY_TABLE)[1][-1] == "unknown: no fingerprint"
         code, told = command(*arguments(path.parent, tmp_path / "images", tmp_path / "strict"), "--strict-input")
         assert code == 2 and "unknown: no fingerprint" in told
     finally:

@@ -20,6 +20,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json
 from bdfm_nnunet.plans import add_variant
+from bdfm_nnunet.prediction.case_quality import QUALITY_FILE
 from bdfm_nnunet.trainers import nnUNetTrainerBDFM
 from bdfm_nnunet.training.final_validation import ValidationPool
 from bdfm_nnunet.training.signals import TrainingPaused
@@ -114,6 +115,9 @@ def test_files_and_scores_are_those_of_nnunets_own_pools(prepared: Prepared, mon
         if name.endswith((".json", ".pkl")):
             assert ours[name] == content, name
     assert any(name.endswith(".nii.gz") for name in ours)
+    left = read_json(_folder(trainer).parent / QUALITY_FILE)["cases"]
+    assert {*left} == {name.removesuffix(".nii.gz") for name in ours if name.endswith(".nii.gz")}
+    assert all(0 <= case["expected_dice"] <= 1 for case in left.values())
 
 
 def test_a_signal_after_the_last_step_is_heard_before_the_validation(prepared: Prepared) -> None:

@@ -1,0 +1,251 @@
+"""How good a segmentation is likely to be, before anybody has seen it.
+
+The sign is the Dice that the probabilities themselves expect: 2 sum(p s) / (sum(p) + sum(s)) of a region's
+probabilities p and its segmentation s. Where mirrored copies or folds contradict each other, their mean probability is
+near the middle, and so the sign falls. What it means in Dice is learned from the cases that the cross-validation held
+out (`QualityScale`).
+"""
+
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.files import read_json, write_json
+from bdfm_nnunet.json_shapes import Anything
+from bdfm_nnunet.locks import hold_lock
+from bdfm_nnunet.table_files import plain_cell, read_table, write_table
+
+logger = logging.getLogger(__name__)
+
+QUALITY_TABLE, QUALITY_FILE = "case_quality.csv", "validation_quality.json"
+COLUMNS = ("case", "estimated_dice", "low_dice", "high_dice", "expected_dice", "agreement", "inputs")
+FEWEST_CASES = 8
+"""Cases of a cross-validation that a scale is fitted to, at least."""
+_SECONDS_TO_WAIT = 60
+_SIGN = ".sign.json"
+_SUMMARY = {"metric_per_case": [{"prediction_file": str, "metrics": {str: {"Dice": Anything}}}]}
+_SHAPE = {"cases": {str: {"expected_dice": float, "dice": (float, None)}}}
+
+
+def expected_dice(logits: NDArray[Any], *, regions: bool) -> float:
+    """Return the mean Dice that probabilities expect of their own segmentation.
+
+    Regions that are not found are left out; where none is, the result is how sure the network is of that.
+
+    Args:
+        logits: (K, *spatial).
+        regions: whether the channels are overlapping regions, else classes of which the first is the background.
+    """
+    if regions:
+        with np.errstate(over="ignore"):
+            probabilities = 1 / (1 + np.exp(-logits.astype(np.float32)))
+        found = probabilities > 0.5
+    else:
+        probabilities = softmax(logits.astype(np.float32), axis=0)[1:]
+        best = np.argmax(logits, axis=0)
+        found = np.stack([best == channel for channel in range(1, len(logits))])
+    dices = [
+        2 * float(each[where].sum(dtype=np.float64)) / float(each.sum(dtype=np.float64) + where.sum())
+        for each, where in zip(probabilities, found)
+        if where.any()
+    ]
+    return float(np.mean(dices)) if dices else 1.0 - float(probabilities.max(initial=0.0))
+
+
+def agreement_of(segmentations: Sequence[NDArray[np.uint8]]) -> float | None:
+    """Return the mean Dice of the foreground of all pairs of segmentations; None of fewer than two."""
+    dices = []
+    for at, one in enumerate(segmentations):
+        for other in segmentations[at + 1 :]:
+            size = np.count_nonzero(one) + np.count_nonzero(other)
+            dices.append(2 * np.count_nonzero((one == other) & (one > 0)) / size if size else 1.0)
+    return float(np.mean(dices)) if dices else None
+
+
+# ------------------------------------------------------------------------------------------------------------- scale
+
+
+@dataclass(frozen=True)
+class QualityScale:
+    """What an expected Dice has meant in cases that were held out: a line, and how far they lay from it.
+
+    Attributes:
+        slope: of the line.
+        offset: of the line.
+        below: 5th percentile of the true Dice less the estimate.
+        above: 95th percentile.
+        cases: it was fitted to.
+        rank_correlation: Spearman's, of the estimates and the true Dice, each case left out of its own fit.
+    """
+
+    slope: float
+    offset: float
+    below: float
+    above: float
+    cases: int
+    rank_correlation: float
+
+    @classmethod
+    def fit(cls, expected: Sequence[float], true: Sequence[float]) -> "QualityScale | None":
+        """Fit a line; None for too few cases, or where a higher expectation has not meant a higher Dice."""
+        x, y = np.asarray(expected, dtype=np.float64), np.asarray(true, dtype=np.float64)
+        if len(x) < FEWEST_CASES or np.ptp(x) < 1e-6 or np.ptp(y) < 1e-6:
+            return None
+        slope, offset = np.polyfit(x, y, 1)
+        if slope <= 0:
+            return None
+        estimates = []
+        for at in range(len(x)):
+            others = np.arange(len(x)) != at
+            line = np.polyfit(x[others], y[others], 1) if np.ptp(x[others]) else (0.0, y[others].mean())
+            estimates.append(float(np.polyval(line, x[at])))
+        below, above = np.percentile(y - np.array(estimates), (5, 95))
+        correlation = float(spearmanr(estimates, y).statistic)
+        return cls(float(slope), float(offset), float(below), float(above), len(x), correlation)
+
+    def estimate(self, expected: float) -> tuple[float, float, float]:
+        """Return an estimate of the Dice, and between what it lies in nine of ten cases."""
+        middle = self.slope * expected + self.offset
+        low, here, high = (min(max(middle + by, 0.0), 1.0) for by in (self.below, 0.0, self.above))
+        return here, low, high
+
+
+def read_scale(folder: Path) -> QualityScale | None:
+    """Return the scale of a model, from what the validations of its folds have left.
+
+    Raises:
+        InputError: a file of them is damaged.
+    """
+    expected, true = [], []
+    for path in sorted(folder.glob(f"fold_*/{QUALITY_FILE}")):
+        for case in read_json(path, _SHAPE)["cases"].values():
+            if case["dice"] is not None:
+                expected.append(float(case["expected_dice"]))
+                true.append(float(case["dice"]))
+    scale = QualityScale.fit(expected, true)
+    if scale is None:
+        logger.info("%s: estimates are what the network expects, as no validation tells what that means", QUALITY_TABLE)
+    else:
+        logger.info(
+            "%s: estimates come from %d validated cases, in which their rank correlation with the true Dice was %.2f",
+            QUALITY_TABLE, scale.cases, scale.rank_correlation,
+        )  # fmt: skip
+    return scale
+
+
+# ------------------------------------------------------------------------------------------------------- validation
+
+
+def sign_path(output: str | os.PathLike[str]) -> Path:
+    """Return where the sign of a validated case waits for its score."""
+    path = Path(output)
+    return path.with_name(f".{path.name}{_SIGN}")
+
+
+def _ends(name: str) -> Iterator[int]:
+    """Yield where the ending of a file's name may begin."""
+    yield from (at for at, letter in enumerate(name) if letter == "." and at)
+
+
+def write_sign(output: str | os.PathLike[str], logits: NDArray[Any], *, regions: bool) -> None:
+    """Keep what the probabilities of a validated case expect.
+
+    Args:
+        output: of the segmentation, without ending.
+        logits: see `expected_dice`.
+        regions: see `expected_dice`.
+    """
+    write_json(sign_path(output), {"expected_dice": expected_dice(logits, regions=regions)})
+
+
+def collect_signs(validation: Path) -> None:
+    """Write what the probabilities of each validated case expected beside the Dice it had.
+
+    Args:
+        validation: the folder of nnU-Net's validation with its summary.json, whose signs are removed.
+
+    Raises:
+        InputError: the summary is damaged.
+    """
+    cases = {}
+    for row in read_json(validation / "summary.json", _SUMMARY)["metric_per_case"]:
+        name = Path(row["prediction_file"]).name
+        path = next((found for end in _ends(name) if (found := sign_path(validation / name[:end])).is_file()), None)
+        if path is not None:
+            values = [each["Dice"] for each in row["metrics"].values()]
+            dices = [float(dice) for dice in values if isinstance(dice, int | float) and math.isfinite(dice)]
+            sign = read_json(path, {"expected_dice": float})
+            cases[path.name[1 : -len(_SIGN)]] = {**sign, "dice": float(np.mean(dices)) if dices else None}
+            path.unlink()
+    if cases:
+        write_json(validation.parent / QUALITY_FILE, {"cases": cases})
+
+
+# ------------------------------------------------------------------------------------------------------------ table
+
+
+class QualityJudge:
+    """The judge of predicted cases: a list of them, the worst first, that grows case by case.
+
+    Args:
+        scale: of the model.
+    """
+
+    def __init__(self, scale: QualityScale | None = None) -> None:
+        self.scale = scale
+        self._members: list[NDArray[np.uint8]] = []
+
+    def add_member(self, logits: Tensor, *, regions: bool) -> None:
+        """Remember what one of several folds says of the next case: logits (K, *spatial)."""
+        found = (logits > 0).any(0) if regions else logits.argmax(0)
+        self._members.append(found.to("cpu", torch.uint8).numpy())
+
+    def judge(self, output: str | os.PathLike[str], logits: NDArray[Any], *, regions: bool, inputs: str) -> None:
+        """Write the row of a case, in the place of the one that it had; several processes may do that.
+
+        Args:
+            output: of the case, without ending; the table lies beside it.
+            logits: mean of all folds, (K, *spatial).
+            regions: whether the channels are overlapping regions.
+            inputs: what is known of its images.
+
+        Raises:
+            InputError: the table cannot be written.
+        """
+        agreement, self._members = agreement_of(self._members), []
+        expected = expected_dice(logits, regions=regions)
+        estimate = self.scale.estimate(expected) if self.scale is not None else (expected, None, None)
+        numbers = ["" if each is None else f"{each:.4f}" for each in (*estimate, expected, agreement)]
+        path, case = Path(output).parent / QUALITY_TABLE, Path(output).name
+        busy = f"another process writes {path}: wait for it"
+        with hold_lock(path.with_name(f".{path.name}.lock"), otherwise=busy, wait=_SECONDS_TO_WAIT):
+            kept = [row for row in _rows(path) if plain_cell(row[0]) != case]
+            write_table(path, [COLUMNS, *sorted([*kept, [case, *numbers, inputs]], key=_order)])
+
+
+def _rows(path: Path) -> list[list[str]]:
+    if not path.is_file():
+        return []
+    header, *rows = read_table(path)
+    if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+        raise InputError(f"{path} is no list of quality of this version: move it away")
+    return rows
+
+
+def _order(row: Sequence[str]) -> tuple[float, str]:
+    try:
+        return float(row[1]), row[0]
+    except ValueError:
+        return math.inf, row[0]
