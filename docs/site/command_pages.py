@@ -69,7 +69,7 @@ def _section(name: str, found: list[argparse.ArgumentParser]) -> str:
             label = _label(action)
             if label not in seen:
                 seen.add(label)
-                rows.append(f"| {label} | {_cell(_help(parser, action))} |")
+                rows.append(f"| {label} | {_help(parser, action)} |")
     if rows:
         parts += ["| argument | meaning |", "|---|---|", *rows, ""]
     return "\n".join(parts)
@@ -84,7 +84,7 @@ def _sentence(text: str) -> str:
 
 
 def _usage(parser: argparse.ArgumentParser) -> str:
-    formatter = argparse.HelpFormatter(parser.prog, width=100)
+    formatter = argparse.HelpFormatter(parser.prog, width=84)
     formatter.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups, prefix="")
     return formatter.format_help().strip()
 
@@ -107,7 +107,7 @@ def _value(action: argparse.Action) -> str:
 
 def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     text = argparse.HelpFormatter(parser.prog)._expand_help(action) if action.help else "as nnU-Net's command has it"
-    text = " ".join(text.split())
+    text = _cell(" ".join(text.split()))
     return f"{text} **(required)**" if action.required and action.option_strings else text
 
 
