@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bdfm_nnunet.errors import InputError
+from bdfm_nnunet.evaluation.folder_scores import without_ignored
 from bdfm_nnunet.evaluation.nearest import box_of
 from bdfm_nnunet.images.case_channels import check_grid, read_whole
 from bdfm_nnunet.images.label_values import whole_numbers
@@ -196,6 +197,9 @@ def read_case(case: str, runs: list[ReportedRun], *, channel: int = 0) -> CaseIm
     predictions = {
         run.name: _labels(run.folders.predicted(case), case, image, f"prediction of {run.name}") for run in runs
     }
+    ignore = next((run.ignored for run in runs if run.ignored is not None), None)
+    predictions = {run: without_ignored(reference, each, ignore)[1] for run, each in predictions.items()}
+    reference, _ = without_ignored(reference, reference, ignore)
     array = np.nan_to_num(image.array.astype(np.float32))
     shown = array != array.min()
     whole = _upright(case, _grey(array, shown), reference, predictions, image.grid.affine)

@@ -5,7 +5,8 @@ from typing import Any
 
 from bdfm_nnunet.safe_names import printable
 
-_WITHOUT_CONTENT = {"img", "input", "meta", "line", "circle", "polyline", "rect"}
+_WITHOUT_END = {"img", "input", "link", "meta"}
+_WITHOUT_CONTENT = {"line", "circle", "polyline"}
 
 
 class Markup(str):
@@ -49,8 +50,10 @@ def tag(name: str, /, *children: object, **attributes: Any) -> Markup:
     given = {key: value for key, value in attributes.items() if value is not None and value is not False}
     named = {key.rstrip("_").replace("_", "-"): value for key, value in given.items()}
     written = "".join(f" {key}" if value is True else f' {key}="{escaped(value)}"' for key, value in named.items())
+    if name in _WITHOUT_END:
+        return Markup(f"<{name}{written}>")
     if name in _WITHOUT_CONTENT:
-        return Markup(f"<{name}{written}>" if name in ("img", "input", "meta") else f"<{name}{written}/>")
+        return Markup(f"<{name}{written}/>")
     return Markup(f"<{name}{written}>{joined(*children)}</{name}>")
 
 

@@ -1,11 +1,13 @@
 """`bdfm report --serve`: the page for this machine's browser, with pictures and volumes of every case on request.
 
-The server listens on the loopback address alone, and answers only requests that name it so, which keeps other web sites
-out. A request chooses a case by its number in the table; nothing in it becomes a path.
+The server listens on the loopback address alone. It answers only requests that name it so, which keeps other web sites
+out, and that know the key of its address, which is drawn anew each time and keeps other users of the machine out. A
+request chooses a case by its number in the table; nothing in it becomes a path.
 """
 
 import logging
 import re
+import secrets
 from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -119,10 +121,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a request."""
         port = self.server.server_address[1]
-        if self.headers.get("Host") not in (f"{LOOPBACK}:{port}", f"localhost:{port}"):
-            self._send((HTTPStatus.FORBIDDEN, "text/plain; charset=utf-8", b"name the server as it was shown"))
+        named = self.headers.get("Host") in (f"{LOOPBACK}:{port}", f"localhost:{port}")
+        _, key, rest = (self.path.split("/", 2) + ["", ""])[:3]
+        if named and secrets.compare_digest(key.encode("utf-8", "replace"), self.server.key.encode()):
+            self._send(self.server.page.answer(f"/{rest}"))
         else:
-            self._send(self.server.page.answer(self.path))
+            self._send((HTTPStatus.FORBIDDEN, "text/plain; charset=utf-8", b"take the address as it was shown"))
 
     def _send(self, answer: Answer) -> None:
         status, kind, content = answer
@@ -131,6 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         self.end_headers()
         self.wfile.write(content)
 
@@ -154,6 +159,7 @@ class PageServer(ThreadingHTTPServer):
 
     def __init__(self, page: ServedPage, port: int = 0) -> None:
         self.page = page
+        self.key = secrets.token_urlsafe(16)
         try:
             super().__init__((LOOPBACK, port), _Handler)
         except (OSError, OverflowError) as error:
@@ -161,5 +167,5 @@ class PageServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """Address of the page."""
-        return f"http://{LOOPBACK}:{self.server_address[1]}/"
+        """Address of the page, with its key."""
+        return f"http://{LOOPBACK}:{self.server_address[1]}/{self.key}/"

@@ -103,6 +103,12 @@ class ReportedRun:
     folders: ImageFolders
 
     @property
+    def ignored(self) -> int | None:
+        """Label value of reference voxels that were not scored."""
+        found = (self.parts[0].result.settings or {}).get("ignore")
+        return found if isinstance(found, int) else None
+
+    @property
     def scores(self) -> dict[str, Any] | None:
         """Scores of all parts together, in the form of `RunResult.scores`; None where there are none."""
         found = [part.result.scores for part in self.parts if part.result.scores]

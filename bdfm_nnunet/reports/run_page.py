@@ -276,6 +276,7 @@ def _head(title: str, script: str, served: bool) -> Markup:
         tag("meta", http_equiv="Content-Security-Policy", content=policy(script, served=served)),
         tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name_="referrer", content="no-referrer"),
+        tag("link", rel="icon", href="data:,"),  # or browsers ask for one
         tag("title", title),
         Markup(f"<style>{style}</style>"),
     )

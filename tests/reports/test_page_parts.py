@@ -4,13 +4,14 @@ import io
 import math
 import re
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.reports.case_comparison import compare_cases, worst_and_best
-from bdfm_nnunet.reports.case_pictures import AGREED, EXTRA, MISSED, OTHER, CaseImages
+from bdfm_nnunet.reports.case_pictures import AGREED, EXTRA, MISSED, OTHER, CaseImages, read_case
 from bdfm_nnunet.reports.case_sections import score_section
 from bdfm_nnunet.reports.markup import Markup, joined, tag
 from bdfm_nnunet.reports.page_charts import difference_chart, line_chart
@@ -140,6 +141,24 @@ def test_picture_has_the_colour_of_the_kind_in_its_place(case):
     y, x = (round((n + 0.5) * 128 / 30) for n in (10, 10))
     yellow, grey = picture[y, x], picture[100, 100]
     assert yellow[0] > 150 and yellow[1] > 150 and yellow[2] < 110 and abs(grey - 100).max() < 12
+
+
+def test_ignored_voxels_are_neither_missed_nor_extra(tmp_path):
+    reference, prediction = np.zeros((2, 8, 8, 8), dtype=np.uint8)
+    reference[2:4, 2:4, 2:4], prediction[2:4, 2:4, 2:5], reference[5:, 5:, 5:], prediction[5:, 5:, 5:] = 1, 1, 9, 1
+    for folder, array in (("images", reference + 1), ("labels", reference), ("tuned", prediction)):
+        (tmp_path / folder).mkdir()
+        name = "a_0000.nii.gz" if folder == "images" else "a.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0])), tmp_path / folder / name)
+    settings = {"reference": str(tmp_path / "labels"), "prediction": str(tmp_path / "tuned"), "ignore": 9}
+    for name in ("one", "two"):
+        write_result(
+            tmp_path / f"{name}.json", RunResult(kind="evaluation", settings=settings, scores=scores(a=(1, 1)))
+        )
+    case = read_case("a", read_runs([str(tmp_path / "one.json"), str(tmp_path / "two.json")]))
+    for run in ("one", "two"):
+        found = case.disagreement(run)
+        assert {int(v): int((found == v).sum()) for v in np.unique(found) if v} == {AGREED: 8, EXTRA: 4}
 
 
 def test_study_is_shown_as_a_table(tmp_path):

@@ -37,7 +37,8 @@ def server(page):
         thread.join(10)
 
 
-def ask(server, path, *, host=None, method="GET"):
+def ask(server, path, *, host=None, method="GET", key=None):
+    path = f"/{server.key if key is None else key}{path}"
     connection = http.client.HTTPConnection(*server.server_address[:2], timeout=10)
     try:
         connection.putrequest(method, path, skip_host=True)
@@ -102,9 +103,16 @@ def test_other_names_and_methods_are_refused(server):
     assert ask(server, "/", method="POST")[0] == 501
 
 
+def test_without_its_key_nothing_is_told(server):
+    for key in ("", "x", server.key[:-1], f"{server.key}x", f"x/{server.key}"):
+        assert ask(server, "/", key=key)[0] == 403
+    with PageServer(server.page) as other:
+        assert len(server.key) >= 20 and other.key != server.key
+
+
 def test_only_the_loopback_address_listens(server):
     assert server.server_address[0] == "127.0.0.1"
-    assert server.address == f"http://127.0.0.1:{server.server_address[1]}/"
+    assert server.address == f"http://127.0.0.1:{server.server_address[1]}/{server.key}/"
 
 
 def test_a_case_that_cannot_be_read_is_told(runs, tmp_path):
