@@ -13,6 +13,7 @@ from bdfm_nnunet import __version__
 from bdfm_nnunet.checkpoints import Checkpoint, read_checkpoint
 from bdfm_nnunet.checkpoints.adaptation_plan import ADAPTATION_PLAN, CITATIONS
 from bdfm_nnunet.checkpoints.checkpoint_writing import write_checkpoint
+from bdfm_nnunet.checkpoints.citations import citations_of
 from bdfm_nnunet.checkpoints.readers.nnunet_reader import EXPOSURE, TASK
 from bdfm_nnunet.checkpoints.safe_loading import load_as_data
 from bdfm_nnunet.containers.challenge_forms import ChallengeForm
@@ -29,10 +30,11 @@ from bdfm_nnunet.modality_names import modality_of
 from bdfm_nnunet.nnunet_files import channels_of, labels_of, read_dataset_json, read_plans_file, resolve_configuration
 from bdfm_nnunet.patients import read_cases
 from bdfm_nnunet.prediction.argument_checks import check_model
-from bdfm_nnunet.presets import PRETRAINERS, SUBJECT_TRAINERS
+from bdfm_nnunet.presets import PRESETS, PRETRAINERS, SUBJECT_TRAINERS, TRAINER_PRESETS
+from bdfm_nnunet.results.provenance import citations_of_data, cited_once, licences_of
 from bdfm_nnunet.sharing.hub_export import without_files, without_paths
 from bdfm_nnunet.sharing.stock_export import stock_content
-from bdfm_nnunet.sharing.weight_description import Describer
+from bdfm_nnunet.sharing.weight_description import Describer, WeightDescription
 from bdfm_nnunet.weight_rules import find_rules
 
 logger = logging.getLogger(__name__)
@@ -283,14 +285,16 @@ def _copy_package(target: Path) -> None:
 def _facts(
     order: ContainerOrder, settings: ContainerSettings, verdicts: Sequence[Verdict], dataset: Mapping[str, Any]
 ) -> ContextFacts:
-    described = Describer.of(order.model / f"fold_{order.folds[0]}" / order.file).description()
+    describer = Describer.of(order.model / f"fold_{order.folds[0]}" / order.file)
+    described, exposure = describer.description(), Exposure.of_checkpoint(describer.checkpoint)
     return ContextFacts(
         settings=settings,
         weights=described,
         requirements=pinned(),
         python=".".join(map(str, sys.version_info[:2])),
         verdicts=[_told(each, order.model) for each in verdicts],
-        licences=_licences(described.seen),
+        licences=licences_of(exposure.as_dict()),
+        citations=_citations(described, exposure),
         labels={name: value for name, value in dataset["labels"].items() if name != "background"},
     )
 
@@ -301,10 +305,11 @@ def _told(judged: Verdict, model: Path) -> dict[str, str]:
     return {"name": judged.rules.name, "answer": judged.answer, "why": why}
 
 
-def _licences(seen: Mapping[str, Any]) -> dict[str, str]:
-    """Return release of the training data to its licence."""
-    found: dict[str, str] = {}
-    for run in seen["runs"]:
-        for release, entry in run.get("releases", {}).items():
-            found[release] = entry.get("licence") or "not stated"
-    return found
+def _citations(weights: WeightDescription, exposure: Exposure) -> tuple[str, ...]:
+    """Return what to cite for weights, for the methods of all trainings behind them, and for their data."""
+    trainers = [str(run.get("trainer")) for run in exposure.runs]
+    methods = [PRESETS[TRAINER_PRESETS[name]].objective for name in trainers if name in TRAINER_PRESETS]
+    network = str(weights.network.get("class") or "")
+    own = [text for each in citations_of([*methods, *weights.methods], network) for text in each["apa_citations"]]
+    releases = [KNOWN_RELEASES[name].citation for name in exposure.releases if name in KNOWN_RELEASES]
+    return cited_once(weights.citations, own, citations_of_data(exposure.as_dict()), releases)

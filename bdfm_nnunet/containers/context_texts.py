@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bdfm_nnunet.checkpoints.citations import citations_of
 from bdfm_nnunet.containers.challenge_forms import ENDINGS
 from bdfm_nnunet.containers.container_settings import MODEL, SETTINGS, ContainerSettings
 from bdfm_nnunet.dataset_conversion.releases import KNOWN_RELEASES
@@ -82,7 +81,8 @@ class ContextFacts:
         requirements: file to its lines.
         python: version of the interpreter, `3.11` say.
         verdicts: `name`, `answer` and `why` of the challenge's rules on weights for each fold.
-        licences: release of the training data to its licence.
+        licences: release of the training data to its licence; None where that is not stated.
+        citations: what to cite.
         labels: name to value or values, of the model.
     """
 
@@ -91,7 +91,8 @@ class ContextFacts:
     requirements: Mapping[str, Sequence[str]]
     python: str
     verdicts: Sequence[Mapping[str, Any]]
-    licences: Mapping[str, str]
+    licences: Mapping[str, str | None]
+    citations: Sequence[str]
     labels: Mapping[str, Any]
 
 
@@ -187,21 +188,16 @@ def _limits(form: Any) -> list[str]:
 
 
 def _licences(facts: ContextFacts) -> str:
-    known = facts.weights
-    network = str(known.network.get("class") or "")
-    own = [text for each in citations_of(known.methods, network) for text in each["apa_citations"]]
-    cite = list(dict.fromkeys([*known.citations, *own]))
-    data = [KNOWN_RELEASES[name].citation for name in facts.licences if name in KNOWN_RELEASES]
     lines = [
         "# Licences",
         "",
         "- code (`package/`): Apache-2.0; the packages in requirements*.txt have licences of their own",
-        f"- weights: {_line(known.licence) or 'not stated'}",
-        *[f"- training data {_line(name)}: {_line(licence)}" for name, licence in facts.licences.items()],
+        f"- weights: {_line(facts.weights.licence) or 'not stated'}",
+        *[f"- training data {_line(name)}: {_line(told or 'not stated')}" for name, told in facts.licences.items()],
         "",
         "# Cite",
         "",
-        *[f"- {_line(text)}" for text in [*cite, *dict.fromkeys(filter(None, data))]],
+        *[f"- {_line(text)}" for text in facts.citations],
     ]
     return "\n".join(lines) + "\n"
 

@@ -197,7 +197,8 @@ def test_models_that_do_not_suit_a_challenge(
 def test_forbidden_weights_are_for_rehearsal_alone(nnunet_dirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_model(nnunet_dirs)
     path = folder / "fold_0" / "checkpoint_final.pth"
-    run = {"dataset": "Dataset501_Made", "releases": {"brats2021": {"licence": "", "overlaps": []}}}
+    run = {"dataset": "Dataset501_Made", "releases": {"brats2021": {"licence": "", "overlaps": []}},
+           "trainer": "nnUNetTrainerBDFMPretrain"}  # fmt: skip
     torch.save(torch.load(path) | {EXPOSURE: Exposure((run,)).as_dict()}, path)
     arguments = [*WRITE, "brats2026-goat", "-f", "0", "-o", str(nnunet_dirs / "out")]
     assert cli.main([*arguments, "--strict-rules"]) == 3 and not (nnunet_dirs / "out").exists()
@@ -205,6 +206,9 @@ def test_forbidden_weights_are_for_rehearsal_alone(nnunet_dirs: Path, capsys: py
     assert cli.main(arguments) == 0
     assert "WARNING: brats2026-goat forbids these weights" in capsys.readouterr().out
     assert "brats2026-goat: forbidden" in (nnunet_dirs / "out" / "README.md").read_text()
+    page = (nnunet_dirs / "out" / "LICENCES.md").read_text()
+    assert "training data brats2021: not stated" in page and "Baid et al., arXiv:2107.02314" in page
+    assert "SimMIM: A simple framework" in page  # of the pre-training behind it
 
 
 def test_options_that_are_missing(nnunet_dirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
