@@ -179,12 +179,14 @@ class EnsembleOutputs:
         return [
             RegionVolume(name, found[name] * voxel, sums[name] * voxel if name in sums else None,
                          [each[name] * voxel for each in average.voxels],
-                         self._interval(name, found[name] * voxel))
+                         self._interval(name, found[name] * voxel, most=labels.size * voxel))
             for name in regions
         ]  # fmt: skip
 
-    def _interval(self, region: str, volume: float) -> tuple[float, float, str] | None:
-        return None if self.calibration is None else self.calibration.interval(region, volume)
+    def _interval(self, region: str, volume: float, *, most: float) -> tuple[float, float, str] | None:
+        """Return the calibrated interval, which ends at the volume of the image."""
+        found = None if self.calibration is None else self.calibration.interval(region, volume)
+        return found and (found[0], min(found[1], most), found[2])
 
 
 def predict_cases(

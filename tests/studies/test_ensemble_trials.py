@@ -21,7 +21,7 @@ from bdfm_nnunet.patients import CaseList
 from bdfm_nnunet.prediction import ensemble_parts
 from bdfm_nnunet.table_files import read_table
 from tests.conftest import point_to, threads_for_spawn
-from tests.prediction.ensemble_models import AFFINE, model_of_folds, write_images
+from tests.prediction.ensemble_models import AFFINE, SIZE, model_of_folds, write_images
 from tests.prediction.test_whole_command import CHECKPOINT
 
 FAST = ["-device", "cpu", "-npp", "1", "-nps", "1", "--precision", "fp32"]
@@ -150,7 +150,7 @@ def test_a_calibration_changes_probabilities_and_intervals_but_no_label(folders:
         "temperature": 2.0,
         "error": {},
         "cases": 30,
-        "volumes": {"all": 0.5, "b": None},
+        "volumes": {"all": 0.01, "b": None},
         "regions": {"all": [1, 2], "b": [2]},
     }
     path.write_text(json.dumps(content))
@@ -166,7 +166,11 @@ def test_a_calibration_changes_probabilities_and_intervals_but_no_label(folders:
     row = dict(zip(header, rows[0]))
     assert row["region"] == "all" and "held-out cases" in row["interval"]
     volume, low, high = (float(row[name]) for name in ("volume_mm3", "low_mm3", "high_mm3"))
-    assert high == pytest.approx((volume + 100) * np.exp(0.5) - 100, abs=0.1) and low < volume < high
+    assert high == pytest.approx((volume + 100) * np.exp(0.01) - 100, abs=0.1) and low < volume < high
+    path.write_text(json.dumps(content | {"volumes": {"all": 20.0, "b": None}}))
+    assert cli.main([*words, "-o", str(folders / "unsure"), "--calibration", str(path), "--volumes"]) == 0
+    row = dict(zip(header, read_table(folders / "unsure" / "volumes.csv")[1]))
+    assert (float(row["low_mm3"]), float(row["high_mm3"])) == (0, 3.0 * np.prod(SIZE))
     path.write_text(json.dumps(content | {"regions": {"tumour": [7]}}))
     assert cli.main([*words, "-o", str(folders / "other"), "--calibration", str(path)]) == 2
 
