@@ -16,6 +16,8 @@ RESULTS = ("training_summary.json", "pretraining_summary.json", "result.json", "
 """Files of a result in a folder of a run, by preference."""
 CURVES = "progress.png"
 """The picture of the curves that a training draws."""
+_DRAWN = "*/epoch_*.png"
+_MOST_PICTURES = 4
 _FOLD = re.compile(r"fold_(\d+|all)")
 _ENDINGS = (".nii.gz", ".nii")
 _IMAGES_OF = {"labelsTr": "imagesTr", "labelsTs": "imagesTs", "labels": "images"}
@@ -36,20 +38,25 @@ class RunPart:
     result: RunResult
 
     @property
-    def last_picture(self) -> Path | None:
-        """The newest picture below the folder of a training or reconstruction, its curves aside."""
-        if self.result.kind not in ("pretraining", "segmentation", "reconstruction"):
-            return None
-        return last_picture(self.path.parent)
+    def pictures(self) -> list[Path]:
+        """The newest picture of each kind that a training drew, or those of a probe of reconstruction."""
+        if self.result.kind == "pretraining":
+            folders = sorted({path.parent for path in self.path.parent.glob(_DRAWN)})
+            return [path for folder in folders[:_MOST_PICTURES] if (path := last_picture(folder.parent, folder.name))]
+        if self.result.kind == "reconstruction":
+            named = (self.path.with_name(f"{self.path.stem}_{which}.png") for which in ("worst", "median"))
+            return [path for path in named if path.is_file()]
+        return []
 
 
-def last_picture(folder: Path) -> Path | None:
-    """Return the newest picture that a training left below its folder, its curves aside.
+def last_picture(folder: Path, kind: str = "*") -> Path | None:
+    """Return the newest picture of reconstructions that a training drew.
 
     Args:
         folder: of the fold.
+        kind: name of the folder of pictures inside; by default any.
     """
-    found = [path for path in folder.rglob("*.png") if path.name != CURVES and path.is_file()]
+    found = [path for path in folder.glob(_DRAWN) if path.match(f"{kind}/*") and path.is_file()]
     return max(found, key=lambda path: (path.stat().st_mtime, path.name), default=None)
 
 

@@ -32,7 +32,7 @@ def run_section(run: ReportedRun, number: int) -> Markup:
         "section",
         tag("h2", run.name, id=f"run-{number}"),
         tag("p", f"A result of kind {about}, from ", _paths(run), "."),
-        *(joined(_curves(part), _picture(part)) for part in run.parts),
+        *(joined(_curves(part), *(_picture(part, path) for path in part.pictures)) for part in run.parts),
         *map(_entries, run.parts),
         _cost(run),
         _exposure(run),
@@ -77,11 +77,8 @@ def _group_of(name: str) -> str:
     return name.removesuffix("_mean_fill").removeprefix("train_").removeprefix("val_")
 
 
-def _picture(part: RunPart) -> Markup | None:
-    """Return the newest picture of a pre-training's reconstructions."""
-    path = part.last_picture
-    if path is None:
-        return None
+def _picture(part: RunPart, path: Path) -> Markup:
+    """Return a picture of reconstructions, or why it is left out."""
     title = _with_part("Reconstruction", part)
     try:
         content = read_regular(path) if path.stat().st_size <= _LARGEST_PICTURE else b""
@@ -89,7 +86,7 @@ def _picture(part: RunPart) -> Markup | None:
         content = b""
     if not content.startswith(_PNG):
         return joined(tag("h3", title), tag("p", f"{path.name} is no PNG file of at most 4 MiB, so it is left out."))
-    told = f"{path.stem}: the picture that the training drew last of images, what was hidden, and what was rebuilt"
+    told = f"{path.parent.name}, {path.stem}: images, what was hidden of them, and what was rebuilt"
     shown = tag("img", src=data_uri(content, "image/png"), alt=told, class_="reconstruction")
     return joined(tag("h3", title), tag("figure", shown, tag("figcaption", path.name)))
 

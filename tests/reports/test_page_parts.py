@@ -161,6 +161,30 @@ def test_ignored_voxels_are_neither_missed_nor_extra(tmp_path):
         assert {int(v): int((found == v).sum()) for v in np.unique(found) if v} == {AGREED: 8, EXTRA: 4}
 
 
+def test_pictures_are_the_last_of_each_kind_and_no_others(tmp_path):
+    for name in (
+        "a/epoch_0001.png",
+        "a/epoch_0002.png",
+        "b/epoch_0001.png",
+        "progress.png",
+        "c/mine.png",
+        "d/e/epoch_1.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n" if name.startswith("a") else b"<svg>")
+    write_result(tmp_path / "pretraining_summary.json", RunResult(kind="pretraining"))
+    (run,) = read_runs([str(tmp_path)])
+    assert [str(path.relative_to(tmp_path)) for path in run.parts[0].pictures] == [
+        "a/epoch_0002.png",
+        "b/epoch_0001.png",
+    ]
+    shown = run_section(run, 0)
+    assert shown.count("<img") == 1 and "epoch_0001.png is no PNG file" in shown
+    write_result(tmp_path / "probe.json", RunResult(kind="reconstruction"))
+    (tmp_path / "probe_worst.png").write_bytes(b"")
+    assert [path.name for path in read_runs([str(tmp_path / "probe.json")])[0].parts[0].pictures] == ["probe_worst.png"]
+
+
 def test_study_is_shown_as_a_table(tmp_path):
     table = [
         {"arm": "scratch", "fraction": 5, "dice": {"mean": 0.5, "low": 0.25, "high": 0.75}, "difference": None},
