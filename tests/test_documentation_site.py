@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import json
 import re
@@ -14,7 +15,7 @@ import pytest
 from bdfm_nnunet import settings
 from bdfm_nnunet.cli import main
 from bdfm_nnunet.commands import predict
-from docs.site import build, code_blocks, command_pages, method_figure, page_links, setting_pages
+from docs.site import build, code_blocks, command_pages, interface_pages, method_figure, page_links, setting_pages
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -167,6 +168,12 @@ def test_wrong_links_and_foreign_addresses_are_found(tmp_path: Path) -> None:
         "a.html links to https://example.org/x.js: it loads that from another place",
         "a.html links to missing.png: no such file",
     ]
+
+
+def test_modules_of_the_python_page_exist() -> None:
+    assert "::: bdfm_nnunet.convert\n" in interface_pages.page()
+    modules = {name for names in interface_pages.GROUPS.values() for name in names}
+    assert not [name for name in sorted(modules) if importlib.util.find_spec(f"bdfm_nnunet.{name}") is None]
 
 
 def test_parsers_are_whole() -> None:
