@@ -79,7 +79,9 @@ def _set_up_messages() -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
     parser = argparse.ArgumentParser(
-        prog="bdfm", description="Self-supervised pre-training and fine-tuning for brain MRI, native to nnU-Net v2."
+        prog="bdfm",
+        description="Self-supervised pre-training and fine-tuning for brain MRI, native to nnU-Net v2.",
+        epilog="An error that ends in [some-words] has an entry of that name in docs/troubleshooting.md.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     datasets.add_commands(commands)
