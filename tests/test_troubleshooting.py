@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bdfm_nnunet.cli import main
 from bdfm_nnunet.errors import InputError, Refusal
 
 ROOT = Path(__file__).parents[1]
@@ -60,3 +61,12 @@ def test_entry_has_the_words_the_cause_and_the_remedy(entry: str) -> None:
 def test_entry_follows_the_sentence(kind: type[InputError]) -> None:
     assert str(kind("x is not there: give it", entry="no-such-x")) == "x is not there: give it [no-such-x]"
     assert str(kind("x is not there: give it")) == "x is not there: give it"
+
+
+def test_the_command_line_shows_the_entry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    assert main(["plan", "-d", "5"]) == 2
+    assert capsys.readouterr().err == (
+        "bdfm: error: nnUNet_raw is not set: name the folder with `export nnUNet_raw=/path/to/nnUNet_raw` first "
+        "[folder-not-set]\n"
+    )
