@@ -153,11 +153,19 @@
     });
   }
 
-  const moves = { ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1],
+  // To right, anterior and superior; the patient's right is shown on the left.
+  const moves = { ArrowLeft: [1, 0, 0], ArrowRight: [-1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1],
     PageDown: [0, 0, -1] };
+
+  function move([right, anterior, superior]) {
+    if (find("viewer-view").value !== "render") return viewer.moveCrosshairInVox(right, anterior, superior);
+    const { renderAzimuth, renderElevation } = viewer.scene;
+    return viewer.setRenderAzimuthElevation(renderAzimuth - 5 * right, renderElevation + 5 * anterior);
+  }
+
   canvas.addEventListener("keydown", (event) => {
     if (!viewer || event.ctrlKey || event.altKey || event.metaKey) return;
-    if (event.key in moves) viewer.moveCrosshairInVox(...moves[event.key]);
+    if (event.key in moves) move(moves[event.key]);
     else if (kinds[Number(event.key) - 1]) find(`show-${kinds[Number(event.key) - 1]}`).click();
     else return;
     event.preventDefault();

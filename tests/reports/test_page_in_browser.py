@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,6 +96,12 @@ def coloured(picture):
     return int((picture.max(axis=2) - picture.min(axis=2) > 60).sum())
 
 
+def crossing(picture):
+    """Row and column of the cross, which is blue."""
+    blue = (picture[..., 2] > 150) & (picture[..., 2] - picture[..., 0] > 60)
+    return int(blue.sum(axis=1).argmax()), int(blue.sum(axis=0).argmax())
+
+
 def test_canvas_is_drawn_and_overlays_switch(chromium, page):
     shown = Open(chromium, page)
     shown.run("document.getElementById('viewer').scrollIntoView()")
@@ -133,8 +140,28 @@ def test_keys_move_the_cross_and_switch_overlays(chromium, page):
     shown.find("viewer-run").send_keys("scratch")
     shown.wait_for("1-0")
     shown.find("viewer-view").send_keys("axial")
-    assert (shown.picture() != moved).any(axis=2).sum() > 1000
+    before = crossing(shown.picture())
+    canvas.send_keys(Keys.ARROW_LEFT, Keys.ARROW_UP, Keys.ARROW_UP)
+    after = crossing(shown.picture())
+    assert after[0] < before[0] - 10 and after[1] < before[1] - 5  # up and to the left
+    shown.find("viewer-view").send_keys("3")
+    front = shown.picture()
+    canvas.send_keys(Keys.ARROW_LEFT)
+    assert (shown.picture() != front).any(axis=2).sum() > 100
     assert shown.errors() == []
+
+
+def test_what_an_injected_script_or_picture_would_do_is_stopped(chromium, page, tmp_path):
+    """Were a text not escaped, the policy of the page would still keep it from running and from asking anybody."""
+    text = Path(page.removeprefix("file://")).read_text(encoding="utf-8")
+    bad = (
+        "<script>document.title='x'</script><img src=x onerror=\"document.title='x'\"><img src='https://example.org/'>"
+    )
+    (tmp_path / "bad.html").write_text(text.replace("<main", f"{bad}<main", 1))
+    shown = Open(chromium, (tmp_path / "bad.html").as_uri())
+    assert chromium.title == "scratch and tuned and fold_0"
+    assert sum("violates the following Content Security Policy" in error for error in shown.errors()) == 4
+    assert shown.requests() == {(tmp_path / "bad.html").as_uri()}
 
 
 def test_table_sorts_finds_and_runs_no_name(chromium, page):
