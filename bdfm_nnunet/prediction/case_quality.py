@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -39,29 +39,45 @@ _SUMMARY = {"metric_per_case": [{"prediction_file": str, "metrics": {str: {"Dice
 _SHAPE = {"cases": {str: {"expected_dice": float, "dice": (float, None)}}}
 
 
+class ExpectedDice:
+    """The Dice that probabilities expect of their own segmentation, gathered piece by piece."""
+
+    def __init__(self) -> None:
+        self._sums: NDArray[np.float64] | None = None
+        self._largest = 0.0
+
+    def add(self, probabilities: NDArray[Any], *, regions: bool) -> None:
+        """Add voxels.
+
+        Args:
+            probabilities: (K, *spatial).
+            regions: whether the channels are overlapping regions, else classes of which the first is the background.
+        """
+        if regions:
+            found = probabilities > 0.5
+        else:
+            best, probabilities = probabilities.argmax(axis=0), probabilities[1:]
+            found = np.stack([best == channel for channel in range(1, len(probabilities) + 1)])
+        axes = tuple(range(1, found.ndim))
+        inside = (probabilities * found).sum(axis=axes, dtype=np.float64)
+        sums = np.stack([inside, probabilities.sum(axis=axes, dtype=np.float64), found.sum(axis=axes)])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._largest = max(self._largest, float(probabilities.max(initial=0.0)))
+
+    @property
+    def value(self) -> float:
+        """Mean over the regions that are found; where none is, how sure the network is of that."""
+        assert self._sums is not None
+        inside, whole, found = self._sums[:, self._sums[2] > 0]
+        return float(np.mean(2 * inside / (whole + found))) if inside.size else 1.0 - self._largest
+
+
 def expected_dice(logits: NDArray[Any], *, regions: bool) -> float:
-    """Return the mean Dice that probabilities expect of their own segmentation.
-
-    Regions that are not found are left out; where none is, the result is how sure the network is of that.
-
-    Args:
-        logits: (K, *spatial).
-        regions: whether the channels are overlapping regions, else classes of which the first is the background.
-    """
-    if regions:
-        with np.errstate(over="ignore"):
-            probabilities = 1 / (1 + np.exp(-logits.astype(np.float32)))
-        found = probabilities > 0.5
-    else:
-        probabilities = softmax(logits.astype(np.float32), axis=0)[1:]
-        best = np.argmax(logits, axis=0)
-        found = np.stack([best == channel for channel in range(1, len(logits))])
-    dices = [
-        2 * float(each[where].sum(dtype=np.float64)) / float(each.sum(dtype=np.float64) + where.sum())
-        for each, where in zip(probabilities, found)
-        if where.any()
-    ]
-    return float(np.mean(dices)) if dices else 1.0 - float(probabilities.max(initial=0.0))
+    """Return the same for logits (K, *spatial)."""
+    values = logits.astype(np.float32)
+    expected = ExpectedDice()
+    expected.add(expit(values) if regions else softmax(values, axis=0), regions=regions)
+    return expected.value
 
 
 def agreement_of(segmentations: Sequence[NDArray[np.uint8]]) -> float | None:
@@ -207,25 +223,25 @@ class QualityJudge:
         self.scale = scale
         self._members: list[NDArray[np.uint8]] = []
 
-    def add_member(self, logits: Tensor, *, regions: bool) -> None:
-        """Remember what one of several folds says of the next case: logits (K, *spatial)."""
+    def add_member(self, logits: Tensor, *, of: int, regions: bool) -> None:
+        """Remember what one `of` several folds says of a case: logits (K, *spatial)."""
+        if len(self._members) >= of:
+            self._members = []
         found = (logits > 0).any(0) if regions else logits.argmax(0)
         self._members.append(found.to("cpu", torch.uint8).numpy())
 
-    def judge(self, output: str | os.PathLike[str], logits: NDArray[Any], *, regions: bool, inputs: str) -> None:
+    def judge(self, output: str | os.PathLike[str], expected: float, *, inputs: str) -> None:
         """Write the row of a case, in the place of the one that it had; several processes may do that.
 
         Args:
             output: of the case, without ending; the table lies beside it.
-            logits: mean of all folds, (K, *spatial).
-            regions: whether the channels are overlapping regions.
+            expected: the Dice that its probabilities expect.
             inputs: what is known of its images.
 
         Raises:
             InputError: the table cannot be written.
         """
         agreement, self._members = agreement_of(self._members), []
-        expected = expected_dice(logits, regions=regions)
         estimate = self.scale.estimate(expected) if self.scale is not None else (expected, None, None)
         numbers = ["" if each is None else f"{each:.4f}" for each in (*estimate, expected, agreement)]
         path, case = Path(output).parent / QUALITY_TABLE, Path(output).name

@@ -19,6 +19,7 @@ from bdfm_nnunet.files import read_json, sweep, unfinished, write_json
 from bdfm_nnunet.images.case_folders import NIFTI
 from bdfm_nnunet.nnunet_files import labels_of
 from bdfm_nnunet.prediction.averaged_probabilities import Slab
+from bdfm_nnunet.prediction.case_quality import ExpectedDice
 from bdfm_nnunet.prediction.case_workers import whole_case
 from bdfm_nnunet.prediction.ensemble_prediction import Averaged, Ensemble, EnsembleCase
 from bdfm_nnunet.prediction.region_volumes import RegionVolume, VolumeTable, region_probabilities, voxels_of
@@ -134,6 +135,7 @@ class EnsembleOutputs:
         maps = {name: np.zeros(shape[1:], dtype=np.float32) for name in MAPS if self.maps}
         probabilities = np.zeros(shape, dtype=np.float32) if self.probabilities else None
         sums: dict[str, float] = {}
+        expected = ExpectedDice()
         for slab in average.mean.slabs(1.0 if self.calibration is None else self.calibration.temperature):
             labels[slab.where] = model.label_manager.convert_probabilities_to_segmentation(slab.mean)
             for name, values in maps.items():
@@ -141,12 +143,14 @@ class EnsembleOutputs:
             if probabilities is not None:
                 probabilities[:, slab.where] = slab.probabilities
             self._add_sums(sums, slab)
+            expected.add(slab.mean, regions=slab.regions)
         for name, values in maps.items():
             by_nibabel = model.plans_manager.plans.get("image_reader_writer") != "SimpleITKIO"
             write_map(
                 self._map(case, name), values, average.properties, like=Path(case.files[0]), by_nibabel=by_nibabel
             )
         self._write_segmentation(case, labels, probabilities, average.properties)
+        model.quality.judge(case.output, expected.value, inputs=model.inputs.status(case.name))
         if self.volumes:
             self.table.put(case.name, self._volumes(case, labels, average, sums))
 

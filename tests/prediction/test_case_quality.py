@@ -12,6 +12,7 @@ from bdfm_nnunet.prediction.case_quality import (
     COLUMNS,
     QUALITY_FILE,
     QUALITY_TABLE,
+    ExpectedDice,
     QualityJudge,
     QualityScale,
     agreement_of,
@@ -29,6 +30,10 @@ def logits_of(probabilities: list[float]) -> np.ndarray:
     return np.log(np.stack([1 - p, p]))[:, None, None]
 
 
+def sure_of(*probabilities: float) -> float:
+    return expected_dice(logits_of(list(probabilities)), regions=False)
+
+
 def test_expected_dice_by_hand() -> None:
     # two voxels are found: 2 (0.9 + 0.8) / (0.9 + 0.8 + 0.2 + 2)
     assert expected_dice(logits_of([0.9, 0.8, 0.2]), regions=False) == pytest.approx(3.4 / 3.9)
@@ -36,6 +41,14 @@ def test_expected_dice_by_hand() -> None:
     # of regions, each channel is one: 2 (0.6 + 0.9) / (1.5 + 2) and 2 * 0.8 / (0.8 + 0.4 + 1)
     p = np.array([[0.6, 0.9], [0.8, 0.4]])
     assert expected_dice(np.log(p / (1 - p)), regions=True) == pytest.approx((3 / 3.5 + 1.6 / 2.2) / 2)
+
+
+def test_pieces_are_as_good_as_the_whole() -> None:
+    p = np.random.default_rng(0).dirichlet([1, 1, 1], (4, 5, 6)).transpose(3, 0, 1, 2)
+    pieces = ExpectedDice()
+    for part in (slice(0, 1), slice(1, 4)):
+        pieces.add(p[:, part], regions=False)
+    assert pieces.value == pytest.approx(expected_dice(np.log(p), regions=False), abs=1e-6)
 
 
 def test_agreement_of_folds_by_hand() -> None:
@@ -82,10 +95,10 @@ def test_what_validations_leave_makes_the_list(tmp_path: Path) -> None:
     judge, out = QualityJudge(scale), tmp_path / "out"
     out.mkdir()
     for case, probability in (("good", 0.97), ("bad", 0.6), ("fair", 0.8)):
-        judge.judge(out / case, logits_of([probability, 0.1]), regions=False, inputs="good")
-    for labels in ([0.9, 0.1], [0.9, 0.9]):
-        judge.add_member(torch.from_numpy(logits_of(labels)), regions=False)
-    judge.judge(out / "fair", logits_of([0.8, 0.4]), regions=False, inputs="skull")
+        judge.judge(out / case, sure_of(probability, 0.1), inputs="good")
+    for labels in ([0.1, 0.1], [0.1, 0.1], [0.9, 0.1], [0.9, 0.9]):  # two folds; nobody has asked for the case before
+        judge.add_member(torch.from_numpy(logits_of(labels)), of=2, regions=False)
+    judge.judge(out / "fair", sure_of(0.8, 0.4), inputs="skull")
     header, *rows = read_table(out / QUALITY_TABLE)
     assert tuple(header) == COLUMNS and [row[0] for row in rows] == ["bad", "fair", "good"]
     assert rows[1][5:] == [f"{2 / 3:.4f}", "skull"] and rows[0][5] == ""
@@ -94,7 +107,7 @@ def test_what_validations_leave_makes_the_list(tmp_path: Path) -> None:
 
 def test_without_validations_the_list_is_what_the_network_expects(tmp_path: Path) -> None:
     assert read_scale(tmp_path) is None
-    QualityJudge().judge(tmp_path / "a", logits_of([0.9]), regions=False, inputs="unknown: no fingerprint")
+    QualityJudge().judge(tmp_path / "a", sure_of(0.9), inputs="unknown: no fingerprint")
     assert read_table(tmp_path / QUALITY_TABLE)[1] == ["a", "0.9474", "", "", "0.9474", "", "unknown: no fingerprint"]
 
 
@@ -105,4 +118,4 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         read_scale(tmp_path)
     (tmp_path / QUALITY_TABLE).write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"no list of quality .*move it away"):
-        QualityJudge().judge(tmp_path / "a", logits_of([0.9]), regions=False, inputs="good")
+        QualityJudge().judge(tmp_path / "a", 0.9, inputs="good")

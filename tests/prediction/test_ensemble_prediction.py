@@ -15,6 +15,7 @@ from nnunetv2.ensembling.ensemble import ensemble_folders
 
 from bdfm_nnunet import cli
 from bdfm_nnunet.prediction import case_workers, ensemble_prediction, model_folder
+from bdfm_nnunet.prediction.case_quality import QUALITY_TABLE
 from bdfm_nnunet.table_files import read_table
 from tests.conftest import threads_for_spawn
 from tests.prediction.ensemble_models import CLASSES, REGIONS, model_of_folds, write_images
@@ -67,7 +68,8 @@ def test_several_models_are_what_nnunet_makes_of_their_folders(tmp_path: Path, i
         assert len(np.unique(ours)) > 1
         assert (ours != labels_in(Path(alone[0]), case)).any() and (ours != labels_in(Path(alone[1]), case)).any()
         assert (out / f"{case}.pkl").read_bytes() == (tmp_path / "stock" / f"{case}.pkl").read_bytes()
-    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+    assert not [path for path in out.iterdir() if path.name.startswith(".") and path.suffix != ".lock"]
+    assert {row[0] for row in read_table(out / QUALITY_TABLE)[1:]} == {"case0", "case1"}
 
 
 def test_members_that_are_folds_are_averaged_as_in_memory_and_tell_how_they_differ(
