@@ -187,9 +187,9 @@ def _swatch(colour: str, text: str) -> Markup:
 # ---------------------------------------------------------------------------------------------------------- viewer
 
 _KEYS = (
-    "With the picture in focus, the arrow keys and Page Up and Page Down move the cross (arrows turn the 3-D view where "
-    "it is alone), and 1 to 4 switch image, reference, prediction and disagreement. Dragging turns the 3-D view; the "
-    "wheel changes the slice. The patient's left is on the right."
+    "With the picture in focus, the arrow keys and Page Up and Page Down move the cross (arrows turn the 3-D view "
+    "where it is alone), and 1 to 4 switch image, reference, prediction and disagreement. Dragging turns the 3-D view; "
+    "the wheel changes the slice. The patient's left is on the right."
 )
 _OVERLAYS = {"image": True, "reference": True, "prediction": False, "disagreement": False}
 _VIEWS = {"multi": "three planes and 3-D", **{plane: plane for plane in ("axial", "coronal", "sagittal")},
