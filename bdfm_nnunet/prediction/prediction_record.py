@@ -6,7 +6,7 @@ import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def _states(folder: Path) -> dict[str, _State]:
 
 def _write(run: PredictionRun, written: Sequence[Path], session: Session) -> None:
     files = run.checkpoints
-    read = [read_checkpoint(path) for path in files]
+    read = [replace(read_checkpoint(path), weights={}) for path in files]  # one of them in memory at a time
     settings = {
         **run.settings,
         "images": place_of(run.images, beside=run.out),

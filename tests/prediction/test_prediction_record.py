@@ -1,7 +1,9 @@
 """The run sheet of a folder of predictions."""
 
+import gc
 import logging
 import os
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -100,6 +102,21 @@ def test_retrained_weights_begin_a_new_sheet(run: PredictionRun) -> None:
     torch.save(content | {"network_weights": {"weight": torch.zeros(2)}}, run.checkpoints[0])
     found = _predict(run, "b").provenance
     assert found is not None and found.outputs[0].count == 1
+
+
+def test_the_weights_of_one_fold_are_in_memory_at_a_time(run: PredictionRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, alive = prediction_record.read_checkpoint, []
+
+    def watched(path: Path) -> Any:
+        gc.collect()
+        assert not [tensor for tensor in alive if tensor() is not None], "the weights before are still there"
+        found = read(path)
+        alive.extend(weakref.ref(tensor) for tensor in found.weights.values())
+        return found
+
+    monkeypatch.setattr(prediction_record, "read_checkpoint", watched)
+    _predict(run, "a")
+    assert len(alive) == 2
 
 
 def test_nothing_written_is_nothing_recorded(run: PredictionRun) -> None:
