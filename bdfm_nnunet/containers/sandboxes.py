@@ -1,6 +1,7 @@
 """Where a container is run for a check: here without privileges and network, or in an image of it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -109,17 +110,32 @@ class Sandbox:
 
 def _wait(process: "subprocess.Popen[bytes]", until: float) -> tuple[int | None, float]:
     """Wait for a process; return its exit code, None if it took too long, and its peak memory in MiB."""
+    peak = None
     while True:
         found, status, usage = os.wait4(process.pid, os.WNOHANG)
         if found:
             process.returncode = os.waitstatus_to_exitcode(status)
             scale = 2**20 if sys.platform == "darwin" else 2**10
-            return process.returncode, usage.ru_maxrss / scale
+            return process.returncode, usage.ru_maxrss / scale if peak is None else peak
+        peak = _peak_so_far(process.pid) or peak
         if time.monotonic() > until:
             process.kill()
             process.wait()
             return None, 0.0
         time.sleep(0.05)
+
+
+def _peak_so_far(pid: int) -> float | None:
+    """Return the largest resident memory in MiB of the program that a process runs; None where that is not told.
+
+    What `wait4` tells counts the process that it was forked from, too, which may be larger.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return None if found is None else int(found[1]) / 2**10
 
 
 def local_sandbox(folder: Path, memory_gib: float | None) -> Sandbox:

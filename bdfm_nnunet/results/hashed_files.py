@@ -146,7 +146,7 @@ def joined(first: HashedFiles, second: HashedFiles | None = None) -> HashedFiles
     files = dict(sorted({**((second and second.files) or {}), **(first.files or {})}.items()))
     lines = "".join(f"{entry['sha256']}  {name}\n" for name, entry in files.items())
     about: Any = {"count": len(files), "bytes": sum(entry["bytes"] for entry in files.values()), "files": files}
-    fields = vars(first) | about | {"sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    fields = vars(first) | about | {"sha256": hashlib.sha256(os.fsencode(lines)).hexdigest()}  # names may be no UTF-8
     return HashedFiles(**fields)
 
 

@@ -335,7 +335,9 @@ class Pretraining(Task):
         return {"pretraining": self.settings}
 
     def headline(self, curves: Mapping[str, list[float]]) -> dict[str, Any]:
-        """Return the first and last loss and the last monitors."""
+        """Return the first and last loss and the last monitors; before the first epoch is done, that there are none."""
+        if not curves.get("train_losses"):
+            return {"epochs_done": 0}
         return {
             "epochs_done": len(curves["train_losses"]),
             "loss_first": curves["train_losses"][0],
