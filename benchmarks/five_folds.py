@@ -61,7 +61,8 @@ def run(command: list[str], root: Path) -> str:
     done = subprocess.run([str(Path(sys.executable).parent / "bdfm"), *command], env=environment, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
     if done.returncode:
-        raise RuntimeError(f"bdfm {command[0]} ended with {done.returncode}:\n{done.stdout[-3000:]}")
+        said = [line for line in done.stdout.splitlines() if not line.endswith("| pass |")]
+        raise RuntimeError("\n".join([f"bdfm {command[0]} ended with {done.returncode}:", *said[-40:]]))
     return done.stdout
 
 
