@@ -8,18 +8,13 @@ import pytest
 from bdfm_nnunet.results import RunResult, write_result
 
 
-def _file(path: Path, seed: int) -> Path:
-    """The second model gains 0.1 for each channel that is missing; a seed adds 0.02 to both."""
+def _file(path: Path, seed: int, *, gain: float) -> Path:
+    """Scores rise by `gain` for each channel that is missing, and by 0.02 with the seed."""
     rows = [
         {
-            "model": model,
             "channels": channels,
-            "cases": {
-                f"case_{n}": {"mean": 0.5 + 0.1 * n + 0.02 * seed + 0.1 * (model == "with") * (2 - len(channels))}
-                for n in (1, 0)
-            },
+            "cases": {f"case_{n}": {"mean": 0.5 + 0.1 * n + 0.02 * seed + gain * (2 - len(channels))} for n in (1, 0)},
         }
-        for model in ("without", "with")
         for channels in (["T1", "T2"], ["T1"], ["T2"])
     ]
     write_result(path, RunResult(kind="channel_subsets", extra={"subsets": rows}))
@@ -27,10 +22,13 @@ def _file(path: Path, seed: int) -> Path:
 
 
 def test_the_table_has_every_subset_and_the_difference(tmp_path: Path) -> None:
-    files = [_file(tmp_path / f"subsets_{seed}.json", seed) for seed in (0, 1)]
-    scores = missing_channels.scores_by_subset(files)
-    assert scores["T1", "T2"][0].ravel().tolist() == pytest.approx([0.5, 0.6, 0.52, 0.62])
-    lines = missing_channels.table(files).splitlines()
+    without, dropout = (
+        [_file(tmp_path / f"{name}_{seed}.json", seed, gain=gain) for seed in (0, 1)]
+        for name, gain in (("without", 0.0), ("dropout", 0.1))
+    )
+    scores = missing_channels.scores_by_subset(without)
+    assert scores["T1", "T2"].ravel().tolist() == pytest.approx([0.5, 0.6, 0.52, 0.62])
+    lines = missing_channels.table(without, dropout).splitlines()
     assert lines[0] == "| T1 | T2 | without | with | difference |"
     assert lines[2] == "| x | x | 0.560 | 0.560 | +0.000 [+0.000, +0.000] |"
     assert lines[4] == "|  | x | 0.560 | 0.660 | +0.100 [+0.100, +0.100] |"
