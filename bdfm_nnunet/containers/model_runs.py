@@ -1,6 +1,7 @@
 """The model of a container, run on one staged case at a time: a segmentation, a number, or an embedding as bytes."""
 
 import io
+import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from bdfm_nnunet.dataset_conversion.submission import source_values
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.postprocessing import read_rules
 from bdfm_nnunet.images.volumes import read_volume
+from bdfm_nnunet.inputs.input_faults import find_faults
+
+logger = logging.getLogger(__name__)
 
 
 class ModelRun(ABC):
@@ -71,6 +75,7 @@ class _Segmentation(ModelRun):
         from bdfm_nnunet.prediction.resampled_sizes import check_resampled_size
 
         grid, name = case.first.grid, work / "result"
+        self._tell_departures(case)
         check_resampled_size(case.first.name, grid.size[::-1], grid.spacing[::-1], self.wanted)
         known = self.predictor
         model: Any = (known.plans_manager, known.configuration_manager, known.dataset_json, False)
@@ -79,6 +84,15 @@ class _Segmentation(ModelRun):
         path = Path(f"{name}{known.dataset_json['file_ending']}")
         volume = read_volume(path, path.name, by_nibabel=self.wanted.by_nibabel)
         return case.packed(source_values(volume, self.settings.inverse, "the challenge"))
+
+    def _tell_departures(self, case: StagedCase) -> None:
+        """Warn where the case does not look like the training cases; it is predicted all the same."""
+        fingerprint = self.predictor.inputs.fingerprint
+        if fingerprint is None or len({*case.files}) != len(fingerprint.channels):
+            return
+        volumes = [read_volume(Path(file), Path(file).name, by_nibabel=self.wanted.by_nibabel) for file in case.files]
+        for fault in find_faults(fingerprint, volumes):
+            logger.warning("%s", fault.sentence)
 
 
 class _Subject(ModelRun):

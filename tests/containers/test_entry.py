@@ -19,6 +19,7 @@ from bdfm_nnunet.containers.build_context import LOCAL_PYTHON, MODEL
 from bdfm_nnunet.exposure import Exposure
 from tests.conftest import point_to
 from tests.containers.made_models import make_case, make_model, noise, save
+from tests.inputs import heads
 from tests.prediction.test_whole_command import arguments
 
 WRITE = ["container", "-d", "501", "-tr", "nnUNetTrainer", "--challenge"]
@@ -228,3 +229,21 @@ def test_a_segmentation_by_flags(nnunet_dirs: Path, tmp_path: Path, caplog: pyte
     assert entry.main(tmp_path / "c", ["--output", str(output)]) == 2 and "it has no T2" in caplog.text
     assert entry.main(tmp_path / "c", ["--t2", "/nowhere.nii.gz", "--output", str(tmp_path / "other.nii.gz")]) == 2
     assert not (tmp_path / "other.nii.gz").exists() and "nowhere.nii.gz does not exist" in caplog.text
+
+
+def test_cases_that_depart_from_training_are_told(
+    nnunet_dirs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_model(nnunet_dirs, ("t1n", "t2w"))
+    for number in range(8):
+        heads.save(tmp_path / "imagesTr", f"case_{number}", list(heads.head(number).values()))
+    assert cli.main(["fingerprint", "-m", str(folder), "-i", str(tmp_path / "imagesTr")]) == 0
+    assert cli.main([*WRITE, "plain", "-f", "0", "-o", str(tmp_path / "made"), "--disable_tta"]) == 0
+    for case, (first, second) in {"good": ("t1", "t2"), "swapped": ("t2", "t1")}.items():
+        images = heads.head(20)
+        save(images[first], tmp_path / "in" / case / f"{case}-t1n.nii.gz", np.eye(4))
+        save(images[second], tmp_path / "in" / case / f"{case}-t2w.nii.gz", np.eye(4))
+    assert entry.main(tmp_path / "made", [str(tmp_path / "in"), str(tmp_path / "out")]) == 0
+    assert sorted(os.listdir(tmp_path / "out")) == ["good.nii.gz", "swapped.nii.gz"]
+    (told,) = (text for record in caplog.records if "training" in (text := record.getMessage()) or "swapped," in text)
+    assert "the channels are swapped" in told
