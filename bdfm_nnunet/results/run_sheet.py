@@ -11,6 +11,7 @@ from bdfm_nnunet.safe_names import printable
 
 _DIGITS = 16
 _SPECIAL = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[]<>|#"})
+_DETAILS = {"plans": "configuration", "split": "fold"}
 _SHORT = ("str", "int", "float", "bool")
 
 
@@ -102,7 +103,7 @@ def _files(files: Sequence[HashedFiles], inputs: int) -> list[str]:
 
 
 def _place(each: HashedFiles) -> str:
-    return f"{each.place}, {each.kind} {each.detail}" if each.detail else each.place
+    return f"{each.place}, {_DETAILS.get(each.kind, each.kind)} {each.detail}" if each.detail else each.place
 
 
 def _seen(exposure: Mapping[str, Any] | None) -> list[str]:

@@ -55,7 +55,7 @@ def test_everything_that_a_reader_asks_for_is_there(tmp_path: Path) -> None:
         "- trainer: nnUNetTrainerBDFM\n- fold: 0\n",
         "Metric version whole: Dice.",
         "| wt | dice | 0.8123 \\[0.7, -\\] |",
-        "| read | plans | ../plans.json, plans 3d\\_fullres | 1 | 3333333333333333 |",
+        "| read | plans | ../plans.json, configuration 3d\\_fullres | 1 | 3333333333333333 |",
         "- Dataset501\\_A, 8 training and 2 validation cases, ixi\n- a gap\n",
         "- training: 7\n",
         "- ixi: not stated\n",
