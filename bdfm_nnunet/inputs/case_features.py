@@ -19,7 +19,7 @@ CANONICAL = "canonical"
 _DEPTHS = (1, 2, 3, 5)
 _RANKS = (0.2, 0.4, 0.6, 0.8, 0.95, 0.99, 1.0)
 _TAILS = (0.001, 0.01, 0.99, 0.999)
-_SAME = -6.0  # logarithm of a mean difference of ranks; two files with one image have at most that
+SAME = -6.0  # logarithm of a mean difference of ranks; two files with one image have at most that
 _MOST_VALUES = 100_000
 
 
@@ -137,7 +137,7 @@ def _pairs(values: NDArray[np.float64]) -> NDArray[np.float64]:
         for second in range(count):
             means = np.bincount(part, ranks[second], minlength=len(_RANKS)) / sizes
             tails = np.quantile(scaled[second] - scaled[first], _TAILS) if first != second else np.zeros(len(_TAILS))
-            apart = np.log(max(float(np.abs(ranks[second] - ranks[first]).mean()), np.exp(_SAME)))
+            apart = np.log(max(float(np.abs(ranks[second] - ranks[first]).mean()), np.exp(SAME)))
             pairs[first, second] = [*means, *_compressed(tails), apart]
     return pairs
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from bdfm_nnunet.images.volumes import Volume
-from bdfm_nnunet.inputs.case_features import CaseFeatures
+from bdfm_nnunet.inputs.case_features import SAME, CaseFeatures
 from bdfm_nnunet.inputs.coarse_images import CONSTANT, Turn
 from bdfm_nnunet.inputs.input_fingerprint import InputFingerprint
 from bdfm_nnunet.inputs.input_reference import Scores, exchange_name
@@ -50,6 +51,8 @@ def faults_of(fingerprint: InputFingerprint, case: CaseFeatures, names: Sequence
     """
     reference = fingerprint.reference
     scores = reference.scores(case)
+    if doubled := _doubled(fingerprint, case, names):
+        return doubled
     faults = _exchanged(fingerprint, scores, names)
     if faults:
         files = list(range(len(names)))
@@ -142,6 +145,19 @@ def _size(fingerprint: InputFingerprint, scores: Scores, names: Sequence[str], f
 
 def _times(values: np.ndarray) -> str:
     return " x ".join(f"{value:.3g}" for value in values)
+
+
+def _doubled(fingerprint: InputFingerprint, case: CaseFeatures, names: Sequence[str]) -> list[InputFault]:
+    """Name two files that hold one image, unless training cases do the same."""
+    usual = fingerprint.reference.means["order"]
+    for a, b in combinations(range(len(names)), 2):
+        if case.order[a, b, -1] <= SAME and usual[a, b, -1] > SAME + 1:
+            here, there = fingerprint.channels[a], fingerprint.channels[b]
+            return [InputFault(CONTRAST, names[b], (
+                f"{names[b]} holds the same image as {Path(names[a]).name}, expected {here} and {there}: give each "
+                "channel its own image"
+            ))]  # fmt: skip
+    return []
 
 
 def _exchanged(fingerprint: InputFingerprint, scores: Scores, names: Sequence[str]) -> list[InputFault]:

@@ -59,7 +59,7 @@ def planted(folder: Path) -> dict[str, tuple[str, str]]:
     mirrored = np.diag([-SPACING, SPACING, SPACING, 1.0])
     cases: dict[str, tuple[list[Any], Any, str, str]] = {
         "swapped": ([t2, t1], None, "0000", "the channels are swapped"),
-        "doubled": ([t1, t1], None, "0001", "does not look like c1"),
+        "doubled": ([t1, t1], None, "0001", "holds the same image as doubled_0000.nii.gz"),
         "inverted": ([np.where(t1 > 0, t1.max() + 1 - t1, 0), t2], None, "0000", "does not look like c0"),
         "skull": (list(head(30, skull=True).values()), None, "0000", "does not look skull-stripped"),
         "upside_down": ([t1[:, :, ::-1], t2[:, :, ::-1]], None, "0000", "mirrored along z"),
