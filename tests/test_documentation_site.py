@@ -209,6 +209,7 @@ def test_first_steps_of_the_first_tutorial(
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(tmp_path / name))
         (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)  # a dry run writes its manifest where it is started
     page = (ROOT / "docs/tutorials/own_scans.md").read_text(encoding="utf-8").replace("/data/ours", f"{tmp_path}/ours")
     first, second = [words for words in code_blocks.commands(page) if words[0] in ("convert", "splits")]
     first += ["--workers", "1"]
