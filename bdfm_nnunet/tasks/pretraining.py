@@ -313,8 +313,7 @@ class Pretraining(Task):
         curves, epoch = self.curves, self.trainer.current_epoch
         figure = progress_figure(self._panels(curves), title=type(self.trainer).__name__)
         save_figure(figure, self.folder / "progress.png")
-        due = (epoch + 1) % self.settings.picture_every == 0
-        if due or epoch in (0, self.trainer.num_epochs - 1):
+        if (epoch + 1) % self.settings.picture_every == 0 or epoch in (0, self.trainer.num_epochs - 1):
             self._write_pictures()
 
     def _panels(self, curves: Mapping[str, list[float]]) -> dict[str, dict[str, list[float]]]:
@@ -390,9 +389,8 @@ def check_clips(kind: type[Objective], settings: CropSettings) -> None:
     kind.check_clips()
     if settings.augmentation != "none" or settings.random_contrast:
         raise InputError(
-            f"pretraining.augmentation is {settings.augmentation} and pretraining.random_contrast is "
-            f"{settings.random_contrast:g}, which are for 3-D images: leave both out, clips have the augmentation of "
-            "their objective"
+            f"pretraining.augmentation is {settings.augmentation}, pretraining.random_contrast {settings.random_contrast:g}"
+            ", which are for 3-D images: leave both out, clips have the augmentation of their objective"
         )
 
 
