@@ -59,8 +59,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "synthesis": {"synthesis", "data", "dataset_conversion", "images", "patients"},
     "evaluation": {"evaluation", "images", "results", "targets"},
     "reports": {"reports", "evaluation", "images", "results", "targets"},
-    "sharing": {"sharing", "checkpoints", "networks", "exposure", "results", "training_costs", "__version__",
-                "inputs"},  # fmt: skip
+    "sharing": {
+        "sharing", "checkpoints", "networks", "exposure", "results", "training_costs", "__version__", "inputs",
+    },
     "plans": {
         "plans", "networks", "checkpoints", "exposure", "patients", "images", "cost_records", "targets",
         "inputs",
