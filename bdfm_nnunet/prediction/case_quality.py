@@ -1,16 +1,16 @@
 """How good a segmentation is likely to be, before anybody has seen it.
 
-The sign is the Dice that the probabilities themselves expect: 2 sum(p s) / (sum(p) + sum(s)) of a region's
+The first sign is the Dice that the probabilities themselves expect: 2 sum(p s) / (sum(p) + sum(s)) of a region's
 probabilities p and its segmentation s. Where mirrored copies or folds contradict each other, their mean probability is
-near the middle, and so the sign falls. What it means in Dice is learned from the cases that the cross-validation held
-out (`QualityScale`).
+near the middle, and so the sign falls. The others are the volumes of the regions. What they mean in Dice is learned from
+the cases that the cross-validation held out (`QualityScale`).
 """
 
 import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,29 @@ COLUMNS = ("case", "estimated_dice", "low_dice", "high_dice", "expected_dice", "
 FEWEST_CASES = 8
 """Cases of a cross-validation that a scale is fitted to, at least."""
 _SECONDS_TO_WAIT = 60
+_PENALTY = 3.0
 _SIGN = ".sign.json"
 _SUMMARY = {"metric_per_case": [{"prediction_file": str, "metrics": {str: {"Dice": Anything}}}]}
-_SHAPE = {"cases": {str: {"expected_dice": float, "dice": (float, None)}}}
+_SIGNS = {"expected_dice": float, "volumes": [float]}
+_SHAPE = {"cases": {str: _SIGNS | {"dice": (float, None)}}}
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What a segmentation tells of its own quality.
+
+    Attributes:
+        expected_dice: that its probabilities expect.
+        volumes: of each region, mm3.
+    """
+
+    expected_dice: float
+    volumes: tuple[float, ...]
+
+    @property
+    def features(self) -> list[float]:
+        """Numbers for a fit."""
+        return [self.expected_dice, *np.log1p(self.volumes)]
 
 
 class ExpectedDice:
@@ -71,13 +91,18 @@ class ExpectedDice:
         inside, whole, found = self._sums[:, self._sums[2] > 0]
         return float(np.mean(2 * inside / (whole + found))) if inside.size else 1.0 - self._largest
 
+    def signs(self, voxel: float) -> Signs:
+        """Return all signs, given the volume of a voxel in mm3."""
+        assert self._sums is not None
+        return Signs(self.value, tuple(float(count) * voxel for count in self._sums[2]))
 
-def expected_dice(logits: NDArray[Any], *, regions: bool) -> float:
-    """Return the same for logits (K, *spatial)."""
+
+def signs_of(logits: NDArray[Any], *, regions: bool, spacing: Sequence[float]) -> Signs:
+    """Return the signs of logits (K, *spatial), which have this spacing in mm."""
     values = logits.astype(np.float32)
     expected = ExpectedDice()
     expected.add(expit(values) if regions else softmax(values, axis=0), regions=regions)
-    return expected.value
+    return expected.signs(math.prod(spacing))
 
 
 def agreement_of(segmentations: Sequence[NDArray[np.uint8]]) -> float | None:
@@ -95,18 +120,22 @@ def agreement_of(segmentations: Sequence[NDArray[np.uint8]]) -> float | None:
 
 @dataclass(frozen=True)
 class QualityScale:
-    """What an expected Dice has meant in cases that were held out: a line, and how far they lay from it.
+    """What signs have meant in cases that were held out: a plane, and how far they lay from it.
 
     Attributes:
-        slope: of the line.
-        offset: of the line.
+        centre: mean of each feature.
+        width: standard deviation of each.
+        weights: of the features, so scaled.
+        offset: mean true Dice.
         below: 5th percentile of the true Dice less the estimate.
         above: 95th percentile.
         cases: it was fitted to.
         rank_correlation: Spearman's, of the estimates and the true Dice, each case left out of its own fit.
     """
 
-    slope: float
+    centre: NDArray[np.float64]
+    width: NDArray[np.float64]
+    weights: NDArray[np.float64]
     offset: float
     below: float
     above: float
@@ -114,28 +143,39 @@ class QualityScale:
     rank_correlation: float
 
     @classmethod
-    def fit(cls, expected: Sequence[float], true: Sequence[float]) -> "QualityScale | None":
-        """Fit a line; None for too few cases, or where a higher expectation has not meant a higher Dice."""
-        x, y = np.asarray(expected, dtype=np.float64), np.asarray(true, dtype=np.float64)
-        if len(x) < FEWEST_CASES or np.ptp(x) < 1e-6 or np.ptp(y) < 1e-6:
+    def fit(cls, signs: Sequence[Signs], true: Sequence[float]) -> "QualityScale | None":
+        """Fit a plane; None for too few cases, or where estimates of cases left out tell nothing of the truth."""
+        if len(signs) < FEWEST_CASES or len({len(each.volumes) for each in signs}) > 1:
             return None
-        slope, offset = np.polyfit(x, y, 1)
-        if slope <= 0:
-            return None
+        x, y = np.array([each.features for each in signs]), np.asarray(true, dtype=np.float64)
+        centre, width = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+        x = (x - centre) / width
         estimates = []
         for at in range(len(x)):
             others = np.arange(len(x)) != at
-            line = np.polyfit(x[others], y[others], 1) if np.ptp(x[others]) else (0.0, y[others].mean())
-            estimates.append(float(np.polyval(line, x[at])))
-        below, above = np.percentile(y - np.array(estimates), (5, 95))
+            weights, offset = _ridge(x[others], y[others])
+            estimates.append(float(x[at] @ weights + offset))
+        if np.ptp(estimates) < 1e-9 or np.ptp(y) < 1e-9:
+            return None
         correlation = float(spearmanr(estimates, y).statistic)
-        return cls(float(slope), float(offset), float(below), float(above), len(x), correlation)
+        if correlation <= 0:
+            return None
+        below, above = np.percentile(y - np.array(estimates), (5, 95))
+        return cls(centre, width, *_ridge(x, y), float(below), float(above), len(x), correlation)
 
-    def estimate(self, expected: float) -> tuple[float, float, float]:
+    def estimate(self, signs: Signs) -> tuple[float, float, float]:
         """Return an estimate of the Dice, and between what it lies in nine of ten cases."""
-        middle = self.slope * expected + self.offset
+        middle = float((np.array(signs.features) - self.centre) / self.width @ self.weights) + self.offset
         low, here, high = (min(max(middle + by, 0.0), 1.0) for by in (self.below, 0.0, self.above))
         return here, low, high
+
+
+def _ridge(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Return weights and offset of a ridge regression on scaled features."""
+    mean = x.mean(axis=0)
+    centred = x - mean
+    weights = np.linalg.solve(centred.T @ centred + _PENALTY * np.eye(x.shape[1]), centred.T @ (y - y.mean()))
+    return weights, float(y.mean() - mean @ weights)
 
 
 def read_scale(folder: Path) -> QualityScale | None:
@@ -144,13 +184,13 @@ def read_scale(folder: Path) -> QualityScale | None:
     Raises:
         InputError: a file of them is damaged.
     """
-    expected, true = [], []
+    signs, true = [], []
     for path in sorted(folder.glob(f"fold_*/{QUALITY_FILE}")):
         for case in read_json(path, _SHAPE)["cases"].values():
             if case["dice"] is not None:
-                expected.append(float(case["expected_dice"]))
+                signs.append(Signs(float(case["expected_dice"]), tuple(map(float, case["volumes"]))))
                 true.append(float(case["dice"]))
-    scale = QualityScale.fit(expected, true)
+    scale = QualityScale.fit(signs, true)
     if scale is None:
         logger.info("%s: estimates are what the network expects, as no validation tells what that means", QUALITY_TABLE)
     else:
@@ -175,15 +215,14 @@ def _ends(name: str) -> Iterator[int]:
     yield from (at for at, letter in enumerate(name) if letter == "." and at)
 
 
-def write_sign(output: str | os.PathLike[str], logits: NDArray[Any], *, regions: bool) -> None:
-    """Keep what the probabilities of a validated case expect.
+def write_sign(output: str | os.PathLike[str], signs: Signs) -> None:
+    """Keep what the segmentation of a validated case tells of its quality.
 
     Args:
         output: of the segmentation, without ending.
-        logits: see `expected_dice`.
-        regions: see `expected_dice`.
+        signs: of it.
     """
-    write_json(sign_path(output), {"expected_dice": expected_dice(logits, regions=regions)})
+    write_json(sign_path(output), asdict(signs))
 
 
 def collect_signs(validation: Path) -> None:
@@ -202,7 +241,7 @@ def collect_signs(validation: Path) -> None:
         if path is not None:
             values = [each["Dice"] for each in row["metrics"].values()]
             dices = [float(dice) for dice in values if isinstance(dice, int | float) and math.isfinite(dice)]
-            sign = read_json(path, {"expected_dice": float})
+            sign = read_json(path, _SIGNS)
             cases[path.name[1 : -len(_SIGN)]] = {**sign, "dice": float(np.mean(dices)) if dices else None}
             path.unlink()
     if cases:
@@ -230,19 +269,20 @@ class QualityJudge:
         found = (logits > 0).any(0) if regions else logits.argmax(0)
         self._members.append(found.to("cpu", torch.uint8).numpy())
 
-    def judge(self, output: str | os.PathLike[str], expected: float, *, inputs: str) -> None:
+    def judge(self, output: str | os.PathLike[str], signs: Signs, *, inputs: str) -> None:
         """Write the row of a case, in the place of the one that it had; several processes may do that.
 
         Args:
             output: of the case, without ending; the table lies beside it.
-            expected: the Dice that its probabilities expect.
+            signs: of its segmentation.
             inputs: what is known of its images.
 
         Raises:
             InputError: the table cannot be written.
         """
         agreement, self._members = agreement_of(self._members), []
-        estimate = self.scale.estimate(expected) if self.scale is not None else (expected, None, None)
+        expected = signs.expected_dice
+        estimate = self.scale.estimate(signs) if self.scale is not None else (expected, None, None)
         numbers = ["" if each is None else f"{each:.4f}" for each in (*estimate, expected, agreement)]
         path, case = Path(output).parent / QUALITY_TABLE, Path(output).name
         busy = f"another process writes {path}: wait for it"

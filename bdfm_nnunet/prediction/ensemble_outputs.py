@@ -150,7 +150,8 @@ class EnsembleOutputs:
                 self._map(case, name), values, average.properties, like=Path(case.files[0]), by_nibabel=by_nibabel
             )
         self._write_segmentation(case, labels, probabilities, average.properties)
-        model.quality.judge(case.output, expected.value, inputs=model.inputs.status(case.name))
+        signs = expected.signs(float(np.prod(average.properties["spacing"])))
+        model.quality.judge(case.output, signs, inputs=model.inputs.status(case.name))
         if self.volumes:
             self.table.put(case.name, self._volumes(case, labels, average, sums))
 

@@ -33,7 +33,7 @@ from bdfm_nnunet.nnunet_files import labels_of
 from bdfm_nnunet.prediction import case_workers
 from bdfm_nnunet.prediction.argument_checks import check_model
 from bdfm_nnunet.prediction.case_images import check_cases, find_cases
-from bdfm_nnunet.prediction.case_quality import QualityJudge, expected_dice, read_scale
+from bdfm_nnunet.prediction.case_quality import QualityJudge, read_scale, signs_of
 from bdfm_nnunet.prediction.images_wanted import ImagesWanted
 from bdfm_nnunet.prediction.inference_precision import autocast_type, keep_logits_exact, to_channels_last
 from bdfm_nnunet.prediction.known_inputs import KnownInputs
@@ -363,8 +363,8 @@ class Predictor(nnunet.nnUNetPredictor):
                 logits = self.predict_logits_from_preprocessed_data(data).cpu().numpy()
                 if item["ofile"] and self.export is case_workers.export_case:
                     known = self.inputs.status(os.path.basename(item["ofile"]))
-                    expected = expected_dice(logits, regions=self.label_manager.has_regions)
-                    self.quality.judge(item["ofile"], expected, inputs=known)
+                    spacing, regions = self.configuration_manager.spacing, self.label_manager.has_regions
+                    self.quality.judge(item["ofile"], signs_of(logits, regions=regions, spacing=spacing), inputs=known)
                 case = (logits, item["data_properties"], *model, item["ofile"], save_probabilities, self.options.rules)
                 waiting.append(pool.submit(self.export, *case))
                 if len(waiting) > num_processes_segmentation_export + _QUEUED_EXPORTS:  # logits fill the memory

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import cannot_write, is_full, is_unfinished
-from bdfm_nnunet.prediction.case_quality import collect_signs, write_sign
+from bdfm_nnunet.prediction.case_quality import collect_signs, signs_of, write_sign
 from bdfm_nnunet.worker_pools import SteadyContext, ended_by_system, start_worker
 
 AGAIN = "validate again with --val, the training is finished"
@@ -116,7 +116,8 @@ def export_with_sign(
     from bdfm_nnunet.prediction.case_workers import export_case  # nnU-Net, which runs of other trainers do without
 
     export_case(logits, properties, configuration, plans, dataset, output, *more, again=AGAIN)
-    write_sign(output, np.asarray(logits), regions=plans.get_label_manager(dataset).has_regions)
+    regions = plans.get_label_manager(dataset).has_regions
+    write_sign(output, signs_of(np.asarray(logits), regions=regions, spacing=configuration.spacing))
 
 
 @contextmanager

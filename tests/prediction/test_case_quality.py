@@ -15,10 +15,11 @@ from bdfm_nnunet.prediction.case_quality import (
     ExpectedDice,
     QualityJudge,
     QualityScale,
+    Signs,
     agreement_of,
     collect_signs,
-    expected_dice,
     read_scale,
+    signs_of,
     write_sign,
 )
 from bdfm_nnunet.table_files import read_table
@@ -30,8 +31,12 @@ def logits_of(probabilities: list[float]) -> np.ndarray:
     return np.log(np.stack([1 - p, p]))[:, None, None]
 
 
-def sure_of(*probabilities: float) -> float:
-    return expected_dice(logits_of(list(probabilities)), regions=False)
+def expected_dice(logits: np.ndarray, *, regions: bool) -> float:
+    return signs_of(logits, regions=regions, spacing=[1, 1, 1]).expected_dice
+
+
+def sure_of(*probabilities: float) -> Signs:
+    return signs_of(logits_of(list(probabilities)), regions=False, spacing=[1, 2, 3])
 
 
 def test_expected_dice_by_hand() -> None:
@@ -59,25 +64,30 @@ def test_agreement_of_folds_by_hand() -> None:
     assert agreement_of([none, none]) == 1
 
 
-def test_a_scale_is_a_line_with_errors_of_cases_left_out() -> None:
+def test_volumes_are_those_of_the_network() -> None:
+    assert sure_of(0.9, 0.8, 0.2).volumes == (12.0,)
+
+
+def test_a_scale_learns_from_expectations_and_volumes() -> None:
     rng = np.random.default_rng(0)
-    expected = rng.uniform(0.6, 1.0, 60)
-    true = 2 * expected - 1 + rng.normal(0, 0.05, 60)
-    scale = QualityScale.fit(expected, true)
-    assert scale is not None and scale.slope == pytest.approx(2, abs=0.15) and scale.rank_correlation > 0.9
-    middle, low, high = scale.estimate(0.8)
-    assert (
-        low < middle < high and middle == pytest.approx(0.6, abs=0.03) and high - low == pytest.approx(0.165, abs=0.05)
-    )
-    assert scale.estimate(5.0)[0] == 1
-    assert QualityScale.fit(expected[:7], true[:7]) is None and QualityScale.fit(expected, -true) is None
+    expected, volume = rng.uniform(0.6, 1.0, 60), rng.uniform(10, 1000, 60)
+    true = expected - 0.4 + 0.05 * np.log1p(volume) + rng.normal(0, 0.03, 60)
+    signs = [Signs(x, (v,)) for x, v in zip(expected, volume, strict=True)]
+    scale = QualityScale.fit(signs, true)
+    assert scale is not None and scale.cases == 60 and scale.rank_correlation > 0.9
+    middle, low, high = scale.estimate(Signs(0.8, (100.0,)))
+    assert low < middle < high and middle == pytest.approx(0.4 + 0.05 * np.log1p(100), abs=0.03)
+    assert high - low == pytest.approx(0.1, abs=0.04)
+    assert scale.estimate(Signs(5.0, (100.0,)))[0] == 1
+    assert QualityScale.fit(signs[:7], true[:7]) is None
+    assert QualityScale.fit([Signs(0.8, (1.0,))] * 20, true[:20]) is None
 
 
 def write_validation(folder: Path, expected: np.ndarray, true: np.ndarray) -> None:
     (folder / "validation").mkdir(parents=True)
     rows = []
     for number, (sure, dice) in enumerate(zip(expected, true)):
-        write_sign(folder / "validation" / f"case_{number}", logits_of([sure] * 3), regions=False)
+        write_sign(folder / "validation" / f"case_{number}", sure_of(sure, sure, sure))
         rows.append(
             {"prediction_file": f"x/case_{number}.nii.gz", "metrics": {"1": {"Dice": dice}, "2": {"Dice": None}}}
         )
@@ -118,4 +128,4 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         read_scale(tmp_path)
     (tmp_path / QUALITY_TABLE).write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"no list of quality .*move it away"):
-        QualityJudge().judge(tmp_path / "a", 0.9, inputs="good")
+        QualityJudge().judge(tmp_path / "a", sure_of(0.9), inputs="good")
