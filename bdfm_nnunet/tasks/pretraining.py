@@ -389,9 +389,8 @@ def check_clips(kind: type[Objective], settings: CropSettings) -> None:
     kind.check_clips()
     if settings.augmentation != "none" or settings.random_contrast:
         raise InputError(
-            f"pretraining.augmentation is {settings.augmentation}, pretraining.random_contrast "
-            f"{settings.random_contrast:g}, which are for 3-D images: leave both out, clips have the augmentation of "
-            "their objective"
+            f"pretraining.augmentation {settings.augmentation} and random_contrast {settings.random_contrast:g}, "
+            "which are for 3-D images: leave both out, clips have the augmentation of their objective"
         )
 
 
