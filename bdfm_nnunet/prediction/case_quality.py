@@ -2,8 +2,8 @@
 
 The first sign is the Dice that the probabilities themselves expect: 2 sum(p s) / (sum(p) + sum(s)) of a region's
 probabilities p and its segmentation s. Where mirrored copies or folds contradict each other, their mean probability is
-near the middle, and so the sign falls. The others are the volumes of the regions. What they mean in Dice is learned from
-the cases that the cross-validation held out (`QualityScale`).
+near the middle, and so the sign falls. The others are the volumes of the regions. What they mean in Dice is learned
+from the cases that the cross-validation held out (`QualityScale`).
 """
 
 import logging
