@@ -26,7 +26,7 @@ REQUIREMENTS = [
     "batchgeneratorsv2",
     "blosc2",
     "connected-components-3d",
-    "filelock",
+    "filelock>=4.1",
     "isal",
     "matplotlib",
     "nibabel",

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def hold_lock(path: Path, *, otherwise: str, wait: float = 0.0) -> Iterator[None]:
+def hold_lock(path: Path, *, otherwise: str, wait: float = 0.0, remove: bool = False) -> Iterator[None]:
     """Hold a lock file for the duration of a `with` block; a missing folder is created.
 
     On a disk without locks it only logs a warning.
@@ -23,6 +23,8 @@ def hold_lock(path: Path, *, otherwise: str, wait: float = 0.0) -> Iterator[None
         path: the lock file.
         otherwise: message of the error if another process holds the lock.
         wait: seconds to wait for the other process.
+        remove: remove the file at the end, for folders of results; who waited for it then makes a new one, which
+            filelock sees to.
 
     Raises:
         InputError: another process holds the lock, or the folder cannot be written.
@@ -44,6 +46,8 @@ def hold_lock(path: Path, *, otherwise: str, wait: float = 0.0) -> Iterator[None
     try:
         yield
     finally:
+        if remove:
+            path.unlink(missing_ok=True)
         lock.release()
 
 

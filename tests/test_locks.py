@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,18 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write .*file"), hold_lock(tmp_path / "file" / ".lock", otherwise=""):
         pass
+
+
+def test_a_lock_that_is_removed_keeps_others_out_as_well(tmp_path: Path) -> None:
+    path, counted = tmp_path / ".lock", tmp_path / "count"
+    counted.write_text("0")
+
+    def count(_: int) -> None:
+        with hold_lock(path, wait=60, otherwise="taken", remove=True):
+            before = int(counted.read_text())
+            time.sleep(0.002)
+            counted.write_text(str(before + 1))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(count, range(40)))
+    assert counted.read_text() == "40" and not path.exists()

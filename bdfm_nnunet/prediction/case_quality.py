@@ -286,7 +286,7 @@ class QualityJudge:
         numbers = ["" if each is None else f"{each:.4f}" for each in (*estimate, expected, agreement)]
         path, case = Path(output).parent / QUALITY_TABLE, Path(output).name
         busy = f"another process writes {path}: wait for it"
-        with hold_lock(path.with_name(f".{path.name}.lock"), otherwise=busy, wait=_SECONDS_TO_WAIT):
+        with hold_lock(path.with_name(f".{path.name}.lock"), otherwise=busy, wait=_SECONDS_TO_WAIT, remove=True):
             kept = [row for row in _rows(path) if plain_cell(row[0]) != case]
             write_table(path, [COLUMNS, *sorted([*kept, [case, *numbers, inputs]], key=_order)])
 

@@ -102,7 +102,9 @@ class VolumeTable:
     def put(self, case: str, volumes: Sequence[RegionVolume]) -> None:
         """Write the rows of a case, in the place of those that it had."""
         busy = f"another process writes {self.path}: wait for it"
-        with hold_lock(self.path.with_name(f".{self.path.name}.lock"), otherwise=busy, wait=SECONDS_TO_WAIT):
+        with hold_lock(
+            self.path.with_name(f".{self.path.name}.lock"), otherwise=busy, wait=SECONDS_TO_WAIT, remove=True
+        ):
             kept = [row for row in self._rows() if plain_cell(row[0]) != case]
             write_table(self.path, [COLUMNS, *kept, *(volume.cells(case) for volume in volumes)])
 

@@ -12,7 +12,6 @@ from bdfm_nnunet.checkpoints.readers.nnunet_reader import CHANNEL_DROPOUT, EXPOS
 from bdfm_nnunet.checkpoints.safe_loading import load_as_data
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import new_folder, write_json
-from bdfm_nnunet.inputs.input_fingerprint import INPUT_FINGERPRINT, InputFingerprint
 from bdfm_nnunet.networks.network_building import build_network
 from bdfm_nnunet.networks.network_costs import build_on
 from bdfm_nnunet.nnunet_files import inputs_of, outputs_of, read_dataset_json, read_plans_file, resolve_configuration
@@ -55,6 +54,8 @@ def export_model(path: str | Path, out: str | Path) -> Path:
             write_checkpoint(content, folder / file.parent.name / CHECKPOINT)
         write_json(folder / "plans.json", plans)
         write_json(folder / "dataset.json", dataset)
+        from bdfm_nnunet.inputs.input_fingerprint import INPUT_FINGERPRINT, InputFingerprint  # SimpleITK
+
         if (model / INPUT_FINGERPRINT).is_file():
             InputFingerprint.read(model / INPUT_FINGERPRINT).write(folder / INPUT_FINGERPRINT)
     _tell(out, plans, content["init_args"]["configuration"], len(files))

@@ -131,7 +131,11 @@ def test_segmentations_and_files_are_those_of_nnunet(bench: Bench, tmp_path: Pat
     out = tmp_path / "ours"
     assert cli.main(["predict", *bench.arguments(out, "--precision", "fp32", "--save_probabilities", f="0 1")]) == 0
     theirs = {path.name for path in (tmp_path / "stock").iterdir()}
-    assert {path.name for path in out.iterdir()} == theirs | {"prediction_summary.json", "prediction_summary.md"}
+    assert {path.name for path in out.iterdir()} == theirs | {
+        "case_quality.csv",
+        "prediction_summary.json",
+        "prediction_summary.md",
+    }
     for name, theirs, found in zip(bench.names, read(tmp_path / "stock", bench.names), read(out, bench.names)):
         assert (theirs == found).mean() > 0.9999 and theirs.mean() > 0
         expected, ours = (np.load(folder / f"{name}.npz")["probabilities"] for folder in (tmp_path / "stock", out))
