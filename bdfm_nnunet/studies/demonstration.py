@@ -258,7 +258,7 @@ def demo_steps(out: Path, settings: DemoSettings, *, workers: int) -> list[list[
         [_variant("unlabelled", UNLABELLED, settings.pretraining)],
         [Step("pre-train", _train(UNLABELLED, PRETRAINER, settings))],
         [_plan("labelled", LABELLED, ("--weights", str(checkpoint)), workers)],
-        [_study(out, checkpoint, settings)],
+        [_study(out, checkpoint, settings, jobs=min(len(METHODS), workers))],
     ]
 
 
@@ -291,8 +291,8 @@ def _train(dataset_id: int, trainer: str, settings: DemoSettings) -> tuple[str, 
     return ("nnUNetv2_train", *what, "-device", settings.device)
 
 
-def _study(out: Path, checkpoint: Path, settings: DemoSettings) -> Step:
-    """Return the study of two arms: as long as the settings say, with the one rate that they name."""
+def _study(out: Path, checkpoint: Path, settings: DemoSettings, *, jobs: int) -> Step:
+    """Return the study of two arms, side by side where there are cores: as long and with the rate that settings say."""
     given = {**_LENGTH, _RATE: 1e-3, **dict(settings.finetuning)}
     steps, rate = math.prod(given.pop(name) for name in _LENGTH), given.pop(_RATE)
     scratch, tuned = map(_arm, METHODS)
@@ -300,5 +300,5 @@ def _study(out: Path, checkpoint: Path, settings: DemoSettings) -> Step:
     size = ("--fractions", "100", "--seeds", "1", "--steps", str(steps), "--rates", str(rate))
     cases = ("--test", str(TEST), "--split-seed", str(settings.seed))
     command = ("bdfm", "study", "-d", str(LABELLED), "-p", PLANS, *cases, *size, *arms, *_set(given.items()))
-    how = ("--device", settings.device, "--keep-models", "-o", str(_study_folder(out)))
+    how = ("--device", settings.device, "--keep-models", "--jobs", str(jobs), "-o", str(_study_folder(out)))
     return Step("compare with training from scratch", (*command, *how))
