@@ -40,7 +40,7 @@ _PARTS = ("work", "logs", "figures", "scores")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """The size of the demonstration. The defaults are for two cores and ten minutes.
+    """The size of the demonstration. The defaults are for two cores and seven minutes.
 
     Attributes:
         unlabelled_cases: scans for pre-training, a fifth of them held out.
