@@ -21,11 +21,9 @@ from scipy.special import expit, softmax
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.files import read_json, write_json
 from bdfm_nnunet.json_shapes import Anything
-from bdfm_nnunet.locks import hold_lock
-from bdfm_nnunet.table_files import plain_cell, read_table, write_table
+from bdfm_nnunet.prediction.case_table import CaseTable
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +31,6 @@ QUALITY_TABLE, QUALITY_FILE = "case_quality.csv", "validation_quality.json"
 COLUMNS = ("case", "estimated_dice", "low_dice", "high_dice", "expected_dice", "agreement", "inputs")
 FEWEST_CASES = 8
 """Cases of a cross-validation that a scale is fitted to, at least."""
-_SECONDS_TO_WAIT = 60
 _PENALTY = 3.0
 _SIGN = ".sign.json"
 _SUMMARY = {"metric_per_case": [{"prediction_file": str, "metrics": {str: {"Dice": Anything}}}]}
@@ -285,19 +282,8 @@ class QualityJudge:
         estimate = self.scale.estimate(signs) if self.scale is not None else (expected, None, None)
         numbers = ["" if each is None else f"{each:.4f}" for each in (*estimate, expected, agreement)]
         path, case = Path(output).parent / QUALITY_TABLE, Path(output).name
-        busy = f"another process writes {path}: wait for it"
-        with hold_lock(path.with_name(f".{path.name}.lock"), otherwise=busy, wait=_SECONDS_TO_WAIT, remove=True):
-            kept = [row for row in _rows(path) if plain_cell(row[0]) != case]
-            write_table(path, [COLUMNS, *sorted([*kept, [case, *numbers, inputs]], key=_order)])
-
-
-def _rows(path: Path) -> list[list[str]]:
-    if not path.is_file():
-        return []
-    header, *rows = read_table(path)
-    if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
-        raise InputError(f"{path} is no list of quality of this version: move it away")
-    return rows
+        table = CaseTable(path, COLUMNS, "list of quality", order=_order)
+        table.put(case, [[case, *numbers, inputs]])
 
 
 def _order(row: Sequence[str]) -> tuple[float, str]:

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bdfm_nnunet.errors import InputError
-from bdfm_nnunet.locks import hold_lock
-from bdfm_nnunet.table_files import plain_cell, read_table, write_table
+from bdfm_nnunet.prediction.case_table import CaseTable
+from bdfm_nnunet.table_files import plain_cell
 
 COLUMNS = ("case", "region", "volume_mm3", "low_mm3", "high_mm3", "expected_mm3", "members", "interval")
 FROM_MEMBERS = "lowest and highest of the members"
-SECONDS_TO_WAIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -82,14 +80,14 @@ def region_probabilities(
 
 
 class VolumeTable:
-    """A table of volumes that grows case by case and survives interruption; several processes may write it.
+    """A table of volumes that grows case by case, see `CaseTable`.
 
     Args:
         path: the CSV file.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.table = CaseTable(path, COLUMNS, "table of volumes")
 
     def cases(self) -> set[str]:
         """Return the cases that are in it.
@@ -97,21 +95,8 @@ class VolumeTable:
         Raises:
             InputError: it cannot be read, or is another table.
         """
-        return {plain_cell(row[0]) for row in self._rows()}
+        return {plain_cell(row[0]) for row in self.table.rows()}
 
     def put(self, case: str, volumes: Sequence[RegionVolume]) -> None:
         """Write the rows of a case, in the place of those that it had."""
-        busy = f"another process writes {self.path}: wait for it"
-        with hold_lock(
-            self.path.with_name(f".{self.path.name}.lock"), otherwise=busy, wait=SECONDS_TO_WAIT, remove=True
-        ):
-            kept = [row for row in self._rows() if plain_cell(row[0]) != case]
-            write_table(self.path, [COLUMNS, *kept, *(volume.cells(case) for volume in volumes)])
-
-    def _rows(self) -> list[list[str]]:
-        if not self.path.is_file():
-            return []
-        header, *rows = read_table(self.path)
-        if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
-            raise InputError(f"{self.path} is no table of volumes of this version: move it away")
-        return rows
+        self.table.put(case, [volume.cells(case) for volume in volumes])
