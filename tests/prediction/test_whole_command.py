@@ -23,7 +23,7 @@ from tests.prediction.test_other_formats import Save, noise, picture, tiff
 from tests.test_nnunet_files import PLANS, SETTINGS
 
 CHECKPOINT = "checkpoint_final.pth"
-OURS_ALONE = {"prediction_summary.json", "prediction_summary.md", QUALITY_TABLE, f".{QUALITY_TABLE}.lock"}
+OURS_ALONE = {"prediction_summary.json", "prediction_summary.md", QUALITY_TABLE}
 
 
 def plane(values: Any, **settings: Any) -> Save:
