@@ -33,6 +33,8 @@ def add_commands(commands: Any) -> None:
         help="a second table, the mean over the cases of each patient, of runs over all their clips")  # fmt: skip
     add("--saliency", type=Path, metavar="DIR", help="folder for maps of what each voxel adds to a prediction")
     add("--saliency-frames", action="store_true", help="of runs: a map for each frame (4-D) in place of their sum")
+    add("--strict-input", action="store_true",
+        help="refuse all cases where one does not look like the training cases, instead of a warning")
     add("-chk", "--checkpoint", default="checkpoint_best.pth", metavar="NAME",
         help="checkpoint of each fold (default: %(default)s, the epoch with the least validation loss)")  # fmt: skip
     add("--device", choices=("cpu", "cuda", "mps"), default="cpu", help="where the network runs (default: %(default)s)")
@@ -56,6 +58,8 @@ def predict_subjects(settings: argparse.Namespace) -> int:
     _check_meaning(model, settings.dataset)
     if settings.saliency_frames and (settings.saliency is None or not model.reads_runs):
         raise InputError("--saliency-frames is for --saliency of runs: leave it out")
+    if settings.strict_input and model.reads_runs:
+        raise InputError("--strict-input is for images, of 4-D runs no fingerprint is kept: leave it out")
     saliency = None if settings.saliency is None else settings.saliency / "map.nii.gz"
     for path in filter(None, (settings.out, settings.per_patient, saliency)):
         check_writable(path)
@@ -74,7 +78,7 @@ def predict_subjects(settings: argparse.Namespace) -> int:
         images=settings.images,
         cases=predictions.cases,
         settings={"dataset": name, "model": run, "folds": settings.folds, "checkpoint": settings.checkpoint,
-                  "external": settings.external, "device": settings.device},
+                  "external": settings.external, "device": settings.device, "strict_input": settings.strict_input},
         session=session,
     )  # fmt: skip
     return 0
@@ -87,8 +91,15 @@ def _of_images(settings: argparse.Namespace, model: Any, name: str, kept_out: An
     from bdfm_nnunet.prediction.subject_predictor import predict_subjects as predict
 
     images = settings.images if kept_out is None else images_of_cases(model, name, kept_out)
-    options: dict[str, Any] = {"device": settings.device, "workers": settings.workers, "saliency": settings.saliency}
-    predictions = predict(model, images, patients=_patients(settings), **options)
+    predictions = predict(
+        model,
+        images,
+        patients=_patients(settings),
+        saliency=settings.saliency,
+        device=settings.device,
+        workers=settings.workers,
+        strict_input=settings.strict_input,
+    )
     return predictions, per_patient(predictions)
 
 

@@ -55,6 +55,10 @@ class KnownInputs:
                     f"{len(channels_of(dataset))}: {_REMEDY}"
                 )
 
+    def set_aside(self, reason: str) -> None:
+        """Compare nothing, for a reason that `tell` gives."""
+        self.fingerprint, self._unknown = None, f"unknown: {reason}"
+
     def tell(self, faults: Mapping[str, Sequence[InputFault]]) -> None:
         """Warn of departures, one sentence each.
 

@@ -16,6 +16,7 @@ from bdfm_nnunet.nnunet_files import channels_of, read_dataset_json, read_plans_
 from bdfm_nnunet.nnunet_folders import nnunet_folder
 from bdfm_nnunet.prediction.case_images import check_cases, find_cases
 from bdfm_nnunet.prediction.images_wanted import ImagesWanted
+from bdfm_nnunet.prediction.known_inputs import KnownInputs
 from bdfm_nnunet.prediction.missing_channels import tell_missing, without_missing
 
 Preprocessed = tuple[NDArray[np.float32], dict[str, Any]]
@@ -34,8 +35,8 @@ class SubjectImages(Protocol):
     def by_nibabel(self) -> bool:
         """Whether their reader takes what SimpleITK refuses."""
 
-    def check(self, *, workers: int, with_maps: bool) -> None:
-        """Raise InputError if one cannot be used, or maps cannot be written on its grid."""
+    def check(self, *, workers: int, with_maps: bool, inputs: KnownInputs) -> None:
+        """Raise InputError if one cannot be used or is refused, or maps cannot be written on its grid."""
 
     def read(self, case: str) -> Preprocessed:
         """Return a case as the network takes it."""
@@ -74,11 +75,12 @@ class ImageFiles:
             files = {Path(each[0]).name[:-number]: each for each in find_cases(str(files), self.wanted)}
         self.files, self.names, self.by_nibabel = files, [*files], self.wanted.by_nibabel
 
-    def check(self, *, workers: int, with_maps: bool) -> None:
-        """Read all images.
+    def check(self, *, workers: int, with_maps: bool, inputs: KnownInputs) -> None:
+        """Read all images, and tell which do not look like those of the training.
 
         Raises:
-            InputError: one cannot be used, or is no NIfTI and maps are wanted.
+            InputError: one cannot be used, departs from the training cases where that is refused, or is no NIfTI and
+                maps are wanted.
         """
         cases = list(self.files.values())
         count, is_nifti = len(self.wanted.channels), self.wanted.ending in NIFTI
@@ -88,11 +90,13 @@ class ImageFiles:
                 f"({', '.join(self.wanted.channels)}): give the images with -i, or convert the data set again"
             )
         tell_missing(cases, self.wanted)
-        check_cases(cases, [None] * len(cases), self.wanted, workers=workers)
         if with_maps and not is_nifti:
             raise InputError(
                 f"--saliency writes NIfTI, the images of this model end in {self.wanted.ending}: leave it out"
             )
+        nothing = [None] * len(cases)
+        found = check_cases(cases, nothing, self.wanted, workers=workers, fingerprint=inputs.fingerprint)
+        inputs.tell(dict(zip(self.files, found, strict=True)))
 
     def read(self, case: str) -> Preprocessed:
         """Return a case as the network takes it; channels that it lacks are 0."""
@@ -138,10 +142,12 @@ class PreprocessedCases:
             ) from None
         self.dataset = kind(str(self.folder), list(cases))
 
-    def check(self, *, workers: int, with_maps: bool) -> None:
-        """Raise InputError if maps are wanted, which need the raw images."""
+    def check(self, *, workers: int, with_maps: bool, inputs: KnownInputs) -> None:
+        """Raise InputError if maps are wanted, or a comparison with the training cases: both need the raw images."""
         if with_maps:
             raise InputError(f"--saliency writes on grids of raw images, and {self.folder} has none: set nnUNet_raw")
+        inputs.set_aside(f"{self.folder} holds no raw images, set nnUNet_raw")
+        inputs.tell({})
 
     def read(self, case: str) -> Preprocessed:
         """Return a case as it was preprocessed."""

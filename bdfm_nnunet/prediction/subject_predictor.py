@@ -25,6 +25,7 @@ from bdfm_nnunet.networks.mamba_stages import add_prompts_of
 from bdfm_nnunet.networks.subject_network import AXES_OF_RUNS, HEADS, SubjectNetwork, build_subject_network
 from bdfm_nnunet.nnunet_files import inputs_of, read_dataset_json, read_plans_file, resolve_configuration
 from bdfm_nnunet.prediction.argument_checks import check_model
+from bdfm_nnunet.prediction.known_inputs import KnownInputs
 from bdfm_nnunet.prediction.saliency_maps import joined_crops, on_image_grid, write_map
 from bdfm_nnunet.prediction.subject_images import ImageFiles, SubjectImages
 from bdfm_nnunet.presets import SUBJECT_TRAINERS
@@ -184,6 +185,7 @@ def predict_subjects(
     saliency: Path | None = None,
     device: str = "cpu",
     workers: int = 1,
+    strict_input: bool = False,
 ) -> Predictions:
     """Predict the targets of all cases.
 
@@ -195,12 +197,15 @@ def predict_subjects(
             image.
         device: where the networks run.
         workers: cases that are checked at once.
+        strict_input: refuse all cases where one departs from the training cases, or where those are not known.
 
     Raises:
-        InputError: an image cannot be used; then nothing is predicted.
+        InputError: an image cannot be used, or is refused; then nothing is predicted.
     """
     source = model.images_in(images) if isinstance(images, Path) else images
-    source.check(workers=workers, with_maps=saliency is not None)
+    inputs = KnownInputs(strict=strict_input)
+    inputs.read(model.folder, model.dataset)
+    source.check(workers=workers, with_maps=saliency is not None, inputs=inputs)
     rows: list[dict[str, Tensor]] = [{} for _ in model.folds]
     stays, names = _all_fit(model.folds, device), [target.name for target in model.targets]
     for case in tqdm(source.names, desc="predicting", unit="case", disable=None):

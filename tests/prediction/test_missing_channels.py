@@ -19,6 +19,7 @@ from bdfm_nnunet import cli
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.prediction.case_images import find_cases
 from bdfm_nnunet.prediction.images_wanted import ImagesWanted
+from bdfm_nnunet.prediction.known_inputs import KnownInputs
 from bdfm_nnunet.prediction.missing_channels import missing_channels
 from bdfm_nnunet.prediction.subject_images import ImageFiles
 from tests.conftest import Prepared
@@ -203,7 +204,7 @@ def test_images_of_subjects_lack_channels_too(
     with pytest.raises(InputError, match=rf"{case} lacks channels 0000 .*, 0002 .*needs all 4"):
         ImageFiles(*model, images)
     source = ImageFiles(*model, images, some_suffice=True)
-    source.check(workers=1, with_maps=False)
+    source.check(workers=1, with_maps=False, inputs=KnownInputs())
     assert f"case {case} lacks channels 0000" in caplog.text
     found, _ = source.read(case)
     every, _ = ImageFiles(*model, {case: [str(raw / "imagesTr" / f"{case}_{n:04d}.nii.gz") for n in range(4)]}).read(

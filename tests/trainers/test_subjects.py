@@ -16,6 +16,7 @@ from bdfm_nnunet.data.subject_bags import whole_case
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.evaluation.subject_tables import read_predictions
 from bdfm_nnunet.files import write_json
+from bdfm_nnunet.inputs.input_fingerprint import INPUT_FINGERPRINT
 from bdfm_nnunet.networks.subject_network import build_subject_network
 from bdfm_nnunet.prediction import subject_predictor
 from bdfm_nnunet.split_files import SPLITS_TABLE
@@ -258,6 +259,30 @@ def test_predictions_of_images_are_those_of_the_validation(cohort: Prepared, pre
     assert np.sign(inside) == np.sign(found.columns["age"][0] - bias)
 
 
+def test_images_that_depart_from_the_training_are_named(
+    cohort: Prepared, predicting: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: Any
+) -> None:
+    """One case as it was trained on, one with its first channel in place of the second; then without raw images."""
+    raw = cohort.folder("nnUNet_raw", cohort.unlabelled) / "imagesTr"
+    case, images, out = str(predicting.do_split()[0][0]), tmp_path / "images", tmp_path / "subjects.csv"
+    assert (Path(predicting.output_folder).parent / INPUT_FINGERPRINT).is_file()
+    images.mkdir()
+    for path in raw.glob(f"{case}_*"):
+        shutil.copy(path, images)
+    assert _predict(cohort, out, "-i", images, "--strict-input") == 0
+    assert "look" not in caplog.text and read_predictions(out).cases == (case,)
+    for path in raw.glob(f"{case}_*"):
+        first = path.name.replace("_0001.", "_0000.")
+        shutil.copy(raw / first, images / path.name.replace(case, "doubled"))
+    out.unlink()
+    assert _predict(cohort, out, "-i", images) == 0
+    assert "doubled_0001.nii.gz holds the same image as doubled_0000.nii.gz" in caplog.text
+    assert "1 of 2 cases depart" in caplog.text and set(read_predictions(out).cases) == {case, "doubled"}
+    assert _predict(cohort, tmp_path / "strict.csv", "-i", images, "--strict-input") == 2
+    assert "1 of 2 cases depart from the training cases, nothing was predicted" in capsys.readouterr().err
+    assert not (tmp_path / "strict.csv").exists()
+
+
 def test_a_case_that_lacks_a_channel_is_predicted_where_all_folds_have_learnt_to_do_without(
     cohort: Prepared, predicting: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,6 +312,7 @@ def test_kept_out_cases_are_predicted_by_each_fold_and_by_all(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """By fold, together, from raw and preprocessed cases; each network is made once, and its numbers are its own."""
     training, held_out = predicting.do_split()
@@ -311,6 +337,7 @@ def test_kept_out_cases_are_predicted_by_each_fold_and_by_all(
     assert _predict(cohort, tmp_path / "p.csv", "--external", folds="1") == 0
     everyone = read_predictions(tmp_path / "p.csv")
     assert everyone.cases == tuple(sorted(map(str, [*held_out, training[0]])))
+    assert "unknown: " in caplog.text and "holds no raw images, set nnUNet_raw" in caplog.text
     again = everyone.taken(found["1"].cases).columns["age"]
     assert np.allclose(again, _one_by_one(cohort, predicting, found["1"].cases), rtol=0, atol=0)
     assert np.allclose(again, ages["1"], rtol=1e-3)
