@@ -9,6 +9,9 @@ import torch
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_clear: list[Callable[[], None]] = []
+"""Of each cache, what empties it."""
+
 
 def kept(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Cache the results of a function of hashable constants, like `lru_cache`.
@@ -32,6 +35,25 @@ def kept(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
             return cached(*arguments, **settings)  # type: ignore[arg-type]
 
         call._dynamo_marked_constant = True  # type: ignore[attr-defined]
+        _clear.append(cached.cache_clear)
         return call
 
     return decorate
+
+
+def clear_tables() -> None:
+    """Empty all caches, so that what is kept from now on does not depend on what was computed before.
+
+    A table that one cache gave up may live on in a table of another; the next is then made a second time.
+
+    Example:
+        >>> @kept(maxsize=1)
+        ... def table(size: int) -> torch.Tensor:
+        ...     return torch.arange(size)
+        >>> first = table(2)
+        >>> clear_tables()
+        >>> table(2) is first
+        False
+    """
+    for clear in _clear:
+        clear()
