@@ -40,6 +40,7 @@ REQUIREMENTS = [
     "setuptools; python_version >= '3.12'",
     "SimpleITK",
     "tifffile",
+    "tomli; python_version < '3.11'",
     "tqdm",
 ]
 CLUSTER = ["distributed"]  # bdfm convert --scheduler

@@ -1,6 +1,7 @@
 """`bdfm study`: arms compared over label fractions and seeds."""
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,12 +168,10 @@ def read_study_file(path: Path) -> dict[str, Any]:
     if path.suffix != ".toml":
         found = read_json(path, dict)
     else:
-        try:
+        if sys.version_info >= (3, 11):
             import tomllib
-        except ImportError:
-            raise InputError(
-                f"{path} needs Python 3.11 for TOML: write the study as JSON, or give it by options"
-            ) from None
+        else:
+            import tomli as tomllib
         try:
             found = tomllib.loads(read_regular(path).decode("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 
 from bdfm_nnunet.cost_records import FILE
 from bdfm_nnunet.networks.network_building import build_network
@@ -81,7 +82,9 @@ def test_commands_on_plans_and_weights_import_little_more_than_torch(planned: Pa
         new, ["weights", weights, *"-d 501 -p BDFMPlans -o".split(), out], ["exposure", weights, "-d", 501],
         ["info", weights], first=["torch"],
     )  # fmt: skip
-    assert not measured & {"nnunetv2", "torch._dynamo", "sympy", "matplotlib", "SimpleITK"}
+    assert not measured & {"nnunetv2", "torch._dynamo", "matplotlib", "SimpleITK"}
+    if Version(torch.__version__) >= Version("2.15"):  # checks of arguments on the meta device imported it before
+        assert "sympy" not in measured
     assert (planned / FILE).is_file()
     assert out.is_file() and not fitted & {"nnunetv2", "torch._dynamo", "matplotlib"}
     for found in (exposed, described):

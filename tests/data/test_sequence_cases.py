@@ -3,8 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from bdfm_nnunet.data.sequence_cases import SequenceCases
 from bdfm_nnunet.errors import InputError
@@ -12,6 +14,9 @@ from bdfm_nnunet.images.sequence_files import FOLDER, SequenceHeader, write_fram
 
 SHAPE = (48, 48, 48, 24)
 BLOCK_BYTES = 16**3 * 4 * 2
+CHUNK_BYTES = 48**3 * 4 * 2
+READS_BLOCKS = Version(blosc2.__version__) >= Version("4.14")
+"""Blosc2 4.3, the last for Python 3.10, reads whole chunks of four frames, and the first one twice."""
 HEADER = SequenceHeader(
     shape=SHAPE, spacing=(2.0, 2.0, 2.0), repetition_time=0.8, affine=np.diag([2.0, 2, 2, 1]).tolist(),
     brain_box=[[0, 48]] * 3, brain_voxels=48**3, mask="given", background=-1.0, mean=0.0, std=1.0,
@@ -62,7 +67,9 @@ def test_a_clip_reads_only_its_blocks(
     assert clip.dtype == np.float32
     sizes = [16, 16, 16, 4]
     blocks = np.prod([-(-each.stop // size) - each.start // size for each, size in zip(part, sizes)])
-    assert read <= 1.05 * blocks * BLOCK_BYTES + 4096 * blocks + 65536
+    chunks = -(-(start + length) // 4) - start // 4
+    most = 1.05 * blocks * BLOCK_BYTES + 4096 * blocks if READS_BLOCKS else 1.05 * (chunks + 1) * CHUNK_BYTES
+    assert read <= most + 65536
     assert read >= 0.9 * blocks * BLOCK_BYTES  # the count counts
 
 

@@ -109,7 +109,6 @@ def test_an_arm_from_weights_is_pretrained() -> None:
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_studies_of_the_documentation_can_be_read(path: Path) -> None:
-    pytest.importorskip("tomllib")
     content = read_study_file(path)
     assert str(path.relative_to(ROOT)) in path.read_text() and "output" not in content
     found = StudySettings.from_dict(content)

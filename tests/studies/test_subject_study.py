@@ -192,7 +192,7 @@ def _check_the_choice(out: Path) -> None:
     result = read_result(folder / "result.json")
     losses = [-trial["score"] for trial in result.extra["trials"]]
     assert len(losses) == 2 and -result.extra["chosen"]["score"] == min(losses) and losses[0] != losses[1]
-    assert (folder / "subjects.csv").is_file() and not list(folder.glob("trial_*/"))
+    assert (folder / "subjects.csv").is_file() and not [path for path in folder.glob("trial_*") if path.is_dir()]
     assert "MAE of age (years)" in (out / "study.md").read_text()
     for path in folder.glob("trial_*.json"):
         trial = read_result(path)
