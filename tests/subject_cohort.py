@@ -1,12 +1,15 @@
 """The prepared unlabelled data set with targets of every kind."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from bdfm_nnunet.targets import TargetColumn, Targets, TargetType, write_targets
-from tests.conftest import Prepared
+from tests.conftest import Prepared, point_to
 
 COLUMNS = (
     TargetColumn("idh", TargetType.BINARY, ("wildtype", "mutant")),
@@ -15,6 +18,14 @@ COLUMNS = (
     TargetColumn("age", TargetType.CONTINUOUS, unit="years"),
     TargetColumn("death", TargetType.SURVIVAL, unit="days"),
 )
+SHORT_TRAINING = {
+    "training.epochs": 2,
+    "training.iterations_per_epoch": 3,
+    "training.initial_lr": 1e-3,
+    "training.workers": 0,
+    "finetuning.rotation": 10.0,
+    "finetuning.most_crops": 2,
+}
 
 
 def _targets(cases: list[str], patients: dict[str, str]) -> Targets:
@@ -43,3 +54,12 @@ def with_targets(prepared: Prepared, root: Path) -> Prepared:
     known = read_cases(folder)
     write_targets(folder, _targets(sorted(row["case"] for row in known.of_part("train")), groups(known.rows)))
     return own
+
+
+@contextmanager
+def own_subjects(prepared: Prepared, root: Path) -> Iterator[Prepared]:
+    """Give the data set with targets, and the environment pointing at it."""
+    own = with_targets(prepared, root)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        point_to(own.root, monkeypatch)
+        yield own

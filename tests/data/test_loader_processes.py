@@ -1,5 +1,6 @@
 """Real workers of PyTorch's loader, real signals."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +39,23 @@ def _until(condition: Callable[[], bool], seconds: float = 20) -> bool:
     return condition()
 
 
+@pytest.fixture(autouse=True)
+def others() -> set[BaseProcess]:
+    """Processes that earlier tests of this process have not ended."""
+    gc.collect()
+    return set(multiprocessing.active_children())
+
+
+def _own(others: set[BaseProcess]) -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child not in others]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_signals_to_all_do_not_reach_loaders(number: signal.Signals) -> None:
+def test_signals_to_all_do_not_reach_loaders(number: signal.Signals, others: set[BaseProcess]) -> None:
     """Workers that have just been forked and those at work, as where a scheduler ends the whole job."""
     loaded = batches(Slow(), 1, numbers=range(40), workers=2)
     for _ in range(4):
-        for child in multiprocessing.active_children():
+        for child in _own(others):
             assert child.pid is not None
             os.kill(child.pid, number)
         for _ in range(10):
@@ -51,10 +64,10 @@ def test_signals_to_all_do_not_reach_loaders(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize(("number", "cause"), [(signal.SIGKILL, "want of memory"), (signal.SIGSEGV, "a library")])
-def test_the_death_of_a_loader_is_a_sentence(number: signal.Signals, cause: str) -> None:
+def test_the_death_of_a_loader_is_a_sentence(number: signal.Signals, cause: str, others: set[BaseProcess]) -> None:
     loaded = batches(Slow(), 1, numbers=range(10_000), workers=2)
     next(loaded)
-    children = multiprocessing.active_children()
+    children = _own(others)
     assert children[0].pid is not None
     os.kill(children[0].pid, number)
     time.sleep(0.5)  # whoever is busy with something else is not disturbed
@@ -66,12 +79,12 @@ def test_the_death_of_a_loader_is_a_sentence(number: signal.Signals, cause: str)
     assert _until(lambda: not any(child.is_alive() for child in children))
 
 
-def test_deaths_at_any_moment_and_loaders_after_them() -> None:
+def test_deaths_at_any_moment_and_loaders_after_them(others: set[BaseProcess]) -> None:
     """A connection to the dead breaks before the system tells of it; the next loader may lie at the same address."""
     for _ in range(8):
         loaded = batches(Slow(), 1, numbers=range(10_000), workers=1)
         next(loaded)
-        (child,) = multiprocessing.active_children()
+        (child,) = _own(others)
         assert child.pid is not None
         os.kill(child.pid, signal.SIGKILL)
         with pytest.raises(InputError, match="ended by SIGKILL"):
@@ -80,10 +93,10 @@ def test_deaths_at_any_moment_and_loaders_after_them() -> None:
         del loaded
 
 
-def test_a_death_while_the_trainer_waits() -> None:
+def test_a_death_while_the_trainer_waits(others: set[BaseProcess]) -> None:
     """The trainer must not wait for a batch that nobody makes any more."""
     loaded = batches(Slow(seconds=100), 1, numbers=range(10), workers=1)
-    (child,) = multiprocessing.active_children()
+    (child,) = _own(others)
     killer = subprocess.Popen(["sh", "-c", f"sleep 1; kill -KILL {child.pid}"])
     began = time.monotonic()
     with pytest.raises(InputError, match="--c"):
@@ -105,19 +118,19 @@ def _files_of(pids: set[int | None]) -> list[str]:
     return [path.name for pid in pids for path in Path("/dev/shm").glob(f"torch_{pid}_*")]
 
 
-def test_nothing_is_left_in_shared_memory() -> None:
+def test_nothing_is_left_in_shared_memory(others: set[BaseProcess]) -> None:
     """Neither by a batch that found no room nor by loaders that are killed in the middle of their work."""
     pids = set()
     with largest_file(100_000), pytest.raises(InputError, match="free: lower"):
         loaded = batches(Slow(size=1_000_000), 1, numbers=range(4), workers=1)
-        pids |= {child.pid for child in multiprocessing.active_children()}
+        pids |= {child.pid for child in _own(others)}
         next(loaded)
     for _ in range(3):
         loaded = batches(Slow(seconds=0.0, size=100_000), 1, numbers=range(10_000), workers=2)
-        pids |= {child.pid for child in multiprocessing.active_children()}
+        pids |= {child.pid for child in _own(others)}
         for _ in range(20):
             next(loaded)
-        for child in multiprocessing.active_children():
+        for child in _own(others):
             child.kill()
         with pytest.raises(InputError, match="ended by SIGKILL"):
             for _ in loaded:
@@ -125,12 +138,11 @@ def test_nothing_is_left_in_shared_memory() -> None:
     assert len(pids) >= 7 and _until(lambda: not _files_of(pids))
 
 
-def test_a_file_of_a_killed_loader_is_removed() -> None:
+def test_a_file_of_a_killed_loader_is_removed(others: set[BaseProcess]) -> None:
     """It may be killed between making a file and taking its name away; the file is made here, as that is rare."""
-    before = set(multiprocessing.active_children())
     loaded = batches(Slow(seconds=0.0), 1, numbers=range(10_000), workers=1)
     next(loaded)
-    (child,) = set(multiprocessing.active_children()) - before
+    (child,) = _own(others)
     left = Path("/dev/shm") / f"torch_{child.pid}_1_0"
     left.write_bytes(b"half")
     child.kill()
