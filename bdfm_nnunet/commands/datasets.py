@@ -157,7 +157,7 @@ def _own_data_options(add: Add) -> None:
     add(
         "--name",
         metavar="NAME",
-        help="for data of your own: the part of the data set's name after DatasetXXX_",
+        help="for data of your own: the part of the data set's name after DatasetXXX_; --unlabelled appends Unlabelled",
     )
 
 

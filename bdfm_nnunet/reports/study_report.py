@@ -31,6 +31,8 @@ def verdict(entry: Entry) -> str:
     plain = f"{entry.difference.mean:+{form}} {name}"
     if entry.patients == 1:
         return f"{labels}, {entry.arm} differs from {baseline} by {plain} in the one patient that tests so far."
+    if float(f"{min(abs(low), abs(high)):{form}}") == 0:  # a bound that is not zero must not read as zero
+        form = ".2g"
     if low > 0:
         return f"{labels}, {entry.arm} is better than {baseline} by {mean:{form}} {name} [{low:{form}}, {high:{form}}]."
     if high < 0:

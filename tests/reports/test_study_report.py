@@ -84,6 +84,16 @@ def test_one_patient_is_no_finding() -> None:
     assert "ahead of scratch with 0, behind with 0" in told[1]
 
 
+@pytest.mark.parametrize(("sign", "word"), [(1, "better"), (-1, "worse")])
+def test_a_difference_too_small_for_three_digits_is_not_told_as_zero(sign: int, word: str) -> None:
+    found = rows({"scratch": {5.0: 0.0}, "good": {5.0: 0.0}})
+    for row in found:
+        row["dice"] = 0.5 + (row["arm"] == "good") * sign * (0.0001 if row["region"] == "front" else 0.0003)
+    about = facts(found)
+    told = next(verdict(entry) for entry in entries(found, about) if entry.difference)
+    assert told.endswith(f"good is {word} than scratch by 0.0002 Dice [0.0002, 0.0002].")
+
+
 def test_words_tell_gains_losses_and_what_cannot_be_told() -> None:
     found = rows(GAINS)
     about = facts(found)
