@@ -57,6 +57,7 @@ class LoaderContext(context.BaseContext):
         super().__init__()
         self.processes: list[process.BaseProcess] = []
         self._ending: list[process.BaseProcess] = []
+        self._told = False
 
     def Process(self, *args: Any, **settings: Any) -> process.BaseProcess:
         """Make a process, to be started by whoever asks."""
@@ -68,6 +69,15 @@ class LoaderContext(context.BaseContext):
         for each in self.processes:
             if each.exitcode:
                 raise InputError(_obituary(each.exitcode), entry="loader-ended")
+
+    def _tell(self, *_: Any) -> None:
+        """Check, when a process has died. One death ends the block; a second would be raised in its handling."""
+        if not self._told:
+            try:
+                self.check()
+            except InputError:
+                self._told = True
+                raise
 
     def _check_for_a_while(self, error: Exception) -> None:
         """Check, after an error that a death may be behind: a connection breaks before the system tells of the end."""
@@ -98,16 +108,16 @@ class LoaderContext(context.BaseContext):
         Raises:
             InputError: the system has ended one.
         """
-        with _handling_sigchld(lambda *_: self.check()):
-            try:
+        try:
+            with _handling_sigchld(self._tell):
                 self.check()
                 yield
-            except Exception as error:
-                try:
-                    self._check_for_a_while(error)  # PyTorch may have said it in its own words
-                finally:
-                    self.end()
-                raise
+        except Exception as error:
+            try:
+                self._check_for_a_while(error)  # PyTorch may have said it in its own words
+            finally:
+                self.end()
+            raise
 
 
 def loader_context() -> LoaderContext | None:

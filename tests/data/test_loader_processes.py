@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from bdfm_nnunet.data.batch_streams import batches
-from bdfm_nnunet.data.loader_processes import own_sigchld
+from bdfm_nnunet.data.loader_processes import LoaderContext, own_sigchld
 from bdfm_nnunet.errors import InputError
 from tests.limits import largest_file
 
@@ -91,6 +91,28 @@ def test_deaths_at_any_moment_and_loaders_after_them(others: set[BaseProcess]) -
             for _ in loaded:
                 pass
         del loaded
+
+
+def test_a_second_death_does_not_disturb_what_the_first_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the system ends all loaders: the second dies while the first death is told."""
+    context, undisturbed = LoaderContext(), []
+    children = [context.Process(target=time.sleep, args=(100,)) for _ in range(2)]
+    for child in children:
+        child.start()
+    told = context._check_for_a_while
+
+    def tell(error: Exception) -> None:
+        children[1].kill()
+        children[1].join()
+        time.sleep(0.2)
+        undisturbed.append(True)
+        told(error)
+
+    monkeypatch.setattr(context, "_check_for_a_while", tell)
+    with pytest.raises(InputError, match="ended by SIGKILL"), context.watched():
+        children[0].kill()
+        time.sleep(20)
+    assert undisturbed and not any(child.is_alive() for child in children)
 
 
 def test_a_death_while_the_trainer_waits(others: set[BaseProcess]) -> None:
