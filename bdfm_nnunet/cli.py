@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bdfm_nnunet import __version__
 from bdfm_nnunet.commands import (
     container,
     datasets,
@@ -83,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Self-supervised pre-training and fine-tuning for brain MRI, native to nnU-Net v2.",
         epilog="An error that ends in [some-words] has an entry of that name in docs/troubleshooting.md.",
     )
+    parser.add_argument("--version", action="version", version=f"bdfm-nnunet {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     datasets.add_commands(commands)
     subject_targets.add_commands(commands)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,12 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
         subprocess.run([sys.executable, "-m", "bdfm_nnunet.cli", "--help"], check=True, capture_output=True)
         seconds.append(_of_children() - before)
     assert min(seconds) < 1
+
+
+def test_the_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"bdfm-nnunet {version('bdfm-nnunet')}\n"
 
 
 def _of_children() -> float:
