@@ -268,10 +268,15 @@ def check_container(folder: Path, sandbox: Sandbox, *, timeout: float = 3600.0) 
 
 
 def _spacing(plans: Mapping[str, Any]) -> tuple[float, ...]:
-    """Return the voxel size along x, y, z that a model wants; 1 mm where it has none."""
-    name = next(iter(plans["configurations"]))
-    found = resolve_configuration(plans, name).get("spacing") or ()
-    return tuple(float(step) for step in reversed(found)) if len(found) == 3 else (1.0, 1.0, 1.0)
+    """Return the voxel size along x, y, z of the first 3-D configuration; 1 mm where there is none.
+
+    nnU-Net's own plans begin with 2-D and coarse ones. Images as coarse as these have voxels left at a finer spacing.
+    """
+    for name in plans["configurations"]:
+        found = resolve_configuration(plans, name).get("spacing") or ()
+        if len(found) == 3:
+            return tuple(float(found[axis]) for axis in reversed(plans["transpose_backward"]))
+    return 1.0, 1.0, 1.0
 
 
 def _flags_of(settings: ContainerSettings) -> list[str]:

@@ -82,6 +82,31 @@ class InThisProcess(Sandbox):
         return entry.main(self.folder, words)
 
 
+class Seen(Exception):
+    """What the first image was like."""
+
+
+def test_images_have_the_voxels_that_the_model_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans as nnU-Net writes them: 2-D first, and axes in another order."""
+    folder = container(tmp_path / "c", "brats2026-goat")
+    plans = json.loads((folder / "model" / "plans.json").read_text())
+    plans |= {"transpose_forward": [1, 2, 0], "transpose_backward": [2, 0, 1]}
+    plans["configurations"] = {
+        "2d": SETTINGS | {"spacing": [3.0, 5.0], "patch_size": [16, 16]},
+        "3d_fullres": SETTINGS | {"spacing": [4.0, 3.0, 5.0]},
+        "short": {"inherits_from": "3d_fullres"},
+    }
+    (folder / "model" / "plans.json").write_text(json.dumps(plans))
+
+    class Looking(InThisProcess):
+        def called(self, words: list[str], source: Path, out: Path) -> int:
+            raise Seen(nib.load(sorted(source.rglob("*-t1n.nii.gz"))[0]).header.get_zooms()[:3])
+
+    with pytest.raises(Seen) as seen:
+        check_container(folder, Looking("here", folder))
+    assert tuple(map(float, seen.value.args[0])) == (3.0, 4.0, 5.0)  # (z, y, x) of the image is (5, 4, 3)
+
+
 @pytest.fixture(autouse=True)
 def _threshold(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
