@@ -26,7 +26,7 @@ from bdfm_nnunet.exposure import Exposure
 from bdfm_nnunet.exposure.rule_verdict import Verdict, verdict
 from bdfm_nnunet.files import new_folder, write_json
 from bdfm_nnunet.images.case_folders import NIFTI
-from bdfm_nnunet.inputs.input_fingerprint import INPUT_FINGERPRINT, InputFingerprint
+from bdfm_nnunet.inputs.input_fingerprint import copy_fingerprint
 from bdfm_nnunet.modality_names import modality_of
 from bdfm_nnunet.nnunet_files import channels_of, labels_of, read_dataset_json, read_plans_file, resolve_configuration
 from bdfm_nnunet.patients import read_cases
@@ -122,8 +122,7 @@ def write_container(order: ContainerOrder, out: Path, *, verdicts: Sequence[Verd
             write_checkpoint(content, folder / MODEL / source.parent.name / order.file)
         write_json(folder / MODEL / "plans.json", without_paths(plans))
         write_json(folder / MODEL / "dataset.json", without_files(dataset))
-        if (order.model / INPUT_FINGERPRINT).is_file():
-            InputFingerprint.read(order.model / INPUT_FINGERPRINT).write(folder / MODEL / INPUT_FINGERPRINT)
+        copy_fingerprint(order.model, folder / MODEL)
         if order.rules is not None:
             shutil.copyfile(order.rules, folder / RULES)
         settings.write(folder)

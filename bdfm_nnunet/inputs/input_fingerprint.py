@@ -324,3 +324,13 @@ def limit_of(scores: Sequence[float], *, questions: int, ratio: bool) -> float:
     margin = stats.t.ppf(1 - FALSE_ALARMS / questions, count - 1) * values.std(ddof=1) * math.sqrt(1 + 1 / count)
     limit = max(float(values.mean() + margin), float(values.max()))
     return max(_LEAST, math.exp(min(limit, 50.0)) - 0.1) if ratio else max(0.0, limit)
+
+
+def copy_fingerprint(source: Path, target: Path) -> None:
+    """Copy the fingerprint of one folder, if it has one, into another.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    if (source / INPUT_FINGERPRINT).is_file():
+        InputFingerprint.read(source / INPUT_FINGERPRINT).write(target / INPUT_FINGERPRINT)

@@ -54,10 +54,9 @@ def export_model(path: str | Path, out: str | Path) -> Path:
             write_checkpoint(content, folder / file.parent.name / CHECKPOINT)
         write_json(folder / "plans.json", plans)
         write_json(folder / "dataset.json", dataset)
-        from bdfm_nnunet.inputs.input_fingerprint import INPUT_FINGERPRINT, InputFingerprint  # SimpleITK
+        from bdfm_nnunet.inputs.input_fingerprint import copy_fingerprint  # SimpleITK
 
-        if (model / INPUT_FINGERPRINT).is_file():
-            InputFingerprint.read(model / INPUT_FINGERPRINT).write(folder / INPUT_FINGERPRINT)
+        copy_fingerprint(model, folder)
     _tell(out, plans, content["init_args"]["configuration"], len(files))
     return out
 

@@ -13,7 +13,7 @@ from bdfm_nnunet.data.case_classes import dataset_class_of
 from bdfm_nnunet.errors import InputError
 from bdfm_nnunet.exposure import Exposure, describe_run
 from bdfm_nnunet.images.case_folders import NIFTI
-from bdfm_nnunet.inputs.input_fingerprint import INPUT_FINGERPRINT, InputFingerprint, cases_in, write_fingerprint
+from bdfm_nnunet.inputs.input_fingerprint import INPUT_FINGERPRINT, cases_in, copy_fingerprint, write_fingerprint
 from bdfm_nnunet.patients import CaseList, groups, read_cases
 from bdfm_nnunet.split_files import SPLITS, read_kept_out
 from bdfm_nnunet.training.raw_dataset import bring_manifest, bring_splits, check_fold, raw_folder_of, replaced_labels
@@ -134,8 +134,7 @@ class FoldData:
         try:
             if not own.is_file() and raw is not None and (raw / "imagesTr").is_dir():  # preprocessed by nnU-Net
                 write_fingerprint(cases_in(raw / "imagesTr", dataset), dataset, own, workers=get_allowed_n_proc_DA())
-            if own.is_file():
-                InputFingerprint.read(own).write(Path(trainer.output_folder_base) / INPUT_FINGERPRINT)
+            copy_fingerprint(self._preprocessed, Path(trainer.output_folder_base))
         except InputError as error:  # no reason to lose a training
             trainer.print_to_log_file(f"WARNING: the model will not know wrong images: {error}")
 

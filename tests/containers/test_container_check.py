@@ -86,7 +86,7 @@ class Seen(Exception):
     """What the first image was like."""
 
 
-def test_images_have_the_voxels_that_the_model_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_have_the_voxels_that_the_model_wants(tmp_path: Path) -> None:
     """Plans as nnU-Net writes them: 2-D first, and axes in another order."""
     folder = container(tmp_path / "c", "brats2026-goat")
     plans = json.loads((folder / "model" / "plans.json").read_text())

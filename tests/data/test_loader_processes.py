@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from bdfm_nnunet.data.batch_streams import batches
 from bdfm_nnunet.data.loader_processes import LoaderContext, own_sigchld
 from bdfm_nnunet.errors import InputError
 from tests.limits import largest_file
+from tests.process_watching import until
 
 
 class Slow:
@@ -30,13 +30,6 @@ class Slow:
     def generate_train_batch(self) -> dict[str, Any]:
         time.sleep(self.seconds)
         return {"data": torch.rand(self.size), "target": [torch.ones(self.size)], "keys": ["a"]}
-
-
-def _until(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return condition()
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +69,7 @@ def test_the_death_of_a_loader_is_a_sentence(number: signal.Signals, cause: str,
         for _ in loaded:
             pass
     assert "\n" not in str(raised.value) and time.monotonic() - began < 10
-    assert _until(lambda: not any(child.is_alive() for child in children))
+    assert until(lambda: not any(child.is_alive() for child in children))
 
 
 def test_deaths_at_any_moment_and_loaders_after_them(others: set[BaseProcess]) -> None:
@@ -157,7 +150,7 @@ def test_nothing_is_left_in_shared_memory(others: set[BaseProcess]) -> None:
         with pytest.raises(InputError, match="ended by SIGKILL"):
             for _ in loaded:
                 pass
-    assert len(pids) >= 7 and _until(lambda: not _files_of(pids))
+    assert len(pids) >= 7 and until(lambda: not _files_of(pids))
 
 
 def test_a_file_of_a_killed_loader_is_removed(others: set[BaseProcess]) -> None:
@@ -192,7 +185,7 @@ def test_loaders_end_with_their_parent() -> None:
         pids = [int(word) for word in process.stdout.readline().split()]
         assert len(pids) == 4
         process.kill()
-    assert _until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    assert until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
 
 
 def test_a_system_without_sigchld_has_nothing_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
